@@ -1,0 +1,135 @@
+"""The legend: the letters of every shape, and the contracts between the stations of the data flow.
+
+    B  contexts (users, queries) in a batch        K  candidates
+    N  items in the catalogue                      L  positions of the final ranking
+    M  experts (logit models)                      D  embedding width
+    C  items on a listing (see listing.py)
+
+`quotas = (K_1, ..., K_M)` says how many of the K slots each expert fills, in block order.
+A context and an item are int32 ids, `0 <= context < num_contexts`, `0 <= item < num_items`;
+features, where there are any, are looked up by the towers and by the environment.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import jax
+from flax import struct
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Float, Int, Key
+else:
+    try:
+        from jaxtyping import Array, Bool, Float, Int, Key
+    except ModuleNotFoundError:  # shapes are documentation then; the tests always check them
+
+        class _AnyShape:
+            def __class_getitem__(cls, item: object) -> type:
+                return jax.Array
+
+        Array = jax.Array
+        Bool = Float = Int = Key = _AnyShape
+
+__all__ = [
+    "Apply",
+    "Array",
+    "Bool",
+    "Embeddings",
+    "Environment",
+    "Float",
+    "Int",
+    "Key",
+    "LateStage",
+    "Params",
+    "PRNGKey",
+    "Quotas",
+    "Ranking",
+]
+
+PRNGKey: TypeAlias = Key[Array, ""]
+Quotas: TypeAlias = tuple[int, ...]
+Params: TypeAlias = Any
+
+
+@struct.dataclass
+class Embeddings:
+    """What two towers answer: the logit of an item is the inner product, expert by expert."""
+
+    contexts: Float[Array, "B M D"]
+    items: Float[Array, "M N D"]
+
+
+@struct.dataclass
+class Ranking:
+    """What a late stage shows."""
+
+    items: Int[Array, "L"]
+    log_propensity: Float[Array, ""]
+    """log P_LSR(ranking | candidates); NaN where the late stage cannot tell."""
+
+
+class Apply(Protocol):
+    """An encoder as a function: embeddings, or logits[B, M, N] outright."""
+
+    def __call__(
+        self, params: Params, contexts: Int[Array, "B"], /
+    ) -> Embeddings | Float[Array, "B M N"]: ...
+
+
+class Environment(Protocol):
+    """Where contexts come from, and what a shown item earns.
+
+    Register the class as a pytree (`flax.struct.dataclass` does) so that its arrays travel as arguments
+    of the compiled program and not as constants inside it.
+    """
+
+    @property
+    def num_contexts(self) -> int: ...
+
+    @property
+    def num_items(self) -> int: ...
+
+    def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
+        """Expected reward of each item, shown to this context."""
+        ...
+
+    def sample_rewards(
+        self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
+    ) -> Float[Array, "n"]:
+        """One draw of each item's reward."""
+        ...
+
+    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
+        """What the built-in late stages order by; the mean reward unless the problem says otherwise."""
+        ...
+
+    def eligible(self, context: Int[Array, ""]) -> Bool[Array, "N"] | None:
+        """Which items may be candidates for this context; None: all of them."""
+        ...
+
+
+class LateStage(Protocol):
+    """A re-ranker: orders L of the K candidates. The environment and the context are arguments, so that a
+    late stage may look up whatever it needs; `key` belongs to the late stage alone."""
+
+    ranking_length: int
+
+    def __call__(
+        self,
+        key: PRNGKey,
+        environment: Any,
+        context: Int[Array, ""],
+        candidates: Int[Array, "K"],
+    ) -> Ranking: ...
+
+    def greedy(
+        self,
+        key: PRNGKey,
+        environment: Any,
+        context: Int[Array, ""],
+        candidates: Int[Array, "K"],
+    ) -> Ranking:
+        """The ranking that counts at evaluation: its most likely one (a uniform late stage still draws)."""
+        ...
+
