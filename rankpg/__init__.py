@@ -1,0 +1,25 @@
+"""rankpg: train an early-stage ranker on the reward of the final list, by policy gradient, in JAX."""
+
+from rankpg.estimators import ESTIMATORS, score
+from rankpg.inclusion import log_inclusion, log_inclusion_threshold
+from rankpg.plackett_luce import (
+    expert_quotas,
+    greedy_candidates,
+    log_prob,
+    log_prob_swr,
+    sample_candidates,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ESTIMATORS",
+    "expert_quotas",
+    "greedy_candidates",
+    "log_inclusion",
+    "log_inclusion_threshold",
+    "log_prob",
+    "log_prob_swr",
+    "sample_candidates",
+    "score",
+]

@@ -1,0 +1,135 @@
+"""Logarithms of sums and differences that stay finite, in value and in gradient, for any input.
+
+Every place of the library that takes the logarithm of a sum or of a difference of weights goes through
+these functions. None of them adds an epsilon: they branch, mask and rearrange instead.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rankpg.types import Array, Bool, Float
+
+__all__ = [
+    "centre",
+    "cloglog_inverse",
+    "log_add",
+    "log_softplus",
+    "log_sum_exp",
+    "suffix_log_sum_exp",
+]
+
+
+def log_sum_exp(
+    x: Float[Array, "..."], *, axis: int = -1, where: Bool[Array, "..."] | None = None
+) -> Float[Array, "..."]:
+    """log sum_i exp(x_i) over the entries that `where` keeps; -inf, with gradient 0, if none is left.
+
+    Entries of -inf weigh nothing and receive gradient 0.
+
+    Args:
+      x: any shape.
+      axis: the axis summed over.
+      where: same shape as x; None keeps all.
+
+    Returns:
+      x's shape without `axis`.
+
+    >>> log_sum_exp(jnp.array([0.0, 0.0, -jnp.inf]))
+    Array(0.6931472, dtype=float32)
+    """
+    kept = x > -jnp.inf if where is None else where & (x > -jnp.inf)
+    top = lax.stop_gradient(jnp.max(jnp.where(kept, x, -jnp.inf), axis=axis, keepdims=True))
+    top = jnp.where(jnp.isneginf(top), 0, top)
+    total = jnp.sum(jnp.exp(jnp.where(kept, x - top, -jnp.inf)), axis=axis)
+    empty = total == 0
+    value = jnp.log(jnp.where(empty, 1, total)) + jnp.squeeze(top, axis)
+    return jnp.where(empty, -jnp.inf, value)
+
+
+def log_add(x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
+    """log(exp(x) + exp(y)), also where both are -inf: the value is -inf then and the gradient 0.
+
+    >>> log_add(jnp.array([0.0, -jnp.inf]), jnp.array([0.0, -jnp.inf]))
+    Array([0.6931472,      -inf], dtype=float32)
+    """
+    empty = jnp.isneginf(x) & jnp.isneginf(y)
+    total = jnp.logaddexp(jnp.where(empty, 0, x), jnp.where(empty, 0, y))
+    return jnp.where(empty, -jnp.inf, total)
+
+
+def suffix_log_sum_exp(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
+    """log sum_{j >= i} exp(x_j) for every i; an all -inf suffix is -inf, with gradient 0.
+
+    >>> [round(float(v), 4) for v in jnp.exp(suffix_log_sum_exp(jnp.log(jnp.array([3.0, 2.0, 1.0]))))]
+    [6.0, 3.0, 1.0]
+    """
+    nothing = jnp.asarray(-1e30, x.dtype)  # weighs 0, and its difference with itself is not NaN
+    kept = jnp.where(jnp.isneginf(x), nothing, x)
+    total = lax.cumlogsumexp(kept, axis=x.ndim - 1, reverse=True)
+    return jnp.where(total < nothing / 2, -jnp.inf, total)
+
+
+@jax.custom_jvp
+def cloglog_inverse(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """log(1 - exp(-exp(x))), exact from x = -inf (-inf) to x = +inf (0).
+
+    It turns the log of a rate into the log-probability of at least one arrival.
+
+    >>> [round(float(v), 4) for v in cloglog_inverse(jnp.array([-50.0, 0.0, 50.0]))]
+    [-50.0, -0.4587, 0.0]
+    """
+    small = x < -80.0  # there 1 - exp(-r) = r, and r is about to underflow
+    large = x > 7.0  # there exp(-r) is 0 in every float format
+    rate = jnp.exp(jnp.where(small | large, 0, x))
+    likely = rate > 0.69
+    unlikely_value = jnp.log(-jnp.expm1(-jnp.where(likely, 1, rate)))
+    inside = jnp.where(likely, jnp.log1p(-jnp.exp(-rate)), unlikely_value)
+    return jnp.where(small, x, jnp.where(large, 0, inside))
+
+
+@cloglog_inverse.defjvp
+def _cloglog_inverse_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    value = cloglog_inverse(x)
+    small, large = x < -80.0, x > 7.0
+    rate = jnp.exp(jnp.where(small | large, 0, x))
+    slope = jnp.where(small, 1, jnp.where(large, 0, rate / jnp.expm1(rate)))
+    return value, jnp.where(jnp.isinf(x), 0, slope) * dx
+
+
+@jax.custom_jvp
+def log_softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """log log(1 + exp(x)), finite for every finite x.
+
+    With x = f(a) - log W, W the weight of all others, it is the log of -log(1 - pi(a)): the log of the rate
+    at which item a is drawn.
+
+    >>> [round(float(v), 4) for v in log_softplus(jnp.array([-1e4, 0.0, 1e4]))]
+    [-10000.0, -0.3665, 9.2103]
+    """
+    small = x < -80.0
+    return jnp.where(small, x, jnp.log(jax.nn.softplus(jnp.where(small, 0, x))))
+
+
+@log_softplus.defjvp
+def _log_softplus_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    value = log_softplus(x)
+    small, infinite = x < -80.0, jnp.isinf(x)
+    inside = jnp.where(small | infinite, 0, x)
+    slope = jnp.where(small, 1, jax.nn.sigmoid(inside) / jax.nn.softplus(inside))
+    return value, jnp.where(infinite, 0, slope) * dx
+
+
+def centre(logits: Float[Array, "... N"]) -> Float[Array, "... N"]:
+    """Shift logits so that the largest is 0: the policy is the same, the rounding of +-1e4 is not.
+
+    bfloat16 and float16 become float32 here, where the sums begin.
+    """
+    if logits.dtype in (jnp.bfloat16, jnp.float16):
+        logits = logits.astype(jnp.float32)
+    top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+    return logits - jnp.where(jnp.isfinite(top), top, 0)

@@ -1,0 +1,245 @@
+"""The early-stage policy: Gumbel top-K sampling and its log-probabilities, for any number of experts.
+
+With one expert this is the Plackett-Luce (PL) policy. With several, expert 1 fills the first K_1 slots,
+expert 2 the next K_2 from what is left, and so on; each has Gumbel noise of its own.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rankpg.checks import check_items, check_logits
+from rankpg.listing import Listing, list_items
+from rankpg.numerics import centre, log_add, log_sum_exp, suffix_log_sum_exp
+from rankpg.types import Array, Float, Int, PRNGKey, Quotas
+
+__all__ = [
+    "arrivals",
+    "expert_quotas",
+    "fill_quotas",
+    "greedy_candidates",
+    "greedy_order",
+    "log_left",
+    "log_prob",
+    "log_prob_swr",
+    "ordered_log_prob",
+    "sample_candidates",
+    "slot_experts",
+    "swr_log_prob",
+]
+
+
+def expert_quotas(num_candidates: int, num_experts: int) -> Quotas:
+    """Split K slots over M experts: K // M each, one more for the first K % M.
+
+    >>> expert_quotas(10, 4)
+    (3, 3, 2, 2)
+    """
+    if num_candidates < 1 or num_experts < 1:
+        raise ValueError(
+            f"num_candidates is {num_candidates} and num_experts is {num_experts}; "
+            "both must be at least 1"
+        )
+    share, extra = divmod(num_candidates, num_experts)
+    return tuple(share + (m < extra) for m in range(num_experts))
+
+
+def slot_experts(quotas: Quotas) -> np.ndarray:
+    """m(k): which expert fills slot k, int[K]."""
+    return np.repeat(np.arange(len(quotas)), quotas)
+
+
+def arrivals(
+    key: PRNGKey, logits: Float[Array, "M N"], depth: int
+) -> tuple[Int[Array, "M depth"], Float[Array, "M depth"]]:
+    """The first `depth` items of each expert in the order of f + Gumbel noise, and those perturbed logits.
+
+    The noise has 46 random bits (`mode="high"`): on the 23-bit grid of the default, large catalogues tie
+    and ties go to the lowest index, which is a bias. `logits` should be centred.
+    """
+    noise = jax.random.gumbel(key, logits.shape, logits.dtype, mode="high")
+    perturbed, order = lax.top_k(lax.stop_gradient(logits) + noise, depth)
+    return order, perturbed
+
+
+def greedy_order(logits: Float[Array, "M N"], depth: int) -> Int[Array, "M depth"]:
+    """The `depth` items of largest logit, expert by expert; ties go to the lower id."""
+    return lax.top_k(lax.stop_gradient(logits), depth)[1]
+
+
+def fill_quotas(
+    order: Int[Array, "M depth"], quotas: Quotas, excluded: Int[Array, ""] | None = None
+) -> tuple[Int[Array, "K"], Int[Array, "K"]]:
+    """Let the experts, one after the other, take their first K_m items that nobody has taken yet.
+
+    Args:
+      order: every expert's items in its own order of preference.
+      quotas: how many each takes.
+      excluded: an item that is not in the catalogue at all; None excludes nothing.
+
+    Returns:
+      The picks in slot order, and the place of each in its expert's order; -1 and `depth` where a list ended.
+    """
+    depth = order.shape[1]
+    if len(quotas) == 1 and excluded is None:
+        return order[0, : quotas[0]], jnp.arange(quotas[0], dtype=order.dtype)
+    taken = jnp.zeros(0, order.dtype) if excluded is None else excluded[None].astype(order.dtype)
+    picks, places = [], []
+    for preferred, quota in zip(order, quotas, strict=True):
+        free = ~jnp.any(preferred[:, None] == taken[None, :], axis=1)
+        (place,) = jnp.nonzero(free, size=quota, fill_value=depth)
+        pick = preferred.at[place].get(mode="fill", fill_value=-1)
+        taken = jnp.concatenate([taken, pick])
+        picks.append(pick)
+        places.append(place.astype(order.dtype))
+    return jnp.concatenate(picks), jnp.concatenate(places)
+
+
+def sample_candidates(
+    key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas
+) -> Int[Array, "K"]:
+    """Draw K candidates without replacement, in slot order: Gumbel top-K, expert after expert.
+
+    Args:
+      key: consumed.
+      logits: f_m(a), divided by the temperature; -inf masks an item.
+      quotas: how many slots each expert fills.
+
+    Returns:
+      Item ids, int32.
+
+    Raises:
+      ValueError: wrong shape or dtype, quotas that do not fit, and, outside of jit, NaN or +inf or more
+        masked items than K allows.
+
+    >>> sample_candidates(jax.random.key(0), jnp.array([[0.0, 50.0, 40.0, 0.0]]), (2,))
+    Array([1, 2], dtype=int32)
+    """
+    check_logits(logits, quotas)
+    order, _ = arrivals(key, centre(logits), sum(quotas))
+    return fill_quotas(order, quotas)[0]
+
+
+def greedy_candidates(logits: Float[Array, "M N"], quotas: Quotas) -> Int[Array, "K"]:
+    """The noiseless draw: every expert takes its K_m best of what is left, in slot order.
+
+    Args, Raises: as `sample_candidates`.
+
+    >>> greedy_candidates(jnp.array([[3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 1.0, 2.0]]), (1, 2))
+    Array([0, 3, 2], dtype=int32)
+    """
+    check_logits(logits, quotas)
+    return fill_quotas(greedy_order(logits, sum(quotas)), quotas)[0]
+
+
+def log_left(
+    listing: Listing,
+    picks: Int[Array, "P"],
+    quotas: Quotas,
+    excluded: Int[Array, ""] | None = None,
+) -> Float[Array, "K"]:
+    """log W_k: the weight, under slot k's expert, of what is left before pick k.
+
+    Nothing is subtracted: W_k adds up what is never picked and the picks from slot k on.
+
+    Args:
+      listing: holds at least the picks and `excluded`.
+      picks: positions on the listing, in slot order; P is K or K - 1, position C stands for no item.
+      quotas: how many slots each expert fills.
+      excluded: position of an item that is not in the catalogue at all.
+    """
+    experts, length = slot_experts(quotas), listing.items.shape[0]
+    gone = jnp.zeros(length, bool).at[picks].set(True, mode="drop")
+    if excluded is not None:
+        gone = gone | (jnp.arange(length, dtype=jnp.int32) == excluded)
+    unpicked = log_add(
+        listing.log_rest,
+        log_sum_exp(listing.logits, where=jnp.broadcast_to(~gone[None, :], listing.logits.shape)),
+    )
+    picked = listing.logits.at[:, picks].get(mode="fill", fill_value=-jnp.inf)
+    later = jnp.pad(
+        suffix_log_sum_exp(picked),
+        ((0, 0), (0, len(experts) - picks.shape[0])),
+        constant_values=-jnp.inf,
+    )
+    left = log_add(jnp.broadcast_to(unpicked[:, None], later.shape), later)
+    return left[experts, np.arange(len(experts))]
+
+
+def ordered_log_prob(
+    listing: Listing,
+    picks: Int[Array, "P"],
+    quotas: Quotas,
+    excluded: Int[Array, ""] | None = None,
+) -> Float[Array, ""]:
+    """sum_k f_{m(k)}(a_k) - log W_k over the picks, given by their positions on the listing."""
+    experts = slot_experts(quotas)[: picks.shape[0]]
+    chosen = listing.logits.at[experts, picks].get(mode="fill", fill_value=-jnp.inf)
+    left = log_left(listing, picks, quotas, excluded)[: picks.shape[0]]
+    return _sum_of_differences(chosen, left)
+
+
+def swr_log_prob(
+    listing: Listing, picks: Int[Array, "K"], quotas: Quotas
+) -> Float[Array, ""]:
+    """sum_k log pi_{m(k)}(a_k) over the picks, given by their positions on the listing."""
+    experts = slot_experts(quotas)
+    return _sum_of_differences(listing.logits[experts, picks], listing.log_total()[experts])
+
+
+def _sum_of_differences(chosen: Float[Array, "K"], normaliser: Float[Array, "K"]) -> Float[Array, ""]:
+    masked = jnp.isneginf(chosen)
+    inside = jnp.where(masked, 0, chosen) - jnp.where(masked, 0, normaliser)
+    return jnp.sum(jnp.where(masked, -jnp.inf, inside))
+
+
+def log_prob(
+    logits: Float[Array, "M N"], candidates: Int[Array, "K"], quotas: Quotas
+) -> Float[Array, ""]:
+    """Log-probability of drawing these candidates in this order, without replacement.
+
+    sum_k [ f_{m(k)}(a_k) - log sum_{j not in a_1..a_{k-1}} exp f_{m(k)}(j) ]  (Kiyohara et al. 2026, V-PG)
+
+    Args:
+      logits: f_m(a); -inf masks an item.
+      candidates: item ids in slot order, distinct.
+      quotas: how many slots each expert fills.
+
+    Returns:
+      A scalar, at most 0; -inf, with gradient 0 for it, if a candidate is masked.
+
+    Raises:
+      ValueError: wrong shape or dtype, quotas that do not fit, and, outside of jit, bad values.
+
+    >>> log_prob(jnp.zeros((1, 4)), jnp.array([2, 0]), (2,)).round(4)  # -log(4 * 3)
+    Array(-2.4849, dtype=float32)
+    """
+    listing, picks = _list_candidates(logits, candidates, quotas)
+    return ordered_log_prob(listing, picks, quotas)
+
+
+def log_prob_swr(
+    logits: Float[Array, "M N"], candidates: Int[Array, "K"], quotas: Quotas
+) -> Float[Array, ""]:
+    """Log-probability of these candidates as if every slot were drawn with replacement (SwR).
+
+    sum_k log pi_{m(k)}(a_k)  (Kiyohara et al. 2026, V-PG-SwR)
+
+    Args, Raises: as `log_prob`.
+
+    >>> log_prob_swr(jnp.zeros((1, 4)), jnp.array([2, 0]), (2,)).round(4)  # -2 log 4
+    Array(-2.7726, dtype=float32)
+    """
+    listing, picks = _list_candidates(logits, candidates, quotas)
+    return swr_log_prob(listing, picks, quotas)
+
+
+def _list_candidates(logits, candidates, quotas) -> tuple[Listing, Int[Array, "K"]]:
+    check_logits(logits, quotas)
+    check_items("candidates", candidates, logits.shape[1], (sum(quotas),))
+    items = jnp.asarray(candidates, jnp.int32)
+    listing = list_items(centre(logits), items)
+    return listing, listing.positions(items)

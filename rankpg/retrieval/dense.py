@@ -1,0 +1,96 @@
+"""Dense retrieval: the logits of the whole catalogue in memory."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax.numpy as jnp
+from flax import struct
+from jax import lax
+
+from rankpg.listing import Listing, list_catalogue, list_items
+from rankpg.numerics import centre
+from rankpg.plackett_luce import arrivals, fill_quotas, greedy_order
+from rankpg.types import Array, Float, Int, PRNGKey, Quotas
+
+__all__ = ["Candidates", "Statistics", "describe", "retrieve"]
+
+Statistics = Literal["candidates", "greedy", "arrivals", "catalogue"]
+"""What a score needs listed: the candidates; also the first K + 1 items of every expert's noiseless order;
+or of its perturbed order; or all N items."""
+
+
+@struct.dataclass
+class Candidates:
+    """What a retrieval answers for one context. Only the listing carries a gradient."""
+
+    items: Int[Array, "K"]
+    """Item ids in slot order."""
+    listing: Listing
+    order: Int[Array, "M depth"]
+    """Every expert's first items, greedy or by arrival as the statistics ask; depth 0 if they do not."""
+    perturbed: Float[Array, "M depth"]
+    """The perturbed logits of `order` where it is by arrival; depth 0 otherwise."""
+
+
+def retrieve(
+    key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas, statistics: Statistics
+) -> Candidates:
+    """Draw K candidates and describe them; the same key gives the same draw whatever the statistics.
+
+    Args:
+      key: consumed by the Gumbel noise.
+      logits: f_m(a), divided by the temperature; -inf masks an item.
+      quotas: how many slots each expert fills.
+      statistics: what the estimator's score asks for.
+    """
+    logits = centre(logits)
+    depth = _depth(logits, quotas) if statistics == "arrivals" else sum(quotas)
+    drawn = arrivals(key, logits, depth)
+    items = fill_quotas(drawn[0], quotas)[0]
+    return _describe(logits, items, items, drawn, quotas, statistics)
+
+
+def describe(
+    logits: Float[Array, "M N"],
+    items: Int[Array, "K"],
+    shown: Int[Array, "L"],
+    quotas: Quotas,
+    statistics: Statistics,
+    key: PRNGKey | None = None,
+) -> Candidates:
+    """Describe candidates that were drawn before, and items that need not be among them.
+
+    Args:
+      logits: as `retrieve`.
+      items: the candidates, in slot order.
+      shown: further items to be scored.
+      quotas: as `retrieve`.
+      statistics: as `retrieve`.
+      key: the key that drew the candidates; needed for `arrivals` alone.
+    """
+    logits = centre(logits)
+    empty = jnp.zeros((len(quotas), 0), jnp.int32), jnp.zeros((len(quotas), 0), logits.dtype)
+    drawn = empty if key is None else arrivals(key, logits, _depth(logits, quotas))
+    return _describe(logits, items, jnp.concatenate([items, shown]), drawn, quotas, statistics)
+
+
+def _describe(logits, items, listed, drawn, quotas: Quotas, statistics: Statistics) -> Candidates:
+    order, perturbed = drawn
+    if statistics == "greedy":
+        order = greedy_order(logits, _depth(logits, quotas))
+    if statistics in ("greedy", "arrivals"):
+        listed = jnp.concatenate([listed, order.reshape(-1)])
+    else:
+        order = order[:, :0]
+    if statistics != "arrivals":
+        perturbed = perturbed[:, :0]
+    listing = list_catalogue(logits) if statistics == "catalogue" else list_items(logits, listed)
+    return Candidates(
+        items=items, listing=listing, order=order, perturbed=lax.stop_gradient(perturbed)
+    )
+
+
+def _depth(logits: Float[Array, "M N"], quotas: Quotas) -> int:
+    """K + 1 entries of every order hold its quota even after all other picks and one item are taken out."""
+    return min(logits.shape[1], sum(quotas) + 1)
