@@ -1,0 +1,46 @@
+# `make demo` is all a newcomer needs: it sets up .venv by itself. `make help` lists the rest.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types fix bench lock clean
+
+PY := .venv/bin/python
+JOBS ?= 2
+ARGS ?=
+export UV_SYSTEM_CERTS ?= 1
+BENCHMARKS ?= $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py)))
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@echo '  Variables: PYTHON=/path/to/python3  RANKPG_NO_UV=1  JOBS=2 (test processes)  ARGS="..." (passed on)'
+
+setup: ## .venv with the locked versions; redone only when they change
+	@sh tools/setup.sh
+
+demo: setup ## train a small retriever and show what it learnt
+	@$(PY) -m rankpg demo $(ARGS)
+
+test: lint types ## lint, types, core tests and doctests
+	$(PY) -m pytest -n $(JOBS) $(ARGS)
+
+lint: setup ## ruff: rules and formatting
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: setup ## pyright
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 PYRIGHT_PYTHON_FORCE_VERSION= $(PY) -m pyright
+
+fix: setup ## let ruff mend and format what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: setup ## every script in benchmarks/, one after the other
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(PY) "$$script" $(ARGS); done
+
+lock: setup ## requirements.lock with the newest versions
+	"$$(RANKPG_NO_UV= sh tools/setup.sh --uv)" pip compile pyproject.toml --extra test --upgrade --quiet \
+	    --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+	    --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
+	    --no-emit-package rankpg --output-file requirements.lock
+
+clean: ## remove what make has made: environments, caches, build outputs; runs/ stays
+	rm -rf .venv .venv-lowest .pytest_cache .ruff_cache .hypothesis build dist docs/_build *.egg-info
+	find . -name .git -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
