@@ -1,0 +1,191 @@
+"""Encoders: from contexts to the embeddings or logits of M experts.
+
+The core sees an encoder as two functions, `init(key) -> params` and `apply(params, contexts)`. Two-tower
+nnx modules are split into that form once; Linen modules and plain functions take it as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rankpg.types import Apply, Array, Embeddings, Float, Int, Params, PRNGKey
+
+__all__ = [
+    "Encoder",
+    "FeatureTower",
+    "IdTower",
+    "TwoTower",
+    "from_linen",
+    "from_nnx",
+    "to_logits",
+    "two_tower",
+]
+
+
+class Encoder(NamedTuple):
+    """Parameters from a key, and embeddings [B, M, D], [M, N, D] or logits [B, M, N] from contexts."""
+
+    init: Callable[[PRNGKey], Params]
+    apply: Apply
+
+
+class Features(nnx.Variable):
+    """Given features: an input of the encoder that is never trained."""
+
+
+class IdTower(nnx.Module):
+    """A table of embeddings, one row an id and one table an expert; entries start Normal(0, init_scale^2)."""
+
+    def __init__(
+        self, num_ids: int, dim: int, num_experts: int, init_scale: float, *, rngs: nnx.Rngs
+    ):
+        shape = (num_experts, num_ids, dim)
+        self.table = nnx.Param(init_scale * jax.random.normal(rngs.params(), shape))
+
+    def __call__(self, ids: Int[Array, "n"] | None = None) -> Float[Array, "M n D"]:
+        """Embeddings of the given ids; of all, where None."""
+        table = self.table[...]
+        return table if ids is None else table[:, ids]
+
+
+class FeatureTower(nnx.Module):
+    """A multi-layer perceptron over given features, one an expert: it also embeds ids it never trained on.
+
+    The last layer is scaled so that outputs start with standard deviation near `init_scale` for features
+    of unit length.
+    """
+
+    def __init__(
+        self,
+        features: Float[Array, "n F"],
+        dim: int,
+        num_experts: int,
+        hidden: tuple[int, ...],
+        init_scale: float,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.features = Features(features)
+        widths = (features.shape[1], *hidden, dim)
+        self.num_layers = len(widths) - 1
+        for layer, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            last = layer == self.num_layers - 1
+            gain = init_scale if last else 1.0
+            # Layers keep the length of unit features near sqrt(width), the first one's input apart.
+            std = gain * (1.0 if layer == 0 else (2.0 / fan_in) ** 0.5)
+            kernel = std * jax.random.normal(rngs.params(), (num_experts, fan_in, fan_out))
+            setattr(self, f"kernel_{layer}", nnx.Param(kernel))
+            setattr(self, f"bias_{layer}", nnx.Param(jnp.zeros((num_experts, 1, fan_out))))
+
+    def __call__(self, ids: Int[Array, "n"] | None = None) -> Float[Array, "M n D"]:
+        """Embeddings of the given ids; of all, where None."""
+        features = self.features[...]
+        x = (features if ids is None else features[ids])[None]
+        for layer in range(self.num_layers):
+            kernel = getattr(self, f"kernel_{layer}")[...]
+            x = jnp.matmul(jnp.broadcast_to(x, (kernel.shape[0], *x.shape[1:])), kernel)
+            x = x + jnp.broadcast_to(getattr(self, f"bias_{layer}")[...], x.shape)
+            if layer < self.num_layers - 1:
+                x = jax.nn.relu(x)
+        return x
+
+
+class TwoTower(nnx.Module):
+    """A context tower and an item tower; the logit f_m(a) is their inner product for expert m."""
+
+    def __init__(self, contexts: IdTower | FeatureTower, items: IdTower | FeatureTower):
+        self.contexts = contexts
+        self.items = items
+
+    def __call__(self, contexts: Int[Array, "B"]) -> Embeddings:
+        """Embeddings of a batch of contexts and of the whole catalogue."""
+        return Embeddings(contexts=jnp.swapaxes(self.contexts(contexts), 0, 1), items=self.items())
+
+
+def two_tower(
+    num_contexts: int,
+    num_items: int,
+    dim: int = 10,
+    num_experts: int = 1,
+    *,
+    init_scale: float = 0.3,
+    context_features: Float[Array, "contexts F"] | None = None,
+    item_features: Float[Array, "N F"] | None = None,
+    hidden: tuple[int, ...] = (64,),
+) -> Encoder:
+    """Two towers: a table of ids on a side without features, a perceptron on a side with them.
+
+    Args:
+      num_contexts: rows of the context table.
+      num_items: N.
+      dim: D.
+      num_experts: M; each expert has towers of its own.
+      init_scale: standard deviation of the embeddings at the start. Logits start with sqrt(D) times its
+        square; a wide start is a policy that is already peaked on random items.
+      context_features: [contexts, F]; None for a table.
+      item_features: [N, F]; None for a table.
+      hidden: widths of the perceptrons' hidden layers.
+
+    >>> encoder = two_tower(num_contexts=4, num_items=6, dim=2, num_experts=3)
+    >>> params = encoder.init(jax.random.key(0))
+    >>> to_logits(encoder.apply(params, jnp.array([0, 1]))).shape
+    (2, 3, 6)
+    """
+    _check_rows("context_features", context_features, num_contexts)
+    _check_rows("item_features", item_features, num_items)
+
+    def tower(features, count, rngs):
+        if features is None:
+            return IdTower(count, dim, num_experts, init_scale, rngs=rngs)
+        return FeatureTower(features, dim, num_experts, hidden, init_scale, rngs=rngs)
+
+    return from_nnx(
+        lambda rngs: TwoTower(
+            tower(context_features, num_contexts, rngs), tower(item_features, num_items, rngs)
+        )
+    )
+
+
+def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Encoder:
+    """An encoder from a function that builds an nnx module; the module is called with a batch of contexts.
+
+    `nnx.Param` is trained; every other variable (features, say) stays as it was built.
+    """
+
+    def parts(key):
+        return nnx.split(make_module(nnx.Rngs(params=key)), nnx.Param, ...)
+
+    graphdef = nnx.eval_shape(lambda: parts(jax.random.key(0)))[0]
+    fixed = jax.jit(lambda: parts(jax.random.key(0))[2])()
+
+    def apply(params, contexts):
+        return nnx.merge(graphdef, params, fixed)(contexts)
+
+    return Encoder(init=lambda key: parts(key)[1], apply=apply)
+
+
+def from_linen(module: Any) -> Encoder:
+    """An encoder from a Linen module that is called with a batch of contexts."""
+    return Encoder(init=lambda key: module.init(key, jnp.zeros(1, jnp.int32)), apply=module.apply)
+
+
+def to_logits(
+    output: Embeddings | Float[Array, "B M N"], temperature: float = 1.0
+) -> Float[Array, "B M N"]:
+    """f_m(a): inner products of the embeddings (or the logits as they are), divided by the temperature."""
+    if isinstance(output, Embeddings):
+        output = jnp.einsum("bmd,mnd->bmn", output.contexts / temperature, output.items)
+        return output
+    return output / temperature
+
+
+def _check_rows(name: str, features, count: int) -> None:
+    if features is not None and (jnp.ndim(features) != 2 or features.shape[0] != count):
+        raise ValueError(
+            f"{name} has shape {jnp.shape(features)}; expected [{count}, F], one row an id"
+        )

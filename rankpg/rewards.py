@@ -1,0 +1,148 @@
+"""From rewards to what multiplies the scores: position weights alpha_l and reward transforms A_l.
+
+A transform is a pair of pure functions, like an optax transformation: `init(key) -> state` and
+`apply(state, contexts, rewards[B, L]) -> (advantages[B, L], state)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from rankpg.encoders import Encoder
+from rankpg.types import Array, Float, Int, PRNGKey
+
+__all__ = [
+    "RewardTransform",
+    "batch_baseline",
+    "context_baseline",
+    "group",
+    "identity",
+    "learned_baseline",
+    "position_weights",
+]
+
+
+class RewardTransform(NamedTuple):
+    """State from a key; advantages and the next state from a batch of rewards."""
+
+    init: Callable[[PRNGKey], Any]
+    apply: Callable[
+        [Any, Int[Array, "B"], Float[Array, "B L"]], tuple[Float[Array, "B L"], Any]
+    ]
+
+
+def position_weights(weights: str, ranking_length: int) -> Float[Array, "L"]:
+    """alpha_l: `uniform` is 1, `dcg` is 1 / log2(1 + l), or L numbers separated by commas.
+
+    >>> position_weights("dcg", 3).round(4)
+    Array([1.    , 0.6309, 0.5   ], dtype=float32)
+    """
+    if weights == "uniform":
+        return jnp.ones(ranking_length)
+    if weights == "dcg":
+        return 1 / jnp.log2(jnp.arange(2.0, ranking_length + 2))
+    try:
+        values = [float(w) for w in weights.split(",")]
+    except ValueError:
+        values = []
+    if len(values) != ranking_length or not all(0 <= v < float("inf") for v in values):
+        raise ValueError(
+            f"position_weights (--position-weights) is {weights!r}; expected uniform, dcg, or "
+            f"L = {ranking_length} non-negative numbers separated by commas"
+        )
+    return jnp.asarray(values)
+
+
+def identity() -> RewardTransform:
+    """A_l = r_l."""
+    return RewardTransform(lambda key: (), lambda state, contexts, rewards: (rewards, state))
+
+
+def group(draws_per_context: int, *, shift: bool) -> RewardTransform:
+    """GRPO: A_l = (r_l - mean) / std over the draws of one context; 0 where they are all equal.
+
+    `shift` subtracts the group's minimum, so that the smallest is 0: a credit-assigned score sees the shown
+    item alone, and a negative advantage would push down whatever was shown (Kiyohara et al. 2026, Sec. 5).
+
+    Args:
+      draws_per_context: rows of the batch that share a context; the batch holds them next to each other.
+      shift: True for credit-assigned scores.
+
+    >>> advantages, _ = group(2, shift=True).apply((), jnp.zeros(2, int), jnp.array([[1.0], [3.0]]))
+    >>> advantages.ravel()
+    Array([0., 2.], dtype=float32)
+    """
+
+    def apply(state, contexts, rewards):
+        del contexts
+        grouped = rewards.reshape(-1, draws_per_context, rewards.shape[-1])
+        std = jnp.std(grouped, axis=1, keepdims=True)
+        centred = grouped - jnp.mean(grouped, axis=1, keepdims=True)
+        normal = jnp.where(std > 0, centred / jnp.where(std > 0, std, 1), 0)
+        if shift:
+            normal = normal - jnp.min(normal, axis=1, keepdims=True)
+        return normal.reshape(rewards.shape), state
+
+    return RewardTransform(lambda key: (), apply)
+
+
+def batch_baseline() -> RewardTransform:
+    """A_l = r_l - mean of r_l over the other rows of the batch (leave one out, so it adds no bias)."""
+
+    def apply(state, contexts, rewards):
+        del contexts
+        rows = rewards.shape[0]
+        others = (jnp.sum(rewards, axis=0, keepdims=True) - rewards) / (rows - 1)
+        return rewards - others, state
+
+    return RewardTransform(lambda key: (), apply)
+
+
+def context_baseline(num_contexts: int, ranking_length: int) -> RewardTransform:
+    """A_l = r_l - running mean of r_l over the context's earlier batches; r_l itself on its first visit."""
+
+    def init(key):
+        del key
+        return jnp.zeros((num_contexts, ranking_length)), jnp.zeros(num_contexts)
+
+    def apply(state, contexts, rewards):
+        total, count = state
+        seen = count[contexts][:, None]
+        mean = jnp.where(seen > 0, total[contexts] / jnp.maximum(seen, 1), 0)
+        return rewards - mean, (total.at[contexts].add(rewards), count.at[contexts].add(1.0))
+
+    return RewardTransform(init, apply)
+
+
+def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> RewardTransform:
+    """A_l = r_l - b_l(context), b fitted to the rewards by Adam on the squared error, one step a batch.
+
+    Args:
+      network: answers [B, 1, L] from contexts; a tower of `encoders.py` with D = L, say.
+      learning_rate: of Adam.
+    """
+    optimizer = optax.adam(learning_rate)
+
+    def init(key):
+        params = network.init(key)
+        return params, optimizer.init(params)
+
+    def apply(state, contexts, rewards):
+        params, optimizer_state = state
+
+        def squared_error(params):
+            predicted = jnp.squeeze(network.apply(params, contexts), axis=1)
+            return jnp.mean((rewards - predicted) ** 2), predicted
+
+        gradient, predicted = jax.grad(squared_error, has_aux=True)(params)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        advantages = rewards - lax.stop_gradient(predicted)
+        return advantages, (optax.apply_updates(params, updates), optimizer_state)
+
+    return RewardTransform(init, apply)
