@@ -1,0 +1,347 @@
+"""Ratings as an environment: users are contexts, and what a user gave to an item is its mean reward.
+
+`Ratings` stores the rated pairs only, whatever the size of contexts x items; `RewardMatrix` is a dense
+table. Both come inside a `Dataset`, which keeps what JAX cannot hold: the ids of the rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import lax
+
+from rankpg.environments.compressed import compress
+from rankpg.environments.tables import read
+from rankpg.environments.triples import IdMap, Matrix, TableError, Triples, encode
+from rankpg.types import Array, Bool, Float, Int, PRNGKey
+
+__all__ = ["Dataset", "Ratings", "RewardMatrix", "from_file", "from_matrix", "from_triples"]
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    Clip: TypeAlias = tuple[float, float] | None
+    Missing: TypeAlias = Literal["zero", "error"]
+    Duplicates: TypeAlias = Literal["mean", "last", "error"]
+else:  # what a user passes is checked here, in words, and not by a type checker at run time
+    ArrayLike = Clip = Missing = Duplicates = Any
+
+RELATIVE_NOISE = 0.3
+CLIPS = {"watch_ratio": (0.0, 10.0)}
+"""What `clip="auto"` does, by column: a KuaiRec video left running in a loop has a ratio of hundreds."""
+
+
+@struct.dataclass
+class Ratings:
+    """Rewards value * (1 + relative_noise * z), z standard normal; a pair without rating earns 0.
+
+    The ratings of context c are the entries row_starts[c] to row_starts[c + 1], sorted by item, so that a
+    look-up is a binary search of `search_steps` halvings, the same for every context.
+    """
+
+    row_starts: Int[Array, "num_contexts_plus_1"]
+    items: Int[Array, "num_ratings"]
+    values: Float[Array, "num_ratings"]
+    relative_noise: Float[Array, ""]
+    where: Bool[Array, "num_contexts N"] | None
+    num_items: int = struct.field(pytree_node=False)
+    search_steps: int = struct.field(pytree_node=False)
+
+    @property
+    def num_contexts(self) -> int:
+        return self.row_starts.shape[0] - 1
+
+    def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
+        """The rating that the context gave to each item, 0 where there is none."""
+        end = jnp.broadcast_to(self.row_starts[context + 1], items.shape)
+        start = jnp.broadcast_to(self.row_starts[context], items.shape)
+        wanted = items.astype(self.items.dtype)
+
+        def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bounds
+            middle = low + (high - low) // 2
+            right = (low < high) & (self.items.at[middle].get(mode="clip") < wanted)
+            return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
+
+        place, _ = lax.fori_loop(0, self.search_steps, halve, (start, end), unroll=True)
+        found = (place < end) & (self.items.at[place].get(mode="clip") == wanted)
+        return jnp.where(found, self.values.at[place].get(mode="clip"), 0)
+
+    def sample_rewards(
+        self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
+    ) -> Float[Array, "n"]:
+        """value * (1 + relative_noise * z), independently for each item."""
+        mean = self.mean_rewards(context, items)
+        return mean * (1 + self.relative_noise * jax.random.normal(key, mean.shape, mean.dtype))
+
+    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
+        """The mean reward."""
+        return self.mean_rewards(context, items)
+
+    def eligible(self, context: Int[Array, ""]) -> Bool[Array, "N"] | None:
+        """The context's row of the mask that the user gave; None without one."""
+        return None if self.where is None else self.where[context]
+
+
+@struct.dataclass
+class RewardMatrix:
+    """Rewards mean * (1 + relative_noise * z) + noise_std * z, z standard normal, from a dense table."""
+
+    means: Float[Array, "num_contexts N"]
+    relative_noise: Float[Array, ""]
+    noise_std: Float[Array, ""] | Float[Array, "num_contexts N"]
+    where: Bool[Array, "num_contexts N"] | None
+
+    @property
+    def num_contexts(self) -> int:
+        return self.means.shape[0]
+
+    @property
+    def num_items(self) -> int:
+        return self.means.shape[1]
+
+    def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
+        """means[context, items]."""
+        return self.means[jnp.broadcast_to(context, items.shape), items]
+
+    def sample_rewards(
+        self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
+    ) -> Float[Array, "n"]:
+        """mean * (1 + relative_noise * z) + noise_std * z, independently for each item."""
+        mean = self.mean_rewards(context, items)
+        absolute = self.noise_std
+        if absolute.ndim == 2:
+            absolute = absolute[jnp.broadcast_to(context, items.shape), items]
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
+        return mean + (self.relative_noise * mean + absolute) * noise
+
+    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
+        """The mean reward."""
+        return self.mean_rewards(context, items)
+
+    def eligible(self, context: Int[Array, ""]) -> Bool[Array, "N"] | None:
+        """The context's row of the mask that the user gave; None without one."""
+        return None if self.where is None else self.where[context]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """An environment and what its row numbers stand for.
+
+    `context_ids[rows]` and `item_ids[rows]` give ids back, `.rows(ids)` the row numbers of ids;
+    `missing_share` is the share of (context, item) pairs without a rating, which earn 0.
+    """
+
+    environment: Ratings | RewardMatrix
+    context_ids: IdMap
+    item_ids: IdMap
+    missing_share: float
+
+
+def from_file(
+    path: str | os.PathLike[str],
+    *,
+    columns: Sequence[str] | None = None,
+    missing: Missing = "zero",
+    duplicates: Duplicates = "error",
+    clip: Clip | Literal["auto"] = "auto",
+    relative_noise: float | int = RELATIVE_NOISE,
+    eligible: ArrayLike | None = None,
+) -> Dataset:
+    """The ratings of a CSV, TSV, Parquet, .npz or .npy file, for instance KuaiRec's `small_matrix.csv`.
+
+    Args:
+      path: triples (user, item, value), or a dense matrix; see `tables.read`.
+      columns: the names of the user, item and value columns; guessed where only one reading is possible.
+      missing: a pair without rating earns 0 (`zero`), or is refused (`error`).
+      duplicates: a pair rated several times is refused (`error`), averaged, or keeps its `last` row.
+      clip: (lowest, highest) value, applied to each row; `auto` is (0, 10) for a column named
+        watch_ratio and None, no clipping, for any other.
+      relative_noise: standard deviation of a reward, in units of its mean.
+      eligible: bool[num_contexts, N], in the order of `context_ids` and `item_ids`; None: all items.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      TableError: the file, or a row or cell of it, cannot be used.
+      ValueError: an option has a value that does not exist.
+      ImportError: CSV and Parquet need pyarrow.
+
+    >>> import pathlib, tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "ratings.csv"
+    >>> _ = file.write_text("user_id,video_id,watch_ratio\\nann,7,0.5\\nann,9,25\\nbob,9,1.25\\n")
+    >>> data = from_file(file)
+    >>> data.environment.mean_rewards(jnp.int32(0), jnp.array(data.item_ids.rows([9, 7])))
+    Array([10. ,  0.5], dtype=float32)
+    >>> data.context_ids[0].item(), data.missing_share
+    ('ann', 0.25)
+    """
+    table = read(path, columns)
+    name = table.column if isinstance(table, Matrix) else table.columns[2]
+    bounds = CLIPS.get(name) if isinstance(clip, str) and clip == "auto" else clip
+    if isinstance(table, Matrix):
+        return _from_matrix(table, relative_noise, 0.0, bounds, eligible)
+    return _from_triples(table, missing, duplicates, bounds, relative_noise, eligible)
+
+
+def from_triples(
+    users: ArrayLike,
+    items: ArrayLike,
+    values: ArrayLike,
+    *,
+    missing: Missing = "zero",
+    duplicates: Duplicates = "error",
+    clip: Clip = None,
+    relative_noise: float | int = RELATIVE_NOISE,
+    eligible: ArrayLike | None = None,
+    context_ids: ArrayLike | None = None,
+    item_ids: ArrayLike | None = None,
+) -> Dataset:
+    """The ratings of R triples in memory: one id of a user, one of an item and one value each.
+
+    Args:
+      users, items: R ids of any one type.
+      values: R numbers.
+      context_ids, item_ids: all ids, in the order of the rows; by default those that occur, sorted.
+      missing, duplicates, clip, relative_noise, eligible: as for `from_file`.
+
+    Raises:
+      TableError: lengths that differ, no rows, an empty id, a value that is not a finite number, a pair
+        that occurs twice (unless `duplicates` says otherwise) or is missing (if that is an error).
+      UnknownIdError: an id that `context_ids` or `item_ids` lacks.
+
+    >>> data = from_triples(["ann", "bob"], [7, 9], [0.5, 1.25], item_ids=[9, 8, 7])
+    >>> data.environment.mean_rewards(jnp.int32(0), jnp.arange(3))
+    Array([0. , 0. , 0.5], dtype=float32)
+    """
+    columns = [np.asarray(column) for column in (users, items, values)]
+    if any(column.ndim != 1 or column.shape != columns[0].shape for column in columns):
+        shapes = ", ".join(str(column.shape) for column in columns)
+        raise TableError(
+            f"triples: users, items and values must be lists of one length, got shapes {shapes}"
+        )
+    table = Triples.build(
+        encode(columns[0], "triples", "users"), encode(columns[1], "triples", "items"), columns[2]
+    )
+    table = _with_ids(table, context_ids, item_ids)
+    return _from_triples(table, missing, duplicates, clip, relative_noise, eligible)
+
+
+def from_matrix(
+    matrix: ArrayLike,
+    *,
+    noise_std: ArrayLike = 0.0,
+    relative_noise: float | int = 0.0,
+    clip: Clip = None,
+    eligible: ArrayLike | None = None,
+    context_ids: ArrayLike | None = None,
+    item_ids: ArrayLike | None = None,
+) -> Dataset:
+    """A reward matrix of your own: matrix[num_contexts, N], mean rewards.
+
+    Args:
+      matrix: finite numbers.
+      noise_std: standard deviation of a reward, one number or one for each cell.
+      relative_noise: the same in units of the mean; the two add up.
+      clip, eligible: as for `from_file`.
+      context_ids, item_ids: what the rows and columns stand for; their numbers by default.
+
+    Raises:
+      TableError: not a matrix of finite numbers, noise of another shape or below 0, a context without
+        any eligible item.
+
+    >>> data = from_matrix([[1.0, 0.0, 2.0], [0.0, 3.0, 0.5]])
+    >>> data.environment.mean_rewards(jnp.int32(1), jnp.array([2, 1]))
+    Array([0.5, 3. ], dtype=float32)
+    """
+    table = Matrix.build(np.asarray(matrix), context_ids, item_ids)
+    return _from_matrix(table, relative_noise, noise_std, clip, eligible)
+
+
+def _clipped(values: np.ndarray, clip: Clip) -> np.ndarray:
+    if clip is None:
+        return values
+    if isinstance(clip, str) or len(clip) != 2 or not clip[0] < clip[1]:
+        raise ValueError(f"clip: expected (lowest, highest) or None, got {clip!r}")
+    return np.clip(values, clip[0], clip[1])
+
+
+def _noise(value: ArrayLike, name: str, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
+    noise = np.asarray(value, np.float32)
+    if noise.shape not in ((), shape) or not np.all(np.isfinite(noise) & (noise >= 0)):
+        expected = f"one number or a matrix of shape {shape}" if shape else "one number"
+        got = value if noise.ndim == 0 else f"shape {noise.shape}"
+        raise TableError(f"{name}: expected {expected}, finite and at least 0, got {got}")
+    return jnp.asarray(noise)
+
+
+def _mask(
+    eligible: ArrayLike | None, contexts: IdMap, items: IdMap
+) -> Bool[Array, "num_contexts N"] | None:
+    if eligible is None:
+        return None
+    mask = np.asarray(eligible)
+    shape = (len(contexts), len(items))
+    if mask.dtype != bool or mask.shape != shape:
+        raise TableError(
+            f"eligible: expected bool of shape {shape} (contexts, items), got {mask.dtype} of {mask.shape}"
+        )
+    nothing = ~mask.any(axis=1)
+    if nothing.any():
+        row = int(np.argmax(nothing))
+        raise TableError(
+            f"eligible: context {contexts.one(row)!r} (row {row}) has no eligible item"
+        )
+    return jnp.asarray(mask)
+
+
+def _from_matrix(
+    table: Matrix, relative: float | int, noise_std: ArrayLike, clip: Clip, eligible: Any
+) -> Dataset:
+    means = _clipped(table.values, clip).astype(np.float32)
+    environment = RewardMatrix(
+        means=jnp.asarray(means),
+        relative_noise=_noise(relative, "relative_noise"),
+        noise_std=_noise(noise_std, "noise_std", means.shape),
+        where=_mask(eligible, table.user_ids, table.item_ids),
+    )
+    return Dataset(environment, table.user_ids, table.item_ids, 0.0)
+
+
+def _with_ids(table: Triples, context_ids: Any, item_ids: Any) -> Triples:
+    """The same triples, with rows in the order of the ids that the user gave."""
+    changes: dict[str, Any] = {}
+    for kind, given in (("user", context_ids), ("item", item_ids)):
+        if given is not None:
+            ids = IdMap(np.asarray(given), kind)
+            row_of_label = ids.rows(getattr(table, f"{kind}_ids").ids)
+            changes |= {f"{kind}s": row_of_label[getattr(table, f"{kind}s")], f"{kind}_ids": ids}
+    return dataclasses.replace(table, **changes)
+
+
+def _from_triples(
+    table: Triples,
+    missing: Missing,
+    duplicates: Duplicates,
+    clip: Clip,
+    relative_noise: float | int,
+    eligible: ArrayLike | None,
+) -> Dataset:
+    table = dataclasses.replace(table, values=_clipped(table.values, clip))
+    rows = compress(table, missing, duplicates)
+    environment = Ratings(
+        row_starts=jnp.asarray(rows.starts),
+        items=jnp.asarray(rows.items),
+        values=jnp.asarray(rows.values.astype(np.float32)),
+        relative_noise=_noise(relative_noise, "relative_noise"),
+        where=_mask(eligible, table.user_ids, table.item_ids),
+        num_items=len(table.item_ids),
+        search_steps=int(np.diff(rows.starts).max()).bit_length(),
+    )
+    return Dataset(environment, table.user_ids, table.item_ids, rows.missing_share)

@@ -1,0 +1,254 @@
+"""Ratings in memory as NumPy arrays: triples (user, item, value), or a dense matrix. No JAX here.
+
+A table checks itself when it is built, so that what comes out of it needs no second look; its errors name
+the source, the place in it, and what to do. `tables.read` builds one from a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+else:  # beartype takes no float for one
+    ArrayLike = Any
+
+__all__ = [
+    "Columns",
+    "Encoded",
+    "IdMap",
+    "Matrix",
+    "TableError",
+    "Triples",
+    "UnknownIdError",
+    "encode",
+    "in_one_line",
+    "is_empty",
+    "sorted_ids",
+]
+
+Columns: TypeAlias = tuple[str, str, str]
+"""The names of the user, the item and the value column."""
+Encoded: TypeAlias = tuple[np.ndarray, np.ndarray]
+"""A column of ids as (labels, codes): row r holds labels[codes[r]], and every label occurs."""
+
+
+class TableError(ValueError):
+    """A file, or a table in memory, that cannot be used as ratings; the message says where and why."""
+
+
+class UnknownIdError(KeyError):
+    """An id that the table does not hold."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would show the quoted repr of the message
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class IdMap:
+    """The ids of users or of items, and the row numbers that stand for them: ids[row] = id.
+
+    Raises:
+      TableError: the ids are not one-dimensional, or one occurs twice.
+      UnknownIdError: `rows` was asked for an id that is not there.
+
+    >>> videos = IdMap(np.array(["cats", "dogs", "owls"]))
+    >>> videos.rows(["owls", "cats"])
+    array([2, 0], dtype=int32)
+    >>> videos[[2, 0]].tolist()
+    ['owls', 'cats']
+    """
+
+    ids: np.ndarray
+    kind: str = "id"
+
+    def __post_init__(self) -> None:
+        if self.ids.ndim != 1:
+            raise TableError(f"{self.kind} ids must be a list, not of shape {self.ids.shape}")
+        if len(self._row_of) < len(self.ids):
+            twice = next(x for row, x in enumerate(self.ids.tolist()) if self._row_of[x] != row)
+            raise TableError(
+                f"{self.kind} id {twice!r} occurs twice in the list of ids: make it unique"
+            )
+
+    @functools.cached_property
+    def _row_of(self) -> dict[Any, int]:
+        return {label: row for row, label in enumerate(self.ids.tolist())}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: ArrayLike) -> Any:
+        return self.ids[np.asarray(rows)]
+
+    def one(self, row: int | np.integer) -> Any:
+        """The id of one row as a plain Python value."""
+        return self.ids[row : row + 1].tolist()[0]
+
+    def rows(self, ids: ArrayLike) -> np.ndarray:
+        """int32 row numbers of one id or of many; the shape stays."""
+        wanted = np.asarray(ids)
+        try:
+            rows = [self._row_of[label] for label in wanted.ravel().tolist()]
+        except KeyError as unknown:
+            some = ", ".join(repr(x) for x in self.ids[:3].tolist())
+            raise UnknownIdError(
+                f"unknown {self.kind} {unknown}: the table holds {len(self)} of them, such as {some}"
+            ) from None
+        return np.array(rows, np.int32).reshape(wanted.shape)
+
+
+def in_one_line(cause: Exception) -> str:
+    """What another library said, for the end of a message of ours."""
+    return " ".join(str(cause).split())
+
+
+def _rows_from_zero(*rows: int) -> str:
+    return f"row{'s' * (len(rows) > 1)} {' and '.join(map(str, rows))} (counted from 0)"
+
+
+def _cell_from_zero(row: int, column: int) -> str:
+    return f"row {row}, column {column} (both counted from 0)"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Triples:
+    """R rows (user, item, value): what a ratings file holds.
+
+    users, items: int32[R], row numbers into `user_ids` and `item_ids`; values: float64[R], finite.
+    `source`, `columns` and `place(*rows)` are for messages: the file, its columns, where rows stand.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    values: np.ndarray
+    user_ids: IdMap
+    item_ids: IdMap
+    source: str
+    columns: Columns
+    place: Callable[..., str]
+
+    @classmethod
+    def build(
+        cls,
+        users: Encoded,
+        items: Encoded,
+        values: np.ndarray,
+        source: str = "triples",
+        columns: Columns = ("users", "items", "values"),
+        place: Callable[..., str] = _rows_from_zero,
+    ) -> Triples:
+        """Checked: at least one row, no empty id, finite values. Raises TableError otherwise."""
+        if len(values) == 0:
+            raise TableError(f"{source}: no rows: a table needs at least one (user, item, value)")
+        if values.dtype.kind not in "fiub":
+            raise TableError(f"{source}: column {columns[2]!r} holds {values.dtype}, not numbers")
+        for (labels, codes), column in zip((users, items), columns[:2], strict=True):
+            empty = np.flatnonzero(is_empty(labels))
+            if len(empty):
+                row = int(np.argmax(np.isin(codes, empty)))
+                raise TableError(
+                    f"{source}, {place(row)}, column {column!r}: the id is empty: "
+                    "fill it in or remove the row"
+                )
+        wrong = _unusable(values)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise TableError(
+                f"{source}, {place(row)}, column {columns[2]!r}: {_describe(values[row])}: "
+                "mend the value or remove the row"
+            )
+        user_ids, item_ids = IdMap(users[0], "user"), IdMap(items[0], "item")
+        numbers = [codes.astype(np.int32, copy=False) for _, codes in (users, items)]
+        floats = values.astype(np.float64, copy=False)
+        return cls(numbers[0], numbers[1], floats, user_ids, item_ids, source, columns, place)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Matrix:
+    """One value for every user (row) and item (column): values[num_users, N], finite numbers.
+
+    Raises:
+      TableError: not two-dimensional, empty, not numbers, or a cell that is NaN or infinite.
+    """
+
+    values: np.ndarray
+    user_ids: IdMap
+    item_ids: IdMap
+    source: str = "matrix"
+    column: str = "matrix"
+    place: Callable[[int, int], str] = _cell_from_zero
+
+    @classmethod
+    def build(
+        cls, values: np.ndarray, users: Any = None, items: Any = None, **where: Any
+    ) -> Matrix:
+        """The ids are the row and column numbers unless given."""
+        source = where.get("source", "matrix")
+        if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "fiub":
+            raise TableError(
+                f"{source}: expected numbers in a matrix [num_contexts, num_items] that is not empty, "
+                f"got {values.dtype} of shape {values.shape}"
+            )
+        ids = [
+            np.arange(n) if x is None else np.asarray(x)
+            for n, x in zip(values.shape, (users, items), strict=True)
+        ]
+        if (len(ids[0]), len(ids[1])) != values.shape:
+            raise TableError(
+                f"{source}: {len(ids[0])} user ids and {len(ids[1])} item ids "
+                f"for a matrix of {values.shape}"
+            )
+        matrix = cls(values, IdMap(ids[0], "user"), IdMap(ids[1], "item"), **where)
+        wrong = _unusable(values)
+        if wrong.any():
+            row, column = (int(i) for i in np.unravel_index(np.argmax(wrong), values.shape))
+            what = _describe(values[row, column])
+            raise TableError(f"{source}, {matrix.place(row, column)}: {what}: put a number there")
+        return matrix
+
+
+def encode(ids: np.ndarray, source: str, column: str) -> Encoded:
+    """(sorted labels, code of every row) of a column of ids."""
+    try:
+        labels, codes = np.unique(ids, return_inverse=True)
+    except TypeError:
+        raise TableError(
+            f"{source}: column {column!r} mixes ids of several types, or lacks some: "
+            "make them all strings"
+        ) from None
+    return labels, codes
+
+
+def sorted_ids(labels: np.ndarray, codes: np.ndarray, source: str, column: str) -> Encoded:
+    """The same column of ids with its labels sorted, each of them once."""
+    if is_empty(labels).any():
+        return labels, codes  # on its way to an error, and None does not sort
+    labels, position = encode(labels, source, column)
+    return labels, position.astype(np.int32)[codes]
+
+
+def is_empty(labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind in "US":
+        return np.char.str_len(np.char.strip(labels)) == 0
+    if labels.dtype.kind == "O":
+        return np.array([x is None or x != x or x == "" for x in labels.tolist()], bool)
+    return labels != labels  # NaN, NaT
+
+
+def _unusable(values: np.ndarray) -> np.ndarray:
+    """True where a value is NaN, infinite, or too large for the float32 that rewards are."""
+    return ~(np.abs(values.astype(np.float64, copy=False)) <= np.finfo(np.float32).max)
+
+
+def _describe(value: Any) -> str:
+    if np.isnan(value):
+        return "the value is missing or NaN"
+    return (
+        f"the value {value} is infinite" if np.isinf(value) else f"{value} is too large for float32"
+    )
