@@ -61,13 +61,23 @@ def arrivals(
     and ties go to the lowest index, which is a bias. `logits` should be centred.
     """
     noise = jax.random.gumbel(key, logits.shape, logits.dtype, mode="high")
-    perturbed, order = lax.top_k(lax.stop_gradient(logits) + noise, depth)
+    perturbed, order = largest(lax.stop_gradient(logits) + noise, depth)
     return order, perturbed
 
 
 def greedy_order(logits: Float[Array, "M N"], depth: int) -> Int[Array, "M depth"]:
     """The `depth` items of largest logit, expert by expert; ties go to the lower id."""
-    return lax.top_k(lax.stop_gradient(logits), depth)[1]
+    return largest(lax.stop_gradient(logits), depth)[1]
+
+
+def largest(
+    x: Float[Array, "M N"], depth: int
+) -> tuple[Float[Array, "M depth"], Int[Array, "M depth"]]:
+    """The `depth` largest entries of each row and where they stand.
+
+    The barrier keeps a later slice away from XLA's top-k: merged with it, it would sort whole rows.
+    """
+    return lax.optimization_barrier(tuple(lax.top_k(x, depth)))
 
 
 def fill_quotas(

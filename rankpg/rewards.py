@@ -124,7 +124,7 @@ def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> RewardTra
     """A_l = r_l - b_l(context), b fitted to the rewards by Adam on the squared error, one step a batch.
 
     Args:
-      network: answers [B, 1, L] from contexts; a tower of `encoders.py` with D = L, say.
+      network: answers [1, B, L] from contexts; a tower of `encoders.py` with D = L, say.
       learning_rate: of Adam.
     """
     optimizer = optax.adam(learning_rate)
@@ -137,7 +137,7 @@ def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> RewardTra
         params, optimizer_state = state
 
         def squared_error(params):
-            predicted = jnp.squeeze(network.apply(params, contexts), axis=1)
+            predicted = jnp.squeeze(network.apply(params, contexts), axis=0)
             return jnp.mean((rewards - predicted) ** 2), predicted
 
         gradient, predicted = jax.grad(squared_error, has_aux=True)(params)

@@ -1,0 +1,150 @@
+"""What a policy is worth, and where it loses: value, regret by stage, recall, alignment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import lax
+
+from rankpg.inclusion import log_inclusion_sum
+from rankpg.listing import list_catalogue
+from rankpg.numerics import centre
+from rankpg.pipeline import Pipeline
+from rankpg.plackett_luce import greedy_candidates, sample_candidates
+from rankpg.theory import is_aligned, is_partitioned
+from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey
+
+__all__ = ["Evaluation", "choose_contexts", "evaluate", "evaluate_context"]
+
+_DRAWS = 16
+"""Rankings per context over which a random late stage and the sampled policy are averaged."""
+
+
+@struct.dataclass
+class Evaluation:
+    """Means over contexts. Values are sums over positions of alpha_l times the mean reward."""
+
+    policy_value: Float[Array, ""]
+    """Greedy candidates, the late stage's greedy ranking (a uniform late stage still draws)."""
+    sampled_value: Float[Array, ""]
+    """Sampled candidates, sampled ranking: what training sees."""
+    optimum: Float[Array, ""]
+    """The best L items of the catalogue."""
+    share_of_optimum: Float[Array, ""]
+    retrieval_regret: Float[Array, ""]
+    """Lost because the best items are not among the candidates."""
+    late_stage_regret: Float[Array, ""]
+    """Lost because the best candidates are not shown first."""
+    candidate_recall: Float[Array, ""]
+    """Share of the K best items that are among the K candidates."""
+    ndcg: Float[Array, ""]
+    """Discounted cumulative gain of the shown list over that of the best list, gain = mean reward."""
+    aligned: Float[Array, ""]
+    """Share of contexts whose probabilities order all items as the rewards do (Definition 3.2)."""
+    partitioned: Float[Array, ""]
+    """Share of contexts in which every top-K item is more probable than every other (Definition 3.2)."""
+
+
+def evaluate_context(
+    pipeline: Pipeline,
+    environment: Environment,
+    key: PRNGKey,
+    context: Int[Array, ""],
+    logits: Float[Array, "M N"],
+) -> Evaluation:
+    """Evaluate one context."""
+    quotas, late_stage = pipeline.quotas, pipeline.late_stage
+    num_candidates, length = sum(quotas), late_stage.ranking_length
+    alpha = jnp.asarray(pipeline.position_weights)
+    catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
+    rewards = environment.mean_rewards(context, catalogue)
+    eligible = environment.eligible(context)
+    if eligible is not None:
+        logits = jnp.where(eligible[None], logits, -jnp.inf)
+        rewards = jnp.where(eligible, rewards, -jnp.inf)
+    greedy_key, sample_key = jax.random.split(key)
+
+    candidates = greedy_candidates(logits, quotas)
+    shown = jax.vmap(lambda k: late_stage.greedy(k, environment, context, candidates).items)(
+        jax.random.split(greedy_key, _DRAWS)
+    )
+
+    def sampled(key):
+        draw_key, rank_key = jax.random.split(key)
+        drawn = sample_candidates(draw_key, logits, quotas)
+        return rewards[late_stage(rank_key, environment, context, drawn).items] @ alpha
+
+    best, best_items = lax.top_k(rewards, num_candidates)
+    best_handed_over = lax.top_k(rewards[candidates], length)[0] @ alpha
+    optimum, value = best[:length] @ alpha, jnp.mean(rewards[shown] @ alpha)
+    found = jnp.any(best_items[:, None] == candidates[None, :], axis=1)
+    log_probs = _item_log_probs(logits, quotas)
+    return Evaluation(
+        policy_value=value,
+        sampled_value=jnp.mean(jax.vmap(sampled)(jax.random.split(sample_key, 4))),
+        optimum=optimum,
+        share_of_optimum=jnp.zeros_like(value),  # of the means, not the mean of shares
+        retrieval_regret=optimum - best_handed_over,
+        late_stage_regret=best_handed_over - value,
+        candidate_recall=jnp.mean(found.astype(rewards.dtype)),
+        ndcg=_ndcg(jnp.mean(rewards[shown], axis=0), best[:length]),
+        aligned=is_aligned(log_probs, rewards).astype(rewards.dtype),
+        partitioned=is_partitioned(log_probs, rewards, num_candidates).astype(rewards.dtype),
+    )
+
+
+def evaluate(
+    pipeline: Pipeline,
+    environment: Environment,
+    params: Params,
+    contexts: Int[Array, "contexts"],
+    key: PRNGKey,
+    *,
+    block: int = 64,
+) -> Evaluation:
+    """Evaluate a policy on the given contexts, block by block.
+
+    Args:
+      pipeline: the run's stations.
+      environment: answers mean rewards.
+      params: of the encoder.
+      contexts: ids to average over.
+      key: of the sampled policy and of late stages that draw.
+      block: contexts whose logits are in memory at a time.
+    """
+
+    def one(args):
+        context, key = args
+        logits = pipeline.logits(params, context[None])[0]
+        return evaluate_context(pipeline, environment, key, context, logits)
+
+    keys = jax.random.split(key, contexts.shape[0])
+    each = lax.map(one, (contexts, keys), batch_size=min(block, contexts.shape[0]))
+    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
+    return mean.replace(share_of_optimum=mean.policy_value / mean.optimum)
+
+
+def choose_contexts(num_contexts: int, most: int) -> np.ndarray:
+    """All contexts, or, of more than `most`, a fixed random subset."""
+    if num_contexts <= most:
+        return np.arange(num_contexts, dtype=np.int32)
+    chosen = np.random.default_rng(0).choice(num_contexts, most, replace=False)
+    return np.sort(chosen).astype(np.int32)
+
+
+def _item_log_probs(logits: Float[Array, "M N"], quotas: Any) -> Float[Array, "N"]:
+    """Whatever orders the items: the logits of one expert, the expected number of draws of several."""
+    if len(quotas) == 1:
+        return logits[0]
+    listing = list_catalogue(centre(logits))
+    return jax.vmap(lambda item: log_inclusion_sum(listing, item, quotas))(listing.items)
+
+
+def _ndcg(gains: Float[Array, "L"], ideal: Float[Array, "L"]) -> Float[Array, ""]:
+    discount = 1 / jnp.log2(jnp.arange(2.0, gains.shape[0] + 2))
+    best = ideal @ discount
+    return jnp.where(best > 0, gains @ discount / jnp.where(best > 0, best, 1), 0)

@@ -1,0 +1,234 @@
+"""The stations of one run, put together once from a config and checked before anything runs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from rankpg import neural_scorer
+from rankpg.config import ConfigError, TrainConfig
+from rankpg.encoders import Encoder, IdTower, from_nnx, to_logits, two_tower
+from rankpg.estimators import ESTIMATORS, Estimator, check_estimator
+from rankpg.late_stage import LATE_STAGES, learned, noisy
+from rankpg.plackett_luce import expert_quotas
+from rankpg.rewards import (
+    RewardTransform,
+    batch_baseline,
+    context_baseline,
+    group,
+    identity,
+    learned_baseline,
+    position_weights,
+)
+from rankpg.types import Array, Environment, Float, Int, LateStage, Params, Quotas
+
+__all__ = ["Pipeline", "assemble", "make_optimizer"]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Everything of a run that is not an array in training: the stations in the order of the data flow."""
+
+    encoder: Encoder
+    temperature: float
+    quotas: Quotas
+    late_stage: LateStage
+    reward_transform: RewardTransform
+    position_weights: np.ndarray
+    estimator: Estimator
+    optimizer: optax.GradientTransformation
+    adaptive_learning_rate: bool
+    batch_size: int
+    draws_per_context: int
+
+    def logits(self, params: Params, contexts: Int[Array, "B"]) -> Float[Array, "B M N"]:
+        """f_m(a) of a batch of contexts."""
+        return to_logits(self.encoder.apply(params, contexts), self.temperature)
+
+
+def assemble(
+    config: TrainConfig,
+    environment: Environment,
+    *,
+    encoder: Encoder | None = None,
+    late_stage: LateStage | None = None,
+    reward_transform: RewardTransform | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Pipeline:
+    """Build the stations that a config names; a station that is given takes the place of the named one.
+
+    Raises:
+      ConfigError: settings that do not fit the environment.
+      ValueError: a function of yours that raises, or answers a wrong shape or dtype.
+    """
+    config = config.resolve()
+    estimator = check_estimator(config.estimator, config.num_experts)
+    quotas = expert_quotas(config.num_candidates, config.num_experts)
+    if config.num_candidates > environment.num_items:
+        raise ConfigError(
+            f"--num-candidates is {config.num_candidates}, but the catalogue has only "
+            f"{environment.num_items} items; K can be at most N"
+        )
+    pipeline = Pipeline(
+        encoder=encoder or _make_encoder(config, environment),
+        temperature=config.temperature,
+        quotas=quotas,
+        late_stage=late_stage or _make_late_stage(config, environment),
+        reward_transform=reward_transform or _make_transform(config, environment),
+        position_weights=np.asarray(
+            position_weights(config.position_weights, config.ranking_length), np.float32
+        ),
+        estimator=estimator,
+        optimizer=optimizer or make_optimizer(config),
+        adaptive_learning_rate=bool(config.adaptive_learning_rate),
+        batch_size=config.batch_size,
+        draws_per_context=config.draws_per_context,
+    )
+    _check_stations(pipeline, config, environment)
+    return pipeline
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """`optax.<name>(learning_rate, **options)`."""
+    name, options = config.optimizer or "", {}
+    builder = getattr(optax, name, None)
+    if not callable(builder) or "learning_rate" not in inspect.signature(builder).parameters:
+        raise ConfigError(
+            f"--optimizer is {name!r}; expected an optimizer of optax that takes a learning_rate, "
+            "for instance adam, adagrad, sgd, adamw, rmsprop"
+        )
+    known = inspect.signature(builder).parameters
+    for option in config.optimizer_options or ():
+        key, separator, value = option.partition("=")
+        try:
+            options[key] = float(value)
+        except ValueError:
+            separator = ""
+        if not separator or key not in known or key == "learning_rate":
+            raise ConfigError(
+                f"--optimizer-options holds {option!r}; expected NAME=NUMBER with a name that optax.{name} "
+                f"takes: {', '.join(k for k in known if k != 'learning_rate')}"
+            )
+    return builder(learning_rate=config.learning_rate, **options)
+
+
+def _make_encoder(config: TrainConfig, environment: Environment) -> Encoder:
+    def features(side: str, tower: str):
+        if tower == "ids":
+            return None
+        given = getattr(environment, f"{side}_features", None)
+        if given is None:
+            raise ConfigError(
+                f"--{side}-tower is features, but the environment {config.environment!r} has no "
+                f"{side} features; choose --{side}-tower ids"
+            )
+        return given
+
+    return two_tower(
+        environment.num_contexts,
+        environment.num_items,
+        config.embedding_dim,
+        config.num_experts,
+        init_scale=config.init_scale or 1.0,
+        context_features=features("context", config.context_tower),
+        item_features=features("item", config.item_tower),
+        hidden=config.hidden,
+    )
+
+
+def _make_late_stage(config: TrainConfig, environment: Environment) -> LateStage:
+    if config.late_stage == "noisy":
+        return noisy(config.ranking_length, config.inverse_temperature)
+    if config.late_stage == "learned":
+        key = jax.random.key(config.instance_seed or 0)
+        return learned(config.ranking_length, neural_scorer.fit(key, environment))
+    return LATE_STAGES[config.late_stage](config.ranking_length)
+
+
+def _make_transform(config: TrainConfig, environment: Environment) -> RewardTransform:
+    length, contexts = config.ranking_length, environment.num_contexts
+    credit_assigned = ESTIMATORS[config.estimator].credit_assigned
+    network = from_nnx(lambda rngs: IdTower(contexts, length, 1, 0.0, rngs=rngs))
+    transforms: dict[str, Callable[[], RewardTransform]] = {
+        "none": identity,
+        "group": lambda: group(config.draws_per_context, shift=credit_assigned),
+        "batch": batch_baseline,
+        "context": lambda: context_baseline(contexts, length),
+        "learned": lambda: learned_baseline(network),
+    }
+    return transforms[config.reward_transform]()
+
+
+def _check_stations(pipeline: Pipeline, config: TrainConfig, environment: Environment) -> None:
+    """Call every station once on shapes alone, in order, so that a wrong one is named before it is run."""
+    one, candidates = _shape((), jnp.int32), _shape((config.num_candidates,), jnp.int32)
+    key, length = jax.random.key(0), config.ranking_length
+    params = _traced("the encoder's init", pipeline.encoder.init, key)
+    logits = _traced("the encoder", pipeline.logits, params, _shape((2,), jnp.int32))
+    wanted = (2, config.num_experts, environment.num_items)
+    if logits.shape != wanted:
+        raise ValueError(
+            f"the encoder gives logits of shape {logits.shape} for 2 contexts; expected [B, M, N] = "
+            f"{wanted} (M = --num-experts, N = the environment's items)"
+        )
+    stage = pipeline.late_stage
+    if stage.ranking_length != length:
+        raise ConfigError(
+            f"--ranking-length is {length}, but the late stage shows {stage.ranking_length} items"
+        )
+    ranking = _traced("the late stage", lambda c, k: stage(key, environment, c, k), one, candidates)
+    if ranking.items.shape != (length,):
+        raise ValueError(f"the late stage shows items of shape {ranking.items.shape}; expected [{length}]")
+    for name in ("mean_rewards", "sample_rewards", "relevance"):
+        method = getattr(environment, name)
+        call = (lambda c, i, m=method: m(key, c, i)) if name == "sample_rewards" else method
+        rewards = _traced(f"the environment's {name}", call, one, candidates)
+        if rewards.shape != candidates.shape or not jnp.issubdtype(rewards.dtype, jnp.floating):
+            raise ValueError(
+                f"the environment's {name} answers {rewards.dtype}{list(rewards.shape)} for "
+                f"{config.num_candidates} items; expected one float per item"
+            )
+    if pipeline.adaptive_learning_rate and not _knows_propensity(pipeline, environment, config):
+        raise ConfigError(
+            "--adaptive-learning-rate needs the late stage's propensity of its greedy ranking, which this "
+            "late stage does not tell; choose --no-adaptive-learning-rate"
+        )
+    _check_eligible(environment, config.num_candidates)
+
+
+def _knows_propensity(pipeline: Pipeline, environment: Environment, config: TrainConfig) -> bool:
+    some = jnp.arange(config.num_candidates, dtype=jnp.int32)
+    ranking = pipeline.late_stage.greedy(jax.random.key(0), environment, jnp.int32(0), some)
+    return not bool(jnp.isnan(ranking.log_propensity))
+
+
+def _check_eligible(environment: Environment, num_candidates: int) -> None:
+    if environment.eligible(jnp.int32(0)) is None:
+        return
+    contexts = jnp.arange(environment.num_contexts, dtype=jnp.int32)
+    count = jax.jit(lambda e: jax.lax.map(lambda c: jnp.sum(e.eligible(c)), contexts))(environment)
+    poorest = int(jnp.argmin(count))
+    if int(count[poorest]) < num_candidates:
+        raise ConfigError(
+            f"context {poorest} has {int(count[poorest])} eligible items, fewer than --num-candidates "
+            f"{num_candidates}; lower K or leave such contexts out"
+        )
+
+
+def _shape(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def _traced(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """The function's output as shapes; what it raises is passed on under its name."""
+    try:
+        return jax.eval_shape(function, *arguments)
+    except Exception as error:
+        raise ValueError(f"{name} raised {type(error).__name__}: {error}") from error

@@ -1,0 +1,222 @@
+"""Training: one update, a scan over updates, a vmap over seeds.
+
+`update` is the data flow:
+
+    contexts -> encoder -> retrieval -> late stage -> rewards -> scores -> surrogate loss -> gradient -> optimizer
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import lax
+
+from rankpg.pipeline import Pipeline
+from rankpg.retrieval import retrieve
+from rankpg.types import Array, Bool, Environment, Float, Int, Params, PRNGKey
+
+__all__ = ["FAULTS", "Feedback", "StepMetrics", "TrainState", "init_state", "train_chunk", "update"]
+
+FAULTS = (
+    "none",
+    "a logit that is NaN or +inf",
+    "a ranking with an item that was not a candidate",
+    "a reward that is NaN or infinite",
+    "a loss that is NaN or infinite",
+    "a gradient that is NaN or infinite",
+)
+"""What can stop a seed; `TrainState.fault` is the place in this list."""
+
+
+@struct.dataclass
+class TrainState:
+    """All that changes in training. Nothing random is in it: a step's key is fold_in(root, step)."""
+
+    params: Params
+    optimizer_state: Any
+    baseline_state: Any
+    step: Int[Array, ""]
+    fault: Int[Array, ""]
+    """0 while training is sound; else why this state is the last good one."""
+
+
+@struct.dataclass
+class Feedback:
+    """What one context's rollout yields."""
+
+    rewards: Float[Array, "L"]
+    scores: Float[Array, "L"]
+    log_propensity: Float[Array, ""]
+    """of the late stage's greedy ranking, where the step size asks for it; else 0."""
+    sound: Bool[Array, "3"]
+    """Whether logits, ranking and rewards are what they must be, in the order of FAULTS."""
+
+
+@struct.dataclass
+class StepMetrics:
+    """Diagnostics of one update."""
+
+    loss: Float[Array, ""]
+    reward: Float[Array, ""]
+    """Mean over the batch of sum_l alpha_l r_l."""
+    gradient_norm: Float[Array, ""]
+
+
+class StepKeys(NamedTuple):
+    """One stream for each station that draws."""
+
+    contexts: PRNGKey
+    retrieval: PRNGKey
+    late_stage: PRNGKey
+    rewards: PRNGKey
+
+
+def init_state(pipeline: Pipeline, key: PRNGKey) -> TrainState:
+    """The state at step 0."""
+    params_key, baseline_key = jax.random.split(key)
+    params = pipeline.encoder.init(params_key)
+    return TrainState(
+        params=params,
+        optimizer_state=pipeline.optimizer.init(params),
+        baseline_state=pipeline.reward_transform.init(baseline_key),
+        step=jnp.zeros((), jnp.int32),
+        fault=jnp.zeros((), jnp.int32),
+    )
+
+
+def update(
+    pipeline: Pipeline, environment: Environment, state: TrainState, key: PRNGKey
+) -> tuple[TrainState, StepMetrics]:
+    """One step of the policy gradient, gradient = E[ sum_l alpha_l * A_l * grad score_l ].
+
+    A step whose logits, ranking, rewards, loss or gradient are unsound changes nothing but `fault`.
+    """
+    keys = StepKeys(*jax.random.split(key, 4))
+    contexts = draw_contexts(keys.contexts, pipeline, environment)
+
+    def surrogate(params):
+        logits = pipeline.logits(params, contexts)
+        feedback = jax.vmap(rollout, in_axes=(None, None, 0, 0, 0))(
+            pipeline, environment, split_rows(keys, pipeline.batch_size), contexts, logits
+        )
+        advantages, baseline = pipeline.reward_transform.apply(
+            state.baseline_state, contexts, feedback.rewards
+        )
+        credit = lax.stop_gradient(pipeline.position_weights[None] * advantages)
+        return -jnp.mean(jnp.sum(credit * feedback.scores, axis=-1)), (feedback, baseline)
+
+    (loss, (feedback, baseline)), gradient = jax.value_and_grad(surrogate, has_aux=True)(
+        state.params
+    )
+    updates, optimizer_state = pipeline.optimizer.update(
+        gradient, state.optimizer_state, state.params
+    )
+    step_size = 1 / jnp.mean(jnp.exp(feedback.log_propensity))  # Eq. 9
+    updates = jax.tree.map(lambda u: step_size.astype(u.dtype) * u, updates)
+    proposed = TrainState(
+        params=optax.apply_updates(state.params, updates),
+        optimizer_state=optimizer_state,
+        baseline_state=baseline,
+        step=state.step + 1,
+        fault=jnp.zeros((), jnp.int32),
+    )
+    metrics = StepMetrics(
+        loss=loss,
+        reward=jnp.mean(feedback.rewards @ pipeline.position_weights),
+        gradient_norm=optax.global_norm(gradient),
+    )
+    return keep_last_good(state, proposed, first_fault(feedback, loss, gradient)), metrics
+
+
+def rollout(
+    pipeline: Pipeline,
+    environment: Environment,
+    keys: StepKeys,
+    context: Int[Array, ""],
+    logits: Float[Array, "M N"],
+) -> Feedback:
+    """One context through retrieval, late stage, rewards and scores."""
+    quotas, estimator = pipeline.quotas, pipeline.estimator
+    eligible = environment.eligible(context)
+    if eligible is not None:
+        logits = jnp.where(eligible[None], logits, -jnp.inf)
+    candidates = retrieve(keys.retrieval, logits, quotas, estimator.statistics)
+    ranking = pipeline.late_stage(keys.late_stage, environment, context, candidates.items)
+    rewards = environment.sample_rewards(keys.rewards, context, ranking.items)
+    scores = estimator.score(candidates, ranking.items, quotas)
+    log_propensity = jnp.zeros((), scores.dtype)
+    if pipeline.adaptive_learning_rate:
+        greedy = pipeline.late_stage.greedy(
+            keys.late_stage, environment, context, candidates.items
+        )
+        log_propensity = lax.stop_gradient(greedy.log_propensity)
+    from_candidates = jnp.any(ranking.items[:, None] == candidates.items[None, :], axis=1)
+    sound = (
+        ~jnp.any(jnp.isnan(logits) | jnp.isposinf(logits)),
+        jnp.all(from_candidates),
+        jnp.all(jnp.isfinite(rewards)),
+    )
+    return Feedback(
+        rewards=rewards, scores=scores, log_propensity=log_propensity, sound=jnp.stack(sound)
+    )
+
+
+def draw_contexts(
+    key: PRNGKey, pipeline: Pipeline, environment: Environment
+) -> Int[Array, "B"]:
+    """B contexts, uniform with replacement; draws of one context stand next to each other."""
+    distinct = pipeline.batch_size // pipeline.draws_per_context
+    contexts = jax.random.randint(key, (distinct,), 0, environment.num_contexts, jnp.int32)
+    return jnp.repeat(contexts, pipeline.draws_per_context)
+
+
+def split_rows(keys: StepKeys, rows: int) -> StepKeys:
+    """A key of every stream for every row of the batch."""
+    return StepKeys(*(jax.random.split(key, rows) for key in keys))
+
+
+def first_fault(feedback: Feedback, loss: Float[Array, ""], gradient: Any) -> Int[Array, ""]:
+    """The place in FAULTS of the first station that failed; 0 if none did."""
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]
+    sound = jnp.concatenate(
+        [
+            jnp.ones(1, bool),
+            jnp.all(feedback.sound, axis=0),
+            jnp.stack([jnp.isfinite(loss), jnp.all(jnp.stack(finite))]),
+        ]
+    )
+    return jnp.argmin(sound).astype(jnp.int32)
+
+
+def keep_last_good(
+    state: TrainState, proposed: TrainState, fault: Int[Array, ""]
+) -> TrainState:
+    """The proposed state, unless this step or an earlier one was unsound."""
+    stopped = state.fault > 0
+    kept = jax.tree.map(
+        lambda old, new: jnp.where(stopped | (fault > 0), old, new), state, proposed
+    )
+    return kept.replace(fault=jnp.where(stopped, state.fault, fault))
+
+
+def train_chunk(
+    pipeline: Pipeline, length: int
+) -> Any:
+    """`chunk(environment, states, roots) -> (states, metrics)`: `length` updates of every seed, compiled.
+
+    States and root keys carry a leading axis of seeds. The states are donated. Metrics are means over
+    the chunk.
+    """
+
+    def chunk(environment, state, root):
+        def body(state, _):
+            return update(pipeline, environment, state, jax.random.fold_in(root, state.step))
+
+        state, metrics = lax.scan(body, state, length=length)
+        return state, jax.tree.map(jnp.mean, metrics)
+
+    return jax.jit(jax.vmap(chunk, in_axes=(None, 0, 0)), donate_argnums=1)
