@@ -1,0 +1,53 @@
+"""What every test runs under: strict promotion, shape checks at run time, float64 where a test asks for it.
+
+The shape checks are installed before `rankpg` is imported, so this file must not import it.
+"""
+
+from __future__ import annotations
+
+import jax
+import pytest
+from hypothesis import settings
+
+try:
+    import jaxtyping
+except ModuleNotFoundError:  # the library works without it, and so do its tests: they check less
+    HOOKED = False
+else:
+    jaxtyping.install_import_hook("rankpg", "beartype.beartype")
+    HOOKED = True
+
+settings.register_profile("rankpg", derandomize=True, deadline=None, max_examples=50)
+settings.load_profile("rankpg")
+
+_FLAGS = {
+    "jax_numpy_dtype_promotion": "strict",
+    "jax_numpy_rank_promotion": "raise",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def jax_flags(request):
+    """Strict promotion and float64 for the tests of this folder; doctests show what a user sees instead.
+
+    Enabling float64 only makes it possible: arrays say their dtype here. A module that tests what a user
+    gets without the flag writes `ENABLE_X64 = False` at its top.
+    """
+    flags = {**_FLAGS, "jax_enable_x64": getattr(request.module, "ENABLE_X64", True)}
+    before = {name: getattr(jax.config, name) for name in flags}
+    for name, value in flags.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture
+def key():
+    return jax.random.key(20260604)
+
+
+@pytest.fixture
+def keys(key):
+    """keys(n): n independent keys."""
+    return lambda n: jax.random.split(key, n)
