@@ -1,5 +1,7 @@
 """rankpg: train an early-stage ranker on the reward of the final list, by policy gradient, in JAX."""
 
+from rankpg import encoders, environments, late_stage, rewards, theory
+from rankpg.config import ConfigError, TrainConfig
 from rankpg.estimators import ESTIMATORS, score
 from rankpg.inclusion import log_inclusion, log_inclusion_threshold
 from rankpg.plackett_luce import (
@@ -9,17 +11,27 @@ from rankpg.plackett_luce import (
     log_prob_swr,
     sample_candidates,
 )
+from rankpg.run import Run, train
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ESTIMATORS",
+    "ConfigError",
+    "Run",
+    "TrainConfig",
+    "encoders",
+    "environments",
     "expert_quotas",
     "greedy_candidates",
+    "late_stage",
     "log_inclusion",
     "log_inclusion_threshold",
     "log_prob",
     "log_prob_swr",
+    "rewards",
     "sample_candidates",
     "score",
+    "theory",
+    "train",
 ]

@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax import lax
 
 from rankpg.inclusion import log_inclusion_sum
@@ -16,7 +15,7 @@ from rankpg.numerics import centre
 from rankpg.pipeline import Pipeline
 from rankpg.plackett_luce import greedy_candidates, sample_candidates
 from rankpg.theory import is_aligned, is_partitioned
-from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey
+from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, record
 
 __all__ = ["Evaluation", "choose_contexts", "evaluate", "evaluate_context"]
 
@@ -24,7 +23,7 @@ _DRAWS = 16
 """Rankings per context over which a random late stage and the sampled policy are averaged."""
 
 
-@struct.dataclass
+@record
 class Evaluation:
     """Means over contexts. Values are sums over positions of alpha_l times the mean reward."""
 

@@ -8,15 +8,14 @@ or sharded over devices is settled before.
 from __future__ import annotations
 
 import jax.numpy as jnp
-from flax import struct
 
 from rankpg.numerics import log_add, log_sum_exp
-from rankpg.types import Array, Float, Int
+from rankpg.types import Array, Float, Int, record
 
 __all__ = ["Listing", "list_catalogue", "list_items"]
 
 
-@struct.dataclass
+@record
 class Listing:
     """Some items with their logits, and the log-sum-exp of everything that is not listed."""
 

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jax import lax
 
 from rankpg.pipeline import Pipeline
 from rankpg.retrieval import retrieve
-from rankpg.types import Array, Bool, Environment, Float, Int, Params, PRNGKey
+from rankpg.types import Array, Bool, Environment, Float, Int, Params, PRNGKey, record
 
 __all__ = ["FAULTS", "Feedback", "StepMetrics", "TrainState", "init_state", "train_chunk", "update"]
 
@@ -32,7 +31,7 @@ FAULTS = (
 """What can stop a seed; `TrainState.fault` is the place in this list."""
 
 
-@struct.dataclass
+@record
 class TrainState:
     """All that changes in training. Nothing random is in it: a step's key is fold_in(root, step)."""
 
@@ -44,7 +43,7 @@ class TrainState:
     """0 while training is sound; else why this state is the last good one."""
 
 
-@struct.dataclass
+@record
 class Feedback:
     """What one context's rollout yields."""
 
@@ -56,7 +55,7 @@ class Feedback:
     """Whether logits, ranking and rewards are what they must be, in the order of FAULTS."""
 
 
-@struct.dataclass
+@record
 class StepMetrics:
     """Diagnostics of one update."""
 
@@ -106,7 +105,8 @@ def update(
         advantages, baseline = pipeline.reward_transform.apply(
             state.baseline_state, contexts, feedback.rewards
         )
-        credit = lax.stop_gradient(pipeline.position_weights[None] * advantages)
+        alpha = jnp.asarray(pipeline.position_weights, advantages.dtype)
+        credit = lax.stop_gradient(alpha[None] * advantages)
         return -jnp.mean(jnp.sum(credit * feedback.scores, axis=-1)), (feedback, baseline)
 
     (loss, (feedback, baseline)), gradient = jax.value_and_grad(surrogate, has_aux=True)(
@@ -126,8 +126,8 @@ def update(
     )
     metrics = StepMetrics(
         loss=loss,
-        reward=jnp.mean(feedback.rewards @ pipeline.position_weights),
-        gradient_norm=optax.global_norm(gradient),
+        reward=jnp.mean(feedback.rewards @ pipeline.position_weights.astype(feedback.rewards.dtype)),
+        gradient_norm=optax.tree.norm(gradient),
     )
     return keep_last_good(state, proposed, first_fault(feedback, loss, gradient)), metrics
 

@@ -12,7 +12,15 @@ features, where there are any, are looked up by the towers and by the environmen
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+    dataclass_transform,
+    runtime_checkable,
+)
 
 import jax
 from flax import struct
@@ -45,14 +53,27 @@ __all__ = [
     "PRNGKey",
     "Quotas",
     "Ranking",
+    "record",
 ]
 
+T = TypeVar("T")
 PRNGKey: TypeAlias = Key[Array, ""]
 Quotas: TypeAlias = tuple[int, ...]
 Params: TypeAlias = Any
 
 
-@struct.dataclass
+@dataclass_transform(frozen_default=True, field_specifiers=(struct.field,))
+def record(cls: type[T]) -> type[T]:
+    """A frozen pytree. Its shapes are those of one context; under vmap every field has leading axes.
+
+    So a record, unlike a function, is not checked against its shapes when it is made.
+    """
+    made = struct.dataclass(cls)
+    made.__no_type_check__ = True
+    return made
+
+
+@record
 class Embeddings:
     """What two towers answer: the logit of an item is the inner product, expert by expert."""
 
@@ -60,7 +81,7 @@ class Embeddings:
     items: Float[Array, "M N D"]
 
 
-@struct.dataclass
+@record
 class Ranking:
     """What a late stage shows."""
 
@@ -69,6 +90,7 @@ class Ranking:
     """log P_LSR(ranking | candidates); NaN where the late stage cannot tell."""
 
 
+@runtime_checkable
 class Apply(Protocol):
     """An encoder as a function: embeddings, or logits[B, M, N] outright."""
 
@@ -77,6 +99,7 @@ class Apply(Protocol):
     ) -> Embeddings | Float[Array, "B M N"]: ...
 
 
+@runtime_checkable
 class Environment(Protocol):
     """Where contexts come from, and what a shown item earns.
 
@@ -109,6 +132,7 @@ class Environment(Protocol):
         ...
 
 
+@runtime_checkable
 class LateStage(Protocol):
     """A re-ranker: orders L of the K candidates. The environment and the context are arguments, so that a
     late stage may look up whatever it needs; `key` belongs to the late stage alone."""

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rankpg.types import Array, Float, Int, PRNGKey
+from rankpg.types import Array, Float, Int, PRNGKey, record
 
 __all__ = ["Synthetic", "generate", "paper_instance"]
 
 
-@struct.dataclass
+@record
 class Synthetic:
     """Rewards from two mixed bilinear forms (Kiyohara et al. 2026, Sec. 5.1).
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 import jax.numpy as jnp
-from flax import struct
 from jax import lax
 
 from rankpg.listing import Listing, list_catalogue, list_items
 from rankpg.numerics import centre
 from rankpg.plackett_luce import arrivals, fill_quotas, greedy_order
-from rankpg.types import Array, Float, Int, PRNGKey, Quotas
+from rankpg.types import Array, Float, Int, PRNGKey, Quotas, record
 
 __all__ = ["Candidates", "Statistics", "describe", "retrieve"]
 
@@ -20,7 +19,7 @@ Statistics = Literal["candidates", "greedy", "arrivals", "catalogue"]
 or of its perturbed order; or all N items."""
 
 
-@struct.dataclass
+@record
 class Candidates:
     """What a retrieval answers for one context. Only the listing carries a gradient."""
 

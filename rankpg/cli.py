@@ -1,0 +1,214 @@
+"""The command line: `python -m rankpg train | evaluate | demo`. Every setting of TrainConfig is a flag."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_origin
+
+from rankpg.config import ConfigError, TrainConfig, choices_of, flag, setting_type
+
+__all__ = ["main"]
+
+TRAIN_HELP = """\
+Train an early-stage ranker on the reward of the final list.
+
+An environment gives contexts and rewards; the early stage hands K candidates of N items to the late stage;
+the late stage shows L of them; what they earn, times the gradient of the estimator's score, is the step.
+
+examples:
+  the paper's instance, the default estimator:
+    python -m rankpg train --out runs/first
+  the paper's own start and step size, and its ordinary policy gradient:
+    python -m rankpg train --estimator v_pg_swr --preset paper --out runs/paper
+  your ratings (KuaiRec's small_matrix.csv as published, or any user, item, value table):
+    python -m rankpg train --environment ratings --path small_matrix.csv --num-candidates 100 --out runs/mine
+  settings from a file, one of them changed:
+    python -m rankpg train --config runs/first/config.yaml --learning-rate 3e-3 --out runs/second
+
+A flag overrides --config, and both override the preset. The exit code is 0 if every seed was trained to the
+end; 2 for a setting or a file that you can mend; 3 if a seed was stopped by a value that is not finite.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse that says what is wrong in one message."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; answers the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except KeyboardInterrupt:
+        print("interrupted; what was evaluated is saved", file=sys.stderr)
+        return 130
+    except (ValueError, KeyError, OSError, ImportError) as error:
+        print(f"rankpg: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="rankpg", description="Policy gradients for early-stage retrieval.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_train(commands)
+    evaluate = commands.add_parser("evaluate", help="measure a trained run again, from its folder")
+    evaluate.add_argument("run", type=Path, help="the --out folder of a run")
+    evaluate.add_argument("--json", action="store_true", help="one JSON object per seed")
+    evaluate.set_defaults(command=_evaluate)
+    demo = commands.add_parser("demo", help="four estimators on the paper's instance, in a few minutes")
+    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s")
+    demo.add_argument("--num-steps", type=int, default=2000, help="default: %(default)s")
+    demo.set_defaults(command=_demo)
+    return parser
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser(
+        "train",
+        help="train a retriever",
+        description=TRAIN_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+    )
+    files = train.add_argument_group("files")
+    files.add_argument("--config", type=Path, metavar="FILE", help="settings from a YAML file")
+    files.add_argument("--out", type=Path, metavar="FOLDER", help="where the run is written")
+    files.add_argument("--resume", action="store_true", help="continue the run that --out holds")
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(TrainConfig):
+        title = field.metadata["group"]
+        if title not in groups:
+            groups[title] = train.add_argument_group(title)
+        groups[title].add_argument(flag(field.name), **_argument(field))
+    train.set_defaults(command=_train)
+
+
+def _argument(field: dataclasses.Field) -> dict[str, Any]:
+    """A setting as arguments of `add_argument`."""
+    hint, _ = setting_type(field)
+    default = field.default
+    if isinstance(default, tuple):
+        default = " ".join(map(str, default))
+    from_preset = field.name in (
+        "init_scale",
+        "optimizer",
+        "optimizer_options",
+        "learning_rate",
+        "adaptive_learning_rate",
+    )
+    suffix = "from the preset" if from_preset else "none" if default is None else default
+    options: dict[str, Any] = {"help": f"{field.metadata['help']} [{suffix}]".replace("%", "%%")}
+    if hint is bool:
+        return options | {"action": argparse.BooleanOptionalAction}
+    if get_origin(hint) is tuple:
+        element = get_args(hint)[0]
+        return options | {"nargs": "+", "type": element, "metavar": element.__name__.upper()}
+    choices = choices_of(field)
+    if choices:
+        return options | {"choices": choices, "metavar": "|".join(choices)}
+    return options | {"type": hint, "metavar": hint.__name__.upper()}
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from rankpg.progress import progress_bar
+    from rankpg.run import prepare, training_loop
+    from rankpg.run_folder import RunFolder, load_settings
+
+    given = {k: v for k, v in vars(arguments).items() if k not in ("command", "config", "out", "resume")}
+    file, out = getattr(arguments, "config", None), getattr(arguments, "out", None)
+    resume = getattr(arguments, "resume", False)
+    if resume and out is None:
+        raise ConfigError("--resume needs --out, the folder of the run that goes on")
+    folder = None if out is None else RunFolder(out)
+    if resume and file is None:
+        file = folder.path / "config.yaml"
+    settings = {} if file is None else load_settings(file)
+    config = TrainConfig.from_dict(settings | given, source=str(file))
+    run = prepare(config)
+    _describe(run)
+    if folder is not None:
+        (folder.resume if resume else folder.open)(run)
+    with progress_bar(run.config.num_steps) as bar:
+        bar.start(run.config.estimator)
+        for progress in training_loop(run):
+            if folder is not None:
+                folder.follow(run, progress)
+            bar.follow(run, progress)
+    if folder is not None:
+        problem = folder.close(run)
+        if problem:
+            print(problem, file=sys.stderr)
+    print(_report(run, folder))
+    for sentence in run.stopped():
+        print(f"rankpg: {sentence}", file=sys.stderr)
+    return 3 if run.stopped() else 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from rankpg.run import evaluate_run
+    from rankpg.run_folder import load_run
+
+    run = load_run(arguments.run)
+    rows = evaluate_run(run)
+    if arguments.json:
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        print(f"{arguments.run}: {run.config.estimator}, step {run.step}")
+        print(_table(rows))
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from rankpg.demo import demo
+
+    if arguments.num_steps < 1:
+        raise ConfigError(f"--num-steps is {arguments.num_steps}; expected at least 1")
+    print(demo(arguments.out, arguments.num_steps))
+    return 0
+
+
+def _describe(run: Any) -> None:
+    """What will be trained, on stderr."""
+    config, environment = run.config, run.environment
+    print(
+        f"{config.environment}: {environment.num_contexts} contexts, {environment.num_items} items; "
+        f"K = {config.num_candidates}, M = {config.num_experts}, L = {config.ranking_length}; "
+        f"{config.late_stage} late stage; seeds {' '.join(map(str, config.seeds))}",
+        file=sys.stderr,
+    )
+    if run.dataset is not None:
+        print(
+            f"{run.dataset.missing_share:.1%} of all (context, item) pairs have no row and count as 0 "
+            f"(--missing {config.missing})",
+            file=sys.stderr,
+        )
+    if config.retrieval == "auto":
+        print("retrieval: dense (all logits in memory)", file=sys.stderr)
+
+
+def _report(run: Any, folder: Any) -> str:
+    last = [row for row in run.metrics if row["step"] == run.step]
+    where = "not saved (no --out)" if folder is None else f"in {folder.path}"
+    return f"{run.config.estimator}, step {run.step}, {where}\n{_table(last)}"
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """Mean over seeds and 95 % interval, one line a figure."""
+    from rankpg.summary import mean_interval
+
+    lines = []
+    for name in rows[0]:
+        values = [row[name] for row in rows if isinstance(row[name], float)]
+        if values:
+            mean, half = mean_interval(values)
+            lines.append(f"  {name:<18} {mean:10.4f}" + ("" if half is None else f" ± {half:.4f}"))
+    return "\n".join([*lines, f"  (mean of {len(rows)} seeds, 95 % interval)"])

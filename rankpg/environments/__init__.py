@@ -1,0 +1,62 @@
+"""Environments: where contexts come from, and what a shown item earns.
+
+An environment answers mean rewards and draws for (context, items) on request; see the protocol in types.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import jax
+
+from rankpg.environments import ratings, synthetic
+from rankpg.environments.ratings import Dataset, from_file, from_matrix, from_triples
+from rankpg.environments.synthetic import Synthetic, generate, paper_instance
+from rankpg.types import Environment
+
+if TYPE_CHECKING:
+    from rankpg.config import TrainConfig
+
+__all__ = [
+    "ENVIRONMENTS",
+    "Dataset",
+    "Synthetic",
+    "from_file",
+    "from_matrix",
+    "from_triples",
+    "generate",
+    "make_environment",
+    "paper_instance",
+    "ratings",
+    "synthetic",
+]
+
+
+def _synthetic(config: TrainConfig) -> Synthetic:
+    """The paper's instance at its own size and without a seed; else a generated one."""
+    size = config.num_contexts, config.num_items, config.num_features
+    if size == (1000, 1000, 10) and config.instance_seed is None:
+        return paper_instance()
+    return generate(jax.random.key(config.instance_seed or 0), *size)
+
+
+def _ratings(config: TrainConfig) -> Dataset:
+    return from_file(
+        config.path or "",
+        columns=config.columns,
+        missing=config.missing,
+        duplicates=config.duplicates,
+    )
+
+
+ENVIRONMENTS: dict[str, Callable[[TrainConfig], Environment | Dataset]] = {
+    "synthetic": _synthetic,
+    "ratings": _ratings,
+}
+"""name -> builder; a Dataset also knows what its row numbers stand for."""
+
+
+def make_environment(config: TrainConfig) -> Environment | Dataset:
+    """The environment that a config names."""
+    return ENVIRONMENTS[config.environment](config)

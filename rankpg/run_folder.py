@@ -1,0 +1,232 @@
+"""The folder of a run: what training writes there, and reading it back.
+
+    config.yaml          the settings, resolved
+    metrics.jsonl        one object per evaluation and seed
+    learning_curve.png   policy value against steps
+    checkpoint/          the state of all seeds at the last evaluation
+    RUN.md               the run card: what was run, with what, and how it ended
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from rankpg import checkpoint
+from rankpg.config import ConfigError, TrainConfig
+from rankpg.plots import learning_curves
+from rankpg.run import Progress, Run, prepare
+from rankpg.summary import mean_interval
+
+__all__ = ["RunFolder", "load_config", "load_run", "versions"]
+
+CONFIG, METRICS, CURVE, CHECKPOINT, CARD = (
+    "config.yaml",
+    "metrics.jsonl",
+    "learning_curve.png",
+    "checkpoint",
+    "RUN.md",
+)
+_MAY_CHANGE = ("num_steps", "eval_every", "eval_contexts")
+"""Settings that a resumed run may have otherwise than the run it continues."""
+
+
+class RunFolder:
+    """Writes a run as it goes; pass `follow` to `train` as `on_progress`."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+
+    def open(self, run: Run) -> None:
+        """Make the folder and write the settings.
+
+        Raises:
+          ConfigError: the folder holds a run already, or cannot be made.
+        """
+        held = [name for name in (CONFIG, METRICS, CHECKPOINT) if (self.path / name).exists()]
+        if held:
+            raise ConfigError(
+                f"--out {self.path} already holds a run ({', '.join(held)}); "
+                "continue it with --resume, or choose another folder"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write_config(run.config)
+        except OSError as error:
+            raise ConfigError(f"--out {self.path} cannot be written: {error}") from error
+
+    def resume(self, run: Run) -> None:
+        """Bring a prepared run to the state this folder holds.
+
+        Raises:
+          ConfigError: no run is here, it was run with other settings, or it is finished.
+          CheckpointError: its checkpoint is missing, damaged, or of another config.
+        """
+        saved = load_config(self.path)
+        for name, now in run.config.to_dict().items():
+            before = saved.to_dict()[name]
+            if name not in _MAY_CHANGE and before != now:
+                raise ConfigError(
+                    f"--resume: {self.path} was run with {name} = {before}, and now it is {now}; only "
+                    f"{', '.join(_MAY_CHANGE)} may change. Choose another --out for other settings"
+                )
+        _load_state(run, self.path)
+        if run.step >= run.config.num_steps:
+            raise ConfigError(
+                f"--resume: {self.path} is already at step {run.step}; "
+                f"ask for more with --num-steps above {run.step}"
+            )
+        self._write_config(run.config)
+        _replace(self.path / METRICS, "".join(_line(row) for row in run.metrics))
+
+    def follow(self, run: Run, progress: Progress) -> None:
+        """After an evaluation: append its rows and save the state, so that nothing computed is lost."""
+        if progress.phase != "evaluate":
+            return
+        checkpoint.save(self.path / CHECKPOINT, progress.step, run.state)
+        with (self.path / METRICS).open("a") as file:
+            file.writelines(_line(row) for row in progress.rows)
+
+    def close(self, run: Run) -> str | None:
+        """Draw the learning curve and write the run card; answers what could not be drawn, and why."""
+        problem = None
+        try:
+            learning_curves({run.config.estimator: run.metrics}, self.path / CURVE)
+        except ModuleNotFoundError as error:
+            problem = f"no {CURVE}: {error}"
+        _replace(self.path / CARD, _card(run))
+        return problem
+
+    def _write_config(self, config: TrainConfig) -> None:
+        text = _yaml().safe_dump(config.to_dict(), sort_keys=False)
+        _replace(self.path / CONFIG, text)
+
+
+def load_config(path: Path | str) -> TrainConfig:
+    """The settings of a run folder, or of a YAML file.
+
+    Raises:
+      ConfigError: it is missing, no YAML mapping, or holds an unknown or impossible setting.
+    """
+    file = Path(path) / CONFIG if Path(path).is_dir() else Path(path)
+    return TrainConfig.from_dict(load_settings(file), source=str(file))
+
+
+def load_settings(file: Path) -> dict[str, Any]:
+    """A YAML mapping, safely loaded."""
+    yaml = _yaml()
+    try:
+        settings = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{file} does not exist; is the path right?") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
+        raise ConfigError(f"{file} must be a mapping of settings to values, such as num_steps: 2000")
+    return settings
+
+
+def load_run(path: Path | str, **overrides: Any) -> Run:
+    """A run as its folder holds it, ready for `candidates`, evaluation, or more training.
+
+    Args:
+      path: the run folder.
+      **overrides: `environment` and stations that were your own, as for `train`.
+
+    Raises:
+      ConfigError, CheckpointError: as `RunFolder.resume`.
+    """
+    run = prepare(load_config(path), **overrides)
+    _load_state(run, Path(path))
+    return run
+
+
+def _load_state(run: Run, path: Path) -> None:
+    template = jax.eval_shape(lambda: run.state)
+    step, state = checkpoint.restore(path / CHECKPOINT, template)
+    run.state = jax.tree.map(jnp.asarray, state)
+    # Rows beyond the checkpoint belong to an evaluation whose state was not saved.
+    run.metrics = [row for row in _read_metrics(path / METRICS) if row["step"] <= step]
+
+
+def _read_metrics(file: Path) -> list[dict[str, Any]]:
+    rows = []
+    try:
+        lines = file.read_text().splitlines()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # the run was cut off while it wrote its last line
+                break
+            raise ConfigError(f"{file}, line {number} is not JSON: {error}") from None
+    return rows
+
+
+def versions() -> dict[str, str]:
+    """The versions and the hardware that a figure depends on."""
+    names = ("rankpg", "jax", "jaxlib", "flax", "optax", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    device = jax.devices()[0]
+    found["device"] = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
+    found["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+    return found
+
+
+def _card(run: Run) -> str:
+    """The run card, in Markdown."""
+    last = [row for row in run.metrics if row["step"] == run.step]
+    lines = [f"# {run.config.estimator}, step {run.step}", ""]
+    for name in ("policy_value", "share_of_optimum", "candidate_recall", "steps_per_second"):
+        values = [row[name] for row in last if row.get(name) is not None]
+        if values:
+            mean, half = mean_interval(values)
+            interval = "" if half is None else f" +- {half:.4g}"
+            lines.append(f"- {name}: {mean:.5g}{interval} (mean of {len(values)} seeds, 95 %)")
+    lines += [f"- {sentence}" for sentence in run.stopped()]
+    settings = dataclasses.asdict(run.config)
+    lines += ["", "## Settings", "", *(f"- {k}: {v}" for k, v in settings.items())]
+    lines += ["", "## Versions", "", *(f"- {k}: {v}" for k, v in versions().items())]
+    limits = (
+        "The value is the mean reward under this run's environment and late stage, evaluated on contexts "
+        "that training drew from as well; it says nothing about contexts or items that were not there."
+    )
+    return "\n".join([*lines, "", "## Limits", "", limits, ""])
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text)
+    os.replace(partial, file)
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("settings files need PyYAML: pip install 'rankpg[cli]'") from error
+    return yaml
