@@ -121,9 +121,12 @@ def evaluate(
         logits = pipeline.logits(params, context[None])[0]
         return evaluate_context(pipeline, environment, key, context, logits)
 
-    keys = jax.random.split(key, contexts.shape[0])
-    each = lax.map(one, (contexts, keys), batch_size=min(block, contexts.shape[0]))
-    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
+    count = contexts.shape[0]
+    block = min(block, count)
+    padded = jnp.pad(contexts, (0, -count % block), mode="edge")  # whole blocks compile once
+    keys = jax.random.split(key, padded.shape[0])
+    each = lax.map(one, (padded, keys), batch_size=block)
+    mean = jax.tree.map(lambda x: jnp.mean(x[:count], axis=0), each)
     return mean.replace(share_of_optimum=mean.policy_value / mean.optimum)
 
 
