@@ -36,7 +36,9 @@ def latest_step(folder: Path) -> int:
     """
     steps = _steps(folder)
     if not steps:
-        raise CheckpointError(f"{folder} holds no checkpoint; was the run stopped before its first one?")
+        raise CheckpointError(
+            f"{folder} holds no checkpoint; was the run stopped before its first one?"
+        )
     return max(steps)
 
 
@@ -52,7 +54,9 @@ def restore(folder: Path, template: Any) -> tuple[int, Any]:
             saved = checkpointer.restore((folder / str(step)).resolve())
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"the checkpoint {folder / str(step)} cannot be read: {reason}") from error
+        raise CheckpointError(
+            f"the checkpoint {folder / str(step)} cannot be read: {reason}"
+        ) from error
     wanted = _flat(template)
     for name in sorted({*wanted, *saved}):
         have, want = saved.get(name), wanted.get(name)

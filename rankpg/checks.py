@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from rankpg.types import Quotas
 
@@ -18,7 +18,7 @@ __all__ = ["check_items", "check_logits", "check_quotas"]
 
 
 def is_concrete(x: Any) -> bool:
-    return not isinstance(x, jax.core.Tracer)
+    return not isinstance(x, Tracer)
 
 
 def check_quotas(quotas: Quotas, num_experts: int, num_items: int) -> None:

@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", type=Path, help="the --out folder of a run")
     evaluate.add_argument("--json", action="store_true", help="one JSON object per seed")
     evaluate.set_defaults(command=_evaluate)
-    demo = commands.add_parser("demo", help="four estimators on the paper's instance, in a few minutes")
+    demo = commands.add_parser(
+        "demo", help="four estimators on the paper's instance, in a few minutes"
+    )
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s")
     demo.add_argument("--num-steps", type=int, default=2000, help="default: %(default)s")
     demo.set_defaults(command=_demo)
@@ -122,13 +124,15 @@ def _train(arguments: argparse.Namespace) -> int:
     from rankpg.run import prepare, training_loop
     from rankpg.run_folder import RunFolder, load_settings
 
-    given = {k: v for k, v in vars(arguments).items() if k not in ("command", "config", "out", "resume")}
+    given = {
+        k: v for k, v in vars(arguments).items() if k not in ("command", "config", "out", "resume")
+    }
     file, out = getattr(arguments, "config", None), getattr(arguments, "out", None)
     resume = getattr(arguments, "resume", False)
     if resume and out is None:
         raise ConfigError("--resume needs --out, the folder of the run that goes on")
     folder = None if out is None else RunFolder(out)
-    if resume and file is None:
+    if resume and file is None and folder is not None:
         file = folder.path / "config.yaml"
     settings = {} if file is None else load_settings(file)
     config = TrainConfig.from_dict(settings | given, source=str(file))

@@ -50,43 +50,122 @@ class TrainConfig:
     rankpg.config.ConfigError: --num-candidates is 0; expected at least 1
     """
 
-    # fmt: off
-    environment: str = _setting("synthetic", _PROBLEM, "where contexts and rewards come from: synthetic (at 1000 x 1000 and 10 features the paper's own instance) or ratings (--path)", ("synthetic", "ratings"))
-    path: str | None = _setting(None, _PROBLEM, "ratings: a csv, parquet or npz file of (user, item, value) triples, or an npz matrix")
-    columns: tuple[str, ...] | None = _setting(None, _PROBLEM, "ratings: the names of the user, item and value columns; guessed where unambiguous")
-    missing: Literal["zero", "error"] = _setting("zero", _PROBLEM, "ratings: what a pair without a row is worth")
-    duplicates: Literal["mean", "last", "error"] = _setting("error", _PROBLEM, "ratings: what several rows for one pair mean")
+    environment: str = _setting(
+        "synthetic",
+        _PROBLEM,
+        "where contexts and rewards come from: synthetic (at 1000 x 1000 and 10 features the "
+        "paper's own instance) or ratings (--path)",
+        ("synthetic", "ratings"),
+    )
+    path: str | None = _setting(
+        None,
+        _PROBLEM,
+        "ratings: a csv, parquet or npz file of (user, item, value) triples, or an npz matrix",
+    )
+    columns: tuple[str, ...] | None = _setting(
+        None,
+        _PROBLEM,
+        "ratings: the names of the user, item and value columns; guessed where unambiguous",
+    )
+    missing: Literal["zero", "error"] = _setting(
+        "zero",
+        _PROBLEM,
+        "ratings: what a pair without a row is worth",
+    )
+    duplicates: Literal["mean", "last", "error"] = _setting(
+        "error",
+        _PROBLEM,
+        "ratings: what several rows for one pair mean",
+    )
     num_contexts: int = _setting(1000, _PROBLEM, "synthetic: number of contexts (users, queries)")
     num_items: int = _setting(1000, _PROBLEM, "synthetic: number of items N")
     num_features: int = _setting(10, _PROBLEM, "synthetic: width of the feature vectors")
-    instance_seed: int | None = _setting(None, _PROBLEM, "synthetic: generate the instance from this seed instead of loading the paper's")
+    instance_seed: int | None = _setting(
+        None,
+        _PROBLEM,
+        "synthetic: generate the instance from this seed instead of loading the paper's",
+    )
     num_candidates: int = _setting(10, _POLICY, "K, how many candidates the early stage hands over")
     num_experts: int = _setting(1, _POLICY, "M, experts that share the K slots")
     embedding_dim: int = _setting(10, _POLICY, "D, width of the towers' embeddings")
-    context_tower: Literal["ids", "features"] = _setting("ids", _POLICY, "embed contexts by a table of ids, or by a perceptron over their features")
+    context_tower: Literal["ids", "features"] = _setting(
+        "ids",
+        _POLICY,
+        "embed contexts by a table of ids, or by a perceptron over their features",
+    )
     item_tower: Literal["ids", "features"] = _setting("ids", _POLICY, "the same for items")
     hidden: tuple[int, ...] = _setting((64,), _POLICY, "hidden widths of feature towers")
     temperature: float = _setting(1.0, _POLICY, "divides the logits")
-    init_scale: float | None = _setting(None, _POLICY, "standard deviation of the embeddings at the start")
-    retrieval: Literal["auto", "dense"] = _setting("auto", _POLICY, "how candidates are found; auto takes dense: all logits in memory")
-    late_stage: str = _setting("optimal", _LATE, "the re-ranker between candidates and user", tuple(LATE_STAGES))
+    init_scale: float | None = _setting(
+        None,
+        _POLICY,
+        "standard deviation of the embeddings at the start",
+    )
+    retrieval: Literal["auto", "dense"] = _setting(
+        "auto",
+        _POLICY,
+        "how candidates are found; auto takes dense: all logits in memory",
+    )
+    late_stage: str = _setting(
+        "optimal",
+        _LATE,
+        "the re-ranker between candidates and user",
+        tuple(LATE_STAGES),
+    )
     ranking_length: int = _setting(1, _LATE, "L, how many of the K candidates are shown")
     inverse_temperature: float = _setting(1.0, _LATE, "of the noisy late stage")
-    estimator: str = _setting("ca_pg_swr", _LEARN, "the score whose gradient is followed", tuple(ESTIMATORS))
-    preset: Literal["tuned", "paper"] = _setting("tuned", _LEARN, "start, optimizer and step size: tuned for the estimator, or as in the paper")
+    estimator: str = _setting(
+        "ca_pg_swr",
+        _LEARN,
+        "the score whose gradient is followed",
+        tuple(ESTIMATORS),
+    )
+    preset: Literal["tuned", "paper"] = _setting(
+        "tuned",
+        _LEARN,
+        "start, optimizer and step size: tuned for the estimator, or as in the paper",
+    )
     optimizer: str | None = _setting(None, _LEARN, "any optimizer of optax, by name")
-    optimizer_options: tuple[str, ...] | None = _setting(None, _LEARN, "its further arguments, as NAME=NUMBER")
+    optimizer_options: tuple[str, ...] | None = _setting(
+        None,
+        _LEARN,
+        "its further arguments, as NAME=NUMBER",
+    )
     learning_rate: float | None = _setting(None, _LEARN, "step size")
-    adaptive_learning_rate: bool | None = _setting(None, _LEARN, "divide the step by the late stage's mean propensity of its greedy ranking (Eq. 9)")
+    adaptive_learning_rate: bool | None = _setting(
+        None,
+        _LEARN,
+        "divide the step by the late stage's mean propensity of its greedy ranking (Eq. 9)",
+    )
     batch_size: int = _setting(128, _LEARN, "B, draws per step")
-    draws_per_context: int = _setting(1, _LEARN, "draws that share a context within a batch (group transform)")
-    position_weights: str = _setting("uniform", _LEARN, "alpha: uniform, dcg, or L numbers separated by commas")
-    reward_transform: Literal["none", "group", "batch", "context", "learned"] = _setting("none", _LEARN, "what multiplies a score: the reward itself, or after normalisation by group, batch, running mean per context, or learned baseline")
+    draws_per_context: int = _setting(
+        1,
+        _LEARN,
+        "draws that share a context within a batch (group transform)",
+    )
+    position_weights: str = _setting(
+        "uniform",
+        _LEARN,
+        "alpha: uniform, dcg, or L numbers separated by commas",
+    )
+    reward_transform: Literal["none", "group", "batch", "context", "learned"] = _setting(
+        "none",
+        _LEARN,
+        "what multiplies a score: the reward itself, or after normalisation by group, batch, "
+        "running mean per context, or learned baseline",
+    )
     num_steps: int = _setting(20_000, _RUN, "updates")
-    seeds: tuple[int, ...] = _setting((0, 1, 2), _RUN, "one run each, trained side by side in one program")
+    seeds: tuple[int, ...] = _setting(
+        (0, 1, 2),
+        _RUN,
+        "one run each, trained side by side in one program",
+    )
     eval_every: int = _setting(1000, _RUN, "steps between evaluations")
-    eval_contexts: int = _setting(10_000, _RUN, "contexts an evaluation visits at most; of more, a fixed random subset")
-    # fmt: on
+    eval_contexts: int = _setting(
+        10_000,
+        _RUN,
+        "contexts an evaluation visits at most; of more, a fixed random subset",
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -6,6 +6,7 @@ nnx modules are split into that form once; Linen modules and plain functions tak
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -73,7 +74,7 @@ class FeatureTower(nnx.Module):
         self.features = Features(features)
         widths = (features.shape[1], *hidden, dim)
         self.num_layers = len(widths) - 1
-        for layer, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             last = layer == self.num_layers - 1
             gain = init_scale if last else 1.0
             # Layers keep the length of unit features near sqrt(width), the first one's input apart.

@@ -51,9 +51,7 @@ def _shared(log_probability) -> Score:
 
     def score(candidates: Candidates, ranking: Int[Array, "L"], quotas: Quotas):
         picks = candidates.listing.positions(candidates.items)
-        return jnp.broadcast_to(
-            log_probability(candidates.listing, picks, quotas), ranking.shape
-        )
+        return jnp.broadcast_to(log_probability(candidates.listing, picks, quotas), ranking.shape)
 
     return score
 

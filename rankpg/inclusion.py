@@ -1,12 +1,12 @@
 """The probability that an item is among the K candidates at all: four closed forms and one by sampling.
 
-| method      | formula                                                            | exact for            |
-|-------------|--------------------------------------------------------------------|----------------------|
-| `exact`     | the arrival-time integral, see exact_inclusion.py (M = 1)          | always               |
-| `greedy`    | 1 - prod_k (1 - p_k), p_k = w_a / (w_a + W_k), W_k after the first k - 1 greedy picks among the others (Kiyohara et al. 2026, Eq. 8) | K = 1 |
-| `swr`       | 1 - prod_m (1 - pi_m(a))^{K_m}  (top-K off-policy correction, Chen et al. 2019) | sampling with replacement |
-| `sum`       | sum_m K_m pi_m(a), the expected number of draws; its log may exceed 0 | K = 1             |
-| `threshold` | 1 - exp(-sum_m exp(f_m(a) - kappa_m)) (Kool et al. 2019)           | in the mean, any M   |
+    exact       the arrival-time integral of exact_inclusion.py; M = 1; always exact
+    greedy      1 - prod_k (1 - p_k), p_k = w_a / (w_a + W_k), W_k the weight left after the first k - 1
+                greedy picks among the others (Kiyohara et al. 2026, Eq. 8); exact for K = 1
+    swr         1 - prod_m (1 - pi_m(a))^{K_m}, as if drawn with replacement (top-K off-policy correction,
+                Chen et al. 2019)
+    sum         sum_m K_m pi_m(a), the expected number of draws with replacement; its log may exceed 0
+    threshold   1 - exp(-sum_m exp(f_m(a) - kappa_m)) (Kool et al. 2019); exact in the mean, any M
 
 All of them are read off a listing. "At least one of several independent events of rate r" is
 1 - exp(-sum r) everywhere, so they share one stable form: cloglog_inverse(log-sum-exp of log rates).
@@ -38,7 +38,9 @@ __all__ = [
     "log_inclusion_threshold",
 ]
 
-_CERTAIN = 800.0  # exp(-exp(log 800)) is 0 in every float format: an item with this log odds is included
+_CERTAIN = (
+    800.0  # exp(-exp(log 800)) is 0 in every float format: an item with this log odds is included
+)
 
 
 def log_odds(logit: Float[Array, "..."], log_others: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -87,22 +89,19 @@ def log_inclusion_greedy(
     return log_hit(listing, listing.positions(item), picks, quotas)
 
 
-def log_inclusion_swr(
-    listing: Listing, item: Int[Array, ""], quotas: Quotas
-) -> Float[Array, ""]:
+def log_inclusion_swr(listing: Listing, item: Int[Array, ""], quotas: Quotas) -> Float[Array, ""]:
     """`swr`: log(1 - prod_m (1 - pi_m(a))^{K_m}), with log(1 - pi) = -softplus(f - log W_others)."""
     position, used = listing.positions(item), _used_experts(quotas)
     others = jnp.broadcast_to(
-        (jnp.arange(listing.items.shape[0], dtype=jnp.int32) != position)[None, :], listing.logits.shape
+        (jnp.arange(listing.items.shape[0], dtype=jnp.int32) != position)[None, :],
+        listing.logits.shape,
     )
     log_others = log_add(listing.log_rest, log_sum_exp(listing.logits, where=others))
     odds = log_odds(listing.logits[used, position], log_others[used])
     return from_log_rates(_log_quotas(quotas, odds.dtype) + log_softplus(odds))
 
 
-def log_inclusion_sum(
-    listing: Listing, item: Int[Array, ""], quotas: Quotas
-) -> Float[Array, ""]:
+def log_inclusion_sum(listing: Listing, item: Int[Array, ""], quotas: Quotas) -> Float[Array, ""]:
     """`sum`: log sum_m K_m pi_m(a)."""
     used = _used_experts(quotas)
     logits = listing.logits[used, listing.positions(item)]
@@ -216,7 +215,7 @@ def log_inclusion_threshold(
 ) -> Float[Array, ""]:
     """log of an unbiased one-draw estimate of P(a in S): `threshold` (Kool et al. 2019, 2020).
 
-    1 - exp(-sum_m exp(f_m(a) - kappa_m)), where kappa_m comes from the noise of `sample_candidates(key, ...)`.
+    1 - exp(-sum_m exp(f_m(a) - kappa_m)), kappa_m from the noise of `sample_candidates(key, ...)`.
     The value is unbiased for any M. The gradient is pathwise through kappa: unbiased for M = 1; for M > 1 an
     earlier expert's picks jump, which it cannot see (`score("ca_pg_threshold", ...)` uses a form that can).
 

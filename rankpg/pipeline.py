@@ -95,7 +95,7 @@ def assemble(
     return pipeline
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+def make_optimizer(config: TrainConfig) -> Any:
     """`optax.<name>(learning_rate, **options)`."""
     name, options = config.optimizer or "", {}
     builder = getattr(optax, name, None)
@@ -185,7 +185,9 @@ def _check_stations(pipeline: Pipeline, config: TrainConfig, environment: Enviro
         )
     ranking = _traced("the late stage", lambda c, k: stage(key, environment, c, k), one, candidates)
     if ranking.items.shape != (length,):
-        raise ValueError(f"the late stage shows items of shape {ranking.items.shape}; expected [{length}]")
+        raise ValueError(
+            f"the late stage shows items of shape {ranking.items.shape}; expected [{length}]"
+        )
     for name in ("mean_rewards", "sample_rewards", "relevance"):
         method = getattr(environment, name)
         call = (lambda c, i, m=method: m(key, c, i)) if name == "sample_rewards" else method

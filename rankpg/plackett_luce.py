@@ -108,9 +108,7 @@ def fill_quotas(
     return jnp.concatenate(picks), jnp.concatenate(places)
 
 
-def sample_candidates(
-    key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas
-) -> Int[Array, "K"]:
+def sample_candidates(key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas) -> Int[Array, "K"]:
     """Draw K candidates without replacement, in slot order: Gumbel top-K, expert after expert.
 
     Args:
@@ -192,15 +190,15 @@ def ordered_log_prob(
     return _sum_of_differences(chosen, left)
 
 
-def swr_log_prob(
-    listing: Listing, picks: Int[Array, "K"], quotas: Quotas
-) -> Float[Array, ""]:
+def swr_log_prob(listing: Listing, picks: Int[Array, "K"], quotas: Quotas) -> Float[Array, ""]:
     """sum_k log pi_{m(k)}(a_k) over the picks, given by their positions on the listing."""
     experts = slot_experts(quotas)
     return _sum_of_differences(listing.logits[experts, picks], listing.log_total()[experts])
 
 
-def _sum_of_differences(chosen: Float[Array, "K"], normaliser: Float[Array, "K"]) -> Float[Array, ""]:
+def _sum_of_differences(
+    chosen: Float[Array, "K"], normaliser: Float[Array, "K"]
+) -> Float[Array, ""]:
     masked = jnp.isneginf(chosen)
     inside = jnp.where(masked, 0, chosen) - jnp.where(masked, 0, normaliser)
     return jnp.sum(jnp.where(masked, -jnp.inf, inside))

@@ -37,7 +37,7 @@ def tail_probability(
     one = jnp.zeros((size - n, factors.shape[1], points), absent.dtype).at[:, 0].set(1)
     factors = jnp.concatenate([factors, one])
     while factors.shape[0] > 1:
-        factors = _truncated_product(limit, factors[0::2], factors[1::2])
+        factors = jnp.asarray(_truncated_product(limit, factors[0::2], factors[1::2]))
     return jnp.sum(factors[0], axis=0)
 
 

@@ -1,4 +1,4 @@
-"""One progress bar: compilation, steps per second, time left, the value so far (the extra `cli` brings rich)."""
+"""One progress bar: compilation, steps per second, time left, the value so far. Needs the extra `cli`."""
 
 from __future__ import annotations
 
@@ -44,10 +44,12 @@ def progress_bar(total_steps: int) -> Iterator[ProgressBar]:
     """A bar over the steps of one or several runs, on stderr."""
     try:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress as RichProgress
-        from rich.progress import TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the progress bar needs rich: pip install 'rankpg[cli]'") from error
+        raise ModuleNotFoundError(
+            "the progress bar needs rich: pip install 'rankpg[cli]'"
+        ) from error
     columns = (
         TextColumn("{task.description:<9}"),
         BarColumn(bar_width=24),

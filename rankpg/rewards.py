@@ -32,9 +32,7 @@ class RewardTransform(NamedTuple):
     """State from a key; advantages and the next state from a batch of rewards."""
 
     init: Callable[[PRNGKey], Any]
-    apply: Callable[
-        [Any, Int[Array, "B"], Float[Array, "B L"]], tuple[Float[Array, "B L"], Any]
-    ]
+    apply: Callable[[Any, Int[Array, "B"], Float[Array, "B L"]], tuple[Float[Array, "B L"], Any]]
 
 
 def position_weights(weights: str, ranking_length: int) -> Float[Array, "L"]:
@@ -137,7 +135,7 @@ def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> RewardTra
         params, optimizer_state = state
 
         def squared_error(params):
-            predicted = jnp.squeeze(network.apply(params, contexts), axis=0)
+            predicted = jnp.squeeze(jnp.asarray(network.apply(params, contexts)), axis=0)
             return jnp.mean((rewards - predicted) ** 2), predicted
 
         gradient, predicted = jax.grad(squared_error, has_aux=True)(params)

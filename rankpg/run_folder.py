@@ -1,10 +1,10 @@
 """The folder of a run: what training writes there, and reading it back.
 
-    config.yaml          the settings, resolved
-    metrics.jsonl        one object per evaluation and seed
-    learning_curve.png   policy value against steps
-    checkpoint/          the state of all seeds at the last evaluation
-    RUN.md               the run card: what was run, with what, and how it ended
+config.yaml          the settings, resolved
+metrics.jsonl        one object per evaluation and seed
+learning_curve.png   policy value against steps
+checkpoint/          the state of all seeds at the last evaluation
+RUN.md               the run card: what was run, with what, and how it ended
 """
 
 from __future__ import annotations
@@ -134,7 +134,9 @@ def load_settings(file: Path) -> dict[str, Any]:
     if settings is None:
         return {}
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
-        raise ConfigError(f"{file} must be a mapping of settings to values, such as num_steps: 2000")
+        raise ConfigError(
+            f"{file} must be a mapping of settings to values, such as num_steps: 2000"
+        )
     return settings
 
 
@@ -228,5 +230,7 @@ def _yaml() -> Any:
     try:
         import yaml
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("settings files need PyYAML: pip install 'rankpg[cli]'") from error
+        raise ModuleNotFoundError(
+            "settings files need PyYAML: pip install 'rankpg[cli]'"
+        ) from error
     return yaml

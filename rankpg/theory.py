@@ -108,7 +108,7 @@ def decompose_gradient(
         included = zero.at[draws].add(jnp.broadcast_to(weight[:, None], draws.shape))
         return included, zero.at[draws].add(weight[:, None] * shown.astype(logits.dtype))
 
-    included, displayed = jax.tree.map(jax.lax.stop_gradient, probabilities(logits))
+    displayed = jax.lax.stop_gradient(probabilities(logits)[1])
     value = rewards.astype(logits.dtype) * displayed
 
     def expected_log_inclusion(logits):

@@ -2,7 +2,8 @@
 
 `update` is the data flow:
 
-    contexts -> encoder -> retrieval -> late stage -> rewards -> scores -> surrogate loss -> gradient -> optimizer
+    contexts -> encoder -> retrieval -> late stage -> rewards
+             -> scores -> surrogate loss -> gradient -> optimizer
 """
 
 from __future__ import annotations
@@ -126,7 +127,9 @@ def update(
     )
     metrics = StepMetrics(
         loss=loss,
-        reward=jnp.mean(feedback.rewards @ pipeline.position_weights.astype(feedback.rewards.dtype)),
+        reward=jnp.mean(
+            feedback.rewards @ pipeline.position_weights.astype(feedback.rewards.dtype)
+        ),
         gradient_norm=optax.tree.norm(gradient),
     )
     return keep_last_good(state, proposed, first_fault(feedback, loss, gradient)), metrics
@@ -150,9 +153,7 @@ def rollout(
     scores = estimator.score(candidates, ranking.items, quotas)
     log_propensity = jnp.zeros((), scores.dtype)
     if pipeline.adaptive_learning_rate:
-        greedy = pipeline.late_stage.greedy(
-            keys.late_stage, environment, context, candidates.items
-        )
+        greedy = pipeline.late_stage.greedy(keys.late_stage, environment, context, candidates.items)
         log_propensity = lax.stop_gradient(greedy.log_propensity)
     from_candidates = jnp.any(ranking.items[:, None] == candidates.items[None, :], axis=1)
     sound = (
@@ -165,9 +166,7 @@ def rollout(
     )
 
 
-def draw_contexts(
-    key: PRNGKey, pipeline: Pipeline, environment: Environment
-) -> Int[Array, "B"]:
+def draw_contexts(key: PRNGKey, pipeline: Pipeline, environment: Environment) -> Int[Array, "B"]:
     """B contexts, uniform with replacement; draws of one context stand next to each other."""
     distinct = pipeline.batch_size // pipeline.draws_per_context
     contexts = jax.random.randint(key, (distinct,), 0, environment.num_contexts, jnp.int32)
@@ -192,9 +191,7 @@ def first_fault(feedback: Feedback, loss: Float[Array, ""], gradient: Any) -> In
     return jnp.argmin(sound).astype(jnp.int32)
 
 
-def keep_last_good(
-    state: TrainState, proposed: TrainState, fault: Int[Array, ""]
-) -> TrainState:
+def keep_last_good(state: TrainState, proposed: TrainState, fault: Int[Array, ""]) -> TrainState:
     """The proposed state, unless this step or an earlier one was unsound."""
     stopped = state.fault > 0
     kept = jax.tree.map(
@@ -203,9 +200,7 @@ def keep_last_good(
     return kept.replace(fault=jnp.where(stopped, state.fault, fault))
 
 
-def train_chunk(
-    pipeline: Pipeline, length: int
-) -> Any:
+def train_chunk(pipeline: Pipeline, length: int) -> Any:
     """`chunk(environment, states, roots) -> (states, metrics)`: `length` updates of every seed, compiled.
 
     States and root keys carry a leading axis of seeds. The states are donated. Metrics are means over

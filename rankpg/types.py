@@ -49,8 +49,8 @@ __all__ = [
     "Int",
     "Key",
     "LateStage",
-    "Params",
     "PRNGKey",
+    "Params",
     "Quotas",
     "Ranking",
     "record",
@@ -69,7 +69,7 @@ def record(cls: type[T]) -> type[T]:
     So a record, unlike a function, is not checked against its shapes when it is made.
     """
     made = struct.dataclass(cls)
-    made.__no_type_check__ = True
+    made.__no_type_check__ = True  # pyright: ignore[reportAttributeAccessIssue]
     return made
 
 
@@ -137,7 +137,8 @@ class LateStage(Protocol):
     """A re-ranker: orders L of the K candidates. The environment and the context are arguments, so that a
     late stage may look up whatever it needs; `key` belongs to the late stage alone."""
 
-    ranking_length: int
+    @property
+    def ranking_length(self) -> int: ...
 
     def __call__(
         self,
@@ -156,4 +157,3 @@ class LateStage(Protocol):
     ) -> Ranking:
         """The ranking that counts at evaluation: its most likely one (a uniform late stage still draws)."""
         ...
-

@@ -1,0 +1,40 @@
+"""What every benchmark shares: where results go, what they ran on, and timing in interleaved rounds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from rankpg.run_folder import versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write(name: str, body: dict[str, Any], folder: Path = RESULTS) -> Path:
+    """Write a result with the hardware and versions beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps({"versions": versions(), **body}, indent=1, allow_nan=False) + "\n")
+    return file
+
+
+def interleaved(arms: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, dict[str, float]]:
+    """Seconds per call of every arm: one warm-up, then `rounds` rounds in which all arms take turns."""
+    for call in arms.values():
+        jax.block_until_ready(call())
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    for _ in range(rounds):
+        for name, call in arms.items():
+            began = time.perf_counter()
+            jax.block_until_ready(call())
+            seconds[name].append(time.perf_counter() - began)
+    return {
+        name: {"median": float(np.median(s)), "min": min(s), "max": max(s), "rounds": rounds}
+        for name, s in seconds.items()
+    }

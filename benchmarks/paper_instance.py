@@ -1,0 +1,70 @@
+"""Policy value on the paper's instance: its own settings, and the tuned preset. A row takes minutes.
+
+    python benchmarks/paper_instance.py                 # every row that has no result yet
+    python benchmarks/paper_instance.py --rows ca_pg/paper --num-steps 2000 --out /tmp/x
+
+K = 10, L = 1, M = 1, optimal late stage, 3 seeds side by side unless the row says otherwise. Results are
+written after every row, so an interrupted run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from _common import RESULTS, write
+
+from rankpg import TrainConfig, train
+from rankpg.summary import mean_interval
+
+ROWS: dict[str, dict[str, Any]] = {
+    f"{estimator}/{preset}": {"estimator": estimator, "preset": preset}
+    for preset in ("paper", "tuned")
+    for estimator in ("ca_pg", "top1_pg", "v_pg_swr", "ca_pg_swr", "v_pg")
+} | {"v_pg/paper/K=20": {"estimator": "v_pg", "preset": "paper", "num_candidates": 20}}
+
+
+def measure(settings: dict[str, Any], num_steps: int) -> dict[str, Any]:
+    """Train one row and summarise it."""
+    config = TrainConfig(**settings, num_steps=num_steps, eval_every=1000).resolve()
+    run = train(config)
+    values: dict[int, list[float]] = {}
+    for row in run.metrics:
+        values.setdefault(row["step"], []).append(row["policy_value"])
+    mean, half = mean_interval(values[run.step])
+    speeds = [row["steps_per_second"] for row in run.metrics if row["steps_per_second"]]
+    return {
+        "config": config.to_dict(),
+        "steps": run.step,
+        "policy_value": {"mean": mean, "half_width_95": half, "seeds": values[run.step]},
+        "optimum": run.metrics[-1]["optimum"],
+        "curve": {str(step): mean_interval(v)[0] for step, v in values.items()},
+        "steps_per_second_all_seeds_at_once": float(mean_interval(speeds)[0]),
+        "stopped": run.stopped(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--num-steps", type=int, default=20_000)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    file = arguments.out / "paper_instance.json"
+    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    for name in arguments.rows:
+        if rows.get(name, {}).get("steps", 0) >= arguments.num_steps:
+            continue
+        rows[name] = measure(ROWS[name], arguments.num_steps)
+        value = rows[name]["policy_value"]
+        print(f"{name:<18} {value['mean']:.4f} ± {value['half_width_95']:.4f}", file=sys.stderr)
+        write("paper_instance", {"rows": rows}, arguments.out)
+
+
+if __name__ == "__main__":
+    main()
