@@ -11,13 +11,13 @@ from jax import lax
 
 from rankpg.inclusion import log_inclusion_sum
 from rankpg.listing import list_catalogue
-from rankpg.numerics import centre
+from rankpg.numerics import centre, largest
 from rankpg.pipeline import Pipeline
 from rankpg.plackett_luce import greedy_candidates, sample_candidates
 from rankpg.theory import is_aligned, is_partitioned
 from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, record
 
-__all__ = ["Evaluation", "choose_contexts", "evaluate", "evaluate_context"]
+__all__ = ["Evaluation", "choose_contexts", "evaluate", "evaluate_context", "share_aligned"]
 
 _DRAWS = 16
 """Rankings per context over which a random late stage and the sampled policy are averaged."""
@@ -42,8 +42,6 @@ class Evaluation:
     """Share of the K best items that are among the K candidates."""
     ndcg: Float[Array, ""]
     """Discounted cumulative gain of the shown list over that of the best list, gain = mean reward."""
-    aligned: Float[Array, ""]
-    """Share of contexts whose probabilities order all items as the rewards do (Definition 3.2)."""
     partitioned: Float[Array, ""]
     """Share of contexts in which every top-K item is more probable than every other (Definition 3.2)."""
 
@@ -77,8 +75,8 @@ def evaluate_context(
         drawn = sample_candidates(draw_key, logits, quotas)
         return rewards[late_stage(rank_key, environment, context, drawn).items] @ alpha
 
-    best, best_items = lax.top_k(rewards, num_candidates)
-    best_handed_over = lax.top_k(rewards[candidates], length)[0] @ alpha
+    best, best_items = largest(rewards, num_candidates)
+    best_handed_over = largest(rewards[candidates], length)[0] @ alpha
     optimum, value = best[:length] @ alpha, jnp.mean(rewards[shown] @ alpha)
     found = jnp.any(best_items[:, None] == candidates[None, :], axis=1)
     log_probs = _item_log_probs(logits, quotas)
@@ -91,7 +89,6 @@ def evaluate_context(
         late_stage_regret=best_handed_over - value,
         candidate_recall=jnp.mean(found.astype(rewards.dtype)),
         ndcg=_ndcg(jnp.mean(rewards[shown], axis=0), best[:length]),
-        aligned=is_aligned(log_probs, rewards).astype(rewards.dtype),
         partitioned=is_partitioned(log_probs, rewards, num_candidates).astype(rewards.dtype),
     )
 
@@ -128,6 +125,32 @@ def evaluate(
     each = lax.map(one, (padded, keys), batch_size=block)
     mean = jax.tree.map(lambda x: jnp.mean(x[:count], axis=0), each)
     return mean.replace(share_of_optimum=mean.policy_value / mean.optimum)
+
+
+def share_aligned(
+    pipeline: Pipeline,
+    environment: Environment,
+    params: Params,
+    contexts: Int[Array, "contexts"],
+) -> Float[Array, ""]:
+    """Share of contexts whose probabilities order all items as the rewards do (Definition 3.2).
+
+    It sorts the catalogue for every context, which is why the training loop leaves it out.
+    """
+    catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
+
+    def one(context):
+        log_probs = _item_log_probs(pipeline.logits(params, context[None])[0], pipeline.quotas)
+        rewards = environment.mean_rewards(context, catalogue)
+        eligible = environment.eligible(context)
+        if eligible is None:
+            return is_aligned(log_probs, rewards)
+        never = jnp.asarray(-jnp.inf, log_probs.dtype)  # masked items are last, on both sides
+        return is_aligned(
+            jnp.where(eligible, log_probs, never), jnp.where(eligible, rewards, never)
+        )
+
+    return jnp.mean(lax.map(one, contexts).astype(jnp.float32))
 
 
 def choose_contexts(num_contexts: int, most: int) -> np.ndarray:

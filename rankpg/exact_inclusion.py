@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rankpg.numerics import cloglog_inverse, log_add, log_sum_exp
+from rankpg.numerics import cloglog_inverse, largest, log_add, log_sum_exp
 from rankpg.poisson_binomial import tail_probability
 from rankpg.types import Array, Float, Int
 
@@ -50,7 +50,7 @@ def log_inclusion_exact(
         return jnp.where(jnp.isneginf(logits[item]), -jnp.inf, 0 * _finite(logits[item]))
     nodes = num_nodes or (128 if num_items <= 64 else 64)
     # The K-th largest other logit is when the K-th other arrives: the origin of log time.
-    origin = lax.top_k(lax.stop_gradient(logits.at[item].set(-jnp.inf)), num_candidates)[0][-1]
+    origin = largest(lax.stop_gradient(logits.at[item].set(-jnp.inf)), num_candidates)[0][-1]
     certain, masked = jnp.isneginf(origin), jnp.isneginf(logits[item])
     relative = logits - jnp.where(certain, 0, origin)
     others = relative.at[item].set(-jnp.inf)
@@ -90,7 +90,7 @@ def _bounds(
     """
     dtype = others.dtype
     log_eps = math.log(1e-9 if dtype == jnp.float64 else 1e-6)
-    outside = others.at[lax.top_k(others, limit)[1][: limit - 1]].set(-jnp.inf)
+    outside = others.at[largest(others, limit)[1][: limit - 1]].set(-jnp.inf)
     lowest = jnp.minimum(log_eps - log_sum_exp(outside), 0)
     highest = jnp.asarray(math.log(math.log(limit) - log_eps), dtype)
 

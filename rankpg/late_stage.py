@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from rankpg.listing import list_catalogue
+from rankpg.numerics import largest
 from rankpg.plackett_luce import ordered_log_prob
 from rankpg.types import Array, Float, Int, LateStage, PRNGKey, Ranking
 
@@ -49,7 +49,7 @@ def _sort(scorer: Scorer, ranking_length: int) -> Callable[..., Ranking]:
     def rank(key, environment, context, candidates) -> Ranking:
         del key
         scores = scorer(environment, context, candidates)
-        places = lax.top_k(scores, ranking_length)[1]
+        places = largest(scores, ranking_length)[1]
         return Ranking(items=candidates[places], log_propensity=jnp.zeros((), scores.dtype))
 
     return rank
@@ -61,7 +61,7 @@ def _plackett_luce(scorer: Scorer, ranking_length: int, noise: float) -> Callabl
     def rank(key, environment, context, candidates) -> Ranking:
         scores = scorer(environment, context, candidates)
         gumbel = jax.random.gumbel(key, scores.shape, scores.dtype, mode="high")
-        places = lax.top_k(scores + noise * gumbel, ranking_length)[1]
+        places = largest(scores + noise * gumbel, ranking_length)[1]
         log_propensity = ordered_log_prob(list_catalogue(scores[None]), places, (ranking_length,))
         return Ranking(items=candidates[places], log_propensity=log_propensity)
 

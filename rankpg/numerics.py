@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rankpg.types import Array, Bool, Float
+from rankpg.types import Array, Bool, Float, Int
 
 __all__ = [
     "centre",
     "cloglog_inverse",
+    "largest",
     "log_add",
     "log_softplus",
     "log_sum_exp",
@@ -133,3 +134,17 @@ def centre(logits: Float[Array, "... N"]) -> Float[Array, "... N"]:
         logits = logits.astype(jnp.float32)
     top = lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     return logits - jnp.where(jnp.isfinite(top), top, 0)
+
+
+def largest(
+    x: Float[Array, "... N"], count: int
+) -> tuple[Float[Array, "... count"], Int[Array, "... count"]]:
+    """The `count` largest entries along the last axis, in descending order, and where they stand.
+
+    The barrier keeps later slices away from XLA's top-k: merged with it, they would make it sort whole rows.
+
+    >>> largest(jnp.array([3.0, 9.0, 5.0]), 2)[1]
+    Array([1, 2], dtype=int32)
+    """
+    values, places = lax.optimization_barrier(tuple(lax.top_k(x, count)))
+    return values, places

@@ -13,7 +13,7 @@ from jax import lax
 
 from rankpg.checks import check_items, check_logits
 from rankpg.listing import Listing, list_items
-from rankpg.numerics import centre, log_add, log_sum_exp, suffix_log_sum_exp
+from rankpg.numerics import centre, largest, log_add, log_sum_exp, suffix_log_sum_exp
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas
 
 __all__ = [
@@ -68,16 +68,6 @@ def arrivals(
 def greedy_order(logits: Float[Array, "M N"], depth: int) -> Int[Array, "M depth"]:
     """The `depth` items of largest logit, expert by expert; ties go to the lower id."""
     return largest(lax.stop_gradient(logits), depth)[1]
-
-
-def largest(
-    x: Float[Array, "M N"], depth: int
-) -> tuple[Float[Array, "M depth"], Int[Array, "M depth"]]:
-    """The `depth` largest entries of each row and where they stand.
-
-    The barrier keeps a later slice away from XLA's top-k: merged with it, it would sort whole rows.
-    """
-    return lax.optimization_barrier(tuple(lax.top_k(x, depth)))
 
 
 def fill_quotas(

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ import numpy as np
 
 from rankpg.config import TrainConfig
 from rankpg.environments import Dataset, make_environment
-from rankpg.evaluate import choose_contexts, evaluate
+from rankpg.evaluate import choose_contexts, evaluate, share_aligned
 from rankpg.pipeline import Pipeline, assemble
 from rankpg.plackett_luce import greedy_candidates
 from rankpg.training import FAULTS, TrainState, init_state, train_chunk
@@ -207,10 +208,12 @@ def _columns(record: Any) -> dict[str, np.ndarray]:
 
 
 def evaluate_run(run: Run) -> list[Row]:
-    """Evaluate every seed as training does: one row a seed."""
+    """Evaluate every seed as training does, and its alignment: one row a seed."""
     contexts, keys = _evaluation_contexts(run), _keys(run.config, "evaluation")
     result = _evaluator(run.pipeline)(run.environment, run.state.params, contexts, keys)
+    aligned = jax.jit(jax.vmap(partial(share_aligned, run.pipeline), in_axes=(None, 0, None)))
     columns = _columns(result)
+    columns["aligned"] = np.asarray(aligned(run.environment, run.state.params, contexts))
     return [
         {"step": run.step, "seed": seed} | {name: _number(v[i]) for name, v in columns.items()}
         for i, seed in enumerate(run.config.seeds)

@@ -12,8 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from rankpg.checks import check_logits
+from rankpg.numerics import largest
 from rankpg.plackett_luce import log_prob
 from rankpg.types import Array, Bool, Float, Int, Quotas
 
@@ -31,9 +33,11 @@ def is_aligned(log_probs: Float[Array, "N"], rewards: Float[Array, "N"]) -> Bool
     >>> bool(is_aligned(jnp.array([3.0, 1.0, 2.0]), jnp.array([0.9, 0.1, 0.5])))
     True
     """
-    by_reward, smallest_above, largest_below = _ranked(log_probs, rewards)
-    separated = smallest_above > largest_below
-    return jnp.all(separated | (by_reward[:-1] == by_reward[1:]))
+    order = jnp.lexsort((-log_probs, -rewards))  # of equal rewards the likelier first
+    log_probs, rewards = log_probs[order], rewards[order]
+    smallest_above = lax.cummin(log_probs)[:-1]
+    largest_below = lax.cummax(log_probs, reverse=True)[1:]
+    return jnp.all((smallest_above > largest_below) | (rewards[:-1] == rewards[1:]))
 
 
 def is_partitioned(
@@ -46,17 +50,12 @@ def is_partitioned(
     """
     if num_candidates >= log_probs.shape[0]:
         return jnp.asarray(True)
-    _, smallest_above, largest_below = _ranked(log_probs, rewards)
-    return smallest_above[num_candidates - 1] > largest_below[num_candidates - 1]
-
-
-def _ranked(log_probs, rewards):
-    """Rewards in descending order; at each cut, the smallest log-prob above it and the largest below."""
-    order = jnp.lexsort((-log_probs, -rewards))  # of equal rewards the likelier first
-    sorted_probs = log_probs[order]
-    smallest_above = jax.lax.cummin(sorted_probs)[:-1]
-    largest_below = jax.lax.cummax(sorted_probs, reverse=True)[1:]
-    return rewards[order], smallest_above, largest_below
+    # The K likeliest are a top K by reward if none outside earns more; which of equal rewards is free.
+    likeliest, items = largest(log_probs, num_candidates + 1)
+    top = items[:num_candidates]
+    others = rewards.at[top].set(-jnp.inf)
+    separated = likeliest[-2] > likeliest[-1]
+    return separated & (jnp.min(rewards[top]) >= jnp.max(others))
 
 
 class GradientParts(NamedTuple):
@@ -108,7 +107,7 @@ def decompose_gradient(
         included = zero.at[draws].add(jnp.broadcast_to(weight[:, None], draws.shape))
         return included, zero.at[draws].add(weight[:, None] * shown.astype(logits.dtype))
 
-    displayed = jax.lax.stop_gradient(probabilities(logits)[1])
+    displayed = lax.stop_gradient(probabilities(logits)[1])
     value = rewards.astype(logits.dtype) * displayed
 
     def expected_log_inclusion(logits):
