@@ -238,7 +238,8 @@ def credit_assigned_gradient(
     """sum_a q(a) P(a shown) grad log P(a in S)."""
     _, p = probabilities(logits, quotas)
     shown = p @ shown_weights(logits, quotas, late_stage, alpha)
-    weight = rewards * shown / inclusion(logits, quotas)
+    included = inclusion(logits, quotas)
+    weight = rewards * shown / np.where(included > 0, included, 1)
     return np.einsum("a,amn->mn", weight, inclusion_gradients(logits, quotas))
 
 

@@ -263,7 +263,7 @@ IMPORT_WITHOUT = """
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     sys.meta_path.insert(0, Missing())
-    import chex, flax, flax.struct, jax, jax.numpy as jnp, optax  # may bring yaml and rich along
+    import chex, flax.nnx, jax, jax.numpy as jnp, optax  # may bring yaml and rich along
     sys.modules["yaml"] = sys.modules["rich"] = None  # from here on, importing them fails
     import rankpg
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 from scipy import stats
@@ -165,7 +165,7 @@ def test_the_default_nodes_are_enough(slots):
 
 # --- the closed forms -------------------------------------------------------------------------------------
 
-ANY_QUOTAS = [(3,), (2, 1), (0, 2), (1, 0, 1), (2, 1, 2)]
+ANY_QUOTAS = [(3,), slow((2, 1)), slow((0, 2)), (1, 0, 1), (2, 1, 2)]
 
 
 @pytest.mark.parametrize("method", ORACLES)
@@ -240,8 +240,9 @@ EXTREMES = np.array(
 @pytest.mark.parametrize(
     ("method", "dtype"),
     [
-        *((method, dtype) for method in METHODS for dtype in (jnp.float64, jnp.float32)),
+        *((method, jnp.float32) for method in METHODS),
         ("greedy", jnp.bfloat16),
+        *(slow(method, jnp.float64) for method in METHODS),
         *(slow(method, jnp.bfloat16) for method in ("exact", "swr", "sum")),
     ],
 )
@@ -296,6 +297,7 @@ def methods_together(logits, item, slots):
 six = st.lists(st.floats(-20, 20, width=32), min_size=6, max_size=6)
 
 
+@settings(max_examples=25)
 @given(values=six, order=st.permutations(range(6)), shift=st.floats(-100, 100))
 def test_shift_and_permutation(values, order, shift):
     """A common shift changes nothing; renaming the items renames the answer. (Ties may pick either item.)"""
@@ -308,6 +310,7 @@ def test_shift_and_permutation(values, order, shift):
     assert (np.asarray(here)[:3] <= 0).all()
 
 
+@settings(max_examples=25)
 @given(values=six, item=st.integers(0, 5), step=st.floats(1e-3, 10))
 def test_an_item_gains_from_its_own_logit(values, item, step):
     logits = np.array(values)[None]
