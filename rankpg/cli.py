@@ -8,9 +8,10 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
-from rankpg.config import ConfigError, TrainConfig, choices_of, flag, setting_type
+from rankpg.config import TrainConfig
+from rankpg.settings import ConfigError, choices_of, flag, setting_type
 
 __all__ = ["main"]
 
@@ -76,6 +77,7 @@ def _add_train(commands: Any) -> None:
     train = commands.add_parser(
         "train",
         help="train a retriever",
+        usage="rankpg train [--SETTING VALUE ...] [--config FILE] [--out FOLDER [--resume]]",
         description=TRAIN_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
@@ -85,17 +87,19 @@ def _add_train(commands: Any) -> None:
     files.add_argument("--out", type=Path, metavar="FOLDER", help="where the run is written")
     files.add_argument("--resume", action="store_true", help="continue the run that --out holds")
     groups: dict[str, Any] = {}
+    hints = get_type_hints(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
         title = field.metadata["group"]
         if title not in groups:
             groups[title] = train.add_argument_group(title)
-        groups[title].add_argument(flag(field.name), **_argument(field))
+        groups[title].add_argument(flag(field.name), **_argument(field, hints[field.name]))
     train.set_defaults(command=_train)
 
 
-def _argument(field: dataclasses.Field) -> dict[str, Any]:
+def _argument(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
     """A setting as arguments of `add_argument`."""
-    hint, _ = setting_type(field)
+    choices = choices_of(field, hint)
+    hint, _ = setting_type(hint)
     default = field.default
     if isinstance(default, tuple):
         default = " ".join(map(str, default))
@@ -113,7 +117,6 @@ def _argument(field: dataclasses.Field) -> dict[str, Any]:
     if get_origin(hint) is tuple:
         element = get_args(hint)[0]
         return options | {"nargs": "+", "type": element, "metavar": element.__name__.upper()}
-    choices = choices_of(field)
     if choices:
         return options | {"choices": choices, "metavar": "|".join(choices)}
     return options | {"type": hint, "metavar": hint.__name__.upper()}

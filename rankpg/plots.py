@@ -45,7 +45,7 @@ def learning_curves(
     axes.set_ylabel("policy value (mean reward)")
     axes.set_title(title or f"mean of {seeds} seeds, 95 % interval" * (seeds > 1))
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="best", frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 

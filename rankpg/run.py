@@ -25,7 +25,7 @@ from rankpg.plackett_luce import greedy_candidates
 from rankpg.training import FAULTS, TrainState, init_state, train_chunk
 from rankpg.types import Environment, Int
 
-__all__ = ["Progress", "Run", "evaluate_run", "prepare", "train", "training_loop"]
+__all__ = ["Progress", "Run", "evaluate_run", "prepare", "seed_keys", "train", "training_loop"]
 
 Row = dict[str, Any]
 """One evaluation of one seed: plain numbers, or None where there is none."""
@@ -144,7 +144,7 @@ def prepare(
     dataset = source if isinstance(source, Dataset) else None
     world = source.environment if isinstance(source, Dataset) else source
     pipeline = assemble(config, world, **stations)
-    state = jax.jit(jax.vmap(lambda key: init_state(pipeline, key)))(_keys(config, "start"))
+    state = jax.jit(jax.vmap(lambda key: init_state(pipeline, key)))(seed_keys(config, "start"))
     return Run(config, world, pipeline, state, dataset=dataset)
 
 
@@ -156,10 +156,10 @@ def training_loop(run: Run) -> Iterator[Progress]:
     config, first = run.config, run.step
     stops = _evaluation_steps(first, config)
     length = _chunk_length(first, stops)
-    roots, contexts = _keys(config, "steps"), _evaluation_contexts(run)
+    roots, contexts = seed_keys(config, "steps"), _evaluation_contexts(run)
     chunk = train_chunk(run.pipeline, length).lower(run.environment, run.state, roots).compile()
     judge = _evaluator(run.pipeline).lower(
-        run.environment, run.state.params, contexts, _keys(config, "evaluation")
+        run.environment, run.state.params, contexts, seed_keys(config, "evaluation")
     )
     judge = judge.compile()
     yield Progress("compile", first)
@@ -181,7 +181,7 @@ def training_loop(run: Run) -> Iterator[Progress]:
 
 def _evaluated(run: Run, judge, contexts, step: int, speed: float | None, means: Any) -> Progress:
     """Evaluate every seed and append its row."""
-    result = judge(run.environment, run.state.params, contexts, _keys(run.config, "evaluation"))
+    result = judge(run.environment, run.state.params, contexts, seed_keys(run.config, "evaluation"))
     columns = _columns(result) | ({} if means is None else _columns(means))
     rows = tuple(
         {"step": step, "seed": seed}
@@ -209,7 +209,7 @@ def _columns(record: Any) -> dict[str, np.ndarray]:
 
 def evaluate_run(run: Run) -> list[Row]:
     """Evaluate every seed as training does, and its alignment: one row a seed."""
-    contexts, keys = _evaluation_contexts(run), _keys(run.config, "evaluation")
+    contexts, keys = _evaluation_contexts(run), seed_keys(run.config, "evaluation")
     result = _evaluator(run.pipeline)(run.environment, run.state.params, contexts, keys)
     aligned = jax.jit(jax.vmap(partial(share_aligned, run.pipeline), in_axes=(None, 0, None)))
     columns = _columns(result)
@@ -241,7 +241,7 @@ def _chunk_length(first: int, stops: list[int]) -> int:
     return max(d for d in range(1, min(common, _LONGEST_CHUNK) + 1) if common % d == 0)
 
 
-def _keys(config: TrainConfig, stream: str) -> Any:
+def seed_keys(config: TrainConfig, stream: str) -> Any:
     """One key a seed, of a stream of its own."""
     streams = ("start", "steps", "evaluation")
     seeds = jnp.asarray(config.seeds, jnp.uint32)

@@ -20,7 +20,7 @@ from jax import lax
 from rankpg.environments.compressed import compress
 from rankpg.environments.tables import read
 from rankpg.environments.triples import IdMap, Matrix, TableError, Triples, encode
-from rankpg.types import Array, Bool, Float, Int, PRNGKey
+from rankpg.types import Array, Bool, Float, Int, PRNGKey, record
 
 __all__ = ["Dataset", "Ratings", "RewardMatrix", "from_file", "from_matrix", "from_triples"]
 
@@ -38,7 +38,7 @@ CLIPS = {"watch_ratio": (0.0, 10.0)}
 """What `clip="auto"` does, by column: a KuaiRec video left running in a loop has a ratio of hundreds."""
 
 
-@struct.dataclass
+@record
 class Ratings:
     """Rewards value * (1 + relative_noise * z), z standard normal; a pair without rating earns 0.
 
@@ -90,7 +90,7 @@ class Ratings:
         return None if self.where is None else self.where[context]
 
 
-@struct.dataclass
+@record
 class RewardMatrix:
     """Rewards mean * (1 + relative_noise * z) + noise_std * z, z standard normal, from a dense table."""
 

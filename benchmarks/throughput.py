@@ -1,0 +1,67 @@
+"""Update steps per second of every estimator, one seed, on the problem of the paper's size.
+
+    python benchmarks/throughput.py [--num-items 1000 --embedding-dim 10 --num-candidates 10 --batch-size 128]
+
+Arms take turns within each round; compilation and evaluation are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import jax
+from _common import interleaved, write
+
+from rankpg import ESTIMATORS, TrainConfig
+from rankpg.run import prepare, seed_keys
+from rankpg.training import train_chunk
+
+SLOW = ("ca_pg_exact",)
+"""Measured over fewer steps."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    for name, default in (
+        ("num-items", 1000),
+        ("embedding-dim", 10),
+        ("num-candidates", 10),
+        ("batch-size", 128),
+        ("num-experts", 1),
+        ("rounds", 5),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    settings = vars(parser.parse_args())
+    rounds = settings.pop("rounds")
+    lengths, arms = {}, {}
+    for estimator, entry in ESTIMATORS.items():
+        if entry.max_experts is None or settings["num_experts"] <= entry.max_experts:
+            lengths[estimator] = 2 if estimator in SLOW else 100
+            arms[estimator] = _arm(estimator, lengths[estimator], settings)
+    seconds = interleaved(arms, rounds)
+    rows: dict[str, Any] = {}
+    for name, timing in seconds.items():
+        rows[name] = {"steps_per_second": lengths[name] / timing["median"], **timing}
+        print(f"{name:<16} {rows[name]['steps_per_second']:8.1f} steps/s")
+    write(
+        "throughput", {"settings": settings, "seconds_per_chunk": rows, "steps_per_chunk": lengths}
+    )
+
+
+def _arm(estimator: str, length: int, settings: dict[str, int]):
+    run = prepare(TrainConfig(estimator=estimator, seeds=(0,), **settings))
+    roots = seed_keys(run.config, "steps")
+    chunk = train_chunk(run.pipeline, length).lower(run.environment, run.state, roots).compile()
+
+    def call():
+        run.state, metrics = chunk(run.environment, run.state, roots)
+        return jax.block_until_ready(metrics)
+
+    return call
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""The snippets of README and docs run as they stand, one after the other within a file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ENABLE_X64 = False  # what a user gets
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it(jax_flags):
+    """Snippets run without the strict flags of the other tests."""
+    import jax
+
+    before = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield
+    jax.config.update("jax_numpy_dtype_promotion", before[0])
+    jax.config.update("jax_numpy_rank_promotion", before[1])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_snippets_run(document, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code in PYTHON.findall(document.read_text()):
+        exec(compile(code, str(document), "exec"), names)
+
+
+def test_quickstart_is_short_and_learns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    quickstart = PYTHON.findall((ROOT / "README.md").read_text())[0]
+    assert len(quickstart.strip().splitlines()) <= 15
+    names: dict = {}
+    exec(compile(quickstart, "README.md", "exec"), names)
+    metrics = names["run"].metrics
+    assert metrics[-1]["share_of_optimum"] > metrics[0]["share_of_optimum"] + 0.1
+    assert names["run"].candidates([0, 1, 2]).shape == (3, 10)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
