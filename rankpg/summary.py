@@ -17,7 +17,7 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:
     >>> f"{mean:.2f} +- {half:.2f}"  # t of 2 degrees of freedom is 4.303
     '2.00 +- 2.48'
     """
-    from scipy.stats import t  # slow to import; jax brings scipy along
+    from scipy.stats import t  # slow to import
 
     sample = np.asarray(list(values), float)
     if sample.size < 2:
