@@ -148,8 +148,8 @@ def score(
     >>> score("top1_pg", jnp.zeros((1, 4)), jnp.array([2, 0]), jnp.array([2]), (2,))  # log(2 / 4)
     Array([-0.6931472], dtype=float32)
     """
-    chosen = check_estimator(estimator, len(quotas))
     check_logits(logits, quotas)
+    chosen = check_estimator(estimator, len(quotas))
     check_items("candidates", candidates, logits.shape[1], (sum(quotas),))
     check_items("ranking", ranking, logits.shape[1], (None,))
     if chosen.statistics == "arrivals" and key is None:

@@ -27,7 +27,7 @@ from rankpg.plackett_luce import (
     fill_quotas,
     greedy_order,
     log_left,
-    ordered_log_prob,
+    ordered_log_prob_terms,
     slot_experts,
 )
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas
@@ -141,8 +141,8 @@ def log_inclusion_drawn(
     """
     picks = listing.positions(prefix_without(order, item, quotas))
     position = listing.positions(item)
-    log_pl = ordered_log_prob(listing, picks, quotas, excluded=position)
-    log_pl = jnp.where(jnp.isfinite(log_pl), log_pl, 0)
+    terms = ordered_log_prob_terms(listing, picks, quotas, excluded=position)
+    log_pl = jnp.sum(jnp.where(jnp.isfinite(terms), terms, 0))
     return log_hit(listing, position, picks, quotas) + log_pl - lax.stop_gradient(log_pl)
 
 

@@ -128,6 +128,8 @@ def _log_softplus_jvp(primals, tangents):
 def centre(logits: Float[Array, "... N"]) -> Float[Array, "... N"]:
     """Shift logits so that the largest is 0: the policy is the same, the rounding of +-1e4 is not.
 
+    What is left of rounding grows with the distance from the largest logit, not with the logits.
+
     bfloat16 and float16 become float32 here, where the sums begin.
     """
     if logits.dtype in (jnp.bfloat16, jnp.float16):

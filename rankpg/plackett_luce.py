@@ -67,7 +67,9 @@ def arrivals(
 
 def greedy_order(logits: Float[Array, "M N"], depth: int) -> Int[Array, "M depth"]:
     """The `depth` items of largest logit, expert by expert; ties go to the lower id."""
-    return largest(lax.stop_gradient(logits), depth)[1]
+    logits = lax.stop_gradient(logits)
+    logits = jnp.where(logits == 0, 0, logits)  # top-k puts -0.0 below 0.0, which are a tie
+    return largest(logits, depth)[1]
 
 
 def fill_quotas(
@@ -174,24 +176,34 @@ def ordered_log_prob(
     excluded: Int[Array, ""] | None = None,
 ) -> Float[Array, ""]:
     """sum_k f_{m(k)}(a_k) - log W_k over the picks, given by their positions on the listing."""
+    return jnp.sum(ordered_log_prob_terms(listing, picks, quotas, excluded))
+
+
+def ordered_log_prob_terms(
+    listing: Listing,
+    picks: Int[Array, "P"],
+    quotas: Quotas,
+    excluded: Int[Array, ""] | None = None,
+) -> Float[Array, "P"]:
+    """f_{m(k)}(a_k) - log W_k for every pick; -inf for a pick that cannot be."""
     experts = slot_experts(quotas)[: picks.shape[0]]
     chosen = listing.logits.at[experts, picks].get(mode="fill", fill_value=-jnp.inf)
     left = log_left(listing, picks, quotas, excluded)[: picks.shape[0]]
-    return _sum_of_differences(chosen, left)
+    return _differences(chosen, left)
 
 
 def swr_log_prob(listing: Listing, picks: Int[Array, "K"], quotas: Quotas) -> Float[Array, ""]:
     """sum_k log pi_{m(k)}(a_k) over the picks, given by their positions on the listing."""
     experts = slot_experts(quotas)
-    return _sum_of_differences(listing.logits[experts, picks], listing.log_total()[experts])
+    return jnp.sum(_differences(listing.logits[experts, picks], listing.log_total()[experts]))
 
 
-def _sum_of_differences(
-    chosen: Float[Array, "K"], normaliser: Float[Array, "K"]
-) -> Float[Array, ""]:
+def _differences(
+    chosen: Float[Array, "P"], normaliser: Float[Array, "P"]
+) -> Float[Array, "P"]:
     masked = jnp.isneginf(chosen)
     inside = jnp.where(masked, 0, chosen) - jnp.where(masked, 0, normaliser)
-    return jnp.sum(jnp.where(masked, -jnp.inf, inside))
+    return jnp.where(masked, -jnp.inf, inside)
 
 
 def log_prob(

@@ -28,7 +28,7 @@ class Candidates:
     listing: Listing
     order: Int[Array, "M depth"]
     """Every expert's first items, greedy or by arrival as the statistics ask; depth 0 if they do not."""
-    perturbed: Float[Array, "M depth"]
+    perturbed: Float[Array, "M arrivals"]
     """The perturbed logits of `order` where it is by arrival; depth 0 otherwise."""
 
 
