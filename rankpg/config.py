@@ -177,10 +177,15 @@ class TrainConfig:
             raise ConfigError(
                 f"--inverse-temperature is {self.inverse_temperature}; expected at least 0"
             )
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+        distinct = len(set(self.seeds)) == len(self.seeds) > 0
+        if not distinct or not all(0 <= seed < 2**32 for seed in self.seeds):
             raise ConfigError(
                 f"--seeds is {' '.join(map(str, self.seeds)) or 'empty'}; "
-                "expected distinct non-negative integers, for instance --seeds 0 1 2"
+                "expected distinct integers from 0 to 2^32 - 1, for instance --seeds 0 1 2"
+            )
+        if self.instance_seed is not None and not 0 <= self.instance_seed < 2**32:
+            raise ConfigError(
+                f"--instance-seed is {self.instance_seed}; expected an integer from 0 to 2^32 - 1"
             )
         if any(width < 1 for width in self.hidden):
             raise ConfigError(f"--hidden is {self.hidden}; expected widths of at least 1")
@@ -194,11 +199,6 @@ class TrainConfig:
             raise ConfigError(
                 f"--ranking-length is {self.ranking_length}, but only --num-candidates "
                 f"{self.num_candidates} are handed over; L can be at most K"
-            )
-        if self.environment == "synthetic" and self.num_candidates > self.num_items:
-            raise ConfigError(
-                f"--num-candidates is {self.num_candidates}, but the catalogue has only --num-items "
-                f"{self.num_items}; K can be at most N"
             )
         if self.environment == "ratings" and self.path is None:
             raise ConfigError("--environment ratings needs --path FILE (csv, parquet or npz)")

@@ -57,6 +57,7 @@ def evaluate_context(
     quotas, late_stage = pipeline.quotas, pipeline.late_stage
     num_candidates, length = sum(quotas), late_stage.ranking_length
     alpha = jnp.asarray(pipeline.position_weights)
+    heaviest_first = jnp.sort(alpha, descending=True)  # where the best items belong
     catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
     rewards = environment.mean_rewards(context, catalogue)
     eligible = environment.eligible(context)
@@ -75,10 +76,10 @@ def evaluate_context(
         drawn = sample_candidates(draw_key, logits, quotas)
         return rewards[late_stage(rank_key, environment, context, drawn).items] @ alpha
 
-    best, best_items = largest(rewards, num_candidates)
-    best_handed_over = largest(rewards[candidates], length)[0] @ alpha
-    optimum, value = best[:length] @ alpha, jnp.mean(rewards[shown] @ alpha)
-    found = jnp.any(best_items[:, None] == candidates[None, :], axis=1)
+    best = largest(rewards, num_candidates)[0]
+    best_handed_over = largest(rewards[candidates], length)[0] @ heaviest_first
+    optimum, value = best[:length] @ heaviest_first, jnp.mean(rewards[shown] @ alpha)
+    found = rewards[candidates] >= best[-1]  # of equal rewards any will do
     log_probs = _item_log_probs(logits, quotas)
     return Evaluation(
         policy_value=value,

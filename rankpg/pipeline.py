@@ -172,6 +172,14 @@ def _check_stations(pipeline: Pipeline, config: TrainConfig, environment: Enviro
     key, length = jax.random.key(0), config.ranking_length
     params = _traced("the encoder's init", pipeline.encoder.init, key)
     logits = _traced("the encoder", pipeline.logits, params, _shape((2,), jnp.int32))
+    state = _traced("the optimizer's init", pipeline.optimizer.init, params)
+    _traced(
+        "the optimizer, given gradient, state and parameters,",
+        pipeline.optimizer.update,
+        params,
+        state,
+        params,
+    )
     wanted = (2, config.num_experts, environment.num_items)
     if logits.shape != wanted:
         raise ValueError(

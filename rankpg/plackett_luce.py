@@ -198,9 +198,7 @@ def swr_log_prob(listing: Listing, picks: Int[Array, "K"], quotas: Quotas) -> Fl
     return jnp.sum(_differences(listing.logits[experts, picks], listing.log_total()[experts]))
 
 
-def _differences(
-    chosen: Float[Array, "P"], normaliser: Float[Array, "P"]
-) -> Float[Array, "P"]:
+def _differences(chosen: Float[Array, "P"], normaliser: Float[Array, "P"]) -> Float[Array, "P"]:
     masked = jnp.isneginf(chosen)
     inside = jnp.where(masked, 0, chosen) - jnp.where(masked, 0, normaliser)
     return jnp.where(masked, -jnp.inf, inside)

@@ -82,7 +82,8 @@ def group(draws_per_context: int, *, shift: bool) -> RewardTransform:
         grouped = rewards.reshape(-1, draws_per_context, rewards.shape[-1])
         std = jnp.std(grouped, axis=1, keepdims=True)
         centred = grouped - jnp.mean(grouped, axis=1, keepdims=True)
-        normal = jnp.where(std > 0, centred / jnp.where(std > 0, std, 1), 0)
+        differ = jnp.ptp(grouped, axis=1, keepdims=True) > 0  # the std of equal floats is rounding
+        normal = jnp.where(differ, centred / jnp.where(differ, std, 1), 0)
         if shift:
             normal = normal - jnp.min(normal, axis=1, keepdims=True)
         return normal.reshape(rewards.shape), state

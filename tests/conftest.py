@@ -10,9 +10,9 @@ import os
 # Tests compile much and run little: without LLVM's optimizations the suite takes half the time. Before jax.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
-import jax  # noqa: E402
-import pytest  # noqa: E402
-from hypothesis import settings  # noqa: E402
+import jax
+import pytest
+from hypothesis import settings
 
 try:
     import jaxtyping
