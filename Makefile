@@ -6,7 +6,7 @@ PY := .venv/bin/python
 JOBS ?= 2
 ARGS ?=
 export UV_SYSTEM_CERTS ?= 1
-BENCHMARKS ?= $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py)))
+BENCHMARKS ?= $(filter-out benchmarks/_% benchmarks/tables.py,$(sort $(wildcard benchmarks/*.py)))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile

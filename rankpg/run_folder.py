@@ -181,8 +181,10 @@ def _read_metrics(file: Path) -> list[dict[str, Any]]:
 
 def versions() -> dict[str, str]:
     """The versions and the hardware that a figure depends on."""
-    names = ("rankpg", "jax", "jaxlib", "flax", "optax", "numpy")
-    found = {"python": platform.python_version()}
+    import rankpg
+
+    names = ("jax", "jaxlib", "flax", "optax", "numpy")
+    found = {"python": platform.python_version(), "rankpg": rankpg.__version__}
     for name in names:
         try:
             found[name] = metadata.version(name)

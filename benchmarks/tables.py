@@ -1,0 +1,123 @@
+"""Write the tables of docs/settings.md and of the README from the committed results.
+
+    python benchmarks/tables.py
+
+A table stands between `<!-- name -->` and `<!-- /name -->`; it is replaced whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from _common import RESULTS
+
+ROOT = Path(__file__).parent.parent
+
+
+def paper_instance(result: dict[str, Any]) -> list[list[str]]:
+    """Value by estimator and preset."""
+    rows = [["estimator", "K", "preset", "2,000 steps", "20,000 steps", "of the optimum"]]
+    for row in sorted(result["rows"].values(), key=lambda r: r["policy_value"]["mean"]):
+        value, config = row["policy_value"], row["config"]
+        rows.append(
+            [
+                f"`{config['estimator']}`",
+                str(config["num_candidates"]),
+                config["preset"],
+                f"{row['curve']['2000']:.2f}",
+                f"{value['mean']:.3f} ± {value['half_width_95']:.3f}",
+                f"{value['mean'] / row['optimum']:.1%}",
+            ]
+        )
+    return rows
+
+
+def presets(result: dict[str, Any]) -> list[list[str]]:
+    """Share of the optimum, one column a start and one row an estimator and optimizer."""
+    cells: dict[tuple[str, str], dict[str, float]] = {}
+    for name, row in result["rows"].items():
+        estimator, start, optimizer = name.split("/")
+        cells.setdefault((estimator, optimizer), {})[start] = row["share_of_optimum"]
+    starts = sorted({start for shares in cells.values() for start in shares})
+    body = [
+        [f"`{estimator}`", optimizer, *(f"{shares[s]:.3f}" for s in starts)]
+        for (estimator, optimizer), shares in cells.items()
+    ]
+    return [["estimator", "optimizer, learning rate", *starts], *body]
+
+
+def reward_transforms(result: dict[str, Any]) -> list[list[str]]:
+    """Share of the optimum, one row an estimator, one column a transform."""
+    cells: dict[str, dict[str, str]] = {}
+    for name, row in result["rows"].items():
+        estimator, transform = name.split("/")
+        share = row["share_of_optimum"]
+        cells.setdefault(estimator, {})[transform] = (
+            f"{share['mean']:.3f} ± {share['half_width_95']:.3f}"
+        )
+    names = list(next(iter(cells.values())))
+    body = [[f"`{e}`", *(shares[n] for n in names)] for e, shares in cells.items()]
+    return [["estimator", *names], *body]
+
+
+def throughput(result: dict[str, Any]) -> list[list[str]]:
+    """Steps per second."""
+    rows = [["estimator", "steps per second"]]
+    for name, row in result["seconds_per_chunk"].items():
+        rows.append([f"`{name}`", f"{row['steps_per_second']:,.4g}"])
+    return rows
+
+
+def exact_inclusion(result: dict[str, Any]) -> list[list[str]]:
+    """Milliseconds and temporary memory, and the largest relative error."""
+    rows = [["N", "K", "value", "with gradient", "temporary memory", "largest relative error"]]
+    for row in result["rows"]:
+        worst: dict[str, float] = {}
+        for name, error in row.get("largest_relative_error", {}).items():
+            dtype = name.split(",")[0]
+            worst[dtype] = max(error, worst.get(dtype, 0.0))
+        rows.append(
+            [
+                str(row["num_items"]),
+                str(row["num_candidates"]),
+                f"{row['seconds']['value']['median'] * 1e3:.1f} ms",
+                f"{row['seconds']['gradient']['median'] * 1e3:.1f} ms",
+                f"{row['temporary_MiB']['gradient']:.0f} MiB",
+                ", ".join(f"{e:.0e} ({d})" for d, e in worst.items()) or "not measured",
+            ]
+        )
+    return rows
+
+
+TABLES = (paper_instance, presets, reward_transforms, throughput, exact_inclusion)
+
+
+def markdown(rows: list[list[str]], versions: dict[str, str]) -> str:
+    """A table, and what it was measured on."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|" + "---|" * len(rows[0]))
+    on = f"{versions['machine']}; jax {versions['jax']}, python {versions['python']}"
+    return "\n".join([*lines, "", f"*{on}*"])
+
+
+def main() -> None:
+    for document in (ROOT / "docs" / "settings.md", ROOT / "README.md"):
+        text = document.read_text()
+        for table in TABLES:
+            name, file = table.__name__, RESULTS / f"{table.__name__}.json"
+            if not file.exists():
+                continue
+            result = json.loads(file.read_text())
+            block = (
+                f"<!-- {name} -->\n{markdown(table(result), result['versions'])}\n<!-- /{name} -->"
+            )
+            span = re.compile(rf"<!-- {name} -->(.*?<!-- /{name} -->)?", re.DOTALL)
+            text = span.sub(lambda _, block=block: block, text, count=1)
+        document.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
