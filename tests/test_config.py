@@ -1,15 +1,18 @@
-"""Settings: every refusal names its flag, presets fill only what was left open, and YAML gives the config back."""
+"""Settings: every refusal names its flag, presets fill what was left open, YAML gives the config back."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 
+import jax
 import numpy as np
 import pytest
 import yaml
 
 from rankpg.config import TrainConfig
+from rankpg.environments import from_matrix
+from rankpg.pipeline import assemble
 from rankpg.run_folder import load_config, load_settings
 from rankpg.settings import ConfigError, flag
 
@@ -17,8 +20,9 @@ ENABLE_X64 = False
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_checks():
+def own_checks(jax_flags):
     """The config refuses wrong types in words of its own: those are what is tested, not beartype's."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # for optax's Adam
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainConfig, "__init__", inspect.unwrap(TrainConfig.__init__))
         yield
@@ -48,13 +52,15 @@ def refusal(settings, *parts):
     ("settings", "parts"),
     [
         # combinations
-        ({"num_candidates": 11, "num_items": 10}, ["--num-candidates is 11", "--num-items 10"]),
         ({"ranking_length": 4, "num_candidates": 3}, ["--ranking-length is 4", "--num-candidates 3"]),
         ({"estimator": "reinforce"}, ["--estimator", "'reinforce'", "ca_pg_swr", "v_pg"]),
         ({"estimator": "ca_pg_exact", "num_experts": 2}, ["--estimator", "num_experts is 2", "ca_pg"]),
         ({"seeds": [0, 1, 0]}, ["--seeds is 0 1 0", "distinct"]),
         ({"seeds": []}, ["--seeds is empty"]),
-        ({"seeds": [-1]}, ["--seeds is -1", "non-negative"]),
+        ({"seeds": [-1]}, ["--seeds is -1", "from 0"]),
+        ({"seeds": [2**32]}, ["--seeds is 4294967296", "2^32 - 1"]),
+        ({"instance_seed": -1}, ["--instance-seed is -1"]),
+        ({"instance_seed": 2**32}, ["--instance-seed is 4294967296"]),
         ({"reward_transform": "group"}, ["--reward-transform group", "--draws-per-context"]),
         ({"reward_transform": "batch", "batch_size": 1}, ["--reward-transform batch", "--batch-size"]),
         ({"batch_size": 10, "draws_per_context": 4}, ["--batch-size 10", "--draws-per-context 4"]),
@@ -114,14 +120,15 @@ def test_the_inverse_temperature_may_be_zero_and_no_less(value):
     assert TrainConfig(inverse_temperature=0).inverse_temperature == 0
 
 
-@pytest.mark.xfail(reason="it reaches jnp.uint32 as an OverflowError, which the command line does not catch")
-def test_seeds_have_32_bits():
-    refusal({"seeds": [2**32]}, "--seeds")
-
-
-@pytest.mark.xfail(reason="K is compared with --num-items even where the catalogue is the user's own")
-def test_k_is_free_where_the_environment_is_given_in_python():
-    TrainConfig(num_candidates=2000)  # for train(config, environment) with 10,000 items
+def test_k_is_compared_with_the_catalogue_that_there_is():
+    config = TrainConfig(
+        num_candidates=2000
+    )  # for train(config, environment) with 10,000 items, say
+    many = from_matrix(np.zeros((2, 2000))).environment
+    assert sum(assemble(config, many).quotas) == 2000
+    few = from_matrix(np.zeros((2, 1999))).environment
+    with pytest.raises(ConfigError, match=r"--num-candidates is 2000, .* only 1999 items"):
+        assemble(config, few)
 
 
 def test_edges_that_are_allowed():
@@ -138,7 +145,9 @@ def test_numbers_in_the_forms_people_write():
     )
     assert (config.learning_rate, config.temperature, config.num_steps) == (0.01, 2.0, 30)
     assert type(config.temperature) is float
-    config = TrainConfig(num_steps=np.int64(7), learning_rate=np.float64(0.5), seeds=np.arange(2).tolist())
+    config = TrainConfig(
+        num_steps=np.int64(7), learning_rate=np.float64(0.5), seeds=np.arange(2).tolist()
+    )
     assert type(config.num_steps) is int
     assert config.seeds == (0, 1)
 

@@ -1,4 +1,4 @@
-"""The paper's synthetic problem: the shipped instance is the published one, and the generator follows the recipe."""
+"""The paper's synthetic problem: the shipped instance is the published one; generated ones."""
 
 from __future__ import annotations
 

@@ -79,7 +79,9 @@ def draw(stage, world, method="__call__"):
         return getattr(stage, method)(key, world, CONTEXT, CANDIDATES)
 
     rankings = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(11), DRAWS))
-    return [tuple(r) for r in np.asarray(rankings.items).tolist()], np.asarray(rankings.log_propensity)
+    return [tuple(r) for r in np.asarray(rankings.items).tolist()], np.asarray(
+        rankings.log_propensity
+    )
 
 
 def p_value(rankings, expected: dict[tuple[int, ...], float]) -> float:
@@ -143,6 +145,7 @@ def test_a_learned_scorer_on_features_ranks_better_than_chance():
     assert learnt - mean > 0.6 * (best - mean), (learnt, best, mean)
 
 
+@pytest.mark.slow
 def test_a_learned_scorer_without_features_ranks_better_than_chance():
     table = np.random.default_rng(0).uniform(0, 3, (6, 8))
     environment = from_matrix(table).environment
@@ -250,6 +253,8 @@ def test_a_late_stage_of_another_length_is_refused(world):
 
 def test_eq_9_needs_a_propensity(world):
     config = TrainConfig(**SETTINGS, adaptive_learning_rate=True)
-    with pytest.raises(ValueError, match=r"--adaptive-learning-rate needs .*--no-adaptive-learning"):
+    with pytest.raises(
+        ValueError, match=r"--adaptive-learning-rate needs .*--no-adaptive-learning"
+    ):
         assemble(config, world, late_stage=late_stage.custom(2, mine))
     assemble(config, world, late_stage=late_stage.uniform(2))

@@ -132,7 +132,9 @@ def test_theorem_3_3_is_about_eligible_items():
 
 @pytest.mark.parametrize("function", [theory.decompose_gradient, theory.top_k_condition])
 def test_what_cannot_be_enumerated_is_refused(function):
-    with pytest.raises(ValueError, match=r"K = 4 of N = 30 items .* 657720 ways; .* at most 200000"):
+    with pytest.raises(
+        ValueError, match=r"K = 4 of N = 30 items .* 657720 ways; .* at most 200000"
+    ):
         function(jnp.zeros((1, 30)), (4,), lambda c: c, jnp.ones(30))
 
 

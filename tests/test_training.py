@@ -21,7 +21,7 @@ from rankpg.pipeline import assemble, make_optimizer
 from rankpg.run import Run, prepare, train, training_loop
 from rankpg.settings import ConfigError
 from rankpg.training import FAULTS, init_state, train_chunk, update
-from rankpg.types import Embeddings, Ranking
+from rankpg.types import Ranking
 
 ENABLE_X64 = False
 
@@ -75,7 +75,7 @@ CASES = [
     pytest.param(name, experts, marks=() if core else pytest.mark.slow)
     for name, estimator in rankpg.ESTIMATORS.items()
     for experts in (1, 2, 3)
-    for core in [experts == 1 or (experts == 3 and name in ("v_pg", "ca_pg", "ca_pg_threshold"))]
+    for core in [experts == 1 or (experts == 3 and name in ("ca_pg", "ca_pg_threshold"))]
     if experts <= (estimator.max_experts or 3)
 ]
 
@@ -196,7 +196,9 @@ def test_eager_equals_jit(world):
 
 def roots(config):
     """The root key of each seed's steps, as documented: a stream of the seed, then fold_in(root, step)."""
-    return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), 1))(jnp.asarray(config.seeds, jnp.uint32))
+    return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), 1))(
+        jnp.asarray(config.seeds, jnp.uint32)
+    )
 
 
 def trained(config, world, steps=3):
@@ -272,7 +274,9 @@ def test_the_late_stages_randomness_is_no_business_of_the_rewards(world):
     for function in (idle, busy):
         pipeline = assemble(settings(), world, late_stage=late_stage.custom(1, function))
         state = start(pipeline)
-        after[function] = jax.jit(lambda s, p=pipeline: update(p, world, s, jax.random.key(1)))(state)
+        after[function] = jax.jit(lambda s, p=pipeline: update(p, world, s, jax.random.key(1)))(
+            state
+        )
     (one, its_metrics), (other, metrics) = after.values()
     assert float(metrics.reward) == float(its_metrics.reward)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
@@ -402,9 +406,7 @@ TROUBLES = {
 def laboratory():
     """One compiled step of two seeds; all that goes wrong is data. A context seed 0 meets at step 3 at the
     earliest, and seed 1 never."""
-    environment = Trouble(
-        jnp.asarray(table(1, (WIDE, ITEMS)), jnp.float32), jnp.zeros(WIDE, bool)
-    )
+    environment = Trouble(jnp.asarray(table(1, (WIDE, ITEMS)), jnp.float32), jnp.zeros(WIDE, bool))
     config = settings(batch_size=6, position_weights="100", learning_rate=0.005)
     pipeline = assemble(config, environment, encoder=edge_tables(), late_stage=Straying())
     keys = roots(config)
@@ -477,6 +479,7 @@ def test_a_step_that_leaves_the_numbers_is_not_taken(world):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(after))
 
 
+@pytest.mark.slow
 def test_a_run_whose_rewards_are_not_numbers_ends_with_its_reasons():
     environment = Trouble(jnp.full((CONTEXTS, ITEMS), jnp.nan), jnp.zeros(CONTEXTS, bool))
     run = train(settings(seeds=(4,)), environment)
@@ -493,9 +496,7 @@ def test_eq_9_divides_the_step_by_the_propensity():
     """A uniform late stage shows each of 10 candidates with probability 1/10: ten times the step."""
     world, moved = from_matrix(table(2, (CONTEXTS, 12))).environment, {}
     for adaptive in (False, True):
-        config = settings(
-            num_candidates=10, late_stage="uniform", adaptive_learning_rate=adaptive
-        )
+        config = settings(num_candidates=10, late_stage="uniform", adaptive_learning_rate=adaptive)
         pipeline = assemble(config, world)
         state = start(pipeline)
         after, _ = jax.jit(lambda s, p=pipeline: update(p, world, s, jax.random.key(1)))(state)
@@ -521,7 +522,7 @@ def optimizers() -> list[str]:
         builder = getattr(optax, name)
         if inspect.isfunction(builder) and not name.startswith("_"):
             parameters = inspect.signature(builder).parameters
-            if "learning_rate" in parameters:
+            if "learning_rate" in parameters and not name.startswith("scale_by_"):
                 found.append(name)
     return found
 
@@ -557,10 +558,17 @@ def test_optimizers_of_optax(name):
             assert np.all(np.abs(leaf) < 1)
 
 
-@pytest.mark.xfail(reason="it needs the value of the loss at its update, and training fails with a TypeError")
-def test_an_optimizer_that_needs_more_than_a_gradient_is_refused():
+def test_an_optimizer_that_needs_more_than_a_gradient_is_refused(world):
+    with pytest.raises(ValueError, match=r"the optimizer, given gradient.* raised TypeError"):
+        assemble(settings(optimizer="lbfgs"), world)
+
+
+@pytest.mark.xfail(
+    reason="it takes a learning_rate, but its updates point uphill: alone it is no optimizer"
+)
+def test_a_part_of_an_optimizer_is_refused():
     with pytest.raises(ConfigError, match="--optimizer"):
-        make_optimizer(TrainConfig(optimizer="lbfgs", learning_rate=0.1))
+        make_optimizer(TrainConfig(optimizer="scale_by_rprop", learning_rate=0.1))
 
 
 def test_the_learning_rate_and_the_options_arrive():
@@ -577,7 +585,9 @@ def test_the_learning_rate_and_the_options_arrive():
     assert jnp.array_equal(first, updates)
 
 
-@pytest.mark.parametrize("name", ["", "adamm", "apply_updates", "chain", "__name__", "clip"])
+@pytest.mark.parametrize(
+    "name", ["", "adamm", "apply_updates", "chain", "__name__", "clip", "scale_by_adam"]
+)
 def test_unknown_optimizers_are_refused(name):
     with pytest.raises(ConfigError, match=r"--optimizer is .*; expected an optimizer of optax"):
         make_optimizer(TrainConfig(optimizer=name, learning_rate=0.1))
