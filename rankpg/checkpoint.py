@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-__all__ = ["CheckpointError", "latest_step", "restore", "save"]
+__all__ = ["CheckpointError", "latest_step", "restore", "save", "uninterrupted"]
 
 
 class CheckpointError(ValueError):
@@ -23,9 +27,9 @@ def save(folder: Path, step: int, state: Any) -> None:
         shutil.rmtree(target)
     with _checkpointer() as checkpointer:
         checkpointer.save(target, _flat(jax.device_get(state)))
-    for old in _steps(folder):
-        if old != step:
-            shutil.rmtree(folder / str(old))
+    for old in folder.iterdir():
+        if old.name != str(step):  # an older step, or what an interrupted write left
+            shutil.rmtree(old)
 
 
 def latest_step(folder: Path) -> int:
@@ -55,7 +59,8 @@ def restore(folder: Path, template: Any) -> tuple[int, Any]:
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
-            f"the checkpoint {folder / str(step)} cannot be read: {reason}"
+            f"the checkpoint {folder / str(step)} cannot be read, a file of it is damaged or missing "
+            f"({reason}); restore a copy of it, or train again into another --out"
         ) from error
     wanted = _flat(template)
     for name in sorted({*wanted, *saved}):
@@ -67,6 +72,22 @@ def restore(folder: Path, template: Any) -> tuple[int, Any]:
             )
     leaves = [np.asarray(saved[name]) for name in wanted]
     return step, jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait until what is being written is whole."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: received.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if received:
+        raise KeyboardInterrupt
 
 
 def _checkpointer() -> Any:

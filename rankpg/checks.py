@@ -1,7 +1,7 @@
 """The door: what is refused before anything is computed, and the words it is refused with.
 
 Shapes and settings are static, so they are checked always. Values are checked only where they are
-concrete: under `jit` and `vmap` they are not known yet, and training watches them itself (see train.py).
+concrete: under `jit` and `vmap` they are not known yet, and training watches them itself (see training.py).
 """
 
 from __future__ import annotations

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
+from jax.errors import JaxRuntimeError
+
 from rankpg.config import TrainConfig
+from rankpg.presets import PRESET_SETTINGS
 from rankpg.settings import ConfigError, choices_of, flag, setting_type
 
 __all__ = ["main"]
@@ -32,8 +35,15 @@ examples:
     python -m rankpg train --config runs/first/config.yaml --learning-rate 3e-3 --out runs/second
 
 A flag overrides --config, and both override the preset. The exit code is 0 if every seed was trained to the
-end; 2 for a setting or a file that you can mend; 3 if a seed was stopped by a value that is not finite.
+end; 2 for a setting or a file that you can mend; 3 if a seed was stopped by a value that is not finite; 130
+after Ctrl-C.
 """
+
+
+OUT_OF_MEMORY = (
+    "out of memory. Dense retrieval holds logits[B, M, N] of every seed: lower --batch-size, --num-items, "
+    "--num-experts, --embedding-dim, or train fewer --seeds at once"
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -48,11 +58,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         return arguments.command(arguments)
-    except KeyboardInterrupt:
-        print("interrupted; what was evaluated is saved", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"rankpg: interrupted. {interrupt}".rstrip(), file=sys.stderr)
         return 130
-    except (ValueError, KeyError, OSError, ImportError) as error:
+    except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
         print(f"rankpg: {error}", file=sys.stderr)
+        return 2
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error) and "emory" not in str(error):
+            raise
+        print(f"rankpg: {OUT_OF_MEMORY}", file=sys.stderr)
         return 2
 
 
@@ -84,7 +99,7 @@ def _add_train(commands: Any) -> None:
     )
     files = train.add_argument_group("files")
     files.add_argument("--config", type=Path, metavar="FILE", help="settings from a YAML file")
-    files.add_argument("--out", type=Path, metavar="FOLDER", help="where the run is written")
+    files.add_argument("--out", type=_folder, metavar="FOLDER", help="where the run is written")
     files.add_argument("--resume", action="store_true", help="continue the run that --out holds")
     groups: dict[str, Any] = {}
     hints = get_type_hints(TrainConfig)
@@ -96,6 +111,12 @@ def _add_train(commands: Any) -> None:
     train.set_defaults(command=_train)
 
 
+def _folder(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("empty; expected the name of a folder")
+    return Path(text)
+
+
 def _argument(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
     """A setting as arguments of `add_argument`."""
     choices = choices_of(field, hint)
@@ -103,14 +124,13 @@ def _argument(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
     default = field.default
     if isinstance(default, tuple):
         default = " ".join(map(str, default))
-    from_preset = field.name in (
-        "init_scale",
-        "optimizer",
-        "optimizer_options",
-        "learning_rate",
-        "adaptive_learning_rate",
+    suffix = (
+        "from the preset"
+        if field.name in PRESET_SETTINGS
+        else "none"
+        if default is None
+        else default
     )
-    suffix = "from the preset" if from_preset else "none" if default is None else default
     options: dict[str, Any] = {"help": f"{field.metadata['help']} [{suffix}]".replace("%", "%%")}
     if hint is bool:
         return options | {"action": argparse.BooleanOptionalAction}
@@ -134,29 +154,54 @@ def _train(arguments: argparse.Namespace) -> int:
     resume = getattr(arguments, "resume", False)
     if resume and out is None:
         raise ConfigError("--resume needs --out, the folder of the run that goes on")
+    if given.get("path"):
+        given["path"] = str(Path(given["path"]).resolve())  # the run may be read from elsewhere
     folder = None if out is None else RunFolder(out)
     if resume and file is None and folder is not None:
         file = folder.path / "config.yaml"
     settings = {} if file is None else load_settings(file)
-    config = TrainConfig.from_dict(settings | given, source=str(file))
+    config = TrainConfig.from_dict(_open_up(settings, given) | given, source=str(file))
     run = prepare(config)
     _describe(run)
     if folder is not None:
         (folder.resume if resume else folder.open)(run)
-    with progress_bar(run.config.num_steps) as bar:
-        bar.start(run.config.estimator)
-        for progress in training_loop(run):
-            if folder is not None:
-                folder.follow(run, progress)
-            bar.follow(run, progress)
-    if folder is not None:
-        problem = folder.close(run)
+    try:
+        with progress_bar(run.config.num_steps) as bar:
+            bar.start(run.config.estimator)
+            for progress in training_loop(run):
+                if folder is not None:
+                    folder.follow(run, progress)
+                bar.follow(run, progress)
+    except KeyboardInterrupt:
+        saved = (
+            f"Go on from step {run.step}: --resume --out {out}"
+            if run.metrics
+            else "Nothing was run yet"
+        )
+        raise KeyboardInterrupt(
+            "Nothing was saved: no --out" if folder is None else saved
+        ) from None
+    finally:
+        problem = folder.close(run) if folder is not None and run.metrics else None
         if problem:
             print(problem, file=sys.stderr)
     print(_report(run, folder))
     for sentence in run.stopped():
         print(f"rankpg: {sentence}", file=sys.stderr)
     return 3 if run.stopped() else 0
+
+
+def _open_up(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Leave the preset's settings of a resolved file open where a flag chooses what they were resolved from.
+
+    A file that holds all of them is the config.yaml of a run, not somebody's choice of each.
+    """
+    resolved = all(settings.get(name) is not None for name in PRESET_SETTINGS)
+    if resolved and {"preset", "estimator"} & given.keys():
+        return {name: v for name, v in settings.items() if name not in PRESET_SETTINGS}
+    if resolved and "optimizer" in given:
+        return {name: v for name, v in settings.items() if name != "optimizer_options"}
+    return settings
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -215,7 +260,10 @@ def _table(rows: list[dict[str, Any]]) -> str:
     lines = []
     for name in rows[0]:
         values = [row[name] for row in rows if isinstance(row[name], float)]
-        if values:
+        if values and name == "steps_per_second":  # one program trains all seeds
+            lines.append(f"  {name:<18} {values[0]:10.1f}")
+        elif values:
             mean, half = mean_interval(values)
             lines.append(f"  {name:<18} {mean:10.4f}" + ("" if half is None else f" ± {half:.4f}"))
-    return "\n".join([*lines, f"  (mean of {len(rows)} seeds, 95 % interval)"])
+    note = f"(mean of {len(rows)} seeds, 95 % interval)" if len(rows) > 1 else "(one seed)"
+    return "\n".join([*lines, f"  {note}"])

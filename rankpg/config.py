@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 import typing
 from collections.abc import Mapping
@@ -167,8 +168,11 @@ class TrainConfig:
             "ranking_length batch_size draws_per_context num_steps eval_every eval_contexts"
         )
         for name in at_least_one.split():
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{flag(name)} is {getattr(self, name)}; expected at least 1")
+            value = getattr(self, name)
+            if value < 1:
+                raise ConfigError(f"{flag(name)} is {value}; expected at least 1")
+            if value >= 2**31:
+                raise ConfigError(f"{flag(name)} is {value}; expected less than 2^31")
         for name in ("temperature", "init_scale", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -246,8 +250,9 @@ class TrainConfig:
         known = {field.name for field in dataclasses.fields(cls)}
         for name in settings:
             if name not in known:
-                raise ConfigError(
-                    f"{source} holds the unknown setting {name!r}; expected some of "
-                    f"{', '.join(sorted(known))}"
+                near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+                guess = (
+                    f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
                 )
+                raise ConfigError(f"{source} holds the unknown setting {name!r}; {guess}")
         return cls(**settings)

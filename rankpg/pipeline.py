@@ -67,7 +67,9 @@ def assemble(
     Raises:
       ConfigError: settings that do not fit the environment.
       ValueError: a function of yours that raises, or answers a wrong shape or dtype.
+      TypeError: a station that is none.
     """
+    _check_kinds(environment, late_stage, optimizer)
     config = config.resolve()
     estimator = check_estimator(config.estimator, config.num_experts)
     quotas = expert_quotas(config.num_candidates, config.num_experts)
@@ -95,6 +97,24 @@ def assemble(
     return pipeline
 
 
+def _check_kinds(environment: Any, late_stage: Any, optimizer: Any) -> None:
+    """Refuse what is of another kind altogether, with the name of what would make it right."""
+    if not isinstance(environment, Environment):
+        raise TypeError(
+            f"environment is a {type(environment).__name__}; expected one that answers mean_rewards, "
+            "sample_rewards, relevance and eligible. For a matrix of rewards: environments.from_matrix"
+        )
+    if late_stage is not None and not isinstance(late_stage, LateStage):
+        raise TypeError(
+            f"late_stage is a {type(late_stage).__name__}; expected one of rankpg.late_stage. "
+            "For a function of yours: late_stage.custom(ranking_length, function)"
+        )
+    if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"optimizer is a {type(optimizer).__name__}; expected one of optax, such as optax.adam(1e-2)"
+        )
+
+
 def make_optimizer(config: TrainConfig) -> Any:
     """`optax.<name>(learning_rate, **options)`."""
     name, options = config.optimizer or "", {}
@@ -116,7 +136,12 @@ def make_optimizer(config: TrainConfig) -> Any:
                 f"--optimizer-options holds {option!r}; expected NAME=NUMBER with a name that optax.{name} "
                 f"takes: {', '.join(k for k in known if k != 'learning_rate')}"
             )
-    return builder(learning_rate=config.learning_rate, **options)
+    try:
+        return builder(learning_rate=config.learning_rate, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"--optimizer {name} cannot be built from --learning-rate and --optimizer-options: {error}"
+        ) from error
 
 
 def _make_encoder(config: TrainConfig, environment: Environment) -> Encoder:

@@ -38,11 +38,9 @@ def expert_quotas(num_candidates: int, num_experts: int) -> Quotas:
     >>> expert_quotas(10, 4)
     (3, 3, 2, 2)
     """
-    if num_candidates < 1 or num_experts < 1:
-        raise ValueError(
-            f"num_candidates is {num_candidates} and num_experts is {num_experts}; "
-            "both must be at least 1"
-        )
+    for name, value in (("num_candidates", num_candidates), ("num_experts", num_experts)):
+        if not isinstance(value, int | np.integer) or value < 1:
+            raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
     share, extra = divmod(num_candidates, num_experts)
     return tuple(share + (m < extra) for m in range(num_experts))
 

@@ -6,11 +6,10 @@ and hands each step of progress to whoever listens: a progress bar, a run folder
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -79,7 +78,14 @@ class Run:
         Returns:
           Item ids [contexts, K], of the dataset where the run has one.
         """
-        rows = np.atleast_1d(self.dataset.context_ids.rows(contexts) if self.dataset else contexts)
+        rows = np.asarray(self.dataset.context_ids.rows(contexts) if self.dataset else contexts)
+        if not np.issubdtype(rows.dtype, np.integer) or rows.ndim > 1 or not rows.size:
+            raise ValueError(
+                f"contexts is {rows.dtype}{list(rows.shape)}; expected one context id or a list of them"
+            )
+        if seed is not None and seed not in self.config.seeds:
+            raise ValueError(f"seed {seed} was not trained; the run has {self.config.seeds}")
+        rows = np.atleast_1d(rows)
         outside = rows[(rows < 0) | (rows >= self.environment.num_contexts)]
         if outside.size:
             raise ValueError(
@@ -94,7 +100,8 @@ class Run:
     def stopped(self) -> list[str]:
         """One sentence for every seed that did not reach the end."""
         return [
-            f"seed {seed} stopped at step {int(step)}, its last good state: {FAULTS[int(fault)]}"
+            f"seed {seed} stopped at step {int(step)} by {FAULTS[int(fault)]}; its state is the one before "
+            "that update. A smaller --learning-rate may help where rewards and logits are sound"
             for seed, step, fault in zip(
                 self.config.seeds, self.state.step, self.state.fault, strict=True
             )
@@ -119,7 +126,7 @@ def train(
         optimizer (see `pipeline.assemble`).
 
     Raises:
-      ConfigError, ValueError: before anything runs, for what cannot be; see `pipeline.assemble`.
+      ConfigError, ValueError, TypeError: before anything runs, for what cannot be; see `pipeline.assemble`.
 
     >>> import numpy as np
     >>> from rankpg.environments import from_matrix
@@ -128,6 +135,8 @@ def train(
     >>> [row["step"] for row in run.metrics]
     [0, 10, 20]
     """
+    if config is not None and not isinstance(config, TrainConfig):
+        raise TypeError(f"config is a {type(config).__name__}; expected a rankpg.TrainConfig")
     run = prepare(config or TrainConfig(), environment, **stations)
     for progress in training_loop(run):
         if on_progress is not None:
@@ -151,13 +160,20 @@ def prepare(
 def training_loop(run: Run) -> Iterator[Progress]:
     """Bring a run from its step to `config.num_steps`, and tell of every chunk and evaluation.
 
-    One program trains, one evaluates; both are compiled before the first step.
+    One program trains, one evaluates; both are compiled before the first step. Another chunk is compiled
+    only where the last stretch, or one that a resumed run begins with, is shorter than the others.
     """
     config, first = run.config, run.step
     stops = _evaluation_steps(first, config)
-    length = _chunk_length(first, stops)
+    longest = _chunk_length(config.eval_every)
     roots, contexts = seed_keys(config, "steps"), _evaluation_contexts(run)
-    chunk = train_chunk(run.pipeline, length).lower(run.environment, run.state, roots).compile()
+
+    @lru_cache
+    def chunk(length):
+        return train_chunk(run.pipeline, length).lower(run.environment, run.state, roots).compile()
+
+    if stops:
+        chunk(min(longest, stops[0] - first))
     judge = _evaluator(run.pipeline).lower(
         run.environment, run.state.params, contexts, seed_keys(config, "evaluation")
     )
@@ -169,8 +185,10 @@ def training_loop(run: Run) -> Iterator[Progress]:
     for stop in stops:
         seconds, since, means = 0.0, step, []
         while step < stop:
+            length = min(longest, stop - step)
+            updates = chunk(length)
             began = time.perf_counter()
-            run.state, metrics = chunk(run.environment, run.state, roots)
+            run.state, metrics = updates(run.environment, run.state, roots)
             means.append(jax.device_get(metrics))  # also waits for the chunk to end
             seconds += time.perf_counter() - began
             step += length
@@ -235,10 +253,10 @@ def _evaluation_steps(first: int, config: TrainConfig) -> list[int]:
     return [*range((first // every + 1) * every, last, every), *([last] if last > first else [])]
 
 
-def _chunk_length(first: int, stops: list[int]) -> int:
-    """The longest chunk that ends on every stop, so that one program serves all; 50 at most, for the news."""
-    common = math.gcd(*np.diff([first, *stops]).tolist()) or 1
-    return max(d for d in range(1, min(common, _LONGEST_CHUNK) + 1) if common % d == 0)
+def _chunk_length(eval_every: int) -> int:
+    """Updates per call of the program: 50 at most, for the news, and if possible a divisor of eval_every."""
+    divisors = [d for d in range(1, _LONGEST_CHUNK + 1) if eval_every % d == 0]
+    return divisors[-1] if divisors[-1] >= min(eval_every, 10) else _LONGEST_CHUNK
 
 
 def seed_keys(config: TrainConfig, stream: str) -> Any:

@@ -40,7 +40,18 @@ _MAY_CHANGE = ("num_steps", "eval_every", "eval_contexts")
 
 
 class RunFolder:
-    """Writes a run as it goes; pass `follow` to `train` as `on_progress`."""
+    """Writes a run as it goes: `open` or `resume` it, `follow` the training, `close` it.
+
+    >>> import tempfile
+    >>> from rankpg.run import training_loop
+    >>> config = TrainConfig(num_candidates=2, num_items=9, num_contexts=4, num_steps=2, seeds=(0,))
+    >>> folder, run = RunFolder(tempfile.mkdtemp()), prepare(config)
+    >>> folder.open(run)
+    >>> for progress in training_loop(run):
+    ...     folder.follow(run, progress)
+    >>> load_run(folder.path).step
+    2
+    """
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
@@ -51,7 +62,7 @@ class RunFolder:
         Raises:
           ConfigError: the folder holds a run already, or cannot be made.
         """
-        held = [name for name in (CONFIG, METRICS, CHECKPOINT) if (self.path / name).exists()]
+        held = [name for name in (METRICS, CHECKPOINT) if (self.path / name).exists()]
         if held:
             raise ConfigError(
                 f"--out {self.path} already holds a run ({', '.join(held)}); "
@@ -61,7 +72,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_config(run.config)
         except OSError as error:
-            raise ConfigError(f"--out {self.path} cannot be written: {error}") from error
+            raise ConfigError(
+                f"--out {self.path} is no folder that can be written: {error}"
+            ) from error
 
     def resume(self, run: Run) -> None:
         """Bring a prepared run to the state this folder holds.
@@ -91,9 +104,11 @@ class RunFolder:
         """After an evaluation: append its rows and save the state, so that nothing computed is lost."""
         if progress.phase != "evaluate":
             return
-        checkpoint.save(self.path / CHECKPOINT, progress.step, run.state)
-        with (self.path / METRICS).open("a") as file:
-            file.writelines(_line(row) for row in progress.rows)
+        with checkpoint.uninterrupted():
+            # Metrics first: rows beyond the checkpoint are dropped on loading, missing ones are lost.
+            with (self.path / METRICS).open("a") as file:
+                file.writelines(_line(row) for row in progress.rows)
+            checkpoint.save(self.path / CHECKPOINT, progress.step, run.state)
 
     def close(self, run: Run) -> str | None:
         """Draw the learning curve and write the run card; answers what could not be drawn, and why."""
@@ -126,7 +141,7 @@ def load_settings(file: Path) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(file.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist; is the path right?") from None
+        raise ConfigError(f"{file} does not exist: no run or settings file is there") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -161,21 +176,32 @@ def _load_state(run: Run, path: Path) -> None:
     run.state = jax.tree.map(jnp.asarray, state)
     # Rows beyond the checkpoint belong to an evaluation whose state was not saved.
     run.metrics = [row for row in _read_metrics(path / METRICS) if row["step"] <= step]
+    found = {row["seed"] for row in run.metrics if row["step"] == step}
+    if found != set(run.config.seeds):
+        raise ConfigError(
+            f"{path / METRICS} lacks rows of step {step}, which the checkpoint holds: was it edited? "
+            "Train again into another --out"
+        )
 
 
 def _read_metrics(file: Path) -> list[dict[str, Any]]:
     rows = []
     try:
         lines = file.read_text().splitlines()
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
             if number == len(lines):  # the run was cut off while it wrote its last line
                 break
             raise ConfigError(f"{file}, line {number} is not JSON: {error}") from None
+        if not isinstance(row, dict) or not {"step", "seed", "policy_value"} <= row.keys():
+            raise ConfigError(
+                f"{file}, line {number} is no row of metrics: step, seed or value is missing"
+            )
+        rows.append(row)
     return rows
 
 

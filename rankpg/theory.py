@@ -111,7 +111,7 @@ def decompose_gradient(
     value = rewards.astype(logits.dtype) * displayed
 
     def expected_log_inclusion(logits):
-        return jnp.sum(value * jnp.log(probabilities(logits)[0]))
+        return jnp.sum(value * jnp.log(jnp.where(displayed > 0, probabilities(logits)[0], 1)))
 
     def expected_log_shown(logits):
         here, there = probabilities(logits)
@@ -160,7 +160,8 @@ def top_k_condition(
     shown = jax.vmap(shown_probabilities)(draws).astype(logits.dtype)
     zero = jnp.zeros(logits.shape[1], logits.dtype)
     included = zero.at[draws].add(jnp.broadcast_to(weight[:, None], draws.shape))
-    conditional = zero.at[draws].add(weight[:, None] * shown) / included
+    displayed = zero.at[draws].add(weight[:, None] * shown)
+    conditional = jnp.where(included > 0, displayed / jnp.where(included > 0, included, 1), 0)
     order = jnp.argsort(-rewards)
     top, others = order[:num_candidates], order[num_candidates:]
     # q_i P_i > q_j P_j is the condition without a division by P_i, which may be 0.

@@ -24,10 +24,11 @@ __all__ = ["FAULTS", "Feedback", "StepMetrics", "TrainState", "init_state", "tra
 FAULTS = (
     "none",
     "a logit that is NaN or +inf",
-    "a ranking with an item that was not a candidate",
+    "a ranking with an item that was no candidate, or with one item twice",
     "a reward that is NaN or infinite",
     "a loss that is NaN or infinite",
     "a gradient that is NaN or infinite",
+    "parameters that are NaN or infinite",
 )
 """What can stop a seed; `TrainState.fault` is the place in this list."""
 
@@ -93,7 +94,8 @@ def update(
 ) -> tuple[TrainState, StepMetrics]:
     """One step of the policy gradient, gradient = E[ sum_l alpha_l * A_l * grad score_l ].
 
-    A step whose logits, ranking, rewards, loss or gradient are unsound changes nothing but `fault`.
+    A step whose logits, ranking, rewards, loss, gradient or new parameters are unsound changes nothing but
+    `fault`.
     """
     keys = StepKeys(*jax.random.split(key, 4))
     contexts = draw_contexts(keys.contexts, pipeline, environment)
@@ -132,7 +134,8 @@ def update(
         ),
         gradient_norm=optax.tree.norm(gradient),
     )
-    return keep_last_good(state, proposed, first_fault(feedback, loss, gradient)), metrics
+    fault = first_fault(feedback, loss, gradient, proposed.params)
+    return keep_last_good(state, proposed, fault), metrics
 
 
 def rollout(
@@ -156,9 +159,11 @@ def rollout(
         greedy = pipeline.late_stage.greedy(keys.late_stage, environment, context, candidates.items)
         log_propensity = lax.stop_gradient(greedy.log_propensity)
     from_candidates = jnp.any(ranking.items[:, None] == candidates.items[None, :], axis=1)
+    same = ranking.items[:, None] == ranking.items[None, :]
+    repeated = jnp.any(jnp.tril(same, k=-1), axis=1)
     sound = (
         ~jnp.any(jnp.isnan(logits) | jnp.isposinf(logits)),
-        jnp.all(from_candidates),
+        jnp.all(from_candidates) & ~jnp.any(repeated),
         jnp.all(jnp.isfinite(rewards)),
     )
     return Feedback(
@@ -178,17 +183,18 @@ def split_rows(keys: StepKeys, rows: int) -> StepKeys:
     return StepKeys(*(jax.random.split(key, rows) for key in keys))
 
 
-def first_fault(feedback: Feedback, loss: Float[Array, ""], gradient: Any) -> Int[Array, ""]:
+def first_fault(
+    feedback: Feedback, loss: Float[Array, ""], gradient: Any, params: Params
+) -> Int[Array, ""]:
     """The place in FAULTS of the first station that failed; 0 if none did."""
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]
-    sound = jnp.concatenate(
-        [
-            jnp.ones(1, bool),
-            jnp.all(feedback.sound, axis=0),
-            jnp.stack([jnp.isfinite(loss), jnp.all(jnp.stack(finite))]),
-        ]
-    )
+    finite = [all_finite(loss), all_finite(gradient), all_finite(params)]
+    sound = jnp.concatenate([jnp.ones(1, bool), jnp.all(feedback.sound, axis=0), jnp.stack(finite)])
     return jnp.argmin(sound).astype(jnp.int32)
+
+
+def all_finite(tree: Any) -> Bool[Array, ""]:
+    """Whether no leaf holds NaN or infinity."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def keep_last_good(state: TrainState, proposed: TrainState, fault: Int[Array, ""]) -> TrainState:
