@@ -494,15 +494,15 @@ def test_a_run_whose_rewards_are_not_numbers_ends_with_its_reasons():
 
 def test_eq_9_divides_the_step_by_the_propensity():
     """A uniform late stage shows each of 10 candidates with probability 1/10: ten times the step."""
-    world, moved = from_matrix(table(2, (CONTEXTS, 12))).environment, {}
-    for adaptive in (False, True):
-        config = settings(num_candidates=10, late_stage="uniform", adaptive_learning_rate=adaptive)
-        pipeline = assemble(config, world)
-        state = start(pipeline)
-        after, _ = jax.jit(lambda s, p=pipeline: update(p, world, s, jax.random.key(1)))(state)
-        moved[adaptive] = tables(after.params)[0] - tables(state.params)[0]
-    assert np.abs(moved[False]).max() > 1e-4
-    np.testing.assert_allclose(moved[True], 10 * moved[False], rtol=1e-2, atol=1e-6)
+    world = from_matrix(table(2, (CONTEXTS, 12))).environment
+    config = settings(num_candidates=10, late_stage="uniform", adaptive_learning_rate=True)
+    pipeline = assemble(config, world)
+    before = start(pipeline)
+    after, metrics = jax.jit(lambda s: update(pipeline, world, s, jax.random.key(1)))(before)
+    moved = jax.tree.map(lambda a, b: a - b, after.params, before.params)
+    plain = config.learning_rate * float(metrics.gradient_norm)  # how far SGD goes without Eq. 9
+    assert plain > 1e-3
+    assert float(optax.tree.norm(moved)) == pytest.approx(10 * plain, rel=1e-3)
 
 
 @pytest.mark.parametrize("given", [{"adaptive_learning_rate": True}, {"preset": "paper"}])
