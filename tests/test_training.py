@@ -15,6 +15,7 @@ from scipy import stats
 
 import rankpg
 from rankpg import TrainConfig, late_stage, training
+from rankpg import run as run_module
 from rankpg.encoders import Encoder
 from rankpg.environments import from_matrix
 from rankpg.pipeline import assemble, make_optimizer
@@ -281,6 +282,14 @@ def test_the_late_stages_randomness_is_no_business_of_the_rewards(world):
     assert float(metrics.reward) == float(its_metrics.reward)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_start_steps_and_evaluation_of_every_seed_have_keys_of_their_own():
+    config = settings(seeds=(0, 1, 2**32 - 1))
+    keys = [run_module._keys(config, stream) for stream in ("start", "steps", "evaluation")]
+    bits = np.concatenate([jax.random.key_data(of) for of in keys])
+    assert len(np.unique(bits, axis=0)) == 3 * 3
+    assert np.array_equal(jax.random.key_data(keys[1]), jax.random.key_data(roots(config)))
 
 
 def test_streams_do_not_touch(world):
