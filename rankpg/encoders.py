@@ -116,7 +116,7 @@ def two_tower(
     *,
     init_scale: float = 0.3,
     context_features: Float[Array, "contexts F"] | None = None,
-    item_features: Float[Array, "N F"] | None = None,
+    item_features: Float[Array, "N G"] | None = None,
     hidden: tuple[int, ...] = (64,),
 ) -> Encoder:
     """Two towers: a table of ids on a side without features, a perceptron on a side with them.
@@ -129,7 +129,7 @@ def two_tower(
       init_scale: standard deviation of the embeddings at the start. Logits start with sqrt(D) times its
         square; a wide start is a policy that is already peaked on random items.
       context_features: [contexts, F]; None for a table.
-      item_features: [N, F]; None for a table.
+      item_features: [N, G]; None for a table.
       hidden: widths of the perceptrons' hidden layers.
 
     >>> encoder = two_tower(num_contexts=4, num_items=6, dim=2, num_experts=3)

@@ -53,7 +53,7 @@ def learning_curves(
 def _mark_stopped(axes: Any, metrics: list[dict[str, Any]], color: Any) -> None:
     """A cross where a seed stopped before the end."""
     for row in metrics:
-        if row.get("stopped_at_step") is not None:
+        if row.get("stopped_at_step") is not None and row["policy_value"] is not None:
             axes.plot(row["stopped_at_step"], row["policy_value"], "x", color=color, markersize=9)
 
 

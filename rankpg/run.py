@@ -66,7 +66,7 @@ class Run:
     def policy_value(self) -> float:
         """Mean over seeds of the last evaluation."""
         last = [row["policy_value"] for row in self.metrics if row["step"] == self.step]
-        return float(np.mean(last))
+        return float(np.mean([np.nan if value is None else value for value in last]))
 
     def candidates(self, contexts: Any, seed: int | None = None) -> Any:
         """The K greedy candidates of each context, best first: what goes to your re-ranker.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import types
 import typing
 from typing import Any, Literal, get_args, get_origin
@@ -64,7 +65,7 @@ def _scalar(field: dataclasses.Field, hint: Any, value: Any) -> Any:
         if hint is bool and isinstance(value, bool):
             return value
         raise wrong
-    if hint is float and isinstance(value, int | float | str):
+    if hint is float and isinstance(value, numbers.Real | str):
         try:
             return float(value)  # YAML reads 1e-2 as a string
         except ValueError:
