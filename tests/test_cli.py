@@ -288,7 +288,7 @@ def test_refusals(arguments, parts, tmp_path, monkeypatch, capsys):
     for name, text in {**FILES, "ok.csv": CSV}.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "held").mkdir()
-    (tmp_path / "held" / "config.yaml").write_text("")
+    (tmp_path / "held" / "metrics.jsonl").write_text("")
     before = sorted(p.name for p in tmp_path.rglob("*"))
     assert call(*arguments) == 2
     message(capsys, *parts)
@@ -312,6 +312,34 @@ def test_a_flag_overrides_the_file_and_both_override_the_preset(tmp_path, monkey
     assert config.adaptive_learning_rate is False
     assert (config.optimizer, config.init_scale) == ("adagrad", 1.0)
     assert config.optimizer_options == ("eps=1e-3",)
+
+
+def test_a_preset_or_estimator_on_top_of_a_runs_own_settings(trained, monkeypatch):
+    """config.yaml of a run is resolved: what its preset chose is chosen anew, what was given stays."""
+    seen = []
+
+    def stop(config):
+        seen.append(config.resolve())
+        raise ValueError("enough")
+
+    monkeypatch.setattr("rankpg.run.prepare", stop)
+    file = trained[0] / "config.yaml"
+    assert call("train", "--config", file, "--preset", "paper") == 2
+    assert call("train", "--config", file, "--estimator", "v_pg") == 2
+    assert call("train", "--config", file, "--learning-rate", 0.5) == 2
+    paper, v_pg, faster = seen
+    assert (paper.optimizer, paper.init_scale, paper.num_candidates) == ("adagrad", 1.0, 3)
+    assert v_pg == TrainConfig(estimator="v_pg", preset="tuned", **others(v_pg)).resolve()
+    assert (faster.learning_rate, faster.optimizer, faster.init_scale) == (0.5, "adam", 0.3)
+
+
+def others(config: TrainConfig) -> dict:
+    """What neither the preset nor the estimator says."""
+    decided = {
+        *("estimator", "preset", "init_scale", "optimizer", "optimizer_options"),
+        *("learning_rate", "adaptive_learning_rate"),
+    }
+    return {k: v for k, v in config.to_dict().items() if k not in decided}
 
 
 def test_help_lists_every_setting_with_its_default(capsys):

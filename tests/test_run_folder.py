@@ -20,7 +20,7 @@ from rankpg import TrainConfig, checkpoint, run_folder
 from rankpg.checkpoint import CheckpointError
 from rankpg.cli import main
 from rankpg.environments import from_matrix
-from rankpg.run import evaluate_run, prepare, train, training_loop
+from rankpg.run import Progress, evaluate_run, prepare, train, training_loop
 from rankpg.run_folder import RunFolder, load_config, load_run
 from rankpg.settings import ConfigError
 
@@ -215,16 +215,28 @@ def test_rows_beyond_the_checkpoint_are_dropped(half):
     assert [row["step"] for row in read(half)] == [0, 0, 4, 4]
 
 
-@pytest.mark.xfail(
-    reason="the state is saved before its rows: between the two the run's step falls behind"
-)
 @pytest.mark.parametrize("rows_left", [2, 3])
-def test_a_crash_between_the_state_and_its_rows(half, rows_left):
+def test_a_checkpoint_without_its_rows_is_refused(half, rows_left):
+    """Rows are written first, so nothing but an editor leaves this; the step would be the wrong one."""
     lines = (half / "metrics.jsonl").read_text().splitlines(keepends=True)
     (half / "metrics.jsonl").write_text("".join(lines[:rows_left]))
-    run = load_run(half)
-    assert run.step == int(run.state.step[0])
-    assert len({row["seed"] for row in run.metrics if row["step"] == run.step}) == 2
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl lacks rows of step 4"):
+        load_run(half)
+
+
+def test_a_crash_while_the_state_is_saved_loses_one_evaluation(half, monkeypatch):
+    def crash(*_):
+        raise OSError("no space left on device")
+
+    run, folder = prepare(settings()), RunFolder(half)
+    folder.resume(run)
+    monkeypatch.setattr(checkpoint, "save", crash)
+    rows = tuple(row | {"step": 8} for row in run.metrics[-2:])
+    with pytest.raises(OSError, match="no space"):
+        folder.follow(run, Progress("evaluate", 8, 1.0, rows))
+    again = load_run(half)
+    assert again.step == 4
+    assert again.state.step.tolist() == [4, 4]
 
 
 def test_a_broken_row_in_the_middle_is_named(half):
@@ -337,14 +349,14 @@ def test_a_flipped_bit_is_noticed(tmp_path):
 
 def test_a_folder_that_holds_a_run_is_refused(half):
     run = prepare(settings())
-    message = r"already holds a run \(config\.yaml, metrics\.jsonl, checkpoint\); .*--resume"
+    message = r"already holds a run \(metrics\.jsonl, checkpoint\); .*--resume"
     with pytest.raises(ConfigError, match=message):
         RunFolder(half).open(run)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"--out .*file cannot be written"):
+    with pytest.raises(ConfigError, match=r"--out .*file is no folder that can be written"):
         RunFolder(tmp_path / "file").open(prepare(settings()))
 
 
@@ -427,9 +439,8 @@ def test_unknown_contexts_are_refused():
             run.candidates([0, context])
 
 
-@pytest.mark.xfail(reason="tuple.index(x): x not in tuple")
 def test_an_unknown_seed_is_named():
-    with pytest.raises(ValueError, match=r"seed 5 .* 0, 1"):
+    with pytest.raises(ValueError, match=r"seed 5 was not trained; .*\(0, 1\)"):
         prepare(settings()).candidates([0], seed=5)
 
 
