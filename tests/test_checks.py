@@ -230,12 +230,17 @@ def test_ca_pg_threshold_is_refused_without_its_key():
     refused(lambda: rankpg.score("ca_pg_threshold", FIVE, CANDIDATES, RANKING, (2,)), words)
 
 
-@pytest.mark.parametrize(("slots", "experts"), [(0, 1), (3, 0), (-2, 2)])
-def test_bad_counts_for_expert_quotas_are_refused(slots, experts):
-    refused(
-        lambda: rankpg.expert_quotas(slots, experts),
-        [f"num_candidates is {slots}", f"num_experts is {experts}", "at least 1"],
-    )
+@pytest.mark.parametrize(
+    ("slots", "experts", "said"),
+    [
+        (0, 1, "num_candidates is 0"),
+        (3, 0, "num_experts is 0"),
+        (-2, 2, "num_candidates is -2"),
+        (3.5, 2, "num_candidates is 3.5"),
+    ],
+)
+def test_bad_counts_for_expert_quotas_are_refused(slots, experts, said):
+    refused(lambda: rankpg.expert_quotas(slots, experts), [said, "at least 1"])
 
 
 def test_numpy_arrays_are_accepted():
