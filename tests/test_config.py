@@ -152,7 +152,6 @@ def test_numbers_in_the_forms_people_write():
     assert config.seeds == (0, 1)
 
 
-@pytest.mark.xfail(reason="only float, int and str are taken for a number")
 def test_a_float32_is_a_number():
     assert TrainConfig(learning_rate=np.float32(0.5)).learning_rate == 0.5
 

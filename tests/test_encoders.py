@@ -92,7 +92,6 @@ def test_perceptrons_over_features(hidden):
     )
 
 
-@pytest.mark.xfail(reason="the annotations of two_tower ask both sides for features of one width")
 def test_the_two_sides_may_have_features_of_different_widths():
     encoder = two_tower(
         CONTEXTS, ITEMS, DIM, context_features=features(CONTEXTS, 4, 0),

@@ -444,7 +444,6 @@ def test_an_unknown_seed_is_named():
         prepare(settings()).candidates([0], seed=5)
 
 
-@pytest.mark.xfail(reason="None is neither averaged nor drawn")
 def test_a_value_that_is_not_finite_can_be_reported(half):
     run = load_run(half)
     for row in run.metrics:
