@@ -37,6 +37,8 @@ class TrainConfig:
     rankpg.settings.ConfigError: --num-candidates is 0; expected at least 1
     """
 
+    __no_type_check__ = True  # values pass a door of their own, with messages of their own
+
     environment: str = setting(
         "synthetic",
         _PROBLEM,

@@ -20,7 +20,7 @@ from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, record
 __all__ = ["Evaluation", "choose_contexts", "evaluate", "evaluate_context", "share_aligned"]
 
 _DRAWS = 16
-"""Rankings per context over which a random late stage and the sampled policy are averaged."""
+"""Rankings per context over which a late stage that draws is averaged; the sampled policy has four."""
 
 
 @record

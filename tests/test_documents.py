@@ -34,6 +34,7 @@ def run_snippets(document: Path) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.slow
 def test_readme_runs_and_its_quickstart_learns(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     quickstart = PYTHON.findall((ROOT / "README.md").read_text())[0]
