@@ -37,8 +37,6 @@ class TrainConfig:
     rankpg.settings.ConfigError: --num-candidates is 0; expected at least 1
     """
 
-    __no_type_check__ = True  # values pass a door of their own, with messages of their own
-
     environment: str = setting(
         "synthetic",
         _PROBLEM,
@@ -257,4 +255,5 @@ class TrainConfig:
                     f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
                 )
                 raise ConfigError(f"{source} holds the unknown setting {name!r}; {guess}")
-        return cls(**settings)
+        # YAML has lists, a frozen config has tuples
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
