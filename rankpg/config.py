@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rankpg.estimators import ESTIMATORS, check_estimator
 from rankpg.late_stage import LATE_STAGES
 from rankpg.presets import PRESETS
-from rankpg.settings import ConfigError, checked, flag, setting
+from rankpg.settings import ConfigError, checked, flag, setting, setting_type
 
 __all__ = ["ConfigError", "TrainConfig"]
 
@@ -255,5 +255,11 @@ class TrainConfig:
                     f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
                 )
                 raise ConfigError(f"{source} holds the unknown setting {name!r}; {guess}")
-        # YAML has lists, a frozen config has tuples
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+        hints = typing.get_type_hints(cls)
+        several = {n for n in settings if typing.get_origin(setting_type(hints[n])[0]) is tuple}
+        return cls(
+            **{  # YAML has lists, a frozen config has tuples
+                name: tuple(value) if name in several and isinstance(value, list) else value
+                for name, value in settings.items()
+            }
+        )
