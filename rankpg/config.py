@@ -257,9 +257,8 @@ class TrainConfig:
                 raise ConfigError(f"{source} holds the unknown setting {name!r}; {guess}")
         hints = typing.get_type_hints(cls)
         several = {n for n in settings if typing.get_origin(setting_type(hints[n])[0]) is tuple}
-        return cls(
-            **{  # YAML has lists, a frozen config has tuples
-                name: tuple(value) if name in several and isinstance(value, list) else value
-                for name, value in settings.items()
-            }
-        )
+        values: dict[str, Any] = {  # YAML has lists, a frozen config has tuples
+            name: tuple(value) if name in several and isinstance(value, list) else value
+            for name, value in settings.items()
+        }
+        return cls(**values)
