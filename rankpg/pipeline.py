@@ -119,7 +119,12 @@ def make_optimizer(config: TrainConfig) -> Any:
     """`optax.<name>(learning_rate, **options)`."""
     name, options = config.optimizer or "", {}
     builder = getattr(optax, name, None)
-    if not callable(builder) or "learning_rate" not in inspect.signature(builder).parameters:
+    part = name.startswith("scale_by_")  # of an optimizer: its updates point uphill
+    if (
+        part
+        or not callable(builder)
+        or "learning_rate" not in inspect.signature(builder).parameters
+    ):
         raise ConfigError(
             f"--optimizer is {name!r}; expected an optimizer of optax that takes a learning_rate, "
             "for instance adam, adagrad, sgd, adamw, rmsprop"

@@ -575,9 +575,6 @@ def test_an_optimizer_that_needs_more_than_a_gradient_is_refused(world):
         assemble(settings(optimizer="lbfgs"), world)
 
 
-@pytest.mark.xfail(
-    reason="it takes a learning_rate, but its updates point uphill: alone it is no optimizer"
-)
 def test_a_part_of_an_optimizer_is_refused():
     with pytest.raises(ConfigError, match="--optimizer"):
         make_optimizer(TrainConfig(optimizer="scale_by_rprop", learning_rate=0.1))
