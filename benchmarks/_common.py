@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,25 @@ def write(name: str, body: dict[str, Any], folder: Path = RESULTS) -> Path:
     file = folder / f"{name}.json"
     file.write_text(json.dumps({"versions": versions(), **body}, indent=1, allow_nan=False) + "\n")
     return file
+
+
+def fill_rows(
+    name: str,
+    measures: dict[str, Callable[[], dict[str, Any]]],
+    num_steps: int,
+    folder: Path = RESULTS,
+) -> None:
+    """Measure every row that the result of this name does not hold at so many steps, and write after each.
+
+    So an interrupted benchmark goes on where it was.
+    """
+    file = folder / f"{name}.json"
+    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
+    for row, measure in measures.items():
+        if rows.get(row, {}).get("steps", 0) < num_steps:
+            rows[row] = measure()
+            write(name, {"rows": rows}, folder)
+            print(f"{row:<36} {rows[row]['summary']}", file=sys.stderr)
 
 
 def interleaved(arms: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, dict[str, float]]:

@@ -10,12 +10,11 @@ written after every row, so an interrupted run goes on where it was.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _common import RESULTS, write
+from _common import RESULTS, fill_rows
 
 from rankpg import TrainConfig, train
 from rankpg.summary import mean_interval
@@ -44,6 +43,7 @@ def measure(settings: dict[str, Any], num_steps: int) -> dict[str, Any]:
         "curve": {str(step): mean_interval(v)[0] for step, v in values.items()},
         "steps_per_second_all_seeds_at_once": float(mean_interval(speeds)[0]),
         "stopped": run.stopped(),
+        "summary": f"{mean:.4f} ± {half:.4f}",
     }
 
 
@@ -55,15 +55,8 @@ def main() -> None:
     parser.add_argument("--num-steps", type=int, default=20_000)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
-    file = arguments.out / "paper_instance.json"
-    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
-    for name in arguments.rows:
-        if rows.get(name, {}).get("steps", 0) >= arguments.num_steps:
-            continue
-        rows[name] = measure(ROWS[name], arguments.num_steps)
-        value = rows[name]["policy_value"]
-        print(f"{name:<18} {value['mean']:.4f} ± {value['half_width_95']:.4f}", file=sys.stderr)
-        write("paper_instance", {"rows": rows}, arguments.out)
+    measures = {name: partial(measure, ROWS[name], arguments.num_steps) for name in arguments.rows}
+    fill_rows("paper_instance", measures, arguments.num_steps, arguments.out)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ the others 128 contexts once.
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+import itertools
+from functools import partial
+from typing import Any
 
-from _common import RESULTS, write
+from _common import fill_rows
 
 from rankpg import TrainConfig, train
 from rankpg.summary import mean_interval
@@ -21,39 +22,40 @@ ESTIMATORS = ("ca_pg_swr", "top1_pg", "v_pg_swr")
 TRANSFORMS = ("none", "group", "batch", "context", "learned")
 
 
+def measure(estimator: str, transform: str, num_steps: int) -> dict[str, Any]:
+    """Share of the optimum at the end, over seeds."""
+    config = TrainConfig(
+        estimator=estimator,
+        reward_transform=transform,
+        draws_per_context=8 if transform == "group" else 1,
+        instance_seed=1,
+        num_steps=num_steps,
+        eval_every=num_steps,
+    )
+    run = train(config)
+    shares = [row["share_of_optimum"] for row in run.metrics if row["step"] == run.step]
+    start = [row["share_of_optimum"] for row in run.metrics if row["step"] == 0]
+    mean, half = mean_interval(shares)
+    return {
+        "steps": run.step,
+        "share_of_optimum": {"mean": mean, "half_width_95": half, "seeds": shares},
+        "share_at_start": mean_interval(start)[0],
+        "stopped": run.stopped(),
+        "summary": f"{mean:.3f} ± {half:.3f}",
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--num-steps", type=int, default=1000)
     num_steps = parser.parse_args().num_steps
-    file = RESULTS / "reward_transforms.json"
-    rows = json.loads(file.read_text())["rows"] if file.exists() else {}
-    for estimator in ESTIMATORS:
-        for transform in TRANSFORMS:
-            name = f"{estimator}/{transform}"
-            if rows.get(name, {}).get("steps", 0) >= num_steps:
-                continue
-            config = TrainConfig(
-                estimator=estimator,
-                reward_transform=transform,
-                draws_per_context=8 if transform == "group" else 1,
-                instance_seed=1,
-                num_steps=num_steps,
-                eval_every=num_steps,
-            )
-            run = train(config)
-            shares = [r["share_of_optimum"] for r in run.metrics if r["step"] == run.step]
-            start = [r["share_of_optimum"] for r in run.metrics if r["step"] == 0]
-            mean, half = mean_interval(shares)
-            rows[name] = {
-                "steps": run.step,
-                "share_of_optimum": {"mean": mean, "half_width_95": half, "seeds": shares},
-                "share_at_start": mean_interval(start)[0],
-                "stopped": run.stopped(),
-            }
-            print(f"{name:<20} {mean:.3f} ± {half:.3f}", file=sys.stderr)
-            write("reward_transforms", {"rows": rows})
+    measures = {
+        f"{estimator}/{transform}": partial(measure, estimator, transform, num_steps)
+        for estimator, transform in itertools.product(ESTIMATORS, TRANSFORMS)
+    }
+    fill_rows("reward_transforms", measures, num_steps)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from run_files import metrics_rows
 
 import rankpg
 from rankpg import TrainConfig
@@ -91,14 +92,6 @@ class _Tee:
         return False
 
 
-def rows_of(folder):
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line, parse_constant=refuse) for line in lines]
-
-
 # What a run leaves.
 
 
@@ -108,7 +101,7 @@ def test_the_folder(trained):
     assert {entry.name for entry in out.iterdir()} == names
     config = load_config(out)
     assert (config.num_candidates, config.seeds, config.optimizer) == (3, (0, 1), "adam")
-    rows = rows_of(out)
+    rows = metrics_rows(out)
     assert [(r["step"], r["seed"]) for r in rows] == [(s, k) for s in (0, 2, 4) for k in (0, 1)]
     assert [r["steps_per_second"] is None for r in rows] == [True, True, False, False, False, False]
     best = np.nan_to_num(TABLE).max(axis=1).mean()
@@ -120,7 +113,7 @@ def test_the_folder(trained):
 
 def test_what_is_said(trained):
     out, said, noted = trained
-    value = np.mean([row["policy_value"] for row in rows_of(out)[-2:]])
+    value = np.mean([row["policy_value"] for row in metrics_rows(out)[-2:]])
     assert f"{value:.4f}" in said
     assert str(out) in said
     assert f"{3 / 48:.1%} of all (context, item) pairs have no row" in noted
@@ -147,7 +140,7 @@ def test_evaluate_says_what_training_said(trained, capsys):
     out, *_ = trained
     assert call("evaluate", out, "--json") == 0
     again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    for row, last in zip(again, rows_of(out)[-2:], strict=True):
+    for row, last in zip(again, metrics_rows(out)[-2:], strict=True):
         common = set(row) & set(last)
         assert {"step", "seed", "policy_value", "optimum", "partitioned"} <= common
         assert {k: row[k] for k in common} == {k: last[k] for k in common}
@@ -161,7 +154,7 @@ def test_resume_goes_on_and_refuses(trained, tmp_path, capsys):
     message(capsys, "learning_rate = 0.01", "now it is 0.5")
     assert call("train", "--resume", "--out", out, "--num-steps", 6) == 0
     capsys.readouterr()
-    assert [row["step"] for row in rows_of(out)] == [0, 0, 2, 2, 4, 4, 6, 6]
+    assert [row["step"] for row in metrics_rows(out)] == [0, 0, 2, 2, 4, 4, 6, 6]
     assert load_config(out).num_steps == 6
 
 
@@ -172,7 +165,7 @@ def test_resume_from_a_damaged_checkpoint(trained, tmp_path, capsys):
             file.write_bytes(file.read_bytes()[:10])
     assert call("train", "--resume", "--out", out, "--num-steps", 6) == 2
     message(capsys, "checkpoint", "cannot be read")
-    assert len(rows_of(out)) == 6
+    assert len(metrics_rows(out)) == 6
     assert load_config(out).num_steps == 4
 
 
@@ -188,7 +181,7 @@ def test_a_seed_that_stops_is_exit_code_3(tmp_path, capsys):
         assert f"seed {seed} stopped at step " in sentence
         assert sentence.removeprefix("rankpg: ") in (out / "RUN.md").read_text()
     assert "Traceback" not in noted
-    last = rows_of(out)[-1]
+    last = metrics_rows(out)[-1]
     assert last["step"] == 4
     assert last["stopped_at_step"] < 4
     assert last["stopped_by"] in sentences[1]

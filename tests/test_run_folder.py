@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
+from run_files import metrics_rows
 
 from rankpg import TrainConfig, checkpoint, run_folder
 from rankpg.checkpoint import CheckpointError
@@ -95,14 +96,6 @@ def resumed(interrupted, tmp_path_factory):
     return finish(run, folder), path
 
 
-def read(path):
-    def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
-
-    lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line, parse_constant=refuse) for line in lines]
-
-
 def without_speed(rows):
     return [{k: v for k, v in row.items() if k != "steps_per_second"} for row in rows]
 
@@ -119,7 +112,7 @@ def test_two_halves_are_the_whole_bit_by_bit(whole, resumed):
     (one, its_path), (other, path) = whole, resumed
     assert same(one.state, other.state)
     assert one.state.step.tolist() == [8, 8]
-    assert without_speed(read(its_path)) == without_speed(read(path))
+    assert without_speed(metrics_rows(its_path)) == without_speed(metrics_rows(path))
     assert float(one.state.baseline_state[1].sum()) == 2 * 8 * 8  # the baseline's counts went along
     assert load_config(path) == one.config
 
@@ -131,7 +124,7 @@ def test_a_saved_state_is_the_state(whole):
 
 def test_evaluation_from_the_folder_is_the_last_row(whole):
     _, path = whole
-    for again, row in zip(evaluate_run(load_run(path)), read(path)[-2:], strict=True):
+    for again, row in zip(evaluate_run(load_run(path)), metrics_rows(path)[-2:], strict=True):
         common = (set(again) & set(row)) - {"steps_per_second"}
         assert {"policy_value", "candidate_recall", "ndcg", "seed", "step"} <= common
         assert {k: again[k] for k in common} == {k: row[k] for k in common}
@@ -161,7 +154,7 @@ def test_more_steps_than_were_asked_for(tmp_path):
     folder.resume(more)
     assert load_config(folder.path).num_steps == 8
     assert same(finish(more, folder).state, train(settings(num_steps=8, eval_every=2)).state)
-    assert sorted({row["step"] for row in read(folder.path)}) == [0, 2, 3, 4, 6, 8]
+    assert sorted({row["step"] for row in metrics_rows(folder.path)}) == [0, 2, 3, 4, 6, 8]
 
 
 @pytest.mark.slow
@@ -187,7 +180,7 @@ def test_a_real_kill(tmp_path, how):
     assert main(["train", "--resume", "--out", str(out), "--num-steps", str(reached + 50)]) == 0
     run = load_run(out)
     assert run.state.step.tolist() == [reached + 50]
-    assert [row["step"] for row in read(out)] == list(range(0, reached + 51, 50))
+    assert [row["step"] for row in metrics_rows(out)] == list(range(0, reached + 51, 50))
 
 
 def read_whole_lines(path):
@@ -206,13 +199,13 @@ def test_a_row_that_was_cut_off_is_dropped(half):
 
 
 def test_rows_beyond_the_checkpoint_are_dropped(half):
-    rows = read(half)
+    rows = metrics_rows(half)
     with (half / "metrics.jsonl").open("a") as file:
         file.writelines(json.dumps(row | {"step": 8}) + "\n" for row in rows[-2:])
     run = prepare(settings())
     RunFolder(half).resume(run)
     assert run.step == 4
-    assert [row["step"] for row in read(half)] == [0, 0, 4, 4]
+    assert [row["step"] for row in metrics_rows(half)] == [0, 0, 4, 4]
 
 
 @pytest.mark.parametrize("rows_left", [2, 3])
@@ -382,7 +375,7 @@ def test_the_folder_of_a_finished_run(whole):
     assert {entry.name for entry in path.iterdir()} == names
     assert yaml.safe_load((path / "config.yaml").read_text()) == run.config.to_dict()
     assert load_config(path) == run.config
-    rows = read(path)
+    rows = metrics_rows(path)
     assert [(row["step"], row["seed"]) for row in rows] == [
         (s, k) for s in (0, 4, 8) for k in (0, 1)
     ]
