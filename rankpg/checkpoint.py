@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
 import shutil
 import signal
 import threading
@@ -15,6 +17,9 @@ import numpy as np
 
 __all__ = ["CheckpointError", "latest_step", "restore", "save", "uninterrupted"]
 
+SUMS = "SHA256SUMS"
+"""The sums of a checkpoint's files, as `sha256sum --check` reads them."""
+
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, or of another config."""
@@ -23,10 +28,15 @@ class CheckpointError(ValueError):
 def save(folder: Path, step: int, state: Any) -> None:
     """Write the state under `folder/<step>` and then drop older steps; a half-written one never counts."""
     target = folder.resolve() / str(step)
-    if target.exists():
-        shutil.rmtree(target)
+    partial = target.with_name(f"{step}.partial")
+    for left in (partial, target):
+        if left.exists():
+            shutil.rmtree(left)
     with _checkpointer() as checkpointer:
-        checkpointer.save(target, _flat(jax.device_get(state)))
+        checkpointer.save(partial, _flat(jax.device_get(state)))
+    sums = "".join(f"{digest}  {name}\n" for name, digest in _sums(partial).items())
+    (partial / SUMS).write_text(sums)
+    os.replace(partial, target)  # from here on it counts
     for old in folder.iterdir():
         if old.name != str(step):  # an older step, or what an interrupted write left
             shutil.rmtree(old)
@@ -50,18 +60,16 @@ def restore(folder: Path, template: Any) -> tuple[int, Any]:
     """The newest checkpoint, in the shape of `template` (arrays or their shapes).
 
     Raises:
-      CheckpointError: there is none, it cannot be read, or it belongs to another config.
+      CheckpointError: there is none, it is damaged, or it belongs to another config.
     """
     step = latest_step(folder)
+    _verify(folder / str(step))
     try:
         with _checkpointer() as checkpointer:
             saved = checkpointer.restore((folder / str(step)).resolve())
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"the checkpoint {folder / str(step)} cannot be read, a file of it is damaged or missing "
-            f"({reason}); restore a copy of it, or train again into another --out"
-        ) from error
+        raise _unreadable(folder / str(step), reason) from error
     wanted = _flat(template)
     for name in sorted({*wanted, *saved}):
         have, want = saved.get(name), wanted.get(name)
@@ -72,6 +80,37 @@ def restore(folder: Path, template: Any) -> tuple[int, Any]:
             )
     leaves = [np.asarray(saved[name]) for name in wanted]
     return step, jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def _verify(checkpoint: Path) -> None:
+    """Refuse a checkpoint any file of which is not as it was written, before its values are trusted."""
+    try:
+        lines = (checkpoint / SUMS).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(checkpoint, f"no manifest {SUMS}: {type(error).__name__}") from None
+    written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    found = _sums(checkpoint)
+    for name in sorted({*written, *found}):
+        if written.get(name) != found.get(name):
+            raise _unreadable(checkpoint, f"its file {name} is missing or not the one of {SUMS}")
+
+
+def _sums(checkpoint: Path) -> dict[str, str]:
+    """The SHA-256 of every file of a checkpoint but the manifest, by its name in there."""
+    sums = {}
+    for file in sorted(checkpoint.rglob("*")):
+        name = file.relative_to(checkpoint).as_posix()
+        if file.is_file() and name != SUMS:
+            with file.open("rb") as content:
+                sums[name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return sums
+
+
+def _unreadable(checkpoint: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint {checkpoint} cannot be read ({reason}); "
+        "restore a copy of it, or train again into another --out"
+    )
 
 
 @contextlib.contextmanager
