@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from rankpg.run_folder import versions
+from rankpg.timing import interleaved
+
+__all__ = ["RESULTS", "fill_rows", "interleaved", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -42,19 +41,3 @@ def fill_rows(
             rows[row] = measure()
             write(name, {"rows": rows}, folder)
             print(f"{row:<36} {rows[row]['summary']}", file=sys.stderr)
-
-
-def interleaved(arms: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, dict[str, float]]:
-    """Seconds per call of every arm: one warm-up, then `rounds` rounds in which all arms take turns."""
-    for call in arms.values():
-        jax.block_until_ready(call())
-    seconds: dict[str, list[float]] = {name: [] for name in arms}
-    for _ in range(rounds):
-        for name, call in arms.items():
-            began = time.perf_counter()
-            jax.block_until_ready(call())
-            seconds[name].append(time.perf_counter() - began)
-    return {
-        name: {"median": float(np.median(s)), "min": min(s), "max": max(s), "rounds": rounds}
-        for name, s in seconds.items()
-    }

@@ -85,7 +85,36 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s")
     demo.add_argument("--num-steps", type=int, default=2000, help="default: %(default)s")
     demo.set_defaults(command=_demo)
+    _add_reproduce(commands)
     return parser
+
+
+def _add_reproduce(commands: Any) -> None:
+    reproduce = commands.add_parser(
+        "reproduce",
+        help="the paper's tables and figures beside ours",
+        description="Train what the paper's tables and figures need, and write JSON, markdown and pictures. "
+        "What was interrupted goes on where it was; several processes may share one --out. The exit code "
+        "is 3 if a seed was stopped by a value that is not finite.",
+    )
+    names = ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "all")
+    reproduce.add_argument("names", nargs="+", choices=names, metavar="|".join(names))
+    reproduce.add_argument(
+        "--scale",
+        choices=("smoke", "laptop", "full"),
+        default="laptop",
+        help="smoke: some cells, minutes; laptop: every cell, hours on two cores; full: as long as the "
+        "paper, for a GPU [laptop]",
+    )
+    reproduce.add_argument(
+        "--out", type=_folder, metavar="FOLDER", help="of runs and reports [runs/reproduce/SCALE]"
+    )
+    reproduce.add_argument("--path", metavar="FILE", help="table4: KuaiRec's small_matrix.csv")
+    reproduce.add_argument("--rows", nargs="+", metavar="NAME", help="train these rows only")
+    reproduce.add_argument(
+        "--report-only", action="store_true", help="train nothing; report what is there"
+    )
+    reproduce.set_defaults(command=_reproduce)
 
 
 def _add_train(commands: Any) -> None:
@@ -226,6 +255,18 @@ def _demo(arguments: argparse.Namespace) -> int:
         raise ConfigError(f"--num-steps is {arguments.num_steps}; expected at least 1")
     print(demo(arguments.out, arguments.num_steps))
     return 0
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from rankpg.reproduce import NAMES, reproduce
+
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("command", "names")}
+    names = NAMES if "all" in arguments.names else tuple(dict.fromkeys(arguments.names))
+    summary = reproduce(names, **settings)
+    print("\n".join(map(str, summary.written)))
+    for sentence in (*summary.outcome.stopped, *summary.left_in_words()):
+        print(f"rankpg: {sentence}", file=sys.stderr)
+    return 3 if summary.outcome.stopped else 0
 
 
 def _describe(run: Any) -> None:

@@ -26,7 +26,7 @@ from rankpg.plots import learning_curves
 from rankpg.run import Progress, Run, prepare
 from rankpg.summary import mean_interval
 
-__all__ = ["RunFolder", "load_config", "load_run", "versions"]
+__all__ = ["RunFolder", "load_config", "load_run", "read_metrics", "versions"]
 
 CONFIG, METRICS, CURVE, CHECKPOINT, CARD = (
     "config.yaml",
@@ -175,7 +175,7 @@ def _load_state(run: Run, path: Path) -> None:
     step, state = checkpoint.restore(path / CHECKPOINT, template)
     run.state = jax.tree.map(jnp.asarray, state)
     # Rows beyond the checkpoint belong to an evaluation whose state was not saved.
-    run.metrics = [row for row in _read_metrics(path / METRICS) if row["step"] <= step]
+    run.metrics = [row for row in read_metrics(path / METRICS) if row["step"] <= step]
     found = {row["seed"] for row in run.metrics if row["step"] == step}
     if found != set(run.config.seeds):
         raise ConfigError(
@@ -184,7 +184,8 @@ def _load_state(run: Run, path: Path) -> None:
         )
 
 
-def _read_metrics(file: Path) -> list[dict[str, Any]]:
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a last line that was cut off is left out."""
     rows = []
     try:
         lines = file.read_text().splitlines()

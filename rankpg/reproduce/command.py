@@ -1,0 +1,165 @@
+"""`python -m rankpg reproduce`: train what the tables need, measure the rest, and write the reports."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rankpg.reproduce import greedy_error, pictures, speed, tables
+from rankpg.reproduce.locks import Taken, lock
+from rankpg.reproduce.published import SOURCE
+from rankpg.reproduce.results import (
+    learning_speed,
+    read_report,
+    training_report,
+    write_report,
+)
+from rankpg.reproduce.rows import TRAINED, Row, table_rows, unique_rows
+from rankpg.reproduce.work import Outcome, train_rows
+from rankpg.run_folder import versions
+from rankpg.settings import ConfigError
+
+__all__ = ["MEASURED", "NAMES", "Summary", "reproduce"]
+
+MEASURED: dict[str, Callable[[str], dict[str, Any]]] = {
+    "table5": greedy_error.measure,
+    "figure4": speed.measure,
+}
+"""What is measured without training: name -> figures at a scale."""
+
+NAMES = ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4")
+
+KUAIREC = (
+    "table4 is about KuaiRec (Gao et al., CIKM 2022): get small_matrix.csv from https://kuairec.com and "
+    "give it as --path small_matrix.csv."
+)
+
+
+@dataclass
+class Summary:
+    """What was done, and what is left."""
+
+    outcome: Outcome
+    written: list[Path] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    """rows that are not begun or not finished"""
+
+    def left_in_words(self) -> list[str]:
+        """One sentence, if anything is left."""
+        if not self.left:
+            return []
+        return [f"{len(self.left)} not finished: {', '.join(self.left)}. The same command goes on"]
+
+
+def reproduce(
+    names: Sequence[str],
+    scale: str = "laptop",
+    out: Path | str | None = None,
+    *,
+    path: str | None = None,
+    rows: Sequence[str] | None = None,
+    report_only: bool = False,
+) -> Summary:
+    """Train, measure and report some of the paper's tables and figures.
+
+    Args:
+      names: of `NAMES`.
+      scale: of `SCALES`.
+      out: the folder of runs and reports; runs/reproduce/<scale> by default.
+      path: KuaiRec's small_matrix.csv, for table4.
+      rows: train these rows only.
+      report_only: train and measure nothing; report what is there.
+
+    Raises:
+      ConfigError: an unknown name, or a folder that holds something else.
+    """
+    folder = Path(out or Path("runs") / "reproduce" / scale)
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} is no table or figure; expected {', '.join(NAMES)}")
+    if path is not None and "table4" not in names:
+        raise ConfigError(f"--path is KuaiRec's file, which {' '.join(names)} does not read")
+    if path is not None and not Path(path).is_file():
+        raise ConfigError(f"--path {path} is no file. {KUAIREC}")
+    by_table = {name: table_rows(name, scale, path) for name in names if name in TRAINED}
+    chosen = _chosen(by_table, rows)
+    summary = Summary(Outcome())
+    if not report_only:
+        if "table4" in names and path is None:
+            _say(f"{KUAIREC} Without it, a generated problem of its size stands in.")
+        summary.outcome = train_rows(chosen, folder)
+    for name in names:
+        if name in TRAINED:
+            body = training_report(by_table[name], folder)
+            if name == "figure3":
+                body["learning_speed"] = learning_speed(body["rows"])
+            summary.left += body["not_begun"] + body["unfinished"]
+        else:
+            body = _measured(name, scale, folder, only_read=report_only or rows is not None)
+            summary.left += [] if body else [name]
+        if body:
+            summary.written += _write(_headed(body, name, scale, path), folder)
+    summary.left = list(dict.fromkeys(summary.left))
+    return summary
+
+
+def _chosen(by_table: dict[str, list[Row]], names: Sequence[str] | None) -> list[Row]:
+    """The rows to train, the most important first."""
+    rows = unique_rows(row for table in by_table.values() for row in table)
+    if names is None:
+        return rows
+    known = [row.name for row in rows]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3) or known
+            raise ConfigError(
+                f"--rows: {name!r} is no row of {' '.join(by_table)}; for instance {', '.join(near)}"
+            )
+    return [row for row in rows if row.name in names]
+
+
+def _measured(name: str, scale: str, folder: Path, *, only_read: bool) -> dict[str, Any] | None:
+    """The figures of an earlier call, or measured now; None where another process measures them."""
+    file = folder / f"{name}.json"
+    if file.exists():
+        return read_report(file)
+    if only_read:
+        return None
+    try:
+        with lock(folder / "locks" / name):
+            _say(f"{name}: measuring")
+            return {**MEASURED[name](scale), "versions": versions()}
+    except Taken as owner:
+        _say(f"{name}: left to {owner}")
+        return None
+
+
+def _headed(body: dict[str, Any], name: str, scale: str, path: str | None) -> dict[str, Any]:
+    """A report says what it is before anything else."""
+    head = {
+        "table": name,
+        "scale": scale,
+        "title": tables.TITLES[name],
+        "stand_in": name == "table4" and path is None,
+        "paper": SOURCE,
+    }
+    return head | {key: value for key, value in body.items() if key not in head}
+
+
+def _write(report: dict[str, Any], folder: Path) -> list[Path]:
+    """JSON, markdown and picture."""
+    name = report["table"]
+    written = [folder / f"{name}.{ending}" for ending in ("json", "md", "png")]
+    write_report(report, written[0])
+    written[1].write_text(f"# {report['title']}\n\n{tables.markdown(report)}\n")
+    if not pictures.draw(report, written[2]):
+        return written[:2]
+    return written
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)

@@ -1,0 +1,176 @@
+"""What the run folders hold, as plain data: one report a table, whether or not all its rows are done."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankpg.reproduce.rows import Row
+from rankpg.reproduce.work import VERSIONS, run_folder
+from rankpg.run_folder import METRICS, read_metrics
+from rankpg.settings import ConfigError
+from rankpg.summary import mean_interval
+
+__all__ = [
+    "collect",
+    "learning_speed",
+    "read_report",
+    "steps_to_reach",
+    "training_report",
+    "write_report",
+]
+
+COMPARED = (50_000, 500_000)
+"""The steps at which the paper gives values."""
+
+
+def training_report(rows: Iterable[Row], out: Path) -> dict[str, Any]:
+    """The rows that were begun, with their values, and the names of those that were not."""
+    rows = list(rows)
+    found = {row.name: collect(row, run_folder(out, row)) for row in rows}
+    return {
+        "rows": {name: body for name, body in found.items() if body is not None},
+        "not_begun": [name for name, body in found.items() if body is None],
+        "unfinished": [
+            name
+            for name, body in found.items()
+            if body is not None and body["reached"] < body["config"]["num_steps"]
+        ],
+    }
+
+
+def collect(row: Row, folder: Path) -> dict[str, Any] | None:
+    """A row's config, values by seed and step, means with intervals, speed, and stopped seeds.
+
+    Returns:
+      None where nothing was evaluated yet.
+    """
+    if not (folder / METRICS).exists():
+        return None
+    by_step: dict[int, dict[int, dict[str, Any]]] = {}
+    for line in read_metrics(folder / METRICS):
+        by_step.setdefault(line["step"], {})[line["seed"]] = line
+    seeds = row.config.seeds
+    steps = [step for step in sorted(by_step) if by_step[step].keys() >= set(seeds)]
+    if not steps:
+        return None
+    last = by_step[steps[-1]]
+    values = {seed: [by_step[step][seed]["policy_value"] for step in steps] for seed in seeds}
+    speeds = [by_step[step][seeds[0]]["steps_per_second"] for step in steps]
+    return {
+        "labels": row.labels,
+        "published": {str(step): value for step, value in row.published.items()},
+        "config": row.config.resolve().to_dict(),
+        "reached": steps[-1],
+        "at": {
+            str(step): _mean(values[seed][steps.index(step)] for seed in seeds)
+            for step in sorted({*COMPARED, steps[-1]} & set(steps))
+        },
+        "optimum": last[seeds[0]].get("optimum"),
+        "steps_per_second": _median(speeds),
+        "stopped": [
+            {"seed": seed, "step": last[seed]["stopped_at_step"], "by": last[seed]["stopped_by"]}
+            for seed in seeds
+            if last[seed].get("stopped_at_step") is not None
+        ],
+        "steps": steps,
+        "policy_value": {str(seed): [_short(v) for v in values[seed]] for seed in seeds},
+        "versions": _versions(folder),
+    }
+
+
+def learning_speed(rows: dict[str, Any], share: float = 0.95) -> list[dict[str, Any]]:
+    """Steps that every row of Figure 3 needs for a share of V-PG-SwR's final value at the same K.
+
+    Returns:
+      One entry a row: the target, and the first evaluated step at which the mean over seeds, and each seed,
+      is there; None where it is not reached.
+    """
+    finals = {
+        row["labels"]["K"]: row["at"][str(row["reached"])]["mean"]
+        for row in rows.values()
+        if row["labels"]["estimator"] == "v_pg_swr"
+    }
+    entries = []
+    for name, row in rows.items():
+        final = finals.get(row["labels"]["K"])
+        if final is None:
+            continue
+        target, curves = share * final, list(row["policy_value"].values())
+        means = [_mean(values)["mean"] for values in zip(*curves, strict=True)]
+        entries.append(
+            {
+                "row": name,
+                "target": target,
+                "steps": steps_to_reach(row["steps"], means, target),
+                "steps_by_seed": [steps_to_reach(row["steps"], c, target) for c in curves],
+            }
+        )
+    return entries
+
+
+def steps_to_reach(steps: list[int], values: list[float | None], target: float) -> int | None:
+    """The first evaluated step whose value is at least the target; None if there is none.
+
+    >>> steps_to_reach([0, 10, 20, 30], [1.0, 2.0, 3.0, 2.5], 2.5)
+    20
+    """
+    reached = (s for s, v in zip(steps, values, strict=True) if v is not None and v >= target)
+    return next(reached, None)
+
+
+def write_report(report: dict[str, Any], file: Path) -> None:
+    """Write JSON whole or not at all; a list of numbers stands on one line."""
+    text = json.dumps(report, indent=1, allow_nan=False)
+    text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found.group().split()), text)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text + "\n")
+    partial.replace(file)
+
+
+def read_report(file: Path) -> dict[str, Any]:
+    """A report as it was written.
+
+    Raises:
+      ConfigError: it is missing, or is no report.
+    """
+    try:
+        report = json.loads(file.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(
+            f"{file} is not JSON: {error}; remove it, and `rankpg reproduce` writes it again"
+        ) from None
+    if not isinstance(report, dict) or not {"table", "scale"} <= report.keys():
+        raise ConfigError(f"{file} is no report of `rankpg reproduce`: it names no table and scale")
+    return report
+
+
+def _mean(values: Iterable[float | None]) -> dict[str, Any]:
+    finite = [value for value in values if value is not None]
+    if not finite:
+        return {"mean": None, "half_width_95": None, "seeds": 0}
+    mean, half = mean_interval(finite)
+    return {"mean": mean, "half_width_95": half, "seeds": len(finite)}
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def _short(value: float | None) -> float | None:
+    """Float32 holds no more digits than these."""
+    return None if value is None else float(f"{value:.7g}")
+
+
+def _versions(folder: Path) -> dict[str, str] | None:
+    file = folder / VERSIONS
+    return json.loads(file.read_text()) if file.exists() else None

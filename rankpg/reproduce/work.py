@@ -1,0 +1,145 @@
+"""Training rows: each in its own run folder, by one process at a time, going on where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rankpg import checkpoint
+from rankpg.checkpoint import CheckpointError
+from rankpg.progress import progress_bar
+from rankpg.reproduce.locks import Taken, lock
+from rankpg.reproduce.rows import Row
+from rankpg.run import Run, prepare, training_loop
+from rankpg.run_folder import (
+    CHECKPOINT,
+    CONFIG,
+    METRICS,
+    RunFolder,
+    load_config,
+    read_metrics,
+    versions,
+)
+from rankpg.settings import ConfigError
+
+__all__ = ["VERSIONS", "Outcome", "is_complete", "run_folder", "train_rows"]
+
+VERSIONS = "versions.json"
+"""Beside the run: what it was trained with and on."""
+
+
+@dataclass
+class Outcome:
+    """What became of the rows."""
+
+    trained: list[str] = field(default_factory=list)
+    complete: list[str] = field(default_factory=list)
+    """there was nothing left to do"""
+    taken: dict[str, str] = field(default_factory=dict)
+    """row -> who works on it"""
+    stopped: list[str] = field(default_factory=list)
+    """one sentence a seed that stopped"""
+
+
+def run_folder(out: Path, row: Row) -> Path:
+    """Where a row is trained."""
+    return out / "runs" / row.name
+
+
+def is_complete(out: Path, row: Row) -> bool:
+    """Whether a row's folder holds all its steps.
+
+    Raises:
+      ConfigError: the folder was run with other settings, or cannot be read.
+    """
+    path = run_folder(out, row)
+    if not (path / CONFIG).exists():
+        return False
+    _check_same(path, row)
+    step = _saved_step(path)
+    return step is not None and step >= row.config.num_steps
+
+
+def train_rows(rows: Iterable[Row], out: Path) -> Outcome:
+    """Train every row that is not complete and that nobody else works on, in the given order."""
+    outcome = Outcome()
+    todo = []
+    for row in rows:
+        if is_complete(out, row):
+            outcome.complete.append(row.name)
+        else:
+            todo.append(row)
+    with progress_bar(sum(row.config.num_steps for row in todo)) as bar:
+        for row in todo:
+            try:
+                with lock(out / "locks" / row.name):
+                    if is_complete(out, row):  # by another process, since we looked
+                        outcome.complete.append(row.name)
+                        continue
+                    bar.start(row.name)
+                    run = _train(row, RunFolder(run_folder(out, row)), bar)
+            except Taken as owner:
+                outcome.taken[row.name] = str(owner)
+                _say(f"{row.name}: left to {owner}")
+                continue
+            bar.finish(run)
+            outcome.trained.append(row.name)
+            outcome.stopped += [f"{row.name}: {sentence}" for sentence in run.stopped()]
+            _say(f"{row.name}: {run.policy_value:.3f} at step {run.step}")
+    return outcome
+
+
+def _train(row: Row, folder: RunFolder, bar: Any) -> Run:
+    """Open or go on with a row's run, and follow it to its end."""
+    run = prepare(row.config)
+    if _has_state(folder.path):
+        folder.resume(run)
+    else:
+        folder.open(run)
+    (folder.path / VERSIONS).write_text(json.dumps(versions(), indent=1) + "\n")
+    for progress in training_loop(run):
+        folder.follow(run, progress)
+        bar.follow(run, progress)
+    folder.close(run)
+    return run
+
+
+def _has_state(path: Path) -> bool:
+    """Whether there is something to go on from; what was interrupted before its first checkpoint is not."""
+    if _saved_step(path) is not None:
+        return True
+    rows = read_metrics(path / METRICS) if (path / METRICS).exists() else []
+    if any(row["step"] > 0 for row in rows):
+        raise ConfigError(
+            f"{path} has metrics up to step {max(row['step'] for row in rows)} but no checkpoint to go on "
+            "from; move it away to train the row again"
+        )
+    (path / METRICS).unlink(missing_ok=True)
+    return False
+
+
+def _check_same(path: Path, row: Row) -> None:
+    """Refuse a folder of this row's name that was run with other settings."""
+    saved, wanted = load_config(path).to_dict(), row.config.resolve().to_dict()
+    for name, value in wanted.items():
+        if name not in ("num_steps", "eval_every", "eval_contexts") and saved[name] != value:
+            raise ConfigError(
+                f"{path} was run with {name} = {saved[name]}, and {row.name} needs {value}; choose another "
+                "--out, or move that folder away"
+            )
+
+
+def _saved_step(path: Path) -> int | None:
+    """The step of the folder's checkpoint, if it has one."""
+    try:
+        return checkpoint.latest_step(path / CHECKPOINT)
+    except CheckpointError:
+        return None
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
