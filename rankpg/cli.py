@@ -190,6 +190,8 @@ def _train(arguments: argparse.Namespace) -> int:
         file = folder.path / "config.yaml"
     settings = {} if file is None else load_settings(file)
     config = TrainConfig.from_dict(_open_up(settings, given) | given, source=str(file))
+    if folder is not None and not resume:
+        folder.check_free()  # before anything is read or compiled
     run = prepare(config)
     _describe(run)
     if folder is not None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from rankpg.estimators import ESTIMATORS, check_estimator
 from rankpg.late_stage import LATE_STAGES
 from rankpg.presets import PRESETS
-from rankpg.settings import ConfigError, checked, flag, setting, setting_type
+from rankpg.settings import ConfigError, check_effects, checked, flag, setting, setting_type
 
 __all__ = ["ConfigError", "TrainConfig"]
 
@@ -24,6 +24,7 @@ _PROBLEM, _POLICY, _LATE, _LEARN, _RUN = (
     "learning",
     "the run",
 )
+_SYNTHETIC, _RATINGS = {"environment": "synthetic"}, {"environment": "ratings"}
 
 
 @dataclass(frozen=True)
@@ -48,29 +49,38 @@ class TrainConfig:
         None,
         _PROBLEM,
         "ratings: a csv, parquet or npz file of (user, item, value) triples, or an npz matrix",
+        needs=_RATINGS,
     )
     columns: tuple[str, ...] | None = setting(
         None,
         _PROBLEM,
         "ratings: the names of the user, item and value columns; guessed where unambiguous",
+        needs=_RATINGS,
     )
     missing: Literal["zero", "error"] = setting(
         "zero",
         _PROBLEM,
         "ratings: what a pair without a row is worth",
+        needs=_RATINGS,
     )
     duplicates: Literal["mean", "last", "error"] = setting(
         "error",
         _PROBLEM,
         "ratings: what several rows for one pair mean",
+        needs=_RATINGS,
     )
-    num_contexts: int = setting(1000, _PROBLEM, "synthetic: number of contexts (users, queries)")
-    num_items: int = setting(1000, _PROBLEM, "synthetic: number of items N")
-    num_features: int = setting(10, _PROBLEM, "synthetic: width of the feature vectors")
+    num_contexts: int = setting(
+        1000, _PROBLEM, "synthetic: number of contexts (users, queries)", needs=_SYNTHETIC
+    )
+    num_items: int = setting(1000, _PROBLEM, "synthetic: number of items N", needs=_SYNTHETIC)
+    num_features: int = setting(
+        10, _PROBLEM, "synthetic: width of the feature vectors", needs=_SYNTHETIC
+    )
     instance_seed: int | None = setting(
         None,
         _PROBLEM,
         "synthetic: generate the instance from this seed instead of loading the paper's",
+        needs=_SYNTHETIC | {"late_stage": "learned"},
     )
     num_candidates: int = setting(10, _POLICY, "K, how many candidates the early stage hands over")
     num_experts: int = setting(1, _POLICY, "M, experts that share the K slots")
@@ -81,7 +91,12 @@ class TrainConfig:
         "embed contexts by a table of ids, or by a perceptron over their features",
     )
     item_tower: Literal["ids", "features"] = setting("ids", _POLICY, "the same for items")
-    hidden: tuple[int, ...] = setting((64,), _POLICY, "hidden widths of feature towers")
+    hidden: tuple[int, ...] = setting(
+        (64,),
+        _POLICY,
+        "hidden widths of feature towers",
+        needs={"context_tower": "features", "item_tower": "features"},
+    )
     temperature: float = setting(1.0, _POLICY, "divides the logits")
     init_scale: float | None = setting(
         None,
@@ -100,7 +115,9 @@ class TrainConfig:
         tuple(LATE_STAGES),
     )
     ranking_length: int = setting(1, _LATE, "L, how many of the K candidates are shown")
-    inverse_temperature: float = setting(1.0, _LATE, "of the noisy late stage")
+    inverse_temperature: float = setting(
+        1.0, _LATE, "of the noisy late stage", needs={"late_stage": "noisy"}
+    )
     estimator: str = setting(
         "ca_pg_swr",
         _LEARN,
@@ -161,6 +178,7 @@ class TrainConfig:
             object.__setattr__(self, field.name, value)
         self._check_ranges()
         self._check_together()
+        check_effects(self)
 
     def _check_ranges(self) -> None:
         at_least_one = (
@@ -206,11 +224,6 @@ class TrainConfig:
             )
         if self.environment == "ratings" and self.path is None:
             raise ConfigError("--environment ratings needs --path FILE (csv, parquet or npz)")
-        if self.environment != "ratings" and self.path is not None:
-            raise ConfigError(
-                f"--path is given, but --environment {self.environment} reads no file; "
-                "add --environment ratings"
-            )
         if self.columns is not None and len(self.columns) != 3:
             raise ConfigError(
                 f"--columns has {len(self.columns)} names; expected three: USER ITEM VALUE"

@@ -56,18 +56,22 @@ class RunFolder:
     def __init__(self, path: Path | str):
         self.path = Path(path)
 
-    def open(self, run: Run) -> None:
-        """Make the folder and write the settings.
-
-        Raises:
-          ConfigError: the folder holds a run already, or cannot be made.
-        """
+    def check_free(self) -> None:
+        """Refuse a folder that holds a run already: ConfigError."""
         held = [name for name in (METRICS, CHECKPOINT) if (self.path / name).exists()]
         if held:
             raise ConfigError(
                 f"--out {self.path} already holds a run ({', '.join(held)}); "
                 "continue it with --resume, or choose another folder"
             )
+
+    def open(self, run: Run) -> None:
+        """Make the folder and write the settings.
+
+        Raises:
+          ConfigError: the folder holds a run already, or cannot be made.
+        """
+        self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_config(run.config)

@@ -6,9 +6,18 @@ import dataclasses
 import numbers
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-__all__ = ["ConfigError", "checked", "choices_of", "flag", "setting", "setting_type"]
+__all__ = [
+    "ConfigError",
+    "check_effects",
+    "checked",
+    "choices_of",
+    "flag",
+    "setting",
+    "setting_type",
+]
 
 
 class ConfigError(ValueError):
@@ -20,10 +29,34 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def setting(default: Any, group: str, help: str, choices: tuple[str, ...] = ()) -> Any:
-    """A field of a config: its default, the group it is listed in, its help, and its choices if any."""
-    metadata = {"group": group, "help": help, "choices": choices}
+def setting(
+    default: Any,
+    group: str,
+    help: str,
+    choices: tuple[str, ...] = (),
+    needs: Mapping[str, str] = types.MappingProxyType({}),
+) -> Any:
+    """A field of a config: its default, the group it is listed in, its help, and its choices if any.
+
+    `needs` are settings and values any one of which gives this one an effect; empty if it always has one.
+    """
+    metadata = {"group": group, "help": help, "choices": choices, "needs": needs}
     return dataclasses.field(default=default, metadata=metadata)
+
+
+def check_effects(config: Any) -> None:
+    """Refuse a setting that was given (is not its default) and changes nothing beside the others."""
+    for field in dataclasses.fields(config):
+        value, needs = getattr(config, field.name), field.metadata["needs"]
+        effective = not needs or any(getattr(config, name) == want for name, want in needs.items())
+        if value != field.default and not effective:
+            words = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            now = " ".join(f"{flag(name)} {getattr(config, name)}" for name in needs)
+            wanted = " or ".join(f"{flag(name)} {want}" for name, want in needs.items())
+            raise ConfigError(
+                f"{flag(field.name)} is {words}, but has no effect with {now}; "
+                f"leave it out, or choose {wanted}"
+            )
 
 
 def setting_type(hint: Any) -> tuple[Any, bool]:

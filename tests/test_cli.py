@@ -269,6 +269,15 @@ FILES = {
             ["train", "--out", "held", "--num-items", "20", "--num-contexts", "5"],
             ["--out held", "--resume"],
         ),
+        (  # before the environment is read
+            ["train", "--out", "held", "--environment", "ratings", "--path", "none.csv"],
+            ["--out held", "--resume"],
+        ),
+        (
+            ["train", "--environment", "ratings", "--path", "ok.csv", "--num-items", "50"],
+            ["--num-items is 50", "no effect", "--environment synthetic"],
+        ),
+        (["train", "--inverse-temperature", "2"], ["--inverse-temperature", "--late-stage noisy"]),
         (["evaluate", "nothing"], ["nothing", "does not exist"]),
         (["evaluate"], ["run"]),
         (["trian"], ["trian", "train"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import typing
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from rankpg.config import TrainConfig
 from rankpg.environments import from_matrix
 from rankpg.pipeline import assemble
 from rankpg.run_folder import load_config, load_settings
-from rankpg.settings import ConfigError, flag
+from rankpg.settings import ConfigError, choices_of, flag
 
 ENABLE_X64 = False
 
@@ -66,7 +67,10 @@ def refusal(settings, *parts):
         ({"batch_size": 10, "draws_per_context": 4}, ["--batch-size 10", "--draws-per-context 4"]),
         ({"environment": "ratings"}, ["--environment ratings", "--path FILE"]),
         ({"path": "a.csv"}, ["--path", "--environment synthetic", "--environment ratings"]),
-        ({"columns": ["user", "item"]}, ["--columns has 2 names", "USER ITEM VALUE"]),
+        (
+            {"columns": ["user", "item"], "environment": "ratings", "path": "a.csv"},
+            ["--columns has 2 names", "USER ITEM VALUE"],
+        ),
         # choices
         ({"environment": "movies"}, ["--environment is 'movies'", "synthetic, ratings"]),
         ({"late_stage": "best"}, ["--late-stage is 'best'", "optimal", "anti"]),
@@ -95,6 +99,56 @@ def test_refusals(settings, parts):
     refusal(settings, *parts)
 
 
+RATINGS = {"environment": "ratings", "path": "a.csv"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "instead"),
+    [
+        ({"path": "a.csv"}, "--path is a.csv", "--environment ratings"),
+        ({"columns": ["u", "i", "v"]}, "--columns is u i v", "--environment ratings"),
+        ({"missing": "error"}, "--missing is error", "--environment ratings"),
+        ({"duplicates": "mean"}, "--duplicates is mean", "--environment ratings"),
+        (RATINGS | {"num_contexts": 50}, "--num-contexts is 50", "--environment synthetic"),
+        (RATINGS | {"num_items": 50}, "--num-items is 50", "--environment synthetic"),
+        (RATINGS | {"num_features": 5}, "--num-features is 5", "--environment synthetic"),
+        (
+            RATINGS | {"instance_seed": 0},
+            "--instance-seed is 0",
+            "--environment synthetic or --late-stage learned",
+        ),
+        (
+            {"hidden": [8, 4]},
+            "--hidden is 8 4",
+            "--context-tower features or --item-tower features",
+        ),
+        ({"inverse_temperature": 2.0}, "--inverse-temperature is 2.0", "--late-stage noisy"),
+    ],
+    ids=lambda case: case if isinstance(case, str) else "",
+)
+def test_a_setting_without_an_effect_is_refused(settings, given, instead):
+    """It is taken where it has one, and its default anywhere."""
+    refusal(settings, f"{given}, but has no effect with --", f"leave it out, or choose {instead}")
+    *_, name = settings
+    default = {f.name: f.default for f in dataclasses.fields(TrainConfig)}[name]
+    assert getattr(TrainConfig.from_dict(settings | {name: default}), name) == default
+    for choice in instead.split(" or "):
+        setting, value = choice.removeprefix("--").replace("-", "_").split()
+        apt = {k: v for k, v in settings.items() if k == name or setting != "environment"}
+        apt |= RATINGS if value == "ratings" else {setting: value}
+        found = TrainConfig.from_dict(apt | {name: settings[name]})
+        assert found.to_dict()[name] == settings[name]
+
+
+def test_every_need_is_a_setting_and_a_value_it_may_take():
+    hints = typing.get_type_hints(TrainConfig)
+    fields = {f.name: f for f in dataclasses.fields(TrainConfig)}
+    needs = [pair for f in fields.values() for pair in f.metadata["needs"].items()]
+    assert len(needs) >= 10
+    for name, value in needs:
+        assert value in choices_of(fields[name], hints[name])
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -117,7 +171,7 @@ def test_scales_are_above_zero(name, value):
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_the_inverse_temperature_may_be_zero_and_no_less(value):
     refusal({"inverse_temperature": value}, "--inverse-temperature", "expected at least 0")
-    assert TrainConfig(inverse_temperature=0).inverse_temperature == 0
+    assert TrainConfig(inverse_temperature=0, late_stage="noisy").inverse_temperature == 0
 
 
 def test_k_is_compared_with_the_catalogue_that_there_is():
@@ -135,7 +189,7 @@ def test_edges_that_are_allowed():
     config = TrainConfig(num_items=4, num_candidates=4, ranking_length=4, seeds=range(2))
     assert config.seeds == (0, 1)
     assert TrainConfig(estimator="ca_pg_exact").num_experts == 1
-    assert TrainConfig(hidden=[]).hidden == ()
+    assert TrainConfig(hidden=[], item_tower="features").hidden == ()
     assert TrainConfig(environment="ratings", path="a.csv", num_candidates=5000).num_items == 1000
 
 
@@ -209,9 +263,13 @@ def test_yaml_gives_the_resolved_config_back(tmp_path, preset):
         preset=preset,
         estimator="v_pg",
         seeds=(3, 1),
+        item_tower="features",
         hidden=(8, 4),
         learning_rate=3e-7,
+        environment="ratings",
+        path="a.csv",
         columns=("u", "i", "v"),
+        late_stage="learned",
         position_weights="1,0.5",
         ranking_length=2,
         instance_seed=4,
