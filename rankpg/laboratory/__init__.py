@@ -1,0 +1,59 @@
+"""The estimator laboratory: bias, variance and direction of every estimator's gradient.
+
+On small problems by enumeration (`exact`, `sweep`), with what a baseline does to them (`baselines`); at any
+size from independent draws of a run's gradient (`noise`). `report` writes all of it down.
+"""
+
+from rankpg.laboratory.baselines import (
+    BASELINES,
+    UpdateParts,
+    expected_ascent,
+    split_update,
+    update_cosine,
+)
+from rankpg.laboratory.exact import (
+    LATE_STAGES,
+    Moments,
+    Problem,
+    exact_moments,
+    policy_value,
+    sampled_moments,
+    shown_probabilities,
+    true_gradients,
+)
+from rankpg.laboratory.noise import (
+    GradientNoise,
+    gradient_noise,
+    noise_from_draws,
+    noise_of_pipelines,
+)
+from rankpg.laboratory.report import ascent_curves, baseline_curves, noise_rows, report, table
+from rankpg.laboratory.sweep import draw_problems, study, sweep
+
+__all__ = [
+    "BASELINES",
+    "LATE_STAGES",
+    "GradientNoise",
+    "Moments",
+    "Problem",
+    "UpdateParts",
+    "ascent_curves",
+    "baseline_curves",
+    "draw_problems",
+    "exact_moments",
+    "expected_ascent",
+    "gradient_noise",
+    "noise_from_draws",
+    "noise_of_pipelines",
+    "noise_rows",
+    "policy_value",
+    "report",
+    "sampled_moments",
+    "shown_probabilities",
+    "split_update",
+    "study",
+    "sweep",
+    "table",
+    "true_gradients",
+    "update_cosine",
+]

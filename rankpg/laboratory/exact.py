@@ -1,0 +1,219 @@
+"""Exact moments of every estimator's gradient on small problems, with respect to logits[M, N].
+
+All ordered draws of K out of N <= 7 items are enumerated, so nothing here is estimated but for the one score
+that reads the noise of the draw (`ca_pg_threshold`). Rewards are without noise: noise of standard deviation
+sigma would leave every mean as it is and add sigma^2 E|grad score|^2 to every variance. L = 1.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rankpg.estimators import check_estimator, score
+from rankpg.plackett_luce import log_prob, sample_candidates
+from rankpg.theory import GradientParts, decompose_gradient
+from rankpg.types import Array, Float, PRNGKey, Quotas, record
+
+__all__ = [
+    "LATE_STAGES",
+    "Moments",
+    "Problem",
+    "exact_moments",
+    "policy_value",
+    "sampled_moments",
+    "shown_probabilities",
+    "true_gradients",
+]
+
+LATE_STAGES = {"optimal": np.inf, "noisy": 1.0, "uniform": 0.0, "anti": -np.inf}
+"""name -> inverse temperature: each shows one candidate, drawn by softmax(inverse temperature * reward)."""
+
+_LARGEST_CATALOGUE = 7
+_DRAWS_AT_A_TIME = 512
+
+
+@record
+class Problem:
+    """One context with few items. Under vmap every field has leading axes."""
+
+    logits: Float[Array, "M N"]
+    rewards: Float[Array, "N"]
+    inverse_temperature: Float[Array, ""]
+    """Of the late stage; +inf is the optimal one, 0 the uniform, -inf the anti."""
+
+
+@record
+class Moments:
+    """What one draw of (reward - baseline) * grad score is like."""
+
+    mean: Float[Array, "M N"]
+    standard_error: Float[Array, "M N"]
+    """Of `mean`; 0 where it was enumerated."""
+    variance: Float[Array, ""]
+    """Trace of the covariance of one draw."""
+    cosine: Float[Array, ""]
+    """Mean cosine between one draw and the policy gradient; a draw that is 0 counts as 0."""
+
+
+def shown_probabilities(
+    rewards: Float[Array, "K"], inverse_temperature: Float[Array, ""]
+) -> Float[Array, "K"]:
+    """P_LSR(a | S) of the late stage that draws by softmax(inverse temperature * reward); ties share.
+
+    >>> shown_probabilities(jnp.array([1.0, 3.0, 2.0]), jnp.array(-jnp.inf))
+    Array([1., 0., 0.], dtype=float32)
+    """
+    steepness = jnp.nan_to_num(inverse_temperature)  # infinity becomes the largest float
+    pinned = jnp.where(steepness > 0, jnp.max(rewards), jnp.min(rewards))  # its exponent is 0
+    return jax.nn.softmax(steepness * (rewards - pinned))
+
+
+def true_gradients(problem: Problem, quotas: Quotas) -> GradientParts:
+    """The policy gradient, the credit-assigned one and what is between them (Theorem 3.1)."""
+    return decompose_gradient(problem.logits, quotas, _late_stage(problem), problem.rewards)
+
+
+def policy_value(problem: Problem, quotas: Quotas) -> Float[Array, ""]:
+    """V = sum over S of P(S) sum over a in S of P_LSR(a | S) q(a)."""
+    draws = _draws(problem, quotas)
+    weights, shown = _probabilities(problem, quotas, draws)
+    return jnp.sum(weights * jnp.sum(shown * problem.rewards[draws], axis=1))
+
+
+def exact_moments(
+    estimator: str, problem: Problem, quotas: Quotas, baseline: Float[Array, ""]
+) -> Moments:
+    """Mean, variance and cosine of one draw (q(a) - baseline) * grad score, by enumeration.
+
+    Args:
+      estimator: a name of `ESTIMATORS` whose score depends on the candidates alone.
+      problem: logits, rewards and late stage of one context.
+      quotas: how many slots each expert fills.
+      baseline: what is subtracted from every reward.
+
+    Returns:
+      The moments of the gradient with respect to logits.
+
+    Raises:
+      ValueError: an estimator that is unknown, not defined for M experts or read from the noise of the
+        draw; more than 7 items; as `log_prob`.
+
+    >>> problem = Problem(jnp.zeros((1, 3)), jnp.array([1.0, 2.0, 3.0]), jnp.array(jnp.inf))
+    >>> exact_moments("v_pg", problem, (2,), jnp.array(0.0)).mean.round(3)
+    Array([[-0.167, -0.167,  0.333]], dtype=float32)
+    """
+    chosen = check_estimator(estimator, len(quotas))
+    if chosen.statistics == "arrivals":
+        raise ValueError(
+            f"the score of {estimator!r} depends on the noise of the draw and cannot be enumerated; "
+            "use sampled_moments"
+        )
+    draws = _draws(problem, quotas)
+    weights, shown = _probabilities(problem, quotas, draws)
+    credit = problem.rewards - baseline
+    if chosen.credit_assigned:  # what happens is that an item is shown
+        items = jnp.arange(problem.rewards.shape[0], dtype=jnp.int32)
+        gradients = jax.jacrev(lambda f: score(estimator, f, draws[0], items, quotas))(
+            problem.logits
+        )
+        weights = jnp.zeros_like(credit).at[draws].add(weights[:, None] * shown)
+        first, second, sign = credit, credit**2, jnp.sign(credit)
+    else:  # what happens is that a candidate set is drawn
+
+        def of_set(logits, draw):
+            return score(estimator, logits, draw, draw[:1], quotas)[0]
+
+        gradients = jax.vmap(jax.grad(of_set), in_axes=(None, 0))(problem.logits, draws)
+        first, second, sign = (
+            jnp.sum(shown * part[draws], axis=1) for part in (credit, credit**2, jnp.sign(credit))
+        )
+    mean = jnp.einsum("j,jmn->mn", weights * first, gradients)
+    second_moment = jnp.sum(weights * second * _square(gradients))
+    cosines = _cosines(gradients, true_gradients(problem, quotas).v_pg)
+    return Moments(
+        mean=mean,
+        standard_error=jnp.zeros_like(mean),
+        variance=second_moment - jnp.sum(mean**2),
+        cosine=jnp.sum(weights * sign * cosines),
+    )
+
+
+def sampled_moments(
+    key: PRNGKey,
+    estimator: str,
+    problem: Problem,
+    quotas: Quotas,
+    baseline: Float[Array, ""],
+    num_draws: int,
+) -> Moments:
+    """The same by Monte Carlo over the candidates, for any estimator; the late stage is still summed over.
+
+    Args:
+      key: consumed.
+      estimator, problem, quotas, baseline: as `exact_moments`.
+      num_draws: candidate sets drawn.
+
+    Returns:
+      The moments; `standard_error` is that of `mean`, entry by entry.
+    """
+    check_estimator(estimator, len(quotas))
+    truth = true_gradients(problem, quotas).v_pg
+
+    def one(key):
+        draw = sample_candidates(key, problem.logits, quotas)
+        gradients = jax.jacrev(lambda f: score(estimator, f, draw, draw, quotas, key=key))(
+            problem.logits
+        )
+        shown = shown_probabilities(problem.rewards[draw], problem.inverse_temperature)
+        credit = problem.rewards[draw] - baseline
+        mean = jnp.einsum("k,kmn->mn", shown * credit, gradients)
+        second = jnp.sum(shown * credit**2 * _square(gradients))
+        return mean, second, jnp.sum(shown * jnp.sign(credit) * _cosines(gradients, truth))
+
+    keys = jax.random.split(key, num_draws)
+    means, seconds, cosines = lax.map(one, keys, batch_size=min(num_draws, _DRAWS_AT_A_TIME))
+    mean = jnp.mean(means, axis=0)
+    return Moments(
+        mean=mean,
+        standard_error=jnp.std(means, axis=0, ddof=1) / np.sqrt(num_draws).astype(means.dtype),
+        variance=jnp.mean(seconds) - jnp.sum(mean**2),
+        cosine=jnp.mean(cosines),
+    )
+
+
+def _late_stage(problem: Problem):
+    return lambda draw: shown_probabilities(problem.rewards[draw], problem.inverse_temperature)
+
+
+def _draws(problem: Problem, quotas: Quotas) -> jax.Array:
+    """All ordered K-tuples, int32[P, K]."""
+    num_items = problem.rewards.shape[0]
+    if num_items > _LARGEST_CATALOGUE:
+        raise ValueError(
+            f"the problem has N = {num_items} items; the laboratory enumerates at most "
+            f"{_LARGEST_CATALOGUE}. For larger ones: laboratory.gradient_noise"
+        )
+    draws = list(itertools.permutations(range(num_items), sum(quotas)))
+    return jnp.asarray(np.asarray(draws), jnp.int32)
+
+
+def _probabilities(problem: Problem, quotas: Quotas, draws: jax.Array):
+    """P(S), [P], and P_LSR(a | S), [P, K]."""
+    weights = jnp.exp(jax.vmap(lambda draw: log_prob(problem.logits, draw, quotas))(draws))
+    return weights, jax.vmap(_late_stage(problem))(draws)
+
+
+def _square(gradients: jax.Array) -> jax.Array:
+    return jnp.sum(gradients**2, axis=(-2, -1))
+
+
+def _cosines(gradients: jax.Array, truth: jax.Array) -> jax.Array:
+    """Of every gradient [J, M, N] with the truth [M, N]; 0 where either vanishes."""
+    length = jnp.sqrt(_square(gradients) * _square(truth))
+    inner = jnp.einsum("jmn,mn->j", gradients, truth)
+    return jnp.where(length > 0, inner / jnp.where(length > 0, length, 1), 0)

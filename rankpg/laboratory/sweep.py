@@ -1,0 +1,179 @@
+"""Bias, variance and cosine of every estimator over K, N, late stage, temperature and baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankpg.estimators import ESTIMATORS
+from rankpg.laboratory.baselines import BASELINES
+from rankpg.laboratory.exact import (
+    LATE_STAGES,
+    Moments,
+    Problem,
+    exact_moments,
+    policy_value,
+    sampled_moments,
+    true_gradients,
+)
+from rankpg.theory import GradientParts
+from rankpg.types import Array, Float, PRNGKey, Quotas
+
+__all__ = ["Row", "draw_problems", "study", "sweep"]
+
+Row = dict[str, Any]
+"""One estimator in one setting: names and plain numbers."""
+
+_SMALLEST_SIGNAL = 1e-10
+
+
+def draw_problems(
+    key: PRNGKey,
+    num_contexts: int,
+    num_items: int,
+    num_experts: int,
+    scale: Float[Array, ""],
+    inverse_temperature: Float[Array, ""],
+) -> Problem:
+    """Contexts with rewards softplus(q) + 1, as the paper's, whose level differs between contexts.
+
+    q = 2 z + level, both normal; logits are normal with standard deviation `scale`, the inverse of the
+    policy's temperature.
+    """
+    logits_key, rewards_key, level_key = jax.random.split(key, 3)
+    shape = num_contexts, num_experts, num_items
+    level = jax.random.normal(level_key, (num_contexts, 1))
+    return Problem(
+        logits=scale * jax.random.normal(logits_key, shape),
+        rewards=1 + jax.nn.softplus(2 * jax.random.normal(rewards_key, shape[::2]) + level),
+        inverse_temperature=jnp.broadcast_to(inverse_temperature, (num_contexts,)),
+    )
+
+
+@partial(jax.jit, static_argnames=("quotas", "num_draws"))
+def study(
+    key: PRNGKey, problems: Problem, quotas: Quotas, num_draws: int
+) -> dict[str, dict[str, dict[str, jax.Array]]]:
+    """estimator -> baseline -> what `_summarise` measures, over the contexts of `problems`.
+
+    Args:
+      key: consumed by the estimators that cannot be enumerated.
+      problems: C contexts.
+      quotas: how many slots each expert fills.
+      num_draws: candidate sets per context where Monte Carlo is needed.
+    """
+    truth = jax.vmap(lambda p: true_gradients(p, quotas))(problems)
+    values = jax.vmap(lambda p: policy_value(p, quotas))(problems)
+    baselines = jnp.stack([of(values) for of in BASELINES.values()])
+    keys = jax.random.split(key, values.shape[0])
+    results = {}
+    for name, estimator in ESTIMATORS.items():
+        if estimator.max_experts is not None and len(quotas) > estimator.max_experts:
+            continue
+        if estimator.statistics == "arrivals":
+
+            def moments(key, problem, baseline, name=name):
+                return sampled_moments(key, name, problem, quotas, baseline, num_draws)
+
+        else:
+
+            def moments(key, problem, baseline, name=name):
+                return exact_moments(name, problem, quotas, baseline)
+
+        of_contexts = jax.vmap(moments, in_axes=(0, 0, 0))
+        found = jax.vmap(of_contexts, in_axes=(None, None, 0))(keys, problems, baselines)
+        results[name] = {
+            baseline: _summarise(jax.tree.map(lambda leaf, i=i: leaf[i], found), truth)
+            for i, baseline in enumerate(BASELINES)
+        }
+    return results
+
+
+def _summarise(moments: Moments, truth: GradientParts) -> dict[str, jax.Array]:
+    """Over contexts: root mean squares relative to the policy gradient's, and mean cosines."""
+    squared = partial(jnp.sum, axis=(1, 2))
+    signal = jnp.mean(squared(truth.v_pg**2))
+    policy, credit = squared(truth.v_pg**2), squared(truth.ca_pg**2)
+    length = squared(moments.mean**2)
+
+    def cosine(other, square):
+        product = length * square
+        known = product > _SMALLEST_SIGNAL
+        inner = squared(moments.mean * other) / jnp.sqrt(jnp.where(known, product, 1))
+        return jnp.sum(jnp.where(known, inner, 0)) / jnp.sum(known)
+
+    def relative(square):
+        return jnp.sqrt(jnp.mean(squared(square)) / signal)
+
+    joint = jnp.sum(moments.mean * truth.v_pg) / jnp.sqrt(jnp.sum(length) * jnp.sum(policy))
+    return {
+        "bias_to_policy": relative((moments.mean - truth.v_pg) ** 2),
+        "bias_to_credit": relative((moments.mean - truth.ca_pg) ** 2),
+        "sampling_error": relative(moments.standard_error**2),
+        "variance": jnp.mean(moments.variance) / signal,
+        "cosine_to_policy": cosine(truth.v_pg, policy),
+        "cosine_to_credit": cosine(truth.ca_pg, credit),
+        "cosine_of_draw": jnp.mean(moments.cosine),
+        "progress": joint,
+    }
+
+
+def sweep(
+    sizes: Iterable[tuple[int, Quotas]],
+    scales: Iterable[float] = (0.3, 1.0, 3.0),
+    late_stages: Iterable[str] = tuple(LATE_STAGES),
+    *,
+    num_contexts: int = 32,
+    num_draws: int = 1024,
+    seed: int = 0,
+) -> list[Row]:
+    """Study every estimator and baseline in every setting: one program for each size.
+
+    Args:
+      sizes: pairs (N, quotas).
+      scales: standard deviations of the logits.
+      late_stages: names of `LATE_STAGES`.
+      num_contexts: contexts drawn for each size and scale; late stages share them.
+      num_draws: Monte Carlo draws per context, for the scores that cannot be enumerated.
+      seed: of all draws.
+
+    Returns:
+      One row per setting, estimator and baseline: `bias_to_policy`, `bias_to_credit`, `sampling_error` (of
+      the two biases; 0 if enumerated) and `variance` (trace, of one draw) in units of the policy gradient;
+      cosines of the expected gradient to the policy gradient and to the credit-assigned one, and of one
+      draw to the policy gradient, averaged over contexts; `progress`, the cosine over all contexts at once.
+    """
+    stages, scales, rows = tuple(late_stages), tuple(scales), []
+    for place, (num_items, quotas) in enumerate(sizes):
+        root = jax.random.fold_in(jax.random.key(seed), place)
+        for index, scale in enumerate(scales):
+            problem_key, draw_key = jax.random.split(jax.random.fold_in(root, index))
+            for stage in stages:
+                steepness = jnp.asarray(LATE_STAGES[stage])
+                problems = draw_problems(
+                    problem_key, num_contexts, num_items, len(quotas), jnp.asarray(scale), steepness
+                )
+                found = jax.device_get(study(draw_key, problems, quotas, num_draws))
+                setting = {
+                    "N": num_items,
+                    "K": sum(quotas),
+                    "M": len(quotas),
+                    "scale": scale,
+                    "late_stage": stage,
+                }
+                rows += [
+                    setting | {"estimator": name, "baseline": baseline} | _plain(numbers)
+                    for name, of_baseline in found.items()
+                    for baseline, numbers in of_baseline.items()
+                ]
+    return rows
+
+
+def _plain(numbers: dict[str, Any]) -> dict[str, float | None]:
+    """Floats that JSON can hold; None for what is not defined."""
+    return {name: float(v) if np.isfinite(v) else None for name, v in numbers.items()}
