@@ -180,8 +180,12 @@ def to_logits(
 ) -> Float[Array, "B M N"]:
     """f_m(a): inner products of the embeddings (or the logits as they are), divided by the temperature."""
     if isinstance(output, Embeddings):
-        output = jnp.einsum("bmd,mnd->bmn", output.contexts / temperature, output.items)
-        return output
+        contexts = jnp.swapaxes(output.contexts, 0, 1) / temperature
+        # Not einsum: it may put the items first, and everything that follows would read across rows.
+        inner = jax.lax.dot_general(
+            contexts, output.items, (((2,), (2,)), ((0,), (0,)))
+        )  # [M, B, N]
+        return jnp.swapaxes(inner, 0, 1)
     return output / temperature
 
 

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rankpg.arrivals import arrivals
 from rankpg.checks import check_items, check_logits
 from rankpg.exact_inclusion import log_inclusion_exact
 from rankpg.listing import Listing, list_catalogue
 from rankpg.numerics import centre, cloglog_inverse, log_add, log_softplus, log_sum_exp
 from rankpg.plackett_luce import (
-    arrivals,
     fill_quotas,
     greedy_order,
     log_left,
@@ -229,5 +229,5 @@ def log_inclusion_threshold(
     check_logits(logits, quotas)
     check_items("item", item, logits.shape[1], ())
     logits, item = centre(logits), jnp.asarray(item, jnp.int32)
-    order, perturbed = arrivals(key, logits, min(logits.shape[1], sum(quotas) + 1))
+    order, perturbed = arrivals(key, logits, sum(quotas))
     return log_inclusion_at_threshold(list_catalogue(logits), order, perturbed, item, quotas)

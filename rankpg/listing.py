@@ -7,7 +7,9 @@ or sharded over devices is settled before.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rankpg.numerics import log_add, log_sum_exp
 from rankpg.types import Array, Float, Int, record
@@ -43,9 +45,35 @@ def list_items(logits: Float[Array, "M N"], ids: Int[Array, "C"]) -> Listing:
     """
     items = jnp.sort(ids)
     repeated = jnp.concatenate([jnp.zeros(1, bool), items[1:] == items[:-1]])
-    listed = jnp.where(repeated[None, :], -jnp.inf, logits[:, items])
-    log_rest = log_sum_exp(logits.at[:, ids].set(-jnp.inf))
+    once = jnp.where(repeated, logits.shape[1], items)
+    listed, log_rest = _divide(logits, once)
     return Listing(items=items, logits=listed, log_rest=log_rest)
+
+
+@jax.custom_vjp
+def _divide(logits, once):
+    """The logits of the items `once` (-inf for an id of N) and the log-sum-exp of all others."""
+    others = logits.at[:, once].set(-jnp.inf, mode="drop")
+    listed = logits.at[:, once].get(mode="fill", fill_value=-jnp.inf)
+    return listed, log_sum_exp(others)
+
+
+def _divide_fwd(logits, once):
+    listed, log_rest = _divide(logits, once)
+    return (listed, log_rest), (logits, once, log_rest)
+
+
+def _divide_bwd(saved, cotangents):
+    """By hand, because the two parts do not overlap: one pass over the catalogue writes both."""
+    logits, once, log_rest = saved
+    to_listed, to_rest = cotangents
+    empty = jnp.isneginf(log_rest)
+    share = jnp.exp(logits - jnp.where(empty, jnp.inf, log_rest)[:, None])
+    gradient = (to_rest[:, None] * share).at[:, once].set(to_listed, mode="drop")
+    return gradient, np.zeros(once.shape, jax.dtypes.float0)
+
+
+_divide.defvjp(_divide_fwd, _divide_bwd)
 
 
 def list_catalogue(logits: Float[Array, "M N"]) -> Listing:

@@ -41,10 +41,11 @@ def log_sum_exp(
     >>> log_sum_exp(jnp.array([0.0, 0.0, -jnp.inf]))
     Array(0.6931472, dtype=float32)
     """
-    kept = x > -jnp.inf if where is None else where & (x > -jnp.inf)
-    top = lax.stop_gradient(jnp.max(jnp.where(kept, x, -jnp.inf), axis=axis, keepdims=True))
+    if where is not None:
+        x = jnp.where(where, x, -jnp.inf)
+    top = lax.stop_gradient(jnp.max(x, axis=axis, keepdims=True))
     top = jnp.where(jnp.isneginf(top), 0, top)
-    total = jnp.sum(jnp.exp(jnp.where(kept, x - top, -jnp.inf)), axis=axis)
+    total = jnp.sum(jnp.exp(x - top), axis=axis)
     empty = total == 0
     value = jnp.log(jnp.where(empty, 1, total)) + jnp.squeeze(top, axis)
     return jnp.where(empty, -jnp.inf, value)

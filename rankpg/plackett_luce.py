@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rankpg.arrivals import arrivals
 from rankpg.checks import check_items, check_logits
 from rankpg.listing import Listing, list_items
 from rankpg.numerics import centre, largest, log_add, log_sum_exp, suffix_log_sum_exp
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas
 
 __all__ = [
-    "arrivals",
     "expert_quotas",
     "fill_quotas",
     "greedy_candidates",
@@ -48,19 +48,6 @@ def expert_quotas(num_candidates: int, num_experts: int) -> Quotas:
 def slot_experts(quotas: Quotas) -> np.ndarray:
     """m(k): which expert fills slot k, int[K]."""
     return np.repeat(np.arange(len(quotas)), quotas)
-
-
-def arrivals(
-    key: PRNGKey, logits: Float[Array, "M N"], depth: int
-) -> tuple[Int[Array, "M depth"], Float[Array, "M depth"]]:
-    """The first `depth` items of each expert in the order of f + Gumbel noise, and those perturbed logits.
-
-    The noise has 46 random bits (`mode="high"`): on the 23-bit grid of the default, large catalogues tie
-    and ties go to the lowest index, which is a bias. `logits` should be centred.
-    """
-    noise = jax.random.gumbel(key, logits.shape, logits.dtype, mode="high")
-    perturbed, order = largest(lax.stop_gradient(logits) + noise, depth)
-    return order, perturbed
 
 
 def greedy_order(logits: Float[Array, "M N"], depth: int) -> Int[Array, "M depth"]:
@@ -99,7 +86,7 @@ def fill_quotas(
 
 
 def sample_candidates(key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas) -> Int[Array, "K"]:
-    """Draw K candidates without replacement, in slot order: Gumbel top-K, expert after expert.
+    """Draw K candidates without replacement, in slot order: first arrivals, expert after expert.
 
     Args:
       key: consumed.

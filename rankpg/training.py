@@ -162,7 +162,7 @@ def rollout(
     same = ranking.items[:, None] == ranking.items[None, :]
     repeated = jnp.any(jnp.tril(same, k=-1), axis=1)
     sound = (
-        ~jnp.any(jnp.isnan(logits) | jnp.isposinf(logits)),
+        jnp.max(logits) < jnp.inf,  # a maximum passes NaN on, and NaN is not less
         jnp.all(from_candidates) & ~jnp.any(repeated),
         jnp.all(jnp.isfinite(rewards)),
     )

@@ -7,9 +7,10 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import lax
 
+from rankpg.arrivals import arrivals
 from rankpg.listing import Listing, list_catalogue, list_items
 from rankpg.numerics import centre
-from rankpg.plackett_luce import arrivals, fill_quotas, greedy_order
+from rankpg.plackett_luce import fill_quotas, greedy_order
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas, record
 
 __all__ = ["Candidates", "Statistics", "describe", "retrieve"]
@@ -44,8 +45,7 @@ def retrieve(
       statistics: what the estimator's score asks for.
     """
     logits = centre(logits)
-    depth = _depth(logits, quotas) if statistics == "arrivals" else sum(quotas)
-    drawn = arrivals(key, logits, depth)
+    drawn = arrivals(key, logits, sum(quotas))
     items = fill_quotas(drawn[0], quotas)[0]
     return _describe(logits, items, items, drawn, quotas, statistics)
 
@@ -70,7 +70,7 @@ def describe(
     """
     logits = centre(logits)
     empty = jnp.zeros((len(quotas), 0), jnp.int32), jnp.zeros((len(quotas), 0), logits.dtype)
-    drawn = empty if key is None else arrivals(key, logits, _depth(logits, quotas))
+    drawn = empty if key is None else arrivals(key, logits, sum(quotas))
     return _describe(logits, items, jnp.concatenate([items, shown]), drawn, quotas, statistics)
 
 
