@@ -1,8 +1,9 @@
-"""Write the tables of docs/settings.md and of the README from the committed results.
+"""Write the tables of the README and of docs/ from the committed results.
 
     python benchmarks/tables.py
 
-A table stands between `<!-- name -->` and `<!-- /name -->`; it is replaced whole.
+A table stands between `<!-- name -->` and `<!-- /name -->`; it is replaced whole. The name
+`reproduce/laptop/table2` is the report of `rankpg reproduce table2 --scale laptop`, copied to results/.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from _common import RESULTS
+
+from rankpg.reproduce.tables import markdown as report_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -103,7 +106,23 @@ def markdown(rows: list[list[str]], versions: dict[str, str]) -> str:
     return "\n".join([*lines, "", f"*{on}*"])
 
 
+def reports(text: str, results: Path = RESULTS) -> str:
+    """The same text with the table of every report it names."""
+
+    def fill(found: re.Match[str]) -> str:
+        name = found.group(1)
+        file = results / f"{name}.json"
+        if not file.exists():
+            return found.group()
+        table = report_table(json.loads(file.read_text()))
+        return f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
+
+    return re.sub(r"<!-- (reproduce/\S+) -->(?:.*?<!-- /\1 -->)?", fill, text, flags=re.DOTALL)
+
+
 def main() -> None:
+    results = ROOT / "docs" / "results.md"
+    results.write_text(reports(results.read_text()))
     for document in (ROOT / "docs" / "settings.md", ROOT / "README.md"):
         text = document.read_text()
         for table in TABLES:

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from rankpg.reproduce import greedy_error, pictures, speed, tables
+from rankpg.reproduce.files import write_json
 from rankpg.reproduce.locks import Taken, lock
 from rankpg.reproduce.published import SOURCE
 from rankpg.reproduce.results import (
     learning_speed,
     read_report,
     training_report,
-    write_report,
 )
 from rankpg.reproduce.rows import TRAINED, Row, table_rows, unique_rows
 from rankpg.reproduce.work import Outcome, train_rows
@@ -86,6 +86,8 @@ def reproduce(
     if path is not None and not Path(path).is_file():
         raise ConfigError(f"--path {path} is no file. {KUAIREC}")
     by_table = {name: table_rows(name, scale, path) for name in names if name in TRAINED}
+    if rows is not None and not by_table:
+        raise ConfigError(f"--rows: {' '.join(names)} trains no rows")
     chosen = _chosen(by_table, rows)
     summary = Summary(Outcome())
     if not report_only:
@@ -126,7 +128,7 @@ def _measured(name: str, scale: str, folder: Path, *, only_read: bool) -> dict[s
     """The figures of an earlier call, or measured now; None where another process measures them."""
     file = folder / f"{name}.json"
     if file.exists():
-        return read_report(file)
+        return read_report(file, name, scale)
     if only_read:
         return None
     try:
@@ -154,7 +156,7 @@ def _write(report: dict[str, Any], folder: Path) -> list[Path]:
     """JSON, markdown and picture."""
     name = report["table"]
     written = [folder / f"{name}.{ending}" for ending in ("json", "md", "png")]
-    write_report(report, written[0])
+    write_json(written[0], report)
     written[1].write_text(f"# {report['title']}\n\n{tables.markdown(report)}\n")
     if not pictures.draw(report, written[2]):
         return written[:2]

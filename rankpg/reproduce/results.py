@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rankpg.reproduce.files import read_json
 from rankpg.reproduce.rows import Row
-from rankpg.reproduce.work import VERSIONS, run_folder
+from rankpg.reproduce.work import VERSIONS, check_same, run_folder
 from rankpg.run_folder import METRICS, read_metrics
 from rankpg.settings import ConfigError
 from rankpg.summary import mean_interval
@@ -22,7 +21,6 @@ __all__ = [
     "read_report",
     "steps_to_reach",
     "training_report",
-    "write_report",
 ]
 
 COMPARED = (50_000, 500_000)
@@ -49,9 +47,13 @@ def collect(row: Row, folder: Path) -> dict[str, Any] | None:
 
     Returns:
       None where nothing was evaluated yet.
+
+    Raises:
+      ConfigError: the folder was run with other settings, or a file of it is damaged.
     """
     if not (folder / METRICS).exists():
         return None
+    check_same(folder, row)
     by_step: dict[int, dict[int, dict[str, Any]]] = {}
     for line in read_metrics(folder / METRICS):
         by_step.setdefault(line["step"], {})[line["seed"]] = line
@@ -124,32 +126,19 @@ def steps_to_reach(steps: list[int], values: list[float | None], target: float) 
     return next(reached, None)
 
 
-def write_report(report: dict[str, Any], file: Path) -> None:
-    """Write JSON whole or not at all; a list of numbers stands on one line."""
-    text = json.dumps(report, indent=1, allow_nan=False)
-    text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found.group().split()), text)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text + "\n")
-    partial.replace(file)
-
-
-def read_report(file: Path) -> dict[str, Any]:
+def read_report(file: Path, name: str, scale: str) -> dict[str, Any]:
     """A report as it was written.
 
     Raises:
-      ConfigError: it is missing, or is no report.
+      ConfigError: it cannot be read, or is another report.
     """
-    try:
-        report = json.loads(file.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
-    except json.JSONDecodeError as error:
+    report = read_json(file)
+    found = report.get("table"), report.get("scale")
+    if found != (name, scale):
         raise ConfigError(
-            f"{file} is not JSON: {error}; remove it, and `rankpg reproduce` writes it again"
-        ) from None
-    if not isinstance(report, dict) or not {"table", "scale"} <= report.keys():
-        raise ConfigError(f"{file} is no report of `rankpg reproduce`: it names no table and scale")
+            f"{file} is a report of {found[0]} at scale {found[1]}; expected {name} at scale {scale}. "
+            "Choose another --out for another scale"
+        )
     return report
 
 
@@ -173,4 +162,4 @@ def _short(value: float | None) -> float | None:
 
 def _versions(folder: Path) -> dict[str, str] | None:
     file = folder / VERSIONS
-    return json.loads(file.read_text()) if file.exists() else None
+    return read_json(file) if file.exists() else None

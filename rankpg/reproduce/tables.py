@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 __all__ = ["TITLES", "grid", "markdown"]
@@ -119,6 +120,26 @@ def _table5(report: dict[str, Any]) -> list[list[str]]:
     return lines
 
 
+def _distances(report: dict[str, Any]) -> str:
+    """How far each definition is from the paper's figures above 0, in powers of ten."""
+    distances = {}
+    for name in report["definitions"]:
+        ratios = [
+            math.log10(cell["errors"][name]["mean"] / cell["paper"])
+            for cell in report["cells"]
+            if cell["paper"] and cell["errors"][name]["mean"]
+        ]
+        if ratios:
+            distances[name] = math.sqrt(sum(r * r for r in ratios) / len(ratios))
+    words = [f"{name} {d:.1f}" for name, d in sorted(distances.items(), key=lambda pair: pair[1])]
+    return (
+        "Distance of each definition from the paper's figures above 0, the root mean square of "
+        f"log10(ours / paper): {', '.join(words)}."
+        if words
+        else ""
+    )
+
+
 def _scientific(value: dict[str, Any]) -> str:
     if value["mean"] is None:
         return "no such item"
@@ -161,9 +182,11 @@ def _notes(report: dict[str, Any]) -> list[str]:
     for key, words in (("not_begun", "Not begun yet"), ("unfinished", "Not finished yet")):
         if report.get(key):
             notes.append(f"- {words}: " + ", ".join(f"`{name}`" for name in report[key]))
+    if report["table"] == "table5":
+        notes.append(_distances(report))
     if rows and not any(row["stopped"] for row in rows.values()):
         notes.append("- No seed ended in a value that is not finite.")
-    return ["\n".join(notes)] if notes else []
+    return ["\n".join(filter(None, notes))]
 
 
 def _hardware(report: dict[str, Any]) -> str:

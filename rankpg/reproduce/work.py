@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 from rankpg import checkpoint
 from rankpg.checkpoint import CheckpointError
 from rankpg.progress import progress_bar
+from rankpg.reproduce.files import write_json
 from rankpg.reproduce.locks import Taken, lock
 from rankpg.reproduce.rows import Row
 from rankpg.run import Run, prepare, training_loop
@@ -26,7 +26,15 @@ from rankpg.run_folder import (
 )
 from rankpg.settings import ConfigError
 
-__all__ = ["VERSIONS", "Outcome", "is_complete", "run_folder", "train_rows"]
+__all__ = [
+    "VERSIONS",
+    "Outcome",
+    "check_same",
+    "has_state",
+    "is_complete",
+    "run_folder",
+    "train_rows",
+]
 
 VERSIONS = "versions.json"
 """Beside the run: what it was trained with and on."""
@@ -59,7 +67,7 @@ def is_complete(out: Path, row: Row) -> bool:
     path = run_folder(out, row)
     if not (path / CONFIG).exists():
         return False
-    _check_same(path, row)
+    check_same(path, row)
     step = _saved_step(path)
     return step is not None and step >= row.config.num_steps
 
@@ -96,11 +104,11 @@ def train_rows(rows: Iterable[Row], out: Path) -> Outcome:
 def _train(row: Row, folder: RunFolder, bar: Any) -> Run:
     """Open or go on with a row's run, and follow it to its end."""
     run = prepare(row.config)
-    if _has_state(folder.path):
+    if has_state(folder.path):
         folder.resume(run)
     else:
         folder.open(run)
-    (folder.path / VERSIONS).write_text(json.dumps(versions(), indent=1) + "\n")
+    write_json(folder.path / VERSIONS, versions())
     for progress in training_loop(run):
         folder.follow(run, progress)
         bar.follow(run, progress)
@@ -108,7 +116,7 @@ def _train(row: Row, folder: RunFolder, bar: Any) -> Run:
     return run
 
 
-def _has_state(path: Path) -> bool:
+def has_state(path: Path) -> bool:
     """Whether there is something to go on from; what was interrupted before its first checkpoint is not."""
     if _saved_step(path) is not None:
         return True
@@ -122,7 +130,7 @@ def _has_state(path: Path) -> bool:
     return False
 
 
-def _check_same(path: Path, row: Row) -> None:
+def check_same(path: Path, row: Row) -> None:
     """Refuse a folder of this row's name that was run with other settings."""
     saved, wanted = load_config(path).to_dict(), row.config.resolve().to_dict()
     for name, value in wanted.items():
