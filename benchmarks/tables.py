@@ -107,15 +107,18 @@ def markdown(rows: list[list[str]], versions: dict[str, str]) -> str:
 
 
 def reports(text: str, results: Path = RESULTS) -> str:
-    """The same text with the table of every report it names."""
+    """The text of a page of docs/ with the table and the picture of every report it names."""
 
     def fill(found: re.Match[str]) -> str:
         name = found.group(1)
         file = results / f"{name}.json"
         if not file.exists():
             return found.group()
-        table = report_table(json.loads(file.read_text()))
-        return f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
+        parts = [report_table(json.loads(file.read_text()))]
+        if file.with_suffix(".png").exists():
+            picture = f"../{results.relative_to(ROOT)}/{name}.png"
+            parts.append(f"![{name}]({picture})")
+        return "\n\n".join([f"<!-- {name} -->", *parts, f"<!-- /{name} -->"])
 
     return re.sub(r"<!-- (reproduce/\S+) -->(?:.*?<!-- /\1 -->)?", fill, text, flags=re.DOTALL)
 
