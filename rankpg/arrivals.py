@@ -1,7 +1,7 @@
 """Who arrives first: the first items of every expert's Plackett-Luce order, exactly.
 
-Give item i the arrival time Exp(1) / w_i, w_i = exp(f_i). The order of arrival is the Plackett-Luce order, and
-minus the log of an arrival time is the perturbed logit f_i + G_i, G_i standard Gumbel. Two ways to draw it:
+Give item i the arrival time Exp(1) / w_i, w_i = exp(f_i). The order of arrival is the Plackett-Luce order,
+and minus the log of an arrival time is the perturbed logit f_i + G_i, G_i standard Gumbel. Two ways to draw it:
 
     gumbel_top_k   a Gumbel variate for every item: N variates
     block_race     first which blocks of items come first, then who within them: 2 sqrt(N depth) variates
@@ -75,11 +75,12 @@ def gumbel_top_k(
 def block_race(
     key: PRNGKey, logits: Float[Array, "M N"], depth: int, width: int
 ) -> tuple[Int[Array, "M depth"], Float[Array, "M depth"]]:
-    """The first `depth` items of each expert and their perturbed logits, by N / width + depth * width variates.
+    """The first `depth` items of each expert and their perturbed logits, by N / width + depth * width draws.
 
     Block j as a whole first arrives at T_j = Exp(1) / S_j, S_j the sum of its weights, and only the `depth`
-    earliest blocks can hold the first `depth` items. Within a block let E_i = Exp(1) / w_i: by memorylessness the
-    items arrive at T_j + E_i - min E. All of it in log space, block by block, so no weight under- or overflows:
+    earliest blocks can hold the first `depth` items. Within a block let E_i = Exp(1) / w_i: by memorylessness
+    the items arrive at T_j + E_i - min E. All of it in log space, block by block, so nothing under- or
+    overflows:
 
         log arrival_i = logaddexp(log T_j, log E_i + log(1 - exp(min log E - log E_i)))
 

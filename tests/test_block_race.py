@@ -161,7 +161,9 @@ def test_inclusion_frequencies_at_100_000_items_are_exact_inclusion_probabilitie
 
     @jax.jit
     def hits(keys):
-        one = lambda k: (arrivals(k, logits, 10)[0][0, :10] == watched[:, None]).any(axis=1)
+        def one(k):
+            return (arrivals(k, logits, 10)[0][0, :10] == watched[:, None]).any(axis=1)
+
         return jax.lax.map(one, keys, batch_size=50).sum(axis=0)
 
     counts = np.asarray(hits(jax.random.split(key, num_draws)))
