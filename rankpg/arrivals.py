@@ -1,7 +1,8 @@
 """Who arrives first: the first items of every expert's Plackett-Luce order, exactly.
 
 Give item i the arrival time Exp(1) / w_i, w_i = exp(f_i). The order of arrival is the Plackett-Luce order,
-and minus the log of an arrival time is the perturbed logit f_i + G_i, G_i standard Gumbel. Two ways to draw it:
+and minus the log of an arrival time is the perturbed logit f_i + G_i, G_i standard Gumbel. Two ways to
+draw it:
 
     gumbel_top_k   a Gumbel variate for every item: N variates
     block_race     first which blocks of items come first, then who within them: 2 sqrt(N depth) variates
