@@ -67,7 +67,7 @@ def slow(*case):
     return pytest.param(*case, marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("slots", range(1, 8))
+@pytest.mark.parametrize("slots", [1, slow(2), 3, slow(4), 5, slow(6), 7])
 def test_exact_is_the_sum_over_all_tuples(slots):
     """N = 8 and, by masks, 7, 6 and 5 eligible items; standard deviations up to 4."""
     logits = policies(1, 8, fewest=slots)
@@ -76,7 +76,7 @@ def test_exact_is_the_sum_over_all_tuples(slots):
     assert relative_errors(found, truth) < 1e-6
 
 
-@pytest.mark.parametrize("slots", [slow(1), slow(2), 3, slow(4), slow(5), slow(6), 7])
+@pytest.mark.parametrize("slots", [slow(1), slow(2), slow(3), 4, slow(5), slow(6), slow(7)])
 def test_exact_in_float32(slots):
     logits = policies(1, 8, fewest=slots)
     truth = np.array([oracle.inclusion(one, (slots,)) for one in logits])
@@ -165,7 +165,7 @@ def test_the_default_nodes_are_enough(slots):
 
 # --- the closed forms -------------------------------------------------------------------------------------
 
-ANY_QUOTAS = [(3,), slow((2, 1)), slow((0, 2)), (1, 0, 1), (2, 1, 2)]
+ANY_QUOTAS = [(3,), slow((2, 1)), slow((0, 2)), (1, 0, 1), slow((2, 1, 2))]
 
 
 @pytest.mark.parametrize("method", ORACLES)
@@ -375,7 +375,7 @@ def threshold_moments(key, logits, quotas, num_draws):
     return jnp.mean(p, axis=0), jnp.mean(p**2, axis=0)
 
 
-@pytest.mark.parametrize("quotas", [(3,), (2, 1), (2, 1, 2)], ids=str)
+@pytest.mark.parametrize("quotas", [(3,), slow((2, 1)), (2, 1, 2)], ids=str)
 def test_threshold_is_unbiased(key, quotas):
     logits = 1.5 * np.random.default_rng(7).normal(size=(len(quotas), 6))
     logits[0, 4] = -INF

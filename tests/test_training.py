@@ -72,11 +72,13 @@ def seed_of(tree, index):
 # One step, row by row: no vmap, no encoder, no surrogate.
 
 
+# One of each kind of score: of the whole set, of one item, with a prefix, with the noise that drew. What the
+# others score is enumerated in test_estimators.py; the step around it is the same.
+CORE = (("v_pg", 1), ("ca_pg_swr", 1), ("ca_pg", 3), ("ca_pg_threshold", 3))
 CASES = [
-    pytest.param(name, experts, marks=() if core else pytest.mark.slow)
+    pytest.param(name, experts, marks=() if (name, experts) in CORE else pytest.mark.slow)
     for name, estimator in rankpg.ESTIMATORS.items()
     for experts in (1, 2, 3)
-    for core in [experts == 1 or (experts == 3 and name in ("ca_pg", "ca_pg_threshold"))]
     if experts <= (estimator.max_experts or 3)
 ]
 
@@ -181,6 +183,23 @@ def test_the_step_is_the_gradient_by_hand_and_learning_follows_it(name, experts,
         state, _ = step(state, jax.random.fold_in(jax.random.key(5), number))
     after = value_of(state.params, means, pipeline.quotas, alpha, config.temperature)
     assert after - before > 0.25 * (optimum - before), (before, after, optimum)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", rankpg.ESTIMATORS)
+def test_long_rankings_and_many_experts_train(name):
+    """L = 5, and M = 5 where the estimator is defined for it: the value rises above the start's."""
+    experts = min(5, rankpg.ESTIMATORS[name].max_experts or 5)
+    config = TrainConfig(
+        estimator=name, num_experts=experts, num_candidates=7, ranking_length=5, batch_size=32,
+        embedding_dim=4, seeds=(0, 1), num_steps=100, eval_every=100,
+    )  # fmt: skip
+    run = train(config, from_matrix(table(4, (CONTEXTS, 20)), noise_std=0.1))
+    assert run.stopped() == []
+    first, last = (np.mean([row["policy_value"] for row in rows])
+                   for rows in (run.metrics[:2], run.metrics[-2:]))  # fmt: skip
+    assert last > first + 0.1
+    assert run.candidates(np.arange(CONTEXTS)).shape == (CONTEXTS, 7)
 
 
 @pytest.mark.slow
