@@ -19,7 +19,7 @@ demo: setup ## train a small retriever and show what it learnt
 	@$(PY) -m rankpg demo $(ARGS)
 
 test: lint types ## lint, types, core tests and doctests
-	$(PY) -m pytest -n $(JOBS) $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: setup ## ruff: rules and formatting
 	$(PY) -m ruff check .
