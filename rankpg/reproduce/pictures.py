@@ -43,33 +43,45 @@ def _scale_words(report: dict[str, Any]) -> str:
 
 
 def _values(plt: Any, report: dict[str, Any]) -> Any:
-    """Every row's last value with its interval, and the paper's values beside it."""
-    rows = list(report["rows"].values())
-    figure, axes = plt.subplots(figsize=(8, 1.2 + 0.27 * len(rows)), layout="constrained")
-    for place, row in enumerate(rows):
-        value = row["at"][str(row["reached"])]
-        color = COLORS[row["labels"]["estimator"]]
-        if value["mean"] is not None:
-            half = value["half_width_95"] or 0.0
-            axes.errorbar(value["mean"], place, xerr=half, fmt="o", color=color, ms=4, capsize=2)
-            axes.annotate(
-                f"{row['reached']:,}", (value["mean"], place), xytext=(0, 3),
-                textcoords="offset points", fontsize=6, color="0.4", ha="center",
-            )  # fmt: skip
-        for step, paper in row["published"].items():
-            axes.plot(
-                paper, place, "D" if int(step) < 500_000 else "s", color="0.2", ms=4, mfc="none"
-            )
-    words = [", ".join([r["labels"]["estimator"], *_others(r["labels"])]) for r in rows]
-    axes.set_yticks(range(len(rows)), words, fontsize=7)
-    axes.invert_yaxis()
+    """Every row's last value with its interval, and the paper's beside it; one panel a ranking length."""
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for row in report["rows"].values():
+        panels.setdefault(row["labels"].get("L", ""), []).append(row)
+    counts = [len(rows) for rows in panels.values()]
+    figure, grid = plt.subplots(
+        len(panels), 1, figsize=(8, 1 + 0.5 * len(panels) + 0.27 * sum(counts)), squeeze=False,
+        height_ratios=counts, layout="constrained",
+    )  # fmt: skip
+    for axes, rows in zip(grid[:, 0], panels.values(), strict=True):
+        for place, row in enumerate(rows):
+            _value(axes, place, row)
+        words = [", ".join([r["labels"]["estimator"], *_others(r["labels"])]) for r in rows]
+        axes.set_yticks(range(len(rows)), words, fontsize=7)
+        axes.set_ylim(len(rows) - 0.4, -0.7)
+        axes.grid(alpha=0.25)
+    axes = grid[-1, 0]
+    axes.set_xlabel("policy value")
     axes.plot([], [], "o", color="0.5", label="ours, after so many steps, 95 % interval")
     axes.plot([], [], "D", color="0.2", mfc="none", label="paper, 50,000 steps")
     axes.plot([], [], "s", color="0.2", mfc="none", label="paper, 500,000 steps")
-    axes.set_xlabel("policy value")
-    axes.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=7)
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
     return figure
+
+
+def _value(axes: Any, place: int, row: dict[str, Any]) -> None:
+    """One row of a panel."""
+    value, color = row["at"][str(row["reached"])], COLORS[row["labels"]["estimator"]]
+    if value["mean"] is not None:
+        half = value["half_width_95"] or 0.0
+        axes.errorbar(value["mean"], place, xerr=half, fmt="o", color=color, ms=4, capsize=2)
+        axes.annotate(
+            f"{row['reached']:,}", (value["mean"], place), xytext=(0, 3),
+            textcoords="offset points", fontsize=6, color="0.4", ha="center",
+        )  # fmt: skip
+    for step, paper in row["published"].items():
+        marker = "D" if int(step) < 500_000 else "s"
+        axes.plot(paper, place, marker, color="0.2", ms=4, mfc="none")
 
 
 def _others(labels: dict[str, str]) -> list[str]:
@@ -112,7 +124,7 @@ def _curves(plt: Any, report: dict[str, Any]) -> Any:
 
 
 def _bars(plt: Any, report: dict[str, Any]) -> Any:
-    """Seconds for 1000 steps on a logarithmic axis: the paper's, ours, and ours without the environment."""
+    """Seconds for 1000 steps: the paper's, ours, and ours without the environment."""
     arms = report["arms"]
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.34 * len(arms)), layout="constrained")
     series = (
@@ -129,7 +141,6 @@ def _bars(plt: Any, report: dict[str, Any]) -> Any:
         axes.barh(places, [v or 0 for v in values], height=0.25, color=color, label=label)
     axes.set_yticks(range(len(arms)), [_arm(arm["settings"]) for arm in arms], fontsize=7)
     axes.invert_yaxis()
-    axes.set_xscale("log")
     axes.set_xlabel("seconds for 1000 steps")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure

@@ -17,6 +17,9 @@ TITLES = {
     "figure4": "Figure 4: seconds for 1000 steps",
 }
 
+SHOWN = ("all items", "P > 0.02", "0.04 < P < 0.4", "largest", "weighted by P", "excess of the sum")
+"""The errors of Table 5 that are shown; the report holds more."""
+
 STAND_IN = (
     "**A stand-in.** These rows were trained on a generated problem and not on KuaiRec, whose file was not "
     "given: the paper's figures stand beside them for orientation and do not compare."
@@ -111,10 +114,10 @@ def _step(step: int | None) -> str:
 
 
 def _table5(report: dict[str, Any]) -> list[list[str]]:
-    """Temperature by temperature and K by K: the paper's figure and our means."""
-    lines = [["temperature", "K", "paper", *(f"ours: {name}" for name in report["definitions"])]]
+    """Temperature by temperature and K by K: the paper's figure and ours by the relative definitions."""
+    lines = [["temperature", "K", "paper", *(f"ours: {name}" for name in SHOWN)]]
     for cell in report["cells"]:
-        errors = [_scientific(cell["errors"][name]) for name in report["definitions"]]
+        errors = [_scientific(cell["errors"][name]) for name in SHOWN]
         paper = "—" if cell["paper"] is None else f"{cell['paper']:.1e}"
         lines.append([f"{cell['temperature']:g}", str(cell["num_candidates"]), paper, *errors])
     return lines
