@@ -1,4 +1,7 @@
-"""The command line: `python -m rankpg train | evaluate | demo`. Every setting of TrainConfig is a flag."""
+"""The command line: `python -m rankpg train | evaluate | demo | reproduce | benchmark`.
+
+Every setting of TrainConfig is a flag of `train`.
+"""
 
 from __future__ import annotations
 
@@ -86,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--num-steps", type=int, default=2000, help="default: %(default)s")
     demo.set_defaults(command=_demo)
     _add_reproduce(commands)
+    _add_benchmark(commands)
     return parser
 
 
@@ -115,6 +119,30 @@ def _add_reproduce(commands: Any) -> None:
         "--report-only", action="store_true", help="train nothing; report what is there"
     )
     reproduce.set_defaults(command=_reproduce)
+
+
+def _add_benchmark(commands: Any) -> None:
+    benchmark = commands.add_parser("benchmark", help="what the estimators do, measured")
+    kinds = benchmark.add_subparsers(required=True, metavar="WHAT", parser_class=_Parser)
+    variance = kinds.add_parser(
+        "variance",
+        help="bias, variance and direction of every estimator's gradient",
+        description="On small problems by enumeration, for several K, N, M, late stages, temperatures and "
+        "baselines; with --run also signal and noise of the gradient where a trained run stands. Writes JSON "
+        "and pictures.",
+    )
+    variance.add_argument("--run", type=Path, metavar="FOLDER", help="the --out folder of a run")
+    variance.add_argument(
+        "--out",
+        type=_folder,
+        metavar="FOLDER",
+        default=Path("runs/variance"),
+        help="default: %(default)s",
+    )
+    variance.add_argument(
+        "--num-contexts", type=int, default=32, help="random problems of a size [%(default)s]"
+    )
+    variance.set_defaults(command=_variance)
 
 
 def _add_train(commands: Any) -> None:
@@ -269,6 +297,17 @@ def _reproduce(arguments: argparse.Namespace) -> int:
     for sentence in (*summary.outcome.stopped, *summary.left_in_words()):
         print(f"rankpg: {sentence}", file=sys.stderr)
     return 3 if summary.outcome.stopped else 0
+
+
+def _variance(arguments: argparse.Namespace) -> int:
+    from rankpg.laboratory import report
+    from rankpg.run_folder import load_run
+
+    if arguments.num_contexts < 2:
+        raise ConfigError(f"--num-contexts is {arguments.num_contexts}; expected at least 2")
+    run = None if arguments.run is None else load_run(arguments.run)
+    print(report(arguments.out, num_contexts=arguments.num_contexts, run=run))
+    return 0
 
 
 def _describe(run: Any) -> None:
