@@ -4,8 +4,8 @@
 
 Every estimator gets the same grid: 3 starts x 4 step sizes x 2 optimizers x 3 reward transforms. All of it
 runs to the first rung; the best third goes on to the second, the best third of these to the third. The
-instance is generated, never the paper's. Settings that differ in start and step size alone train side by side in one
-program. The result is written after every estimator, so an interrupted run goes on where it was.
+instance is generated, never the paper's. Settings that differ in start and step size alone train side by side
+in one program. The result is written after every estimator, so an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
