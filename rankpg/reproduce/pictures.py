@@ -170,6 +170,8 @@ def _errors(plt: Any, report: dict[str, Any]) -> Any:
         paper = [cell["paper"] or float("nan") for cell in cells]
         axes.plot(k, paper, "D--", color="0.2", mfc="none", label="paper")
         axes.set(title=f"temperature {temperature:g}", xlabel="K", xscale="log", yscale="log")
+        axes.set_xticks(k, [str(number) for number in k])
+        axes.minorticks_off()
         axes.grid(alpha=0.25)
     grid[0][0].set_ylabel("error of the greedy approximation")
     handles, names = grid[0][0].get_legend_handles_labels()
