@@ -28,7 +28,7 @@ ROWS: dict[str, dict[str, Any]] = {
 
 def measure(settings: dict[str, Any], num_steps: int) -> dict[str, Any]:
     """Train one row and summarise it."""
-    config = TrainConfig(**settings, num_steps=num_steps, eval_every=1000).resolve()
+    config = TrainConfig(**{"eval_every": 1000, **settings, "num_steps": num_steps}).resolve()
     run = train(config)
     values: dict[int, list[float]] = {}
     for row in run.metrics:

@@ -38,6 +38,17 @@ def paper_instance(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def sample_efficiency(result: dict[str, Any]) -> list[list[str]]:
+    """What was to be reached by when, and what was."""
+    rows = [["tuned", "steps", "asked", "value", "of the optimum"]]
+    for name, row in result["rows"].items():
+        for step, goal in row["goals"].items():
+            value = row["reached"][step]
+            share = f"{value / row['optimum']:.1%}"
+            rows.append([name, f"{int(step):,}", f"{goal:.2f}", f"{value:.3f}", share])
+    return rows
+
+
 def presets(result: dict[str, Any]) -> list[list[str]]:
     """The best settings of every estimator, and the best of each optimizer and transform beside them."""
     rows = [["estimator", "steps", "best settings", "of the optimum", "runners-up"]]
@@ -92,7 +103,14 @@ def exact_inclusion(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-TABLES = (paper_instance, presets, reward_transforms, throughput, exact_inclusion)
+TABLES = (
+    paper_instance,
+    sample_efficiency,
+    presets,
+    reward_transforms,
+    throughput,
+    exact_inclusion,
+)
 
 
 def markdown(rows: list[list[str]], versions: dict[str, str]) -> str:
