@@ -6,7 +6,6 @@ expert 2 the next K_2 from what is left, and so on; each has Gumbel noise of its
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
