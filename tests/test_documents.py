@@ -44,6 +44,7 @@ def test_readme_runs_and_its_quickstart_learns(tmp_path, monkeypatch, capsys):
     assert after > before + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("document", DOCUMENTS[1:], ids=lambda path: path.name)
 def test_snippets_of_docs_run(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

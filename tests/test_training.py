@@ -72,9 +72,9 @@ def seed_of(tree, index):
 # One step, row by row: no vmap, no encoder, no surrogate.
 
 
-# One of each kind of score: of the whole set, of one item, with a prefix, with the noise that drew. What the
-# others score is enumerated in test_estimators.py; the step around it is the same.
-CORE = (("v_pg", 1), ("ca_pg_swr", 1), ("ca_pg", 3), ("ca_pg_threshold", 3))
+# One of each kind of score: of the whole set, of one item, with the noise that drew. What the others score is
+# enumerated in test_estimators.py; the step around it is the same.
+CORE = (("v_pg", 1), ("ca_pg_swr", 1), ("ca_pg_threshold", 3))
 CASES = [
     pytest.param(name, experts, marks=() if (name, experts) in CORE else pytest.mark.slow)
     for name, estimator in rankpg.ESTIMATORS.items()
