@@ -11,7 +11,15 @@ log P(a in S) of the shown item a it is not 0. Write c(a) = P(a shown | a in S);
 
 which vanishes only where c is the same for all items (the uniform late stage), since sum_a P(a in S) = K. It
 raises the inclusion of what the late stage likes to show: the update *imitates the re-ranker*, with weight
-V - b. That is a help as far as the late stage is right, and turns against it where b exceeds V.
+V - b. Hence
+
+- a good late stage and b < V: imitation helps, and a baseline takes that help away;
+- a good late stage and b > V, as the batch's mean is in every context poorer than the average: imitation is
+  reversed, and what the re-ranker likes best is pushed out of the candidates;
+- a misleading late stage: imitation harms, and a baseline of at least V mends the direction.
+
+The scores that are no inclusion probability (`sum`, `swr`) suffer most: grad log P(a in S) fades as an item
+becomes a sure candidate, grad log pi(a) pushes on until probability is spread over several items.
 """
 
 from __future__ import annotations
@@ -25,12 +33,14 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rankpg.laboratory.exact import Problem, exact_moments, policy_value, true_gradients
+from rankpg.laboratory.exact import Problem, expected_gradients, policy_value, true_gradients
 from rankpg.types import Array, Float, Params, Quotas
 
 __all__ = ["BASELINES", "UpdateParts", "expected_ascent", "split_update", "update_cosine"]
 
-BASELINES: dict[str, Callable[[Float[Array, "C"]], Float[Array, "C"]]] = {
+Baseline = Callable[[Float[Array, "C"]], Float[Array, "C"]]
+
+BASELINES: dict[str, Baseline] = {
     "none": jnp.zeros_like,
     "context": lambda values: values,
     "batch": lambda values: jnp.broadcast_to(jnp.mean(values), values.shape),
@@ -61,11 +71,11 @@ def split_update(estimator: str, problem: Problem, quotas: Quotas) -> UpdatePart
     >>> split_update("v_pg", problem, (2,)).imitation.round(3) + 0.0
     Array([[0., 0., 0.]], dtype=float32)
     >>> split_update("ca_pg_exact", problem, (2,)).imitation.round(3)  # no reward in it
-    Array([[-0.167,  0.  ,  0.167]], dtype=float32)
+    Array([[-0.208,  0.   ,  0.208]], dtype=float32)
     """
     value = policy_value(problem, quotas)
-    whole = exact_moments(estimator, problem, quotas, jnp.zeros_like(value)).mean
-    imitation = whole - exact_moments(estimator, problem, quotas, jnp.ones_like(value)).mean
+    credits = jnp.stack([problem.rewards, jnp.ones_like(problem.rewards)])
+    whole, imitation = expected_gradients(estimator, problem, quotas, credits)
     return UpdateParts(covariance=whole - value * imitation, imitation=imitation, value=value)
 
 
@@ -91,7 +101,7 @@ def expected_ascent(
     estimator: str,
     problems: Problem,
     quotas: Quotas,
-    baseline: str,
+    baseline: Baseline,
     optimizer: optax.GradientTransformation,
     num_steps: int,
     params: Params,
@@ -103,7 +113,7 @@ def expected_ascent(
       estimator: a name of `ESTIMATORS` whose score depends on the candidates alone.
       problems: C contexts; their `logits` are not read.
       quotas: how many slots each expert fills.
-      baseline: a name of `BASELINES`; it is recomputed before every step.
+      baseline: of the values of all contexts before every step; one of `BASELINES`, say.
       optimizer: of optax.
       num_steps: updates.
       params: where to start.
@@ -114,16 +124,19 @@ def expected_ascent(
     """
 
     def at(logits):
-        return problems.replace(logits=logits)
+        return Problem(logits, problems.rewards, problems.inverse_temperature)
 
     values_of = jax.vmap(partial(policy_value, quotas=quotas))
-    updates_of = jax.vmap(lambda p, b: exact_moments(estimator, p, quotas, b).mean)
+
+    def update_of(problem, baseline):
+        credits = (problem.rewards - baseline)[None, :]
+        return expected_gradients(estimator, problem, quotas, credits)[0]
 
     def step(carry, _):
         params, state = carry
         logits, pull = jax.vjp(to_logits, params)
         values = values_of(at(logits))
-        (gradient,) = pull(-updates_of(at(logits), BASELINES[baseline](values)))
+        (gradient,) = pull(-jax.vmap(update_of)(at(logits), baseline(values)))
         changes, state = optimizer.update(gradient, state, params)
         return (optax.apply_updates(params, changes), state), values
 

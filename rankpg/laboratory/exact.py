@@ -8,6 +8,7 @@ sigma would leave every mean as it is and add sigma^2 E|grad score|^2 to every v
 from __future__ import annotations
 
 import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +21,12 @@ from rankpg.theory import GradientParts, decompose_gradient
 from rankpg.types import Array, Float, PRNGKey, Quotas, record
 
 __all__ = [
+    "FAST_COMPILATION",
     "LATE_STAGES",
     "Moments",
     "Problem",
     "exact_moments",
+    "expected_gradients",
     "policy_value",
     "sampled_moments",
     "shown_probabilities",
@@ -32,6 +35,9 @@ __all__ = [
 
 LATE_STAGES = {"optimal": np.inf, "noisy": 1.0, "uniform": 0.0, "anti": -np.inf}
 """name -> inverse temperature: each shows one candidate, drawn by softmax(inverse temperature * reward)."""
+
+FAST_COMPILATION: dict[str, bool | int | str] = {"xla_backend_optimization_level": 0}
+"""For `jax.jit(..., compiler_options=)`: LLVM takes longer to optimize these programs than they run."""
 
 _LARGEST_CATALOGUE = 7
 _DRAWS_AT_A_TIME = 512
@@ -49,7 +55,7 @@ class Problem:
 
 @record
 class Moments:
-    """What one draw of (reward - baseline) * grad score is like."""
+    """What one draw of (reward - baseline) * grad score is like; every field may have leading axes."""
 
     mean: Float[Array, "M N"]
     standard_error: Float[Array, "M N"]
@@ -85,8 +91,23 @@ def policy_value(problem: Problem, quotas: Quotas) -> Float[Array, ""]:
     return jnp.sum(weights * jnp.sum(shown * problem.rewards[draws], axis=1))
 
 
+def expected_gradients(
+    estimator: str, problem: Problem, quotas: Quotas, credits: Float[Array, "b N"]
+) -> Float[Array, "b M N"]:
+    """E[credit(a) * grad score(a)] over candidates and shown item, for several credits at once.
+
+    Args, Raises: as `exact_moments`; credits are q(a) - baseline there.
+    """
+    shown, gradients = _happenings(estimator, problem, quotas)
+    return jnp.einsum("ja,ba,jmn->bmn", shown, credits, gradients)
+
+
 def exact_moments(
-    estimator: str, problem: Problem, quotas: Quotas, baseline: Float[Array, ""]
+    estimator: str,
+    problem: Problem,
+    quotas: Quotas,
+    baselines: Float[Array, "b"],
+    truth: Float[Array, "M N"],
 ) -> Moments:
     """Mean, variance and cosine of one draw (q(a) - baseline) * grad score, by enumeration.
 
@@ -94,19 +115,45 @@ def exact_moments(
       estimator: a name of `ESTIMATORS` whose score depends on the candidates alone.
       problem: logits, rewards and late stage of one context.
       quotas: how many slots each expert fills.
-      baseline: what is subtracted from every reward.
+      baselines: what is subtracted from every reward, one answer for each.
+      truth: the policy gradient, for the cosine.
 
     Returns:
-      The moments of the gradient with respect to logits.
+      The moments of the gradient with respect to logits, with a leading axis of baselines.
 
     Raises:
       ValueError: an estimator that is unknown, not defined for M experts or read from the noise of the
         draw; more than 7 items; as `log_prob`.
 
     >>> problem = Problem(jnp.zeros((1, 3)), jnp.array([1.0, 2.0, 3.0]), jnp.array(jnp.inf))
-    >>> exact_moments("v_pg", problem, (2,), jnp.array(0.0)).mean.round(3)
-    Array([[-0.167, -0.167,  0.333]], dtype=float32)
+    >>> truth = true_gradients(problem, (2,)).v_pg
+    >>> exact_moments("v_pg", problem, (2,), jnp.zeros(1), truth).mean[0].round(3)
+    Array([[-0.139, -0.139,  0.278]], dtype=float32)
     """
+    shown, gradients = _happenings(estimator, problem, quotas)
+    credits = problem.rewards[None, :] - baselines[:, None]
+    mean = jnp.einsum("ja,ba,jmn->bmn", shown, credits, gradients)
+    second = jnp.einsum("ja,ba,j->b", shown, credits**2, _square(gradients))
+    cosine = jnp.einsum("ja,ba,j->b", shown, jnp.sign(credits), _cosines(gradients, truth))
+    return Moments(
+        mean=mean,
+        standard_error=jnp.zeros_like(mean),
+        variance=second - _square(mean),
+        cosine=cosine,
+    )
+
+
+class _Happenings(NamedTuple):
+    """All that can happen, as far as a score can tell: J of them, with a gradient each."""
+
+    shown: jax.Array
+    """P(it happens and item a is shown), [J, N]."""
+    gradients: jax.Array
+    """grad score, [J, M, N]."""
+
+
+def _happenings(estimator: str, problem: Problem, quotas: Quotas) -> _Happenings:
+    """An item is shown (credit-assigned scores), or a candidate set is drawn (the others)."""
     chosen = check_estimator(estimator, len(quotas))
     if chosen.statistics == "arrivals":
         raise ValueError(
@@ -114,33 +161,21 @@ def exact_moments(
             "use sampled_moments"
         )
     draws = _draws(problem, quotas)
-    weights, shown = _probabilities(problem, quotas, draws)
-    credit = problem.rewards - baseline
-    if chosen.credit_assigned:  # what happens is that an item is shown
-        items = jnp.arange(problem.rewards.shape[0], dtype=jnp.int32)
-        gradients = jax.jacrev(lambda f: score(estimator, f, draws[0], items, quotas))(
-            problem.logits
-        )
-        weights = jnp.zeros_like(credit).at[draws].add(weights[:, None] * shown)
-        first, second, sign = credit, credit**2, jnp.sign(credit)
-    else:  # what happens is that a candidate set is drawn
+    weights, choice = _probabilities(problem, quotas, draws)
+    shown, rows = weights[:, None] * choice, jnp.arange(draws.shape[0])[:, None]
+    num_items = problem.rewards.shape[0]
+    if chosen.credit_assigned:
+        items = jnp.arange(num_items, dtype=jnp.int32)
+        of_items = jax.jacrev(lambda f: score(estimator, f, draws[0], items, quotas))
+        of_item = jnp.zeros(num_items, shown.dtype).at[draws].add(shown)
+        return _Happenings(jnp.diag(of_item), of_items(problem.logits))
 
-        def of_set(logits, draw):
-            return score(estimator, logits, draw, draw[:1], quotas)[0]
+    def of_set(logits, draw):
+        return score(estimator, logits, draw, draw[:1], quotas)[0]
 
-        gradients = jax.vmap(jax.grad(of_set), in_axes=(None, 0))(problem.logits, draws)
-        first, second, sign = (
-            jnp.sum(shown * part[draws], axis=1) for part in (credit, credit**2, jnp.sign(credit))
-        )
-    mean = jnp.einsum("j,jmn->mn", weights * first, gradients)
-    second_moment = jnp.sum(weights * second * _square(gradients))
-    cosines = _cosines(gradients, true_gradients(problem, quotas).v_pg)
-    return Moments(
-        mean=mean,
-        standard_error=jnp.zeros_like(mean),
-        variance=second_moment - jnp.sum(mean**2),
-        cosine=jnp.sum(weights * sign * cosines),
-    )
+    gradients = jax.vmap(jax.grad(of_set), in_axes=(None, 0))(problem.logits, draws)
+    zeros = jnp.zeros((draws.shape[0], num_items), shown.dtype)
+    return _Happenings(zeros.at[rows, draws].set(shown), gradients)
 
 
 def sampled_moments(
@@ -148,21 +183,23 @@ def sampled_moments(
     estimator: str,
     problem: Problem,
     quotas: Quotas,
-    baseline: Float[Array, ""],
+    baselines: Float[Array, "b"],
+    truth: Float[Array, "M N"],
     num_draws: int,
 ) -> Moments:
     """The same by Monte Carlo over the candidates, for any estimator; the late stage is still summed over.
 
     Args:
       key: consumed.
-      estimator, problem, quotas, baseline: as `exact_moments`.
-      num_draws: candidate sets drawn.
+      estimator, problem, quotas, baselines, truth: as `exact_moments`.
+      num_draws: candidate sets drawn, at least 2.
 
     Returns:
       The moments; `standard_error` is that of `mean`, entry by entry.
     """
     check_estimator(estimator, len(quotas))
-    truth = true_gradients(problem, quotas).v_pg
+    if num_draws < 2:
+        raise ValueError(f"num_draws is {num_draws}; expected at least 2, for a standard error")
 
     def one(key):
         draw = sample_candidates(key, problem.logits, quotas)
@@ -170,10 +207,11 @@ def sampled_moments(
             problem.logits
         )
         shown = shown_probabilities(problem.rewards[draw], problem.inverse_temperature)
-        credit = problem.rewards[draw] - baseline
-        mean = jnp.einsum("k,kmn->mn", shown * credit, gradients)
-        second = jnp.sum(shown * credit**2 * _square(gradients))
-        return mean, second, jnp.sum(shown * jnp.sign(credit) * _cosines(gradients, truth))
+        credits = problem.rewards[draw][None, :] - baselines[:, None]
+        mean = jnp.einsum("k,bk,kmn->bmn", shown, credits, gradients)
+        second = jnp.einsum("k,bk,k->b", shown, credits**2, _square(gradients))
+        cosines = _cosines(gradients, truth)
+        return mean, second, jnp.einsum("k,bk,k->b", shown, jnp.sign(credits), cosines)
 
     keys = jax.random.split(key, num_draws)
     means, seconds, cosines = lax.map(one, keys, batch_size=min(num_draws, _DRAWS_AT_A_TIME))
@@ -181,8 +219,8 @@ def sampled_moments(
     return Moments(
         mean=mean,
         standard_error=jnp.std(means, axis=0, ddof=1) / np.sqrt(num_draws).astype(means.dtype),
-        variance=jnp.mean(seconds) - jnp.sum(mean**2),
-        cosine=jnp.mean(cosines),
+        variance=jnp.mean(seconds, axis=0) - _square(mean),
+        cosine=jnp.mean(cosines, axis=0),
     )
 
 

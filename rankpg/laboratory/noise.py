@@ -197,9 +197,9 @@ def gradient_of(
     """
     keep = optax.GradientTransformation(
         lambda params: params,
-        lambda gradient, kept, params=None: (jax.tree.map(jnp.zeros_like, gradient), gradient),
+        lambda updates, state, params=None: (jax.tree.map(jnp.zeros_like, updates), updates),
     )
     recording = replace(pipeline, optimizer=keep, adaptive_learning_rate=False)
-    start = state.replace(optimizer_state=state.params, fault=jnp.zeros((), jnp.int32))
+    start = replace(state, optimizer_state=state.params, fault=jnp.zeros((), jnp.int32))
     after, _ = update(recording, environment, start, key)
     return -ravel_pytree(after.optimizer_state)[0], after.fault

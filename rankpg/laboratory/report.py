@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import optax
 
 from rankpg.laboratory.baselines import BASELINES, expected_ascent, update_cosine
-from rankpg.laboratory.exact import LATE_STAGES, Problem
+from rankpg.laboratory.exact import FAST_COMPILATION, LATE_STAGES, Problem
 from rankpg.laboratory.noise import gradient_noise
 from rankpg.laboratory.sweep import Row, draw_problems, sweep
 from rankpg.plots import _pyplot
@@ -27,7 +28,7 @@ SIZES: tuple[tuple[int, Quotas], ...] = ((6, (2,)), (6, (1,)), (6, (4,)), (4, (2
 """(N, quotas) of the report; the table and the pictures show the first."""
 
 _BASELINES_SHOWN = np.linspace(-1, 2, 25)
-_ASCENT = {"num_contexts": 24, "num_items": 6, "num_steps": 300, "learning_rate": 0.03}
+_NUM_STEPS, _LEARNING_RATE = 300, 0.03
 
 
 def report(
@@ -113,11 +114,12 @@ def baseline_curves(
     curves: dict[str, Any] = {"baseline": _BASELINES_SHOWN.tolist()}
     exact = "ca_pg_exact" if len(quotas) == 1 else "ca_pg"
     for name in ("v_pg", "v_pg_swr", exact, "top1_pg"):
-        cosines = jax.jit(
-            lambda p, name=name: jnp.mean(
-                jax.vmap(lambda one: update_cosine(name, one, quotas, baselines))(p), axis=0
-            )
-        )
+
+        def mean_cosine(problems: Problem, name=name):
+            of_one = partial(update_cosine, name, quotas=quotas, baselines=baselines)
+            return jnp.mean(jax.vmap(lambda problem: of_one(problem))(problems), axis=0)
+
+        cosines = jax.jit(mean_cosine, compiler_options=FAST_COMPILATION)
         for stage, steepness in LATE_STAGES.items():
             problems = draw_problems(
                 jax.random.key(seed),
@@ -132,38 +134,37 @@ def baseline_curves(
 
 
 def ascent_curves(
-    estimators: Iterable[str] = ("ca_pg_exact", "top1_pg"), *, seed: int = 0
+    estimators: Iterable[str] = ("ca_pg", "top1_pg"), *, seed: int = 0
 ) -> dict[str, Any]:
     """late stage -> estimator -> baseline -> share of the best reward along noiseless ascent (K = 2, N = 6).
 
     Every context has logits of its own, so that nothing is shared but the batch's mean. `all` is the mean
     over contexts, `poor` over the quarter of them whose best item is worth least.
     """
-    contexts, items = _ASCENT["num_contexts"], _ASCENT["num_items"]
-    optimizer = optax.adam(_ASCENT["learning_rate"])
-    curves: dict[str, Any] = {}
+    optimizer = optax.adam(_LEARNING_RATE)
+    kinds = tuple(BASELINES.values())
+
+    def ascend(name, steepness, kind):
+        problems = draw_problems(jax.random.key(seed), 24, 6, 1, jnp.asarray(1.0), steepness)
+        values = expected_ascent(
+            name, problems, (2,), partial(jax.lax.switch, kind, kinds), optimizer, _NUM_STEPS,
+            problems.logits, lambda logits: logits,
+        )  # fmt: skip
+        best = jnp.max(problems.rewards, axis=1)
+        shares = values / best[None, :]
+        return jnp.mean(shares, axis=1), jnp.mean(shares[:, jnp.argsort(best)[:6]], axis=1)
+
+    curves: dict[str, Any] = {stage: {} for stage in LATE_STAGES}
     for name in estimators:
-        for baseline in BASELINES:
-
-            def ascend(problems: Problem, name=name, baseline=baseline):
-                return expected_ascent(
-                    name, problems, (2,), baseline, optimizer, int(_ASCENT["num_steps"]),
-                    problems.logits, lambda logits: logits,
-                )  # fmt: skip
-
-            ascend = jax.jit(ascend)
-            for stage, steepness in LATE_STAGES.items():
-                problems = draw_problems(
-                    jax.random.key(seed), int(contexts), int(items), 1, jnp.asarray(1.0),
-                    jnp.asarray(steepness),
-                )  # fmt: skip
-                best = np.asarray(problems.rewards).max(axis=1)
-                share = np.asarray(ascend(problems)) / best
-                poor = np.argsort(best)[: int(contexts) // 4]
-                curves.setdefault(stage, {}).setdefault(name, {})[baseline] = {
-                    "all": share.mean(axis=1).tolist(),
-                    "poor": share[:, poor].mean(axis=1).tolist(),
-                }
+        steepness, index = jnp.asarray(list(LATE_STAGES.values())), jnp.arange(len(kinds))
+        every = jax.vmap(jax.vmap(partial(ascend, name), (None, 0)), (0, None))
+        program = jax.jit(every, compiler_options=FAST_COMPILATION)
+        everywhere, poor = map(np.asarray, program(steepness, index))
+        for i, stage in enumerate(LATE_STAGES):
+            curves[stage][name] = {
+                baseline: {"all": everywhere[i, j].tolist(), "poor": poor[i, j].tolist()}
+                for j, baseline in enumerate(BASELINES)
+            }
     return curves
 
 
@@ -189,12 +190,12 @@ def plot_report(body: dict[str, Any], out: Path, plt: Any) -> None:
     """The three pictures of a report, from what its JSON holds."""
     rows = body["estimators"]
     first = [r for r in rows if all(r[k] == rows[0][k] for k in "NKM") and r["baseline"] == "none"]
+    scales = sorted({row["scale"] for row in first})
     figure, axes = plt.subplots(2, 4, figsize=(13, 6), sharex=True, layout="constrained")
     for column, stage in enumerate(LATE_STAGES):
         here = [row for row in first if row["late_stage"] == stage]
         for name in dict.fromkeys(row["estimator"] for row in here):
             own = [row for row in here if row["estimator"] == name]
-            scales = [row["scale"] for row in own]
             for axis, measure in zip(
                 axes[:, column], ("cosine_to_policy", "variance"), strict=True
             ):
@@ -202,7 +203,9 @@ def plot_report(body: dict[str, Any], out: Path, plt: Any) -> None:
                     scales, [row[measure] for row in own], marker="o", markersize=3, label=name
                 )
         axes[0, column].set(title=stage, ylim=(-1.05, 1.05), xscale="log")
-        axes[1, column].set(yscale="log", xlabel="standard deviation of the logits")
+        axes[1, column].set(ylim=0, xlabel="standard deviation of the logits")
+        axes[1, column].set_xticks(scales, [f"{scale:g}" for scale in scales], minor=False)
+        axes[1, column].set_xticks([], minor=True)
     axes[0, 0].set_ylabel("cosine with the policy gradient")
     axes[1, 0].set_ylabel("variance of one draw")
     axes[0, 0].legend(frameon=False, fontsize=8)

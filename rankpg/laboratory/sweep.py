@@ -13,6 +13,7 @@ import numpy as np
 from rankpg.estimators import ESTIMATORS
 from rankpg.laboratory.baselines import BASELINES
 from rankpg.laboratory.exact import (
+    FAST_COMPILATION,
     LATE_STAGES,
     Moments,
     Problem,
@@ -55,7 +56,7 @@ def draw_problems(
     )
 
 
-@partial(jax.jit, static_argnames=("quotas", "num_draws"))
+@partial(jax.jit, static_argnames=("quotas", "num_draws"), compiler_options=FAST_COMPILATION)
 def study(
     key: PRNGKey, problems: Problem, quotas: Quotas, num_draws: int
 ) -> dict[str, dict[str, dict[str, jax.Array]]]:
@@ -69,26 +70,21 @@ def study(
     """
     truth = jax.vmap(lambda p: true_gradients(p, quotas))(problems)
     values = jax.vmap(lambda p: policy_value(p, quotas))(problems)
-    baselines = jnp.stack([of(values) for of in BASELINES.values()])
+    baselines = jnp.stack([of(values) for of in BASELINES.values()], axis=1)
     keys = jax.random.split(key, values.shape[0])
     results = {}
     for name, estimator in ESTIMATORS.items():
         if estimator.max_experts is not None and len(quotas) > estimator.max_experts:
             continue
-        if estimator.statistics == "arrivals":
 
-            def moments(key, problem, baseline, name=name):
-                return sampled_moments(key, name, problem, quotas, baseline, num_draws)
+        def moments(key, problem, baselines, truth, name=name, estimator=estimator):
+            if estimator.statistics == "arrivals":
+                return sampled_moments(key, name, problem, quotas, baselines, truth, num_draws)
+            return exact_moments(name, problem, quotas, baselines, truth)
 
-        else:
-
-            def moments(key, problem, baseline, name=name):
-                return exact_moments(name, problem, quotas, baseline)
-
-        of_contexts = jax.vmap(moments, in_axes=(0, 0, 0))
-        found = jax.vmap(of_contexts, in_axes=(None, None, 0))(keys, problems, baselines)
+        found = jax.vmap(moments)(keys, problems, baselines, truth.v_pg)
         results[name] = {
-            baseline: _summarise(jax.tree.map(lambda leaf, i=i: leaf[i], found), truth)
+            baseline: _summarise(jax.tree.map(lambda leaf, i=i: leaf[:, i], found), truth)
             for i, baseline in enumerate(BASELINES)
         }
     return results
