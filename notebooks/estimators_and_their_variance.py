@@ -37,7 +37,8 @@ NUM_ITEMS, QUOTAS, NUM_CONTEXTS = 6, (2,), 16
 # ## One problem, all gradients
 #
 # A context has logits, rewards, and a late stage that shows one of the K candidates by
-# softmax(inverse temperature × reward): +∞ is the optimal re-ranker, 0 a uniform one, −∞ one that is always wrong.
+# softmax(inverse temperature × reward): +∞ is the optimal re-ranker, 0 a uniform one, −∞ the one that is
+# always wrong.
 # Theorem 3.1: policy gradient = credit-assigned gradient + a remainder.
 
 # %%
@@ -54,8 +55,8 @@ for name, gradient in parts._asdict().items():
 # ## Bias, variance and direction of every estimator
 #
 # `bias` is measured from the policy gradient, `to CA` from the credit-assigned gradient with exact inclusion
-# probabilities; the variance is that of one draw. The peakier the policy (larger logits), the worse the scores
-# that pretend that candidates are drawn with replacement.
+# probabilities; the variance is that of one draw. The peakier the policy (larger logits), the worse the
+# scores that pretend that candidates are drawn with replacement.
 
 # %%
 rows = laboratory.sweep(
@@ -111,8 +112,8 @@ axes[0].legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# Read at the dashed line: a baseline of exactly V costs a credit-assigned score little with a good re-ranker, and
-# rescues it from a bad one. Just beyond, with a good re-ranker, the direction collapses. That is where
+# Read at the dashed line: a baseline of exactly V costs a credit-assigned score little with a good re-ranker,
+# and rescues it from a bad one. Just beyond, with a good re-ranker, the direction collapses. That is where
 # the mean of a *batch* puts every context that is poorer than the average.
 #
 # The consequence, without any noise: `top1_pg` climbs its expected update with each baseline.
@@ -132,13 +133,13 @@ axes[0].legend(frameon=False, fontsize=8)
 plt.show()
 
 # %% [markdown]
-# So: no baseline for a credit-assigned score whose re-ranker can be trusted; a baseline *per context* where it
-# cannot; the batch's mean only for `v_pg`, whose expected gradient no baseline changes.
+# So: no baseline for a credit-assigned score whose re-ranker can be trusted; a baseline *per context* where
+# it cannot; the batch's mean only for `v_pg`, whose expected gradient no baseline changes.
 #
 # ## At any size: independent draws
 #
-# Where nothing can be enumerated, independent draws of the gradient at the same parameters tell its signal (their
-# inner product) and its noise (half their squared distance). It works on a run of yours, trained or not; all
+# Where nothing can be enumerated, independent draws of the gradient at the same parameters tell its signal
+# (their inner product) and its noise (half their squared distance). It works on a run of yours, trained or not; all
 # estimators see the same draws.
 
 # %%

@@ -68,10 +68,8 @@ def split_update(estimator: str, problem: Problem, quotas: Quotas) -> UpdatePart
       quotas: how many slots each expert fills.
 
     >>> problem = Problem(jnp.zeros((1, 3)), jnp.array([1.0, 2.0, 3.0]), jnp.array(jnp.inf))
-    >>> split_update("v_pg", problem, (2,)).imitation.round(3) + 0.0
-    Array([[0., 0., 0.]], dtype=float32)
-    >>> split_update("ca_pg_exact", problem, (2,)).imitation.round(3)  # no reward in it
-    Array([[-0.208,  0.   ,  0.208]], dtype=float32)
+    >>> split_update("top1_pg", problem, (2,)).imitation.round(3)  # P(shown) - 1/3: no reward in it
+    Array([[-0.333,  0.   ,  0.333]], dtype=float32)
     """
     value = policy_value(problem, quotas)
     credits = jnp.stack([problem.rewards, jnp.ones_like(problem.rewards)])

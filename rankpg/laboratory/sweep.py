@@ -164,8 +164,10 @@ def sweep(
                 }
                 rows += [
                     setting | {"estimator": name, "baseline": baseline} | _plain(numbers)
-                    for name, of_baseline in found.items()
-                    for baseline, numbers in of_baseline.items()
+                    for name in ESTIMATORS  # what jit returns is sorted by name
+                    for baseline in BASELINES
+                    for numbers in [found.get(name, {}).get(baseline)]
+                    if numbers is not None
                 ]
     return rows
 
