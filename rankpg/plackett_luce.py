@@ -99,6 +99,7 @@ def sample_candidates(key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas)
       ValueError: wrong shape or dtype, quotas that do not fit, and, outside of jit, NaN or +inf or more
         masked items than K allows.
 
+    >>> import jax
     >>> sample_candidates(jax.random.key(0), jnp.array([[0.0, 50.0, 40.0, 0.0]]), (2,))
     Array([1, 2], dtype=int32)
     """

@@ -91,7 +91,13 @@ def brute_force(name: str, logits, quotas, stage: str, baseline: float):
 
 
 @pytest.mark.parametrize("stage", laboratory.LATE_STAGES)
-@pytest.mark.parametrize("quotas", QUOTAS.values(), ids=QUOTAS)
+@pytest.mark.parametrize(
+    "quotas",
+    [
+        pytest.param(q, id=name, marks=() if len(q) == 1 else pytest.mark.slow)
+        for name, q in QUOTAS.items()
+    ],
+)
 def test_moments_are_those_of_brute_force(quotas, stage):
     _, found = moments(problem(stage, len(quotas)), quotas)
     for name, of_baselines in found.items():
@@ -164,6 +170,7 @@ def table_run(batch_size: int):
     return prepare(config, data, encoder=encoder)
 
 
+@pytest.mark.slow
 def test_noise_of_a_run_is_that_of_enumeration():
     """Batches of 4 have a quarter of a draw's variance; another estimator's variance is refused."""
     names = ("v_pg", "ca_pg_exact")
