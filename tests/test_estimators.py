@@ -391,7 +391,13 @@ def batch_of_scores(estimator, key, logits):
     return jax.vmap(one)(logits)
 
 
-@pytest.mark.parametrize("estimator", rankpg.ESTIMATORS)
+@pytest.mark.parametrize(
+    "estimator",
+    [  # where a score is a log inclusion, its extremes are those of test_inclusion.py
+        pytest.param(name, marks=pytest.mark.slow if name in ("ca_pg", "ca_pg_exact") else ())
+        for name in rankpg.ESTIMATORS
+    ],
+)
 def test_extreme_logits_have_finite_scores_and_gradients(key, estimator):
     scores, gradients = batch_of_scores(estimator, key, jnp.asarray(EXTREMES, jnp.float32)[:, None])
     assert scores.dtype == gradients.dtype == jnp.float32

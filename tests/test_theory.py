@@ -52,7 +52,7 @@ THEOREM_3_1 = [
     pytest.param(name, rule, marks=() if core else pytest.mark.slow)
     for name in QUOTAS
     for rule in ("optimal", "uniform", "anti")
-    for core in [name == "uneven" or (name, rule) == ("one expert", "optimal")]
+    for core in [name == "uneven"]
 ]
 
 
