@@ -162,7 +162,7 @@ def ascent_curves(
         everywhere, poor = map(np.asarray, program(steepness, index))
         for i, stage in enumerate(LATE_STAGES):
             curves[stage][name] = {
-                baseline: {"all": everywhere[i, j].tolist(), "poor": poor[i, j].tolist()}
+                baseline: {"all": _rounded(everywhere[i, j]), "poor": _rounded(poor[i, j])}
                 for j, baseline in enumerate(BASELINES)
             }
     return curves
@@ -268,6 +268,11 @@ def _aligned(lines: list[list[str]], words: int) -> list[str]:
 
 def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    """Four decimals, which is more than a picture shows."""
+    return [round(float(value), 4) for value in values]
 
 
 def _finite(value: Any) -> float | None:

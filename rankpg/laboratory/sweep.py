@@ -91,7 +91,10 @@ def study(
 
 
 def _summarise(moments: Moments, truth: GradientParts) -> dict[str, jax.Array]:
-    """Over contexts: root mean squares relative to the policy gradient's, and mean cosines."""
+    """Over contexts: root mean squares relative to the policy gradient's, and mean cosines.
+
+    The square of the sampling error is taken out of a squared bias that was not enumerated.
+    """
     squared = partial(jnp.sum, axis=(1, 2))
     signal = jnp.mean(squared(truth.v_pg**2))
     policy, credit = squared(truth.v_pg**2), squared(truth.ca_pg**2)
@@ -103,14 +106,16 @@ def _summarise(moments: Moments, truth: GradientParts) -> dict[str, jax.Array]:
         inner = squared(moments.mean * other) / jnp.sqrt(jnp.where(known, product, 1))
         return jnp.sum(jnp.where(known, inner, 0)) / jnp.sum(known)
 
+    error = moments.standard_error**2
+
     def relative(square):
-        return jnp.sqrt(jnp.mean(squared(square)) / signal)
+        return jnp.sqrt(jnp.maximum(jnp.mean(squared(square)), 0) / signal)
 
     joint = jnp.sum(moments.mean * truth.v_pg) / jnp.sqrt(jnp.sum(length) * jnp.sum(policy))
     return {
-        "bias_to_policy": relative((moments.mean - truth.v_pg) ** 2),
-        "bias_to_credit": relative((moments.mean - truth.ca_pg) ** 2),
-        "sampling_error": relative(moments.standard_error**2),
+        "bias_to_policy": relative((moments.mean - truth.v_pg) ** 2 - error),
+        "bias_to_credit": relative((moments.mean - truth.ca_pg) ** 2 - error),
+        "sampling_error": relative(error),
         "variance": jnp.mean(moments.variance) / signal,
         "cosine_to_policy": cosine(truth.v_pg, policy),
         "cosine_to_credit": cosine(truth.ca_pg, credit),
@@ -140,8 +145,8 @@ def sweep(
 
     Returns:
       One row per setting, estimator and baseline: `bias_to_policy`, `bias_to_credit`, `sampling_error` (of
-      the two biases; 0 if enumerated) and `variance` (trace, of one draw) in units of the policy gradient;
-      cosines of the expected gradient to the policy gradient and to the credit-assigned one, and of one
+      the expected gradient; 0 if enumerated) and `variance` (trace, of one draw) in units of the policy
+      gradient; cosines of the expected gradient to the policy gradient and to the credit-assigned one, and of one
       draw to the policy gradient, averaged over contexts; `progress`, the cosine over all contexts at once.
     """
     stages, scales, rows = tuple(late_stages), tuple(scales), []
