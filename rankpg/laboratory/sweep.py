@@ -146,8 +146,8 @@ def sweep(
     Returns:
       One row per setting, estimator and baseline: `bias_to_policy`, `bias_to_credit`, `sampling_error` (of
       the expected gradient; 0 if enumerated) and `variance` (trace, of one draw) in units of the policy
-      gradient; cosines of the expected gradient to the policy gradient and to the credit-assigned one, and of one
-      draw to the policy gradient, averaged over contexts; `progress`, the cosine over all contexts at once.
+      gradient; cosines of the expected gradient to the policy gradient and to the credit-assigned one, and
+      of one draw to the policy gradient, averaged over contexts; `progress`, the cosine over all contexts.
     """
     stages, scales, rows = tuple(late_stages), tuple(scales), []
     for place, (num_items, quotas) in enumerate(sizes):
