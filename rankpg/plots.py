@@ -8,7 +8,7 @@ from typing import Any
 
 from rankpg.summary import curve
 
-__all__ = ["learning_curves"]
+__all__ = ["learning_curves", "pyplot"]
 
 
 def learning_curves(
@@ -24,7 +24,7 @@ def learning_curves(
     Raises:
       ModuleNotFoundError: matplotlib is missing; names the extra.
     """
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     optimum = None
     for label, metrics in runs.items():
@@ -57,7 +57,8 @@ def _mark_stopped(axes: Any, metrics: list[dict[str, Any]], color: Any) -> None:
             axes.plot(row["stopped_at_step"], row["policy_value"], "x", color=color, markersize=9)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib.pyplot without a display; ModuleNotFoundError names the extra where it is missing."""
     try:
         import matplotlib
     except ModuleNotFoundError as error:

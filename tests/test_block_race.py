@@ -141,6 +141,7 @@ def test_a_race_is_chosen_where_it_at_least_halves_the_variates():
                 assert (width - 1) * blocks >= depth
 
 
+@pytest.mark.slow
 def test_large_catalogues_have_no_ties(keys):
     """The first 100 of 1e6 equal items have 100 arrival times; JAX's default noise has ties there."""
     logits = jnp.zeros((1, 10**6), jnp.float32)

@@ -141,6 +141,7 @@ def values(out, name):
     ]
 
 
+@pytest.mark.slow
 def test_a_table_from_end_to_end(straight):
     summary, out = straight
     names = [f"standin9x52-K50-{estimator}" for estimator in ("v_pg_swr", "top1_pg")]
@@ -168,6 +169,7 @@ def test_a_table_from_end_to_end(straight):
     assert "at 4" in text
 
 
+@pytest.mark.slow
 def test_what_is_complete_is_not_run_again(straight):
     summary, out = straight
     before = (out / "runs" / "standin9x52-K50-top1_pg" / "metrics.jsonl").stat().st_mtime_ns
@@ -178,6 +180,7 @@ def test_what_is_complete_is_not_run_again(straight):
     assert after == before
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_is_the_same(straight, tmp_path, monkeypatch):
     """Interrupted at step 2 of the first row; the report of that moment says what is missing."""
     _, out = straight
@@ -237,6 +240,7 @@ def test_a_row_that_somebody_works_on_is_left_to_them(tiny, tmp_path):
         pass
 
 
+@pytest.mark.slow
 def test_what_was_cut_off_before_its_first_checkpoint_begins_anew(straight, tmp_path):
     _, out = straight
     name = "standin9x52-K50-top1_pg"
@@ -259,6 +263,7 @@ def damaged(straight, tmp_path):
     return shutil.copytree(straight[1], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_settings_is_refused(damaged):
     file = damaged / "runs" / "standin9x52-K50-top1_pg" / "config.yaml"
     file.write_text(file.read_text().replace("learning_rate: 0.01", "learning_rate: 0.5"))
@@ -267,6 +272,7 @@ def test_a_folder_of_other_settings_is_refused(damaged):
             reproduce(["table4"], "smoke", damaged, report_only=report_only)
 
 
+@pytest.mark.slow
 def test_damaged_files_are_named(damaged):
     folder = damaged / "runs" / "standin9x52-K50-top1_pg"
     (folder / "versions.json").write_text("{")
@@ -309,6 +315,7 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys, flags, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_without_the_file_the_stand_in_is_announced(straight, capsys):
     reproduce(["table4"], "smoke", straight[1])
     said = capsys.readouterr().err
@@ -374,6 +381,7 @@ def test_markdown_puts_the_paper_beside_ours():
     assert "- Not begun yet: `x`" in lines
 
 
+@pytest.mark.slow
 def test_greedy_error_at_small_size(monkeypatch, tmp_path):
     """For N = 3 and K = 2, P(a in S) by enumeration of the pairs."""
     logits = np.array([1.0, 0.0, -1.0])
@@ -398,6 +406,7 @@ def test_greedy_error_at_small_size(monkeypatch, tmp_path):
     assert read_json(tmp_path / "table5.json")["cells"][0]["paper"] is None  # not the paper's N
 
 
+@pytest.mark.slow
 def test_constant_rewards_cost_nothing_and_train():
     config = speed._config("top1_pg", 3, 1, 1)
     environment = speed.ConstantRewards(7, 9)

@@ -17,7 +17,7 @@ from rankpg.laboratory.baselines import BASELINES, expected_ascent, update_cosin
 from rankpg.laboratory.exact import FAST_COMPILATION, LATE_STAGES, Problem
 from rankpg.laboratory.noise import gradient_noise
 from rankpg.laboratory.sweep import Row, draw_problems, sweep
-from rankpg.plots import _pyplot
+from rankpg.plots import pyplot
 from rankpg.run import Run
 from rankpg.run_folder import versions
 from rankpg.types import Quotas
@@ -53,7 +53,7 @@ def report(
     Raises:
       ModuleNotFoundError: matplotlib is missing; names the extra.
     """
-    plt, sizes = _pyplot(), tuple(sizes)
+    plt, sizes = pyplot(), tuple(sizes)
     num_items, quotas = sizes[0]
     rows = sweep(sizes, num_contexts=num_contexts, num_draws=num_draws, seed=seed)
     body: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rankpg.plots import _pyplot
+from rankpg.plots import pyplot
 
 __all__ = ["draw"]
 
@@ -29,7 +29,7 @@ def draw(report: dict[str, Any], file: Path) -> bool:
     )
     if not (report.get("rows") or report.get("arms") or report.get("cells")):
         return False
-    plt = _pyplot()
+    plt = pyplot()
     figure = painter(plt, report)
     figure.suptitle(report["title"] + _scale_words(report))
     figure.savefig(file, dpi=130)
