@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import jax
 from _common import interleaved, write
 
 from rankpg import ESTIMATORS, TrainConfig
-from rankpg.run import prepare, seed_keys
-from rankpg.training import train_chunk
+from rankpg.timing import training_call
 
 SLOW = ("ca_pg_exact",)
 """Measured over fewer steps."""
@@ -40,7 +38,8 @@ def main() -> None:
     for estimator, entry in ESTIMATORS.items():
         if entry.max_experts is None or settings["num_experts"] <= entry.max_experts:
             lengths[estimator] = 2 if estimator in SLOW else 100
-            arms[estimator] = _arm(estimator, lengths[estimator], settings)
+            config = TrainConfig(estimator=estimator, seeds=(0,), **settings)
+            arms[estimator] = training_call(config, lengths[estimator])
     seconds = interleaved(arms, rounds)
     rows: dict[str, Any] = {}
     for name, timing in seconds.items():
@@ -49,18 +48,6 @@ def main() -> None:
     write(
         "throughput", {"settings": settings, "seconds_per_chunk": rows, "steps_per_chunk": lengths}
     )
-
-
-def _arm(estimator: str, length: int, settings: dict[str, int]):
-    run = prepare(TrainConfig(estimator=estimator, seeds=(0,), **settings))
-    roots = seed_keys(run.config, "steps")
-    chunk = train_chunk(run.pipeline, length).lower(run.environment, run.state, roots).compile()
-
-    def call():
-        run.state, metrics = chunk(run.environment, run.state, roots)
-        return jax.block_until_ready(metrics)
-
-    return call
 
 
 if __name__ == "__main__":

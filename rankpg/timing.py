@@ -9,7 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-__all__ = ["interleaved"]
+from rankpg.config import TrainConfig
+from rankpg.run import prepare, seed_keys
+from rankpg.training import train_chunk
+from rankpg.types import Environment
+
+__all__ = ["interleaved", "training_call"]
 
 
 def interleaved(arms: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, dict[str, float]]:
@@ -33,3 +38,18 @@ def interleaved(arms: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str
         name: {"median": float(np.median(s)), "min": min(s), "max": max(s), "rounds": rounds}
         for name, s in seconds.items()
     }
+
+
+def training_call(
+    config: TrainConfig, length: int, environment: Environment | None = None
+) -> Callable[[], Any]:
+    """A call that trains `length` more steps of a config, compiled already, and waits for them."""
+    run = prepare(config, environment)
+    roots = seed_keys(run.config, "steps")
+    chunk = train_chunk(run.pipeline, length).lower(run.environment, run.state, roots).compile()
+
+    def call():
+        run.state, metrics = chunk(run.environment, run.state, roots)
+        return jax.block_until_ready(metrics)
+
+    return call

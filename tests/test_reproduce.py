@@ -24,6 +24,7 @@ from rankpg.reproduce.results import learning_speed, steps_to_reach
 from rankpg.reproduce.rows import SCALES, TRAINED, Scale, row_name, table_rows, unique_rows
 from rankpg.reproduce.work import train_rows
 from rankpg.settings import ConfigError
+from rankpg.timing import training_call
 
 ENABLE_X64 = False
 
@@ -410,7 +411,7 @@ def test_greedy_error_at_small_size(monkeypatch, tmp_path):
 def test_constant_rewards_cost_nothing_and_train():
     config = speed._config("top1_pg", 3, 1, 1)
     environment = speed.ConstantRewards(7, 9)
-    call = speed._chunk(config, 2, environment)
+    call = training_call(config, 2, environment)
     assert float(call().reward[0]) == 1.0
     assert jax.tree.leaves(environment) == []
 

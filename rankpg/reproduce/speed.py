@@ -10,7 +10,6 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import struct
 
@@ -19,10 +18,8 @@ from rankpg.estimators import ESTIMATORS
 from rankpg.reproduce import published
 from rankpg.reproduce.published import PAPER_NAMES
 from rankpg.reproduce.rows import RATES, WHOLE_SET_RATE
-from rankpg.run import prepare, seed_keys
-from rankpg.timing import interleaved
-from rankpg.training import train_chunk
-from rankpg.types import Array, Environment, Float, Int, PRNGKey, record
+from rankpg.timing import interleaved, training_call
+from rankpg.types import Array, Float, Int, PRNGKey, record
 
 __all__ = ["ConstantRewards", "measure"]
 
@@ -81,9 +78,9 @@ def measure(scale: str) -> dict[str, Any]:
     settings = list(_settings(effort))
     calls = {}
     for index, (config, _) in enumerate(settings):
-        calls[f"{index} whole"] = _chunk(config, effort.chunk)
+        calls[f"{index} whole"] = training_call(config, effort.chunk)
         constant = ConstantRewards(config.num_contexts, config.num_items)
-        calls[f"{index} learner"] = _chunk(config, effort.chunk, constant)
+        calls[f"{index} learner"] = training_call(config, effort.chunk, constant)
     load = os.getloadavg()[0]
     timings = interleaved(calls, effort.rounds)
     per_1000 = 1000 / effort.chunk
@@ -127,16 +124,3 @@ def _config(estimator: str, k: int, length: int, experts: int) -> TrainConfig:
         num_experts=experts,
         seeds=(0,),
     )
-
-
-def _chunk(config: TrainConfig, length: int, environment: Environment | None = None):
-    """A call that trains `length` more steps."""
-    run = prepare(config, environment)
-    roots = seed_keys(run.config, "steps")
-    chunk = train_chunk(run.pipeline, length).lower(run.environment, run.state, roots).compile()
-
-    def call():
-        run.state, metrics = chunk(run.environment, run.state, roots)
-        return jax.block_until_ready(metrics)
-
-    return call
