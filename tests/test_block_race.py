@@ -163,7 +163,7 @@ def test_inclusion_frequencies_at_100_000_items_are_exact_inclusion_probabilitie
     @jax.jit
     def hits(keys):
         def one(k):
-            return (arrivals(k, logits, 10)[0][0, :10] == watched[:, None]).any(axis=1)
+            return (arrivals(k, logits, 10)[0][:, :10] == watched[:, None]).any(axis=1)
 
         return jax.lax.map(one, keys, batch_size=50).sum(axis=0)
 
