@@ -82,6 +82,15 @@ class TrainConfig:
         "synthetic: generate the instance from this seed instead of loading the paper's",
         needs=_SYNTHETIC | {"late_stage": "learned"},
     )
+    noise_scale: float = setting(
+        1.0, _PROBLEM, "synthetic: multiplies the standard deviation of rewards", needs=_SYNTHETIC
+    )
+    held_out_contexts: int = setting(
+        0,
+        _PROBLEM,
+        "contexts, a fixed random choice, that training never sees and on which alone values are measured "
+        "(--context-tower features)",
+    )
     num_candidates: int = setting(10, _POLICY, "K, how many candidates the early stage hands over")
     num_experts: int = setting(1, _POLICY, "M, experts that share the K slots")
     embedding_dim: int = setting(10, _POLICY, "D, width of the towers' embeddings")
@@ -116,7 +125,10 @@ class TrainConfig:
     )
     ranking_length: int = setting(1, _LATE, "L, how many of the K candidates are shown")
     inverse_temperature: float = setting(
-        1.0, _LATE, "of the noisy late stage", needs={"late_stage": "noisy"}
+        1.0,
+        _LATE,
+        "of the noisy late stage; below 0 it prefers the worst",
+        needs={"late_stage": "noisy"},
     )
     estimator: str = setting(
         "ca_pg_swr",
@@ -195,9 +207,15 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{flag(name)} is {value}; expected a number above 0")
-        if not 0 <= self.inverse_temperature < math.inf:
+        if not math.isfinite(self.inverse_temperature):
             raise ConfigError(
-                f"--inverse-temperature is {self.inverse_temperature}; expected at least 0"
+                f"--inverse-temperature is {self.inverse_temperature}; expected a finite number"
+            )
+        if not 0 <= self.noise_scale < math.inf:
+            raise ConfigError(f"--noise-scale is {self.noise_scale}; expected at least 0")
+        if not 0 <= self.held_out_contexts < 2**31:
+            raise ConfigError(
+                f"--held-out-contexts is {self.held_out_contexts}; expected at least 0"
             )
         distinct = len(set(self.seeds)) == len(self.seeds) > 0
         if not distinct or not all(0 <= seed < 2**32 for seed in self.seeds):

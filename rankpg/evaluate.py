@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from rankpg.inclusion import log_inclusion_sum
@@ -17,7 +16,7 @@ from rankpg.plackett_luce import greedy_candidates, sample_candidates
 from rankpg.theory import is_aligned, is_partitioned
 from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, record
 
-__all__ = ["Evaluation", "choose_contexts", "evaluate", "evaluate_context", "share_aligned"]
+__all__ = ["Evaluation", "evaluate", "evaluate_context", "share_aligned"]
 
 _DRAWS = 16
 """Rankings per context over which a late stage that draws is averaged; the sampled policy has four."""
@@ -29,6 +28,8 @@ class Evaluation:
 
     policy_value: Float[Array, ""]
     """Greedy candidates, the late stage's greedy ranking (a uniform late stage still draws)."""
+    drawn_value: Float[Array, ""]
+    """Greedy candidates, sampled ranking: what users are shown where the late stage draws."""
     sampled_value: Float[Array, ""]
     """Sampled candidates, sampled ranking: what training sees."""
     optimum: Float[Array, ""]
@@ -67,9 +68,9 @@ def evaluate_context(
     greedy_key, sample_key = jax.random.split(key)
 
     candidates = greedy_candidates(logits, quotas)
-    shown = jax.vmap(lambda k: late_stage.greedy(k, environment, context, candidates).items)(
-        jax.random.split(greedy_key, _DRAWS)
-    )
+    keys = jax.random.split(greedy_key, _DRAWS)
+    shown = jax.vmap(lambda k: late_stage.greedy(k, environment, context, candidates).items)(keys)
+    drawn = jax.vmap(lambda k: late_stage(k, environment, context, candidates).items)(keys)
 
     def sampled(key):
         draw_key, rank_key = jax.random.split(key)
@@ -83,6 +84,7 @@ def evaluate_context(
     log_probs = _item_log_probs(logits, quotas)
     return Evaluation(
         policy_value=value,
+        drawn_value=jnp.mean(rewards[drawn] @ alpha),
         sampled_value=jnp.mean(jax.vmap(sampled)(jax.random.split(sample_key, 4))),
         optimum=optimum,
         share_of_optimum=jnp.zeros_like(value),  # of the means, not the mean of shares
@@ -152,14 +154,6 @@ def share_aligned(
         )
 
     return jnp.mean(lax.map(one, contexts).astype(jnp.float32))
-
-
-def choose_contexts(num_contexts: int, most: int) -> np.ndarray:
-    """All contexts, or, of more than `most`, a fixed random subset."""
-    if num_contexts <= most:
-        return np.arange(num_contexts, dtype=np.int32)
-    chosen = np.random.default_rng(0).choice(num_contexts, most, replace=False)
-    return np.sort(chosen).astype(np.int32)
 
 
 def _item_log_probs(logits: Float[Array, "M N"], quotas: Any) -> Float[Array, "N"]:

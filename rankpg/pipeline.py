@@ -14,6 +14,7 @@ import optax
 
 from rankpg import neural_scorer
 from rankpg.config import ConfigError, TrainConfig
+from rankpg.contexts import split_contexts
 from rankpg.encoders import Encoder, IdTower, from_nnx, to_logits, two_tower
 from rankpg.estimators import ESTIMATORS, Estimator, check_estimator
 from rankpg.late_stage import LATE_STAGES, learned, noisy
@@ -47,6 +48,8 @@ class Pipeline:
     adaptive_learning_rate: bool
     batch_size: int
     draws_per_context: int
+    training_contexts: np.ndarray
+    """The contexts that a batch is drawn from."""
 
     def logits(self, params: Params, contexts: Int[Array, "B"]) -> Float[Array, "B M N"]:
         """f_m(a) of a batch of contexts."""
@@ -71,6 +74,11 @@ def assemble(
     """
     _check_kinds(environment, late_stage, optimizer)
     config = config.resolve()
+    if config.held_out_contexts and encoder is None and config.context_tower == "ids":
+        raise ConfigError(
+            f"--held-out-contexts is {config.held_out_contexts}, but --context-tower ids learns nothing of "
+            "contexts that it never sees; choose --context-tower features"
+        )
     estimator = check_estimator(config.estimator, config.num_experts)
     quotas = expert_quotas(config.num_candidates, config.num_experts)
     if config.num_candidates > environment.num_items:
@@ -92,6 +100,7 @@ def assemble(
         adaptive_learning_rate=bool(config.adaptive_learning_rate),
         batch_size=config.batch_size,
         draws_per_context=config.draws_per_context,
+        training_contexts=split_contexts(environment.num_contexts, config.held_out_contexts)[0],
     )
     _check_stations(pipeline, config, environment)
     return pipeline

@@ -17,8 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankpg.config import TrainConfig
+from rankpg.contexts import choose_contexts, split_contexts
 from rankpg.environments import Dataset, make_environment
-from rankpg.evaluate import choose_contexts, evaluate, share_aligned
+from rankpg.evaluate import evaluate, share_aligned
 from rankpg.pipeline import Pipeline, assemble
 from rankpg.plackett_luce import greedy_candidates
 from rankpg.training import FAULTS, TrainState, init_state, train_chunk
@@ -267,7 +268,8 @@ def seed_keys(config: TrainConfig, stream: str) -> Any:
 
 
 def _evaluation_contexts(run: Run) -> Int[jax.Array, "contexts"]:
-    return jnp.asarray(choose_contexts(run.environment.num_contexts, run.config.eval_contexts))
+    _, judging = split_contexts(run.environment.num_contexts, run.config.held_out_contexts)
+    return jnp.asarray(choose_contexts(judging, run.config.eval_contexts))
 
 
 def _greedy(pipeline: Pipeline, environment: Environment, params: Any, contexts: Any) -> Any:

@@ -174,7 +174,10 @@ def rollout(
 def draw_contexts(key: PRNGKey, pipeline: Pipeline, environment: Environment) -> Int[Array, "B"]:
     """B contexts, uniform with replacement; draws of one context stand next to each other."""
     distinct = pipeline.batch_size // pipeline.draws_per_context
-    contexts = jax.random.randint(key, (distinct,), 0, environment.num_contexts, jnp.int32)
+    training = pipeline.training_contexts
+    contexts = jax.random.randint(key, (distinct,), 0, len(training), jnp.int32)
+    if len(training) < environment.num_contexts:  # some are held out
+        contexts = jnp.asarray(training)[contexts]
     return jnp.repeat(contexts, pipeline.draws_per_context)
 
 

@@ -168,10 +168,16 @@ def test_scales_are_above_zero(name, value):
     refusal({name: value}, flag(name), "expected a number above 0")
 
 
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
-def test_the_inverse_temperature_may_be_zero_and_no_less(value):
-    refusal({"inverse_temperature": value}, "--inverse-temperature", "expected at least 0")
-    assert TrainConfig(inverse_temperature=0, late_stage="noisy").inverse_temperature == 0
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf")])
+def test_the_inverse_temperature_is_any_finite_number(value):
+    refusal({"inverse_temperature": value}, "--inverse-temperature", "expected a finite number")
+    for beta in (0, -0.5):
+        assert TrainConfig(inverse_temperature=beta, late_stage="noisy").inverse_temperature == beta
+
+
+@pytest.mark.parametrize("name", ["noise_scale", "held_out_contexts"])
+def test_what_may_be_zero_and_no_less(name):
+    refusal({name: -1}, flag(name), "expected at least 0")
 
 
 def test_k_is_compared_with_the_catalogue_that_there_is():

@@ -9,8 +9,9 @@ import pytest
 
 import rankpg
 from rankpg import TrainConfig, late_stage
+from rankpg.contexts import choose_contexts, split_contexts
 from rankpg.environments import from_matrix
-from rankpg.evaluate import choose_contexts, evaluate, share_aligned
+from rankpg.evaluate import evaluate, share_aligned
 from rankpg.pipeline import assemble
 from rankpg.training import init_state
 
@@ -125,13 +126,14 @@ def test_a_subset_is_evaluated_alone(anti):
 
 
 def test_the_subset_is_fixed_distinct_and_in_range():
-    assert choose_contexts(7, 7).tolist() == list(range(7))
-    assert choose_contexts(7, 100).tolist() == list(range(7))
-    some = choose_contexts(1000, 50)
+    seven, thousand = np.arange(7, dtype=np.int32), np.arange(1000, dtype=np.int32)
+    assert choose_contexts(seven, 7).tolist() == list(range(7))
+    assert choose_contexts(seven, 100).tolist() == list(range(7))
+    some = choose_contexts(thousand, 50)
     assert some.dtype == np.int32
     assert len(set(some.tolist())) == 50
     assert 0 <= some.min() < some.max() < 1000
-    assert np.array_equal(some, choose_contexts(1000, 50))
+    assert np.array_equal(some, choose_contexts(thousand, 50))
     assert some.max() > 500  # not the first fifty
 
 
@@ -205,6 +207,24 @@ def test_a_uniform_late_stage_is_averaged_over_draws():
     )
 
 
+def test_a_late_stage_that_draws_is_worth_less_drawn_than_greedy():
+    """Of the three candidates by softmax on the reward: the mean by enumeration, against the best of them."""
+    stage = late_stage.noisy(1, 0.5)
+    config = TrainConfig(num_candidates=3, embedding_dim=3, batch_size=4, late_stage="noisy")
+    environment = from_matrix(MEANS).environment
+    pipeline = assemble(config, environment, late_stage=stage)
+    params = jax.jit(lambda: init_state(pipeline, jax.random.key(6)).params)()
+    answer = judged(pipeline, environment, params, range(CONTEXTS))
+    handed = [m[greedy(f, (3,))] for m, f in zip(MEANS, logits_of(params), strict=True)]
+    shares = [np.exp(0.5 * m) / np.exp(0.5 * m).sum() for m in handed]
+    means = [s @ m for s, m in zip(shares, handed, strict=True)]
+    variances = [s @ m**2 - (s @ m) ** 2 for s, m in zip(shares, handed, strict=True)]
+    error = np.sqrt(np.mean(variances) / (16 * CONTEXTS))
+    assert abs(answer["drawn_value"] - np.mean(means)) < 4 * error
+    assert answer["policy_value"] == pytest.approx(np.mean([m.max() for m in handed]), rel=1e-5)
+    assert answer["policy_value"] > np.mean(means) + 4 * error
+
+
 def test_no_policy_beats_the_optimum():
     """With more weight on the second place, the best item belongs there."""
 
@@ -236,3 +256,23 @@ def test_what_training_sees_is_the_sampled_policy():
     assert sampled["policy_value"] == pytest.approx(best_of_three.mean(), rel=1e-5)
     spread = judged(pipeline, environment, jnp.zeros_like(peaked), range(CONTEXTS))
     assert spread["sampled_value"] != pytest.approx(best_of_three.mean(), rel=1e-2)
+
+
+@pytest.mark.parametrize("held_out", [1, 30, 99])
+def test_held_out_contexts_are_a_fixed_partition(held_out):
+    training, judging = split_contexts(100, held_out)
+    assert len(judging) == held_out
+    assert sorted([*training, *judging]) == list(range(100))
+    assert np.array_equal(judging, split_contexts(100, held_out)[1])
+    assert training.dtype == judging.dtype == np.int32
+
+
+@pytest.mark.parametrize("held_out", [100, 101, -1])
+def test_something_is_left_to_train_on(held_out):
+    with pytest.raises(ValueError, match=f"--held-out-contexts is {held_out}, of 100 contexts"):
+        split_contexts(100, held_out)
+
+
+def test_without_held_out_contexts_all_train_and_all_judge():
+    training, judging = split_contexts(4, 0)
+    assert training.tolist() == judging.tolist() == [0, 1, 2, 3]

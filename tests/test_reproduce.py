@@ -15,14 +15,16 @@ import pytest
 from run_files import metrics_rows
 
 from rankpg import TrainConfig
+from rankpg.campaign import work
+from rankpg.campaign.files import read_json
+from rankpg.campaign.locks import Taken, lock
+from rankpg.campaign.rows import unique_rows
+from rankpg.campaign.work import train_rows
 from rankpg.cli import main
-from rankpg.reproduce import greedy_error, published, rows, speed, tables, work
+from rankpg.reproduce import greedy_error, published, rows, speed, tables
 from rankpg.reproduce.command import NAMES, reproduce
-from rankpg.reproduce.files import read_json
-from rankpg.reproduce.locks import Taken, lock
-from rankpg.reproduce.results import learning_speed, steps_to_reach
-from rankpg.reproduce.rows import SCALES, TRAINED, Scale, row_name, table_rows, unique_rows
-from rankpg.reproduce.work import train_rows
+from rankpg.reproduce.learning_speed import learning_speed, steps_to_reach
+from rankpg.reproduce.rows import SCALES, TRAINED, Scale, row_name, table_rows
 from rankpg.settings import ConfigError
 from rankpg.timing import training_call
 
@@ -218,7 +220,7 @@ def test_a_row_that_somebody_works_on_is_left_to_them(tiny, tmp_path):
     """Until they die: a killed process holds nothing."""
     name = "standin9x52-K50-top1_pg"
     program = (
-        "import sys, pathlib; from rankpg.reproduce.locks import lock\n"
+        "import sys, pathlib; from rankpg.campaign.locks import lock\n"
         "with lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(

@@ -16,6 +16,7 @@ from scipy import stats
 import rankpg
 from rankpg import TrainConfig, late_stage, training
 from rankpg import run as run_module
+from rankpg.contexts import split_contexts
 from rankpg.encoders import Encoder
 from rankpg.environments import from_matrix
 from rankpg.pipeline import assemble, make_optimizer
@@ -270,6 +271,23 @@ def test_contexts_are_drawn_uniformly(world):
     assert stats.chisquare(counts).pvalue > 1e-3
     neighbours = np.bincount(CONTEXTS * drawn[:-1] + drawn[1:], minlength=CONTEXTS**2)
     assert stats.chisquare(neighbours).pvalue > 1e-3
+
+
+def test_contexts_that_are_held_out_are_never_drawn(world):
+    kept = settings(held_out_contexts=2)
+    encoder = rankpg.encoders.two_tower(CONTEXTS, world.num_items, 2)
+    pipeline = assemble(kept, world, encoder=encoder)
+    pipeline = dataclasses.replace(pipeline, batch_size=20_000)
+    drawn = np.asarray(training.draw_contexts(jax.random.key(2), pipeline, world))
+    seen, judging = split_contexts(CONTEXTS, 2)
+    assert set(drawn.tolist()) == set(seen.tolist())
+    assert not set(judging.tolist()) & set(seen.tolist())
+    assert stats.chisquare(np.bincount(drawn)[seen]).pvalue > 1e-3
+
+
+def test_a_table_of_ids_is_refused_where_contexts_are_held_out(world):
+    with pytest.raises(ConfigError, match=r"--held-out-contexts is 2.*--context-tower features"):
+        assemble(settings(held_out_contexts=2), world)
 
 
 def test_draws_of_one_context_stand_together(world):

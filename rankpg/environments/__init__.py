@@ -37,8 +37,9 @@ def _synthetic(config: TrainConfig) -> Synthetic:
     """The paper's instance at its own size and without a seed; else a generated one."""
     size = config.num_contexts, config.num_items, config.num_features
     if size == (1000, 1000, 10) and config.instance_seed is None:
-        return paper_instance()
-    return generate(jax.random.key(config.instance_seed or 0), *size)
+        return paper_instance(config.noise_scale)
+    key = jax.random.key(config.instance_seed or 0)
+    return generate(key, *size, noise_scale=config.noise_scale)
 
 
 def _ratings(config: TrainConfig) -> Dataset:

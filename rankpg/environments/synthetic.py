@@ -77,10 +77,13 @@ class Synthetic:
         return None
 
 
-def paper_instance() -> Synthetic:
+def paper_instance(noise_scale: float = 1.0) -> Synthetic:
     """The instance behind the paper's tables: 1000 contexts, 1000 items, width 10; its optimum is 9.109.
 
     Both sides of it were drawn with one seed, so contexts equal items and M_0 equals M_z.
+
+    Args:
+      noise_scale: multiplies the standard deviation of rewards; 1 in the paper.
 
     >>> environment = paper_instance()
     >>> best = jax.vmap(lambda c: environment.mean_rewards(c, jnp.arange(1000)).max())(jnp.arange(1000))
@@ -97,6 +100,7 @@ def paper_instance() -> Synthetic:
             context_reactiveness=jnp.asarray(arrays["context_reactiveness"]),
             item_reactiveness=jnp.asarray(arrays["item_reactiveness"]),
             noise_projection=jnp.asarray(arrays["noise_proj"]),
+            noise_scale=noise_scale,
         )
 
 

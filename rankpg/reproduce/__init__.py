@@ -1,17 +1,16 @@
 """The paper's tables and figures beside ours: `python -m rankpg reproduce`.
 
-published.py      the paper's figures, as data
-rows.py           what is trained: one row a cell of a table, at three scales
-work.py           training rows, each in its own run folder, resumable, by several processes (locks.py)
-results.py        what the run folders hold, as plain data
-greedy_error.py   Table 5
-speed.py          Figure 4
-tables.py         reports as markdown
-pictures.py       reports as pictures
-command.py        all of it together
+published.py        the paper's figures, as data
+rows.py             what is trained: one row a cell of a table, at three scales
+learning_speed.py   Figure 3
+greedy_error.py     Table 5
+speed.py            Figure 4
+tables.py           reports as markdown
+pictures.py         reports as pictures
+command.py          all of it together
 """
 
 from rankpg.reproduce.command import NAMES, Summary, reproduce
-from rankpg.reproduce.rows import SCALES, Row, table_rows
+from rankpg.reproduce.rows import SCALES, table_rows
 
-__all__ = ["NAMES", "SCALES", "Row", "Summary", "reproduce", "table_rows"]
+__all__ = ["NAMES", "SCALES", "Summary", "reproduce", "table_rows"]

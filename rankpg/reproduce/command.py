@@ -9,17 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rankpg.campaign.files import write_json
+from rankpg.campaign.locks import Taken, lock
+from rankpg.campaign.results import read_report, training_report
+from rankpg.campaign.rows import Row, unique_rows
+from rankpg.campaign.work import Outcome, train_rows
 from rankpg.reproduce import greedy_error, pictures, speed, tables
-from rankpg.reproduce.files import write_json
-from rankpg.reproduce.locks import Taken, lock
+from rankpg.reproduce.learning_speed import learning_speed
 from rankpg.reproduce.published import SOURCE
-from rankpg.reproduce.results import (
-    learning_speed,
-    read_report,
-    training_report,
-)
-from rankpg.reproduce.rows import TRAINED, Row, table_rows, unique_rows
-from rankpg.reproduce.work import Outcome, train_rows
+from rankpg.reproduce.rows import TRAINED, table_rows
 from rankpg.run_folder import versions
 from rankpg.settings import ConfigError
 

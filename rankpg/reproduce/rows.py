@@ -6,17 +6,17 @@ run folder, wherever it occurs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from rankpg.campaign.rows import Row
 from rankpg.config import TrainConfig
 from rankpg.estimators import ESTIMATORS
 from rankpg.reproduce import published
 from rankpg.reproduce.published import published_values
 from rankpg.settings import ConfigError
 
-__all__ = ["SCALES", "TRAINED", "Row", "Scale", "row_name", "table_rows", "unique_rows"]
+__all__ = ["SCALES", "TRAINED", "Scale", "row_name", "table_rows"]
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,6 @@ WHOLE_SET_RATE = 1e-1
 _MAIN = ("v_pg_swr", "ca_pg", "top1_pg", "v_pg", "ca_pg_swr")
 
 
-@dataclass(frozen=True)
-class Row:
-    """One cell of a table."""
-
-    name: str
-    """of the run folder; equal configs have equal names"""
-    config: TrainConfig
-    labels: dict[str, str] = field(default_factory=dict)
-    """what tells this row from the others of its table"""
-    published: dict[int, float] = field(default_factory=dict)
-    """step -> the paper's value"""
-    importance: int = 0
-    """0 is trained first"""
-
-
 def table_rows(table: str, scale: str, path: str | None = None) -> list[Row]:
     """The rows of one table or figure, in the table's order.
 
@@ -87,16 +72,6 @@ def table_rows(table: str, scale: str, path: str | None = None) -> list[Row]:
         raise ConfigError(f"--scale is {scale!r}; expected one of {', '.join(SCALES)}")
     rows = _kuairec(scale, path) if table == "table4" else TRAINED[table](scale)
     return [row for row in rows if scale != "smoke" or row.name in SMOKE or table == "table4"]
-
-
-def unique_rows(rows: Iterable[Row]) -> list[Row]:
-    """Every row once, the most important first: a row of several tables is as important as its first."""
-    by_name: dict[str, Row] = {}
-    for row in rows:
-        known = by_name.setdefault(row.name, row)
-        if row.importance < known.importance:
-            by_name[row.name] = row
-    return sorted(by_name.values(), key=lambda row: row.importance)  # stable: else in given order
 
 
 def row_name(config: TrainConfig) -> str:

@@ -1,4 +1,4 @@
-"""What the run folders hold, as plain data: one report a table, whether or not all its rows are done."""
+"""What the run folders of rows hold, as plain data, whether or not all of them are done."""
 
 from __future__ import annotations
 
@@ -8,23 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from rankpg.reproduce.files import read_json
-from rankpg.reproduce.rows import Row
-from rankpg.reproduce.work import VERSIONS, check_same, run_folder
+from rankpg.campaign.files import read_json
+from rankpg.campaign.rows import Row
+from rankpg.campaign.work import VERSIONS, check_same, run_folder
 from rankpg.run_folder import METRICS, read_metrics
 from rankpg.settings import ConfigError
 from rankpg.summary import mean_interval
 
-__all__ = [
-    "collect",
-    "learning_speed",
-    "read_report",
-    "steps_to_reach",
-    "training_report",
-]
+__all__ = ["collect", "mean_of", "read_report", "training_report"]
 
-COMPARED = (50_000, 500_000)
-"""The steps at which the paper gives values."""
+MARKS = (2_000, 20_000, 50_000, 500_000)
+"""Steps whose means stand in a report beside the last one's."""
 
 
 def training_report(rows: Iterable[Row], out: Path) -> dict[str, Any]:
@@ -70,8 +64,8 @@ def collect(row: Row, folder: Path) -> dict[str, Any] | None:
         "config": row.config.resolve().to_dict(),
         "reached": steps[-1],
         "at": {
-            str(step): _mean(values[seed][steps.index(step)] for seed in seeds)
-            for step in sorted({*COMPARED, steps[-1]} & set(steps))
+            str(step): mean_of(values[seed][steps.index(step)] for seed in seeds)
+            for step in sorted({*MARKS, steps[-1]} & set(steps))
         },
         "optimum": last[seeds[0]].get("optimum"),
         "steps_per_second": _median(speeds),
@@ -84,46 +78,6 @@ def collect(row: Row, folder: Path) -> dict[str, Any] | None:
         "policy_value": {str(seed): [_short(v) for v in values[seed]] for seed in seeds},
         "versions": _versions(folder),
     }
-
-
-def learning_speed(rows: dict[str, Any], share: float = 0.95) -> list[dict[str, Any]]:
-    """Steps that every row of Figure 3 needs for a share of V-PG-SwR's final value at the same K.
-
-    Returns:
-      One entry a row: the target, and the first evaluated step at which the mean over seeds, and each seed,
-      is there; None where it is not reached.
-    """
-    finals = {
-        row["labels"]["K"]: row["at"][str(row["reached"])]["mean"]
-        for row in rows.values()
-        if row["labels"]["estimator"] == "v_pg_swr"
-    }
-    entries = []
-    for name, row in rows.items():
-        final = finals.get(row["labels"]["K"])
-        if final is None:
-            continue
-        target, curves = share * final, list(row["policy_value"].values())
-        means = [_mean(values)["mean"] for values in zip(*curves, strict=True)]
-        entries.append(
-            {
-                "row": name,
-                "target": target,
-                "steps": steps_to_reach(row["steps"], means, target),
-                "steps_by_seed": [steps_to_reach(row["steps"], c, target) for c in curves],
-            }
-        )
-    return entries
-
-
-def steps_to_reach(steps: list[int], values: list[float | None], target: float) -> int | None:
-    """The first evaluated step whose value is at least the target; None if there is none.
-
-    >>> steps_to_reach([0, 10, 20, 30], [1.0, 2.0, 3.0, 2.5], 2.5)
-    20
-    """
-    reached = (s for s, v in zip(steps, values, strict=True) if v is not None and v >= target)
-    return next(reached, None)
 
 
 def read_report(file: Path, name: str, scale: str) -> dict[str, Any]:
@@ -142,7 +96,8 @@ def read_report(file: Path, name: str, scale: str) -> dict[str, Any]:
     return report
 
 
-def _mean(values: Iterable[float | None]) -> dict[str, Any]:
+def mean_of(values: Iterable[float | None]) -> dict[str, Any]:
+    """Mean, 95 % interval and number of the values that are known."""
     finite = [value for value in values if value is not None]
     if not finite:
         return {"mean": None, "half_width_95": None, "seeds": 0}

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rankpg import checkpoint
+from rankpg.campaign.files import write_json
+from rankpg.campaign.locks import Taken, lock
+from rankpg.campaign.rows import Row
 from rankpg.checkpoint import CheckpointError
 from rankpg.progress import progress_bar
-from rankpg.reproduce.files import write_json
-from rankpg.reproduce.locks import Taken, lock
-from rankpg.reproduce.rows import Row
 from rankpg.run import Run, prepare, training_loop
 from rankpg.run_folder import (
     CHECKPOINT,
