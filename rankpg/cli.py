@@ -144,6 +144,33 @@ def _add_benchmark(commands: Any) -> None:
     )
     variance.set_defaults(command=_variance)
 
+    _add_learning(kinds)
+
+
+def _add_learning(kinds: Any) -> None:
+    learning = kinds.add_parser(
+        "learning",
+        help="problems that are still hard, every estimator on each",
+        description="Train every estimator with its tuned preset on problems that are harder than the "
+        "paper's, each in one direction, and tell what share it got of what the same encoder can reach when "
+        "it is fitted to the rewards directly. What was interrupted goes on where it was; several processes "
+        "may share one --out.",
+    )
+    learning.add_argument("--problems", nargs="+", default=(), metavar="NAME", help="[all of them]")
+    learning.add_argument(
+        "--scale",
+        choices=("smoke", "laptop", "full"),
+        default="laptop",
+        help="smoke: to see that it runs; laptop: hours on two cores; full: more seeds, for a GPU [laptop]",
+    )
+    learning.add_argument(
+        "--out", type=_folder, metavar="FOLDER", help="of runs and reports [runs/learning/SCALE]"
+    )
+    learning.add_argument(
+        "--report-only", action="store_true", help="train nothing; report what is there"
+    )
+    learning.set_defaults(command=_learning)
+
 
 def _add_train(commands: Any) -> None:
     train = commands.add_parser(
@@ -308,6 +335,18 @@ def _variance(arguments: argparse.Namespace) -> int:
     run = None if arguments.run is None else load_run(arguments.run)
     print(report(arguments.out, num_contexts=arguments.num_contexts, run=run))
     return 0
+
+
+def _learning(arguments: argparse.Namespace) -> int:
+    from rankpg.hard_problems import learning
+
+    outcome, written = learning(
+        arguments.problems, arguments.scale, arguments.out, report_only=arguments.report_only
+    )
+    print("\n".join(map(str, written)) or "nothing was trained yet")
+    for sentence in outcome.stopped:
+        print(f"rankpg: {sentence}", file=sys.stderr)
+    return 3 if outcome.stopped else 0
 
 
 def _describe(run: Any) -> None:

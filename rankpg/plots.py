@@ -8,7 +8,17 @@ from typing import Any
 
 from rankpg.summary import curve
 
-__all__ = ["learning_curves", "pyplot"]
+__all__ = ["COLORS", "learning_curves", "pyplot"]
+
+COLORS = {
+    "v_pg": "tab:gray",
+    "v_pg_swr": "tab:blue",
+    "ca_pg": "tab:orange",
+    "top1_pg": "tab:green",
+    "ca_pg_swr": "tab:red",
+    "ca_pg_threshold": "tab:purple",
+}
+"""estimator -> its colour in every picture that compares them."""
 
 
 def learning_curves(

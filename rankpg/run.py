@@ -25,7 +25,16 @@ from rankpg.plackett_luce import greedy_candidates
 from rankpg.training import FAULTS, TrainState, init_state, train_chunk
 from rankpg.types import Environment, Int
 
-__all__ = ["Progress", "Run", "evaluate_run", "prepare", "seed_keys", "train", "training_loop"]
+__all__ = [
+    "Progress",
+    "Run",
+    "evaluate_run",
+    "evaluation_contexts",
+    "prepare",
+    "seed_keys",
+    "train",
+    "training_loop",
+]
 
 Row = dict[str, Any]
 """One evaluation of one seed: plain numbers, or None where there is none."""
@@ -167,7 +176,7 @@ def training_loop(run: Run) -> Iterator[Progress]:
     config, first = run.config, run.step
     stops = _evaluation_steps(first, config)
     longest = _chunk_length(config.eval_every)
-    roots, contexts = seed_keys(config, "steps"), _evaluation_contexts(run)
+    roots, contexts = seed_keys(config, "steps"), evaluation_contexts(run)
 
     @lru_cache
     def chunk(length):
@@ -228,7 +237,7 @@ def _columns(record: Any) -> dict[str, np.ndarray]:
 
 def evaluate_run(run: Run) -> list[Row]:
     """Evaluate every seed as training does, and its alignment: one row a seed."""
-    contexts, keys = _evaluation_contexts(run), seed_keys(run.config, "evaluation")
+    contexts, keys = evaluation_contexts(run), seed_keys(run.config, "evaluation")
     result = _evaluator(run.pipeline)(run.environment, run.state.params, contexts, keys)
     aligned = jax.jit(jax.vmap(partial(share_aligned, run.pipeline), in_axes=(None, 0, None)))
     columns = _columns(result)
@@ -267,7 +276,8 @@ def seed_keys(config: TrainConfig, stream: str) -> Any:
     return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), streams.index(stream)))(seeds)
 
 
-def _evaluation_contexts(run: Run) -> Int[jax.Array, "contexts"]:
+def evaluation_contexts(run: Run) -> Int[jax.Array, "contexts"]:
+    """The contexts on which a run is judged: those held out, if any; at most `eval_contexts`."""
     _, judging = split_contexts(run.environment.num_contexts, run.config.held_out_contexts)
     return jnp.asarray(choose_contexts(judging, run.config.eval_contexts))
 

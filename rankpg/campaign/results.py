@@ -36,8 +36,13 @@ def training_report(rows: Iterable[Row], out: Path) -> dict[str, Any]:
     }
 
 
-def collect(row: Row, folder: Path) -> dict[str, Any] | None:
+def collect(row: Row, folder: Path, measure: str = "policy_value") -> dict[str, Any] | None:
     """A row's config, values by seed and step, means with intervals, speed, and stopped seeds.
+
+    Args:
+      row: what was trained.
+      folder: its run folder.
+      measure: the metric that is the value.
 
     Returns:
       None where nothing was evaluated yet.
@@ -56,7 +61,7 @@ def collect(row: Row, folder: Path) -> dict[str, Any] | None:
     if not steps:
         return None
     last = by_step[steps[-1]]
-    values = {seed: [by_step[step][seed]["policy_value"] for step in steps] for seed in seeds}
+    values = {seed: [by_step[step][seed][measure] for step in steps] for seed in seeds}
     speeds = [by_step[step][seeds[0]]["steps_per_second"] for step in steps]
     return {
         "labels": row.labels,
@@ -75,7 +80,7 @@ def collect(row: Row, folder: Path) -> dict[str, Any] | None:
             if last[seed].get("stopped_at_step") is not None
         ],
         "steps": steps,
-        "policy_value": {str(seed): [_short(v) for v in values[seed]] for seed in seeds},
+        measure: {str(seed): [_short(v) for v in values[seed]] for seed in seeds},
         "versions": _versions(folder),
     }
 

@@ -5,17 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rankpg.plots import pyplot
+from rankpg.plots import COLORS, pyplot
 
 __all__ = ["draw"]
-
-COLORS = {
-    "v_pg": "tab:gray",
-    "v_pg_swr": "tab:blue",
-    "ca_pg": "tab:orange",
-    "top1_pg": "tab:green",
-    "ca_pg_swr": "tab:red",
-}
 
 
 def draw(report: dict[str, Any], file: Path) -> bool:

@@ -1,0 +1,21 @@
+"""Problems that are still hard, every estimator on each of them: `python -m rankpg benchmark learning`.
+
+problems.py   the problems, and what is trained on each
+reach.py      the best that any policy, and the best that this kind of policy, could do
+report.py     all of it together: JSON, a table, a picture
+"""
+
+from rankpg.hard_problems.problems import COMPARED, PROBLEMS, SCALES, Problem, problem_rows
+from rankpg.hard_problems.reach import Reach, find_reach
+from rankpg.hard_problems.report import learning
+
+__all__ = [
+    "COMPARED",
+    "PROBLEMS",
+    "SCALES",
+    "Problem",
+    "Reach",
+    "find_reach",
+    "learning",
+    "problem_rows",
+]

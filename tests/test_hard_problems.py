@@ -1,0 +1,143 @@
+"""The problems that are still hard: what could be had, against numpy; the command, small."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rankpg import TrainConfig
+from rankpg.cli import main
+from rankpg.environments import generate
+from rankpg.hard_problems import PROBLEMS, SCALES, find_reach, learning, problem_rows, report
+from rankpg.hard_problems.reach import targets
+from rankpg.settings import ConfigError
+
+ENABLE_X64 = False
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_a_user(jax_flags):
+    """The config checks types in words of its own; optax promotes dtypes by the standard rules."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainConfig, "__init__", inspect.unwrap(TrainConfig.__init__))
+        jax.config.update("jax_numpy_dtype_promotion", "standard")
+        yield
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_every_problem_differs_from_the_others_by_its_config(name, scale):
+    rows = problem_rows(name, scale)
+    assert len({row.name for row in rows}) == len(rows) == len(SCALES[scale].estimators)
+    others = [problem_rows(other, scale)[0].config for other in PROBLEMS if other != name]
+    assert rows[0].config not in others
+    assert all(row.config.preset == "tuned" for row in rows)
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(ConfigError, match="'easy' is no problem; expected one of noise, unseen"):
+        problem_rows("easy", "smoke")
+    with pytest.raises(ConfigError, match="--scale is 'tiny'; expected one of smoke, laptop, full"):
+        problem_rows("noise", "tiny")
+
+
+def test_targets_are_distributions_over_the_right_items(key):
+    rewards = jax.random.normal(key, (9,))
+    best_l, best_k, soft = np.asarray(targets(rewards, 2, 4))
+    order = np.argsort(-np.asarray(rewards))
+    assert set(np.flatnonzero(best_l)) == set(order[:2])
+    assert set(np.flatnonzero(best_k)) == set(order[:4])
+    weights = np.exp(2 * np.asarray(rewards))
+    np.testing.assert_allclose(soft, weights / weights.sum(), rtol=1e-5)
+    np.testing.assert_allclose([best_l.sum(), best_k.sum(), soft.sum()], 1, rtol=1e-6)
+
+
+SMALL = TrainConfig(
+    num_contexts=12, num_items=30, instance_seed=3, num_candidates=5, batch_size=32,
+    embedding_dim=8, seeds=(0,),
+)  # fmt: skip
+
+
+def rewards_of(config):
+    world = generate(jax.random.key(config.instance_seed), config.num_contexts, config.num_items)
+    catalogue = jnp.arange(config.num_items, dtype=jnp.int32)
+    contexts = jnp.arange(config.num_contexts, dtype=jnp.int32)
+    return np.asarray(jax.vmap(lambda c: world.mean_rewards(c, catalogue))(contexts))
+
+
+@pytest.mark.parametrize(("stage", "place"), [("optimal", 0), ("anti", 4)])
+def test_what_could_be_had_is_the_k_best_and_tables_wide_enough_get_it(stage, place):
+    """Shown is the best of the five best, or the worst of them."""
+    found = find_reach(dataclasses.replace(SMALL, late_stage=stage), "policy_value", 400)
+    limit = np.sort(rewards_of(SMALL), axis=1)[:, ::-1][:, place].mean()
+    assert found.limit == pytest.approx(limit, rel=1e-5)
+    assert 0.98 * limit < found.reach <= limit * (1 + 1e-5)
+    assert found.reach == max(found.by_target.values())
+
+
+def test_a_policy_that_cannot_tell_contexts_apart_reaches_less():
+    """Width 1: one order of the items and its reverse, and the worst of what is handed over counts."""
+    narrow = dataclasses.replace(SMALL, embedding_dim=1, late_stage="anti")
+    found = find_reach(narrow, "policy_value", 400)
+    assert found.reach < 0.9 * found.limit
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("learning")
+    words = ["benchmark", "learning", "--scale", "smoke", "--problems", "adverse"]
+    assert main([*words, "--out", str(out)]) == 0
+    return out
+
+
+def test_the_report_has_every_estimator_and_what_is_missing(trained):
+    body = json.loads((trained / "learning.json").read_text())
+    assert list(body["problems"]) == ["adverse"]
+    assert body["not_begun"] == [name for name in PROBLEMS if name != "adverse"]
+    problem = body["problems"]["adverse"]
+    assert list(problem["rows"]) == list(SCALES["smoke"].estimators)
+    for row in problem["rows"].values():
+        ends = [curve[-1] for curve in row["drawn_value"].values()]
+        share = np.mean(ends) / problem["reach"]["reach"]
+        assert row["share_of_reach"]["mean"] == pytest.approx(share, rel=1e-5)
+        assert row["reached"] == 20
+    text = (trained / "learning.md").read_text()
+    assert "`adverse`" in text
+    assert "Not begun: `noise`" in text
+    assert (trained / "learning.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_second_call_trains_nothing_and_says_the_same(trained, capsys):
+    before = json.loads((trained / "learning.json").read_text())
+    outcome, _ = learning(["adverse"], "smoke", trained)
+    assert outcome.trained == []
+    assert len(outcome.complete) == 2
+    assert json.loads((trained / "learning.json").read_text()) == before
+    words = ["benchmark", "learning", "--scale", "smoke", "--report-only"]
+    assert main([*words, "--out", str(trained)]) == 0
+    assert "learning.md" in capsys.readouterr().out
+
+
+def test_a_folder_of_another_scale_is_refused(trained):
+    with pytest.raises(ConfigError, match="is of another problem or scale; choose another --out"):
+        learning(["adverse"], "laptop", trained)
+
+
+def test_an_empty_folder_says_so(tmp_path, capsys):
+    words = ["benchmark", "learning", "--scale", "smoke", "--report-only"]
+    assert main([*words, "--out", str(tmp_path)]) == 0
+    assert "nothing was trained yet" in capsys.readouterr().out
+
+
+def test_the_goal_is_reached_where_the_mean_of_the_seeds_has_it():
+    body = {"policy_value": {"0": [1.0, 9.7, 9.9], "1": [2.0, 9.9, 9.9]}, "steps": [0, 10, 20]}
+    judged = report._judged(body, "policy_value", 10.0)
+    assert judged["steps_to_goal"] == 10
+    assert judged["share_of_reach"]["mean"] == pytest.approx(0.99)
+    assert report._judged(body, "policy_value", 11.0)["steps_to_goal"] is None
