@@ -21,7 +21,7 @@ from jax import lax
 from rankpg.numerics import largest, log_sum_exp
 from rankpg.types import Array, Float, Int, PRNGKey
 
-__all__ = ["arrivals", "block_race", "block_width", "gumbel_top_k"]
+__all__ = ["arrivals", "block_race", "block_width", "finish", "gumbel_top_k"]
 
 
 def arrivals(
@@ -109,15 +109,25 @@ def _race(
     depth: int,
 ) -> tuple[Int[Array, "depth"], Float[Array, "depth"]]:
     """One expert's race. A place is an item of one of the earliest blocks, row by row."""
-    width, num_blocks = blocks.shape
+    num_blocks = blocks.shape[1]
     earliest = min(depth, num_blocks)
     first, block = largest(log_sum_exp(blocks, axis=0) + noise_of_blocks, earliest)
-    within = blocks[:, block].reshape(-1) + noise_within
-    best = jnp.tile(jnp.max(within.reshape(width, earliest), axis=0), width)
-    winner = within == best  # of its block: it arrives when the block does
-    later = -within + jnp.log(-jnp.expm1(jnp.where(winner, -1, within - best)))
-    log_arrival = jnp.logaddexp(jnp.tile(-first, width), jnp.where(winner, -jnp.inf, later))
     # Of equals top-k takes the first. So padding, which stands in the last row alone, never comes up
     # as long as the rows before it hold `depth` items, which `block_width` sees to.
-    perturbed, place = largest(-log_arrival, depth)
+    perturbed, place = largest(finish(first, blocks[:, block], noise_within), depth)
     return place // earliest * num_blocks + block[place % earliest], perturbed
+
+
+def finish(
+    first: Float[Array, "blocks"],
+    logits: Float[Array, "width blocks"],
+    noise: Float[Array, "places"],
+) -> Float[Array, "places"]:
+    """The perturbed logits of all items of some blocks, row by row, given minus the log of the blocks' first
+    arrivals."""
+    width, num_blocks = logits.shape
+    within = logits.reshape(-1) + noise
+    best = jnp.tile(jnp.max(within.reshape(width, num_blocks), axis=0), width)
+    winner = within == best  # of its block: it arrives when the block does
+    later = -within + jnp.log(-jnp.expm1(jnp.where(winner, -1, within - best)))
+    return -jnp.logaddexp(jnp.tile(-first, width), jnp.where(winner, -jnp.inf, later))

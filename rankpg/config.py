@@ -112,10 +112,11 @@ class TrainConfig:
         _POLICY,
         "standard deviation of the embeddings at the start",
     )
-    retrieval: Literal["auto", "dense"] = setting(
+    retrieval: Literal["auto", "dense", "streamed"] = setting(
         "auto",
         _POLICY,
-        "how candidates are found; auto takes dense: all logits in memory",
+        "how candidates are found. dense: all logits in memory; streamed: the catalogue in chunks; auto "
+        "takes dense",
     )
     late_stage: str = setting(
         "optimal",
@@ -235,6 +236,11 @@ class TrainConfig:
             check_estimator(self.estimator, self.num_experts)
         except ValueError as error:
             raise ConfigError(f"--estimator: {error}") from None
+        if self.retrieval == "streamed" and ESTIMATORS[self.estimator].statistics == "catalogue":
+            raise ConfigError(
+                f"--estimator {self.estimator} needs the logits of the whole catalogue; "
+                "choose --retrieval dense"
+            )
         if self.ranking_length > self.num_candidates:
             raise ConfigError(
                 f"--ranking-length is {self.ranking_length}, but only --num-candidates "

@@ -24,8 +24,7 @@ from rankpg.inclusion import (
     log_inclusion_swr,
 )
 from rankpg.plackett_luce import ordered_log_prob, swr_log_prob
-from rankpg.retrieval import Candidates, describe
-from rankpg.retrieval.dense import Statistics
+from rankpg.retrieval import Candidates, Statistics, describe
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas
 
 __all__ = ["ESTIMATORS", "Estimator", "check_estimator", "score"]

@@ -13,6 +13,7 @@ from rankpg.listing import list_catalogue
 from rankpg.numerics import centre, largest
 from rankpg.pipeline import Pipeline
 from rankpg.plackett_luce import greedy_candidates, sample_candidates
+from rankpg.retrieval import mask
 from rankpg.theory import is_aligned, is_partitioned
 from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, record
 
@@ -61,10 +62,8 @@ def evaluate_context(
     heaviest_first = jnp.sort(alpha, descending=True)  # where the best items belong
     catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
     rewards = environment.mean_rewards(context, catalogue)
-    eligible = environment.eligible(context)
-    if eligible is not None:
-        logits = jnp.where(eligible[None], logits, -jnp.inf)
-        rewards = jnp.where(eligible, rewards, -jnp.inf)
+    logits, rewards = (mask(environment, context, values) for values in (logits, rewards[None]))
+    rewards = rewards[0]
     greedy_key, sample_key = jax.random.split(key)
 
     candidates = greedy_candidates(logits, quotas)
@@ -145,13 +144,11 @@ def share_aligned(
     def one(context):
         log_probs = _item_log_probs(pipeline.logits(params, context[None])[0], pipeline.quotas)
         rewards = environment.mean_rewards(context, catalogue)
-        eligible = environment.eligible(context)
-        if eligible is None:
-            return is_aligned(log_probs, rewards)
-        never = jnp.asarray(-jnp.inf, log_probs.dtype)  # masked items are last, on both sides
-        return is_aligned(
-            jnp.where(eligible, log_probs, never), jnp.where(eligible, rewards, never)
+        # Masked items are last, on both sides.
+        log_probs, rewards = (
+            mask(environment, context, values[None])[0] for values in (log_probs, rewards)
         )
+        return is_aligned(log_probs, rewards)
 
     return jnp.mean(lax.map(one, contexts).astype(jnp.float32))
 

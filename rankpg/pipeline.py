@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from rankpg.encoders import Encoder, IdTower, from_nnx, to_logits, two_tower
 from rankpg.estimators import ESTIMATORS, Estimator, check_estimator
 from rankpg.late_stage import LATE_STAGES, learned, noisy
 from rankpg.plackett_luce import expert_quotas
+from rankpg.retrieval import Candidates, mask, retrieve, retrieve_streamed
 from rankpg.rewards import (
     RewardTransform,
     batch_baseline,
@@ -28,7 +30,17 @@ from rankpg.rewards import (
     learned_baseline,
     position_weights,
 )
-from rankpg.types import Array, Environment, Float, Int, LateStage, Params, Quotas
+from rankpg.types import (
+    Array,
+    Embeddings,
+    Environment,
+    Float,
+    Int,
+    Key,
+    LateStage,
+    Params,
+    Quotas,
+)
 
 __all__ = ["Pipeline", "assemble", "make_optimizer"]
 
@@ -50,10 +62,36 @@ class Pipeline:
     draws_per_context: int
     training_contexts: np.ndarray
     """The contexts that a batch is drawn from."""
+    retrieval: str
+    """dense or streamed"""
 
     def logits(self, params: Params, contexts: Int[Array, "B"]) -> Float[Array, "B M N"]:
         """f_m(a) of a batch of contexts."""
         return to_logits(self.encoder.apply(params, contexts), self.temperature)
+
+    def retrieve(
+        self,
+        keys: Key[Array, "B"],
+        params: Params,
+        environment: Environment,
+        contexts: Int[Array, "B"],
+    ) -> Candidates:
+        """Candidates of a batch of contexts, one key each."""
+        quotas, statistics = self.quotas, self.estimator.statistics
+        encoded = self.encoder.apply(params, contexts)
+        if self.retrieval == "dense":
+
+            def one(key, context, logits):
+                return retrieve(key, mask(environment, context, logits), quotas, statistics)
+
+            return jax.vmap(one)(keys, contexts, to_logits(encoded, self.temperature))
+        if not isinstance(encoded, Embeddings):
+            raise ValueError(
+                f"--retrieval {self.retrieval} goes through the items' embeddings; expected an encoder that "
+                "returns rankpg.types.Embeddings, and not logits"
+            )
+        scaled = dataclasses.replace(encoded, contexts=encoded.contexts / self.temperature)
+        return retrieve_streamed(keys, scaled, contexts, environment, quotas, statistics)
 
 
 def assemble(
@@ -101,6 +139,7 @@ def assemble(
         batch_size=config.batch_size,
         draws_per_context=config.draws_per_context,
         training_contexts=split_contexts(environment.num_contexts, config.held_out_contexts)[0],
+        retrieval="streamed" if config.retrieval == "streamed" else "dense",
     )
     _check_stations(pipeline, config, environment)
     return pipeline
@@ -259,10 +298,13 @@ def _knows_propensity(pipeline: Pipeline, environment: Environment, config: Trai
 
 
 def _check_eligible(environment: Environment, num_candidates: int) -> None:
-    if environment.eligible(jnp.int32(0)) is None:
+    catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
+    if environment.eligible(jnp.int32(0), catalogue[:1]) is None:
         return
     contexts = jnp.arange(environment.num_contexts, dtype=jnp.int32)
-    count = jax.jit(lambda e: jax.lax.map(lambda c: jnp.sum(e.eligible(c)), contexts))(environment)
+    count = jax.jit(lambda e: jax.lax.map(lambda c: jnp.sum(e.eligible(c, catalogue)), contexts))(
+        environment
+    )
     poorest = int(jnp.argmin(count))
     if int(count[poorest]) < num_candidates:
         raise ConfigError(

@@ -22,6 +22,7 @@ from rankpg.environments import Dataset, make_environment
 from rankpg.evaluate import evaluate, share_aligned
 from rankpg.pipeline import Pipeline, assemble
 from rankpg.plackett_luce import greedy_candidates
+from rankpg.retrieval import mask
 from rankpg.training import FAULTS, TrainState, init_state, train_chunk
 from rankpg.types import Environment, Int
 
@@ -284,10 +285,7 @@ def evaluation_contexts(run: Run) -> Int[jax.Array, "contexts"]:
 
 def _greedy(pipeline: Pipeline, environment: Environment, params: Any, contexts: Any) -> Any:
     def one(context):
-        logits = pipeline.logits(params, context[None])[0]
-        eligible = environment.eligible(context)
-        if eligible is not None:
-            logits = jnp.where(eligible[None], logits, -jnp.inf)
+        logits = mask(environment, context, pipeline.logits(params, context[None])[0])
         return greedy_candidates(logits, pipeline.quotas)
 
     return jax.lax.map(one, contexts, batch_size=min(64, contexts.shape[0]))

@@ -16,7 +16,7 @@ import optax
 from jax import lax
 
 from rankpg.pipeline import Pipeline
-from rankpg.retrieval import retrieve
+from rankpg.retrieval import Candidates
 from rankpg.types import Array, Bool, Environment, Float, Int, Params, PRNGKey, record
 
 __all__ = ["FAULTS", "Feedback", "StepMetrics", "TrainState", "init_state", "train_chunk", "update"]
@@ -101,9 +101,10 @@ def update(
     contexts = draw_contexts(keys.contexts, pipeline, environment)
 
     def surrogate(params):
-        logits = pipeline.logits(params, contexts)
+        rows = split_rows(keys, pipeline.batch_size)
+        candidates = pipeline.retrieve(rows.retrieval, params, environment, contexts)
         feedback = jax.vmap(rollout, in_axes=(None, None, 0, 0, 0))(
-            pipeline, environment, split_rows(keys, pipeline.batch_size), contexts, logits
+            pipeline, environment, rows, contexts, candidates
         )
         advantages, baseline = pipeline.reward_transform.apply(
             state.baseline_state, contexts, feedback.rewards
@@ -143,17 +144,12 @@ def rollout(
     environment: Environment,
     keys: StepKeys,
     context: Int[Array, ""],
-    logits: Float[Array, "M N"],
+    candidates: Candidates,
 ) -> Feedback:
-    """One context through retrieval, late stage, rewards and scores."""
-    quotas, estimator = pipeline.quotas, pipeline.estimator
-    eligible = environment.eligible(context)
-    if eligible is not None:
-        logits = jnp.where(eligible[None], logits, -jnp.inf)
-    candidates = retrieve(keys.retrieval, logits, quotas, estimator.statistics)
+    """One context's candidates through late stage, rewards and scores."""
     ranking = pipeline.late_stage(keys.late_stage, environment, context, candidates.items)
     rewards = environment.sample_rewards(keys.rewards, context, ranking.items)
-    scores = estimator.score(candidates, ranking.items, quotas)
+    scores = pipeline.estimator.score(candidates, ranking.items, pipeline.quotas)
     log_propensity = jnp.zeros((), scores.dtype)
     if pipeline.adaptive_learning_rate:
         greedy = pipeline.late_stage.greedy(keys.late_stage, environment, context, candidates.items)
@@ -162,7 +158,7 @@ def rollout(
     same = ranking.items[:, None] == ranking.items[None, :]
     repeated = jnp.any(jnp.tril(same, k=-1), axis=1)
     sound = (
-        jnp.max(logits) < jnp.inf,  # a maximum passes NaN on, and NaN is not less
+        candidates.sound,
         jnp.all(from_candidates) & ~jnp.any(repeated),
         jnp.all(jnp.isfinite(rewards)),
     )

@@ -127,8 +127,8 @@ class Environment(Protocol):
         """What the built-in late stages order by; the mean reward unless the problem says otherwise."""
         ...
 
-    def eligible(self, context: Int[Array, ""]) -> Bool[Array, "N"] | None:
-        """Which items may be candidates for this context; None: all of them."""
+    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
+        """Which of these items may be candidates for this context; None: every item of every context."""
         ...
 
 

@@ -130,7 +130,7 @@ def test_sizes_of_nothing_are_refused(name):
 
 def test_it_is_an_environment_and_a_pytree(paper):
     assert isinstance(paper, Environment)
-    assert paper.eligible(jnp.int32(0)) is None
+    assert paper.eligible(jnp.int32(0), jnp.arange(3, dtype=jnp.int32)) is None
     assert len(jax.tree.leaves(paper)) == 7
 
 

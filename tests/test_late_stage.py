@@ -42,7 +42,7 @@ class World:
     def relevance(self, context, items):
         return self.scores[context, items]
 
-    def eligible(self, context):
+    def eligible(self, context, items):
         return None
 
 

@@ -538,7 +538,7 @@ def test_jit_and_vmap_equal_eager(name):
     def both(environment, key, context, items):
         mean = environment.mean_rewards(context, items)
         same = environment.relevance(context, items)
-        mask = environment.eligible(context)
+        mask = environment.eligible(context, items)
         return mean, same, environment.sample_rewards(key, context, items), mask
 
     rows = list(zip(keys, contexts, items, strict=True))[:2]

@@ -399,7 +399,7 @@ class Trouble:
     def relevance(self, context, items):
         return self.means[context, items]
 
-    def eligible(self, context):
+    def eligible(self, context, items):
         return None
 
 

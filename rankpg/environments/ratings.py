@@ -85,9 +85,9 @@ class Ratings:
         """The mean reward."""
         return self.mean_rewards(context, items)
 
-    def eligible(self, context: Int[Array, ""]) -> Bool[Array, "N"] | None:
-        """The context's row of the mask that the user gave; None without one."""
-        return None if self.where is None else self.where[context]
+    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
+        """From the mask that the user gave; None without one."""
+        return None if self.where is None else self.where[context][items]
 
 
 @record
@@ -126,9 +126,9 @@ class RewardMatrix:
         """The mean reward."""
         return self.mean_rewards(context, items)
 
-    def eligible(self, context: Int[Array, ""]) -> Bool[Array, "N"] | None:
-        """The context's row of the mask that the user gave; None without one."""
-        return None if self.where is None else self.where[context]
+    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
+        """From the mask that the user gave; None without one."""
+        return None if self.where is None else self.where[context][items]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

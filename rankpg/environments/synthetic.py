@@ -72,7 +72,7 @@ class Synthetic:
         mean, std = self.mean_rewards(context, items), self.reward_std(context, items)
         return mean + std * jax.random.normal(key, mean.shape, mean.dtype)
 
-    def eligible(self, context: Int[Array, ""]) -> None:
+    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> None:
         """Every item is eligible."""
         return None
 

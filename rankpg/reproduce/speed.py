@@ -45,7 +45,7 @@ class ConstantRewards:
         """1 for every item."""
         return jnp.ones(items.shape, jnp.float32)
 
-    def eligible(self, context: Int[Array, ""]) -> None:
+    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> None:
         """Every item is eligible."""
         return None
 

@@ -2,8 +2,12 @@
 
 A retrieval answers with `Candidates`: the drawn items, a listing that stands for the whole catalogue, and,
 for the estimators that ask for it, every expert's order. Scores are functions of that record alone.
+
+dense.py      all logits of a batch in memory
+streamed.py   the catalogue in chunks, two passes a step
 """
 
-from rankpg.retrieval.dense import Candidates, describe, retrieve
+from rankpg.retrieval.dense import Candidates, Statistics, describe, mask, retrieve
+from rankpg.retrieval.streamed import retrieve_streamed
 
-__all__ = ["Candidates", "describe", "retrieve"]
+__all__ = ["Candidates", "Statistics", "describe", "mask", "retrieve", "retrieve_streamed"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
@@ -11,9 +12,9 @@ from rankpg.arrivals import arrivals
 from rankpg.listing import Listing, list_catalogue, list_items
 from rankpg.numerics import centre
 from rankpg.plackett_luce import fill_quotas, greedy_order
-from rankpg.types import Array, Float, Int, PRNGKey, Quotas, record
+from rankpg.types import Array, Bool, Environment, Float, Int, PRNGKey, Quotas, record
 
-__all__ = ["Candidates", "Statistics", "describe", "retrieve"]
+__all__ = ["Candidates", "Statistics", "describe", "mask", "retrieve"]
 
 Statistics = Literal["candidates", "greedy", "arrivals", "catalogue"]
 """What a score needs listed: the candidates; also the first K + 1 items of every expert's noiseless order;
@@ -31,6 +32,16 @@ class Candidates:
     """Every expert's first items, greedy or by arrival as the statistics ask; depth 0 if they do not."""
     perturbed: Float[Array, "M arrivals"]
     """The perturbed logits of `order` where it is by arrival; depth 0 otherwise."""
+    sound: Bool[Array, ""]
+    """Whether no logit is NaN or +inf."""
+
+
+def mask(
+    environment: Environment, context: Int[Array, ""], logits: Float[Array, "M N"]
+) -> Float[Array, "M N"]:
+    """The logits of one context, -inf for items that are not eligible."""
+    eligible = environment.eligible(context, jnp.arange(logits.shape[1], dtype=jnp.int32))
+    return logits if eligible is None else jnp.where(eligible[None], logits, -jnp.inf)
 
 
 def retrieve(
@@ -44,10 +55,12 @@ def retrieve(
       quotas: how many slots each expert fills.
       statistics: what the estimator's score asks for.
     """
+    sound = jnp.max(logits) < jnp.inf  # a maximum passes NaN on, and NaN is not less
     logits = centre(logits)
     drawn = arrivals(key, logits, sum(quotas))
     items = fill_quotas(drawn[0], quotas)[0]
-    return _describe(logits, items, items, drawn, quotas, statistics)
+    found = _describe(logits, items, items, drawn, quotas, statistics)
+    return dataclasses.replace(found, sound=sound)
 
 
 def describe(
@@ -86,7 +99,11 @@ def _describe(logits, items, listed, drawn, quotas: Quotas, statistics: Statisti
         perturbed = perturbed[:, :0]
     listing = list_catalogue(logits) if statistics == "catalogue" else list_items(logits, listed)
     return Candidates(
-        items=items, listing=listing, order=order, perturbed=lax.stop_gradient(perturbed)
+        items=items,
+        listing=listing,
+        order=order,
+        perturbed=lax.stop_gradient(perturbed),
+        sound=jnp.ones((), bool),
     )
 
 
