@@ -138,7 +138,11 @@ def _checkpointer() -> Any:
 def _steps(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
-    return [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()]
+    return [
+        int(entry.name)
+        for entry in folder.iterdir()
+        if entry.name.isascii() and entry.name.isdigit()
+    ]
 
 
 def _flat(state: Any) -> dict[str, Any]:

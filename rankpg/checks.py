@@ -14,7 +14,7 @@ from jax.core import Tracer
 
 from rankpg.types import Quotas
 
-__all__ = ["check_items", "check_logits", "check_quotas"]
+__all__ = ["check_items", "check_logits", "check_quotas", "check_shown"]
 
 
 def is_concrete(x: Any) -> bool:
@@ -23,7 +23,9 @@ def is_concrete(x: Any) -> bool:
 
 def check_quotas(quotas: Quotas, num_experts: int, num_items: int) -> None:
     """Refuse quotas that do not fit the experts or the catalogue."""
-    if not isinstance(quotas, tuple) or not all(isinstance(q, int | np.integer) for q in quotas):
+    if not isinstance(quotas, tuple) or not all(
+        isinstance(q, int | np.integer) and not isinstance(q, bool) for q in quotas
+    ):
         raise ValueError(
             f"quotas is {quotas!r}; expected a tuple of ints, one per expert, "
             "for instance expert_quotas(10, 1)"
@@ -54,7 +56,8 @@ def check_logits(logits: Any, quotas: Quotas) -> None:
         raise ValueError(f"logits has dtype {dtype}; expected a float dtype such as float32")
     check_quotas(quotas, shape[0], shape[1])
     if is_concrete(logits):
-        _check_logit_values(np.asarray(logits, dtype=np.float64), quotas)
+        # As JAX will see them: a float64 of NumPy may not be finite any more in float32.
+        _check_logit_values(np.asarray(jnp.asarray(logits), dtype=np.float64), quotas)
 
 
 def _check_logit_values(logits: np.ndarray, quotas: Quotas) -> None:
@@ -65,13 +68,16 @@ def _check_logit_values(logits: np.ndarray, quotas: Quotas) -> None:
             f"logits[{expert}, {item}] is {logits[expert, item]}; every logit must be finite, "
             "or -inf for an item that is not eligible"
         )
-    eligible = np.isfinite(logits).sum(axis=1)
-    depth = np.cumsum(quotas)
-    for expert, (have, need) in enumerate(zip(eligible, depth, strict=True)):
-        if quotas[expert] and have < need:
+    eligible = np.isfinite(logits)
+    shared = eligible.astype(int) @ eligible.T.astype(int)  # items that both experts may take
+    for expert, quota in enumerate(quotas):
+        taken = sum(min(q, shared[expert, m]) for m, q in enumerate(quotas[:expert]))
+        have, need = eligible[expert].sum(), quota + taken
+        if quota and have < need:
             raise ValueError(
                 f"expert {expert} has {have} eligible items (logit above -inf), but quotas {quotas} "
-                f"may need {need}; mask fewer items or lower num_candidates"
+                f"may need {need}: {taken} of them may be taken by earlier experts; mask fewer items or "
+                "lower num_candidates"
             )
 
 
@@ -96,3 +102,15 @@ def check_items(name: str, items: Any, num_items: int, shape: tuple[int | None, 
     ids, counts = np.unique(values, return_counts=True)
     if (counts > 1).any():
         raise ValueError(f"{name} holds the item {ids[counts > 1][0]} more than once")
+
+
+def check_shown(candidates: Any, ranking: Any) -> None:
+    """Refuse, where both are concrete, a ranking with an item that was no candidate."""
+    if not (is_concrete(candidates) and is_concrete(ranking)):
+        return
+    strangers = np.setdiff1d(np.asarray(ranking), np.asarray(candidates))
+    if strangers.size:
+        raise ValueError(
+            f"ranking holds the item {strangers[0]}, which is none of the candidates "
+            f"{np.asarray(candidates).tolist()}; the score of a candidate set is of what it can show"
+        )

@@ -67,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
         print(f"rankpg: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"rankpg: {OUT_OF_MEMORY} ({error})", file=sys.stderr)
+        return 2
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error) and "emory" not in str(error):
             raise

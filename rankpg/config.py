@@ -48,7 +48,8 @@ class TrainConfig:
     path: str | None = setting(
         None,
         _PROBLEM,
-        "ratings: a csv, parquet or npz file of (user, item, value) triples, or an npz matrix",
+        "ratings: a csv, parquet or npz file of (user, item, value) triples, or a matrix as npy, npz or csv "
+        "without header",
         needs=_RATINGS,
     )
     columns: tuple[str, ...] | None = setting(
@@ -204,6 +205,10 @@ class TrainConfig:
                 raise ConfigError(f"{flag(name)} is {value}; expected at least 1")
             if value >= 2**31:
                 raise ConfigError(f"{flag(name)} is {value}; expected less than 2^31")
+        if self.num_features > 2**16:  # the problem's matrices are num_features squared
+            raise ConfigError(f"--num-features is {self.num_features}; expected at most {2**16}")
+        if self.path is not None and not self.path.strip():
+            raise ConfigError("--path is empty; expected the name of a file")
         for name in ("temperature", "init_scale", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from rankpg.checks import check_items, check_logits
+from rankpg.checks import check_items, check_logits, check_shown
 from rankpg.exact_inclusion import log_inclusion_exact
 from rankpg.inclusion import (
     log_inclusion_at_threshold,
@@ -156,6 +156,8 @@ def score(
             f"estimator {estimator!r} needs key=, the key that was given to sample_candidates: "
             "it rebuilds the noise that drew the candidates"
         )
+    if not chosen.credit_assigned:
+        check_shown(candidates, ranking)
     noise_key = key if chosen.statistics == "arrivals" else None
     candidates, ranking = jnp.asarray(candidates, jnp.int32), jnp.asarray(ranking, jnp.int32)
     described = describe(logits, candidates, ranking, quotas, chosen.statistics, noise_key)

@@ -41,9 +41,11 @@ class Evaluation:
     late_stage_regret: Float[Array, ""]
     """Lost because the best candidates are not shown first."""
     candidate_recall: Float[Array, ""]
-    """Share of the K best items that are among the K candidates."""
+    """Share of the K best items that are among the K candidates; of items that tie for the last place among
+    the best, as many count as there are places."""
     ndcg: Float[Array, ""]
-    """Discounted cumulative gain of the shown list over that of the best list, gain = mean reward."""
+    """Discounted cumulative gain of the shown list over that of the best list, gain = mean reward; 0 where
+    even the best list has no gain above 0, so it says nothing of rewards below 0."""
     partitioned: Float[Array, ""]
     """Share of contexts in which every top-K item is more probable than every other (Definition 3.2)."""
 
@@ -79,7 +81,6 @@ def evaluate_context(
     best = largest(rewards, num_candidates)[0]
     best_handed_over = largest(rewards[candidates], length)[0] @ heaviest_first
     optimum, value = best[:length] @ heaviest_first, jnp.mean(rewards[shown] @ alpha)
-    found = rewards[candidates] >= best[-1]  # of equal rewards any will do
     log_probs = _item_log_probs(logits, quotas)
     return Evaluation(
         policy_value=value,
@@ -89,7 +90,7 @@ def evaluate_context(
         share_of_optimum=jnp.zeros_like(value),  # of the means, not the mean of shares
         retrieval_regret=optimum - best_handed_over,
         late_stage_regret=best_handed_over - value,
-        candidate_recall=jnp.mean(found.astype(rewards.dtype)),
+        candidate_recall=_recall(rewards, candidates, best[-1]),
         ndcg=_ndcg(jnp.mean(rewards[shown], axis=0), best[:length]),
         partitioned=is_partitioned(log_probs, rewards, num_candidates).astype(rewards.dtype),
     )
@@ -159,6 +160,16 @@ def _item_log_probs(logits: Float[Array, "M N"], quotas: Any) -> Float[Array, "N
         return logits[0]
     listing = list_catalogue(centre(logits))
     return jax.vmap(lambda item: log_inclusion_sum(listing, item, quotas))(listing.items)
+
+
+def _recall(
+    rewards: Float[Array, "N"], candidates: Int[Array, "K"], last: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Share of a top K that the candidates hold, `last` being the smallest reward of such a top K."""
+    handed = rewards[candidates]
+    places_for_ties = candidates.shape[0] - jnp.sum(rewards > last)
+    ties = jnp.minimum(jnp.sum(handed == last), places_for_ties)
+    return ((jnp.sum(handed > last) + ties) / candidates.shape[0]).astype(rewards.dtype)
 
 
 def _ndcg(gains: Float[Array, "L"], ideal: Float[Array, "L"]) -> Float[Array, ""]:

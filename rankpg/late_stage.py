@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from rankpg.listing import list_catalogue
-from rankpg.numerics import largest
+from rankpg.numerics import centre, largest
 from rankpg.plackett_luce import ordered_log_prob
 from rankpg.types import Array, Float, Int, LateStage, PRNGKey, Ranking
 
@@ -59,7 +59,7 @@ def _plackett_luce(scorer: Scorer, ranking_length: int, noise: float) -> Callabl
     """L of K by Plackett-Luce on the scores; `noise` 0 shows the most likely ranking and its propensity."""
 
     def rank(key, environment, context, candidates) -> Ranking:
-        scores = scorer(environment, context, candidates)
+        scores = centre(scorer(environment, context, candidates))
         gumbel = jax.random.gumbel(key, scores.shape, scores.dtype, mode="high")
         places = largest(scores + noise * gumbel, ranking_length)[1]
         log_propensity = ordered_log_prob(list_catalogue(scores[None]), places, (ranking_length,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +70,15 @@ class Pipeline:
         """f_m(a) of a batch of contexts."""
         return to_logits(self.encoder.apply(params, contexts), self.temperature)
 
+    def embeddings(self, encoded: Any) -> Embeddings:
+        """What an encoder answered, unless it is logits."""
+        if not isinstance(encoded, Embeddings):
+            raise ValueError(
+                f"--retrieval {self.retrieval} goes through the items' embeddings; expected an encoder that "
+                "returns rankpg.types.Embeddings, and not logits"
+            )
+        return encoded
+
     def retrieve(
         self,
         keys: Key[Array, "B"],
@@ -85,12 +95,8 @@ class Pipeline:
                 return retrieve(key, mask(environment, context, logits), quotas, statistics)
 
             return jax.vmap(one)(keys, contexts, to_logits(encoded, self.temperature))
-        if not isinstance(encoded, Embeddings):
-            raise ValueError(
-                f"--retrieval {self.retrieval} goes through the items' embeddings; expected an encoder that "
-                "returns rankpg.types.Embeddings, and not logits"
-            )
-        scaled = dataclasses.replace(encoded, contexts=encoded.contexts / self.temperature)
+        towers = self.embeddings(encoded)
+        scaled = dataclasses.replace(towers, contexts=towers.contexts / self.temperature)
         return retrieve_streamed(keys, scaled, contexts, environment, quotas, statistics)
 
 
@@ -110,7 +116,7 @@ def assemble(
       ValueError: a function of yours that raises, or answers a wrong shape or dtype.
       TypeError: a station that is none.
     """
-    _check_kinds(environment, late_stage, optimizer)
+    _check_kinds(environment, encoder, late_stage, reward_transform, optimizer)
     config = config.resolve()
     if config.held_out_contexts and encoder is None and config.context_tower == "ids":
         raise ConfigError(
@@ -145,12 +151,33 @@ def assemble(
     return pipeline
 
 
-def _check_kinds(environment: Any, late_stage: Any, optimizer: Any) -> None:
+def _check_kinds(
+    environment: Any, encoder: Any, late_stage: Any, reward_transform: Any, optimizer: Any
+) -> None:
     """Refuse what is of another kind altogether, with the name of what would make it right."""
     if not isinstance(environment, Environment):
         raise TypeError(
             f"environment is a {type(environment).__name__}; expected one that answers mean_rewards, "
             "sample_rewards, relevance and eligible. For a matrix of rewards: environments.from_matrix"
+        )
+    try:
+        jax.eval_shape(lambda world: None, environment)
+    except TypeError:
+        raise TypeError(
+            f"the class {type(environment).__name__} is not registered as a pytree, so JAX cannot take its "
+            "arrays; decorate it with flax.struct.dataclass, its arrays being fields, and a class that "
+            "inherits from it as well"
+        ) from None
+    if encoder is not None and not isinstance(encoder, Encoder):
+        raise TypeError(
+            f"encoder is a {type(encoder).__name__}; expected a rankpg.encoders.Encoder. For a Linen module: "
+            "encoders.from_linen(module); for an nnx module: encoders.from_nnx(build); for functions: "
+            "encoders.Encoder(init, apply)"
+        )
+    if reward_transform is not None and not isinstance(reward_transform, RewardTransform):
+        raise TypeError(
+            f"reward_transform is a {type(reward_transform).__name__}; expected a "
+            "rankpg.rewards.RewardTransform(init, apply), such as rewards.batch_baseline()"
         )
     if late_stage is not None and not isinstance(late_stage, LateStage):
         raise TypeError(
@@ -170,6 +197,7 @@ def make_optimizer(config: TrainConfig) -> Any:
     part = name.startswith("scale_by_")  # of an optimizer: its updates point uphill
     if (
         part
+        or name == "lbfgs"  # its line search asks for the loss, which a policy gradient has not got
         or not callable(builder)
         or "learning_rate" not in inspect.signature(builder).parameters
     ):
@@ -180,9 +208,13 @@ def make_optimizer(config: TrainConfig) -> Any:
     known = inspect.signature(builder).parameters
     for option in config.optimizer_options or ():
         key, separator, value = option.partition("=")
+        if key in options:
+            raise ConfigError(f"--optimizer-options gives {key} twice")
         try:
             options[key] = float(value)
         except ValueError:
+            separator = ""
+        if not math.isfinite(options.get(key, 0.0)):
             separator = ""
         if not separator or key not in known or key == "learning_rate":
             raise ConfigError(
@@ -258,6 +290,9 @@ def _check_stations(pipeline: Pipeline, config: TrainConfig, environment: Enviro
         state,
         params,
     )
+    if pipeline.retrieval != "dense":
+        encoded = _traced("the encoder", pipeline.encoder.apply, params, _shape((2,), jnp.int32))
+        pipeline.embeddings(encoded)
     wanted = (2, config.num_experts, environment.num_items)
     if logits.shape != wanted:
         raise ValueError(

@@ -38,7 +38,7 @@ def expert_quotas(num_candidates: int, num_experts: int) -> Quotas:
     (3, 3, 2, 2)
     """
     for name, value in (("num_candidates", num_candidates), ("num_experts", num_experts)):
-        if not isinstance(value, int | np.integer) or value < 1:
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
     share, extra = divmod(num_candidates, num_experts)
     return tuple(share + (m < extra) for m in range(num_experts))

@@ -49,10 +49,11 @@ def position_weights(weights: str, ranking_length: int) -> Float[Array, "L"]:
         values = [float(w) for w in weights.split(",")]
     except ValueError:
         values = []
-    if len(values) != ranking_length or not all(0 <= v < float("inf") for v in values):
+    good = len(values) == ranking_length and all(0 <= v < float("inf") for v in values)
+    if not good or not any(values):
         raise ValueError(
             f"position_weights (--position-weights) is {weights!r}; expected uniform, dcg, or "
-            f"L = {ranking_length} non-negative numbers separated by commas"
+            f"L = {ranking_length} non-negative numbers separated by commas, not all of them 0"
         )
     return jnp.asarray(values)
 
@@ -72,6 +73,9 @@ def group(draws_per_context: int, *, shift: bool) -> RewardTransform:
       draws_per_context: rows of the batch that share a context; the batch holds them next to each other.
       shift: True for credit-assigned scores.
 
+    Raises:
+      ValueError: on `apply`, a batch whose rows do not make whole groups.
+
     >>> advantages, _ = group(2, shift=True).apply((), jnp.zeros(2, int), jnp.array([[1.0], [3.0]]))
     >>> advantages.ravel()
     Array([0., 2.], dtype=float32)
@@ -79,10 +83,18 @@ def group(draws_per_context: int, *, shift: bool) -> RewardTransform:
 
     def apply(state, contexts, rewards):
         del contexts
+        if rewards.shape[0] % draws_per_context:
+            raise ValueError(
+                f"rewards has {rewards.shape[0]} rows; expected a multiple of draws_per_context = "
+                f"{draws_per_context}"
+            )
         grouped = rewards.reshape(-1, draws_per_context, rewards.shape[-1])
-        std = jnp.std(grouped, axis=1, keepdims=True)
-        centred = grouped - jnp.mean(grouped, axis=1, keepdims=True)
         differ = jnp.ptp(grouped, axis=1, keepdims=True) > 0  # the std of equal floats is rounding
+        centred = grouped - jnp.mean(grouped, axis=1, keepdims=True)
+        # In units of the largest, so that no square over- or underflows.
+        unit = jnp.max(jnp.abs(centred), axis=1, keepdims=True)
+        centred = centred / jnp.where(differ, unit, 1)
+        std = jnp.std(centred, axis=1, keepdims=True)
         normal = jnp.where(differ, centred / jnp.where(differ, std, 1), 0)
         if shift:
             normal = normal - jnp.min(normal, axis=1, keepdims=True)
@@ -92,11 +104,17 @@ def group(draws_per_context: int, *, shift: bool) -> RewardTransform:
 
 
 def batch_baseline() -> RewardTransform:
-    """A_l = r_l - mean of r_l over the other rows of the batch (leave one out, so it adds no bias)."""
+    """A_l = r_l - mean of r_l over the other rows of the batch (leave one out, so it adds no bias).
+
+    Raises:
+      ValueError: on `apply`, a batch of one row.
+    """
 
     def apply(state, contexts, rewards):
         del contexts
         rows = rewards.shape[0]
+        if rows < 2:
+            raise ValueError("rewards has 1 row; a batch baseline needs at least 2")
         others = (jnp.sum(rewards, axis=0, keepdims=True) - rewards) / (rows - 1)
         return rewards - others, state
 

@@ -23,7 +23,7 @@ from rankpg.evaluate import evaluate, share_aligned
 from rankpg.pipeline import Pipeline, assemble
 from rankpg.plackett_luce import greedy_candidates
 from rankpg.retrieval import mask
-from rankpg.training import FAULTS, TrainState, init_state, train_chunk
+from rankpg.training import FAULTS, REMEDIES, TrainState, init_state, train_chunk
 from rankpg.types import Environment, Int
 
 __all__ = [
@@ -112,7 +112,7 @@ class Run:
         """One sentence for every seed that did not reach the end."""
         return [
             f"seed {seed} stopped at step {int(step)} by {FAULTS[int(fault)]}; its state is the one before "
-            "that update. A smaller --learning-rate may help where rewards and logits are sound"
+            f"that update. {REMEDIES[int(fault)]}"
             for seed, step, fault in zip(
                 self.config.seeds, self.state.step, self.state.fault, strict=True
             )

@@ -4,6 +4,7 @@ config.yaml          the settings, resolved
 metrics.jsonl        one object per evaluation and seed
 learning_curve.png   policy value against steps
 checkpoint/          the state of all seeds at the last evaluation
+data.json            where rewards came from a table: the sums that tell its ids and its numbers
 RUN.md               the run card: what was run, with what, and how it ended
 """
 
@@ -28,11 +29,12 @@ from rankpg.summary import mean_interval
 
 __all__ = ["RunFolder", "load_config", "load_run", "read_metrics", "versions"]
 
-CONFIG, METRICS, CURVE, CHECKPOINT, CARD = (
+CONFIG, METRICS, CURVE, CHECKPOINT, DATA, CARD = (
     "config.yaml",
     "metrics.jsonl",
     "learning_curve.png",
     "checkpoint",
+    "data.json",
     "RUN.md",
 )
 _MAY_CHANGE = ("num_steps", "eval_every", "eval_contexts")
@@ -75,6 +77,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_config(run.config)
+            if run.dataset is not None:
+                _replace(self.path / DATA, json.dumps(run.dataset.sums(), indent=1) + "\n")
         except OSError as error:
             raise ConfigError(
                 f"--out {self.path} is no folder that can be written: {error}"
@@ -150,6 +154,8 @@ def load_settings(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ConfigError(f"{file} is nested too deeply; expected settings and values") from None
     if settings is None:
         return {}
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
@@ -174,7 +180,25 @@ def load_run(path: Path | str, **overrides: Any) -> Run:
     return run
 
 
+def _check_data(run: Run, path: Path) -> None:
+    """Refuse a table other than the one that was trained on: its rows would stand for other ids."""
+    file = path / DATA
+    if run.dataset is None or not file.exists():
+        return
+    try:
+        saved = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    for name, now in run.dataset.sums().items():
+        if not isinstance(saved, dict) or saved.get(name) != now:
+            raise ConfigError(
+                f"{path} was trained on other data: {name.replace('_', ' ')} of {run.config.path or 'yours'} "
+                "are not what they were. Bring the table back, or train again into another --out"
+            )
+
+
 def _load_state(run: Run, path: Path) -> None:
+    _check_data(run, path)
     template = jax.eval_shape(lambda: run.state)
     step, state = checkpoint.restore(path / CHECKPOINT, template)
     run.state = jax.tree.map(jnp.asarray, state)
@@ -198,16 +222,26 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
+        except RecursionError:
+            raise ConfigError(f"{file}, line {number} is nested too deeply") from None
         except json.JSONDecodeError as error:
             if number == len(lines):  # the run was cut off while it wrote its last line
                 break
             raise ConfigError(f"{file}, line {number} is not JSON: {error}") from None
-        if not isinstance(row, dict) or not {"step", "seed", "policy_value"} <= row.keys():
+        if not isinstance(row, dict) or not _is_row(row):
             raise ConfigError(
-                f"{file}, line {number} is no row of metrics: step, seed or value is missing"
+                f"{file}, line {number} is no row of metrics: step, seed or policy_value is missing or no "
+                "number; restore that line, or train again into another --out"
             )
         rows.append(row)
     return rows
+
+
+def _is_row(row: dict[str, Any]) -> bool:
+    whole = all(type(row.get(name)) is int for name in ("step", "seed"))
+    others = [value for name, value in row.items() if name != "stopped_by"]
+    numbers = all(value is None or type(value) in (int, float) for value in others)
+    return whole and numbers and "policy_value" in row
 
 
 def versions() -> dict[str, str]:

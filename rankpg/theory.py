@@ -53,9 +53,10 @@ def is_partitioned(
     # The K likeliest are a top K by reward if none outside earns more; which of equal rewards is free.
     likeliest, items = largest(log_probs, num_candidates + 1)
     top = items[:num_candidates]
-    others = rewards.at[top].set(-jnp.inf)
+    outside = jnp.ones(rewards.shape, bool).at[top].set(False)
+    lowest = jnp.min(rewards[top])
     separated = likeliest[-2] > likeliest[-1]
-    return separated & (jnp.min(rewards[top]) >= jnp.max(others))
+    return separated & jnp.all(jnp.where(outside, rewards <= lowest, True))
 
 
 class GradientParts(NamedTuple):

@@ -19,7 +19,16 @@ from rankpg.pipeline import Pipeline
 from rankpg.retrieval import Candidates
 from rankpg.types import Array, Bool, Environment, Float, Int, Params, PRNGKey, record
 
-__all__ = ["FAULTS", "Feedback", "StepMetrics", "TrainState", "init_state", "train_chunk", "update"]
+__all__ = [
+    "FAULTS",
+    "REMEDIES",
+    "Feedback",
+    "StepMetrics",
+    "TrainState",
+    "init_state",
+    "train_chunk",
+    "update",
+]
 
 FAULTS = (
     "none",
@@ -31,6 +40,18 @@ FAULTS = (
     "parameters that are NaN or infinite",
 )
 """What can stop a seed; `TrainState.fault` is the place in this list."""
+
+_SMALLER = "A smaller --learning-rate may help"
+REMEDIES = (
+    "",
+    _SMALLER,
+    "The late stage must show L different items of the candidates it is given",
+    "The environment must answer finite rewards",
+    _SMALLER,
+    _SMALLER,
+    _SMALLER,
+)
+"""What to do about each of FAULTS."""
 
 
 @record

@@ -154,11 +154,11 @@ def test_large_catalogues_have_no_ties(keys):
 
 @pytest.mark.slow
 def test_inclusion_frequencies_at_100_000_items_are_exact_inclusion_probabilities(key):
-    """Counts over 20,000 draws of items over the whole range of P, against quadrature: all within 5 sigma."""
-    num_items, num_draws = 100_000, 20_000
+    """Counts over 4,000 draws of items over the whole range of P, against quadrature: all within 5 sigma."""
+    num_items, num_draws = 100_000, 4000
     logits = jnp.asarray(normal(9, 1, num_items, sd=3), jnp.float32)
-    watched = jnp.asarray(np.argsort(-np.asarray(logits[0]))[:: num_items // 400][:40], jnp.int32)
-    watched = jnp.concatenate([jnp.argsort(-logits[0])[:40].astype(jnp.int32), watched])
+    watched = jnp.asarray(np.argsort(-np.asarray(logits[0]))[:: num_items // 400][:20], jnp.int32)
+    watched = jnp.concatenate([jnp.argsort(-logits[0])[:20].astype(jnp.int32), watched])
 
     @jax.jit
     def hits(keys):
@@ -168,10 +168,9 @@ def test_inclusion_frequencies_at_100_000_items_are_exact_inclusion_probabilitie
         return jax.lax.map(one, keys, batch_size=50).sum(axis=0)
 
     counts = np.asarray(hits(jax.random.split(key, num_draws)))
-    with jax.experimental.enable_x64(True):
-        exact = jax.jit(
-            lambda f: jax.lax.map(lambda a: log_inclusion(f, a, (10,), "exact"), watched)
-        )(logits.astype(jnp.float64))
+    exact = jax.jit(lambda f: jax.lax.map(lambda a: log_inclusion(f, a, (10,), "exact"), watched))(
+        logits.astype(jnp.float64)
+    )
     p = np.exp(np.asarray(exact))
     sigma = np.sqrt(num_draws * p * (1 - p)) + 1
     assert (np.abs(counts - num_draws * p) < 5 * sigma).all()

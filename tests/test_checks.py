@@ -134,6 +134,39 @@ def test_a_mask_that_an_idle_expert_has_is_no_error():
     refused(lambda: checks.check_logits(array, (1, 2)), ["expert 0 has 0 eligible"])
 
 
+def test_experts_may_own_parts_of_the_catalogue():
+    """Nobody else takes what only one of them may take, so each needs its own quota and no more."""
+    halves = logits([0, 0, -INF, -INF], [-INF, -INF, 0, 0])
+    checks.check_logits(halves, (2, 2))
+    shared = logits([0, 0, -INF, -INF], [-INF, 0, 0, -INF])
+    words = ["expert 1 has 2 eligible", "need 3: 1 of them may be taken by earlier experts"]
+    refused(lambda: checks.check_logits(shared, (2, 2)), words)
+
+
+def test_what_overflows_in_float32_is_refused_as_what_it_becomes():
+    huge = np.array([[0.0, 1e300]])
+    checks.check_logits(huge, (1,))
+    jax.config.update("jax_enable_x64", False)
+    try:
+        refused(lambda: checks.check_logits(huge, (1,)), [r"logits\[0, 1\] is inf"])
+    finally:
+        jax.config.update("jax_enable_x64", True)
+
+
+@pytest.mark.parametrize("estimator", ["v_pg", "v_pg_swr"])
+def test_a_candidate_set_is_scored_for_what_it_can_show(estimator):
+    stranger = jnp.array([4], jnp.int32)
+    refused(
+        lambda: rankpg.score(estimator, FIVE, CANDIDATES, stranger, (2,)),
+        ["ranking holds the item 4", "none of the candidates"],
+    )
+
+
+def test_a_truth_value_is_no_count():
+    refused(lambda: checks.check_logits(FIVE, (True,)), ["quotas is", "tuple of ints"])
+    refused(lambda: rankpg.expert_quotas(True, 1), ["num_candidates is True"])
+
+
 def test_good_input_passes():
     checks.check_logits(FIVE, (5,))
     checks.check_logits(np.asarray(FIVE), (1,))

@@ -319,3 +319,12 @@ def test_an_empty_file_is_all_defaults_and_a_missing_one_is_named(tmp_path):
         load_settings(tmp_path / "none.yaml")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_settings(tmp_path)
+
+
+def test_a_problem_too_wide_for_any_machine_is_refused():
+    refusal({"num_features": 2**31 - 1}, "--num-features is 2147483647", "at most 65536")
+
+
+@pytest.mark.parametrize("path", ["", "  "])
+def test_a_path_that_is_empty(path):
+    refusal({"environment": "ratings", "path": path}, "--path is empty")

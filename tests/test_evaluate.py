@@ -11,7 +11,7 @@ import rankpg
 from rankpg import TrainConfig, late_stage
 from rankpg.contexts import choose_contexts, split_contexts
 from rankpg.environments import from_matrix
-from rankpg.evaluate import evaluate, share_aligned
+from rankpg.evaluate import _recall, evaluate, share_aligned
 from rankpg.pipeline import assemble
 from rankpg.training import init_state
 
@@ -189,6 +189,27 @@ def test_of_equal_rewards_any_may_be_among_the_top(ask, third):
     logits = np.array([6.0, 5.0, 0, 0, 0, -9])
     logits[third] = 4
     assert ask(logits, 1) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "candidates", "recall"),
+    [
+        (
+            [1, 1, 1, 0, 0, 0],
+            [3, 4, 5, 0],
+            2 / 4,
+        ),  # three are worth something; one zero more is a top 4
+        ([1, 1, 1, 0, 0, 0], [0, 1, 2, 5], 1),
+        ([0, 0, 0, 0, 0, 0], [3, 4], 1),
+        ([2, 1, 1, 1, 0, 0], [1, 2], 1 / 2),
+        ([5, 4, 3, 2, 1, 0], [0, 2, 4], 2 / 3),
+    ],
+)
+def test_recall_counts_ties_no_more_often_than_there_are_places(rewards, candidates, recall):
+    rewards = jnp.asarray(rewards, jnp.float32)
+    last = jnp.sort(rewards)[-len(candidates)]
+    found = _recall(rewards, jnp.asarray(candidates, jnp.int32), last)
+    assert float(found) == pytest.approx(recall)
 
 
 # Late stages that draw, and weights that do not fall.

@@ -120,6 +120,17 @@ def test_noisy_is_plackett_luce(inverse_temperature, world):
     assert float(greedy.log_propensity) == pytest.approx(np.log(expected[best]), rel=1e-4)
 
 
+def test_a_relevance_far_from_zero_loses_no_digits(world):
+    """Float32 at 1e4 has steps of 1e-3; the differences are what counts."""
+    quarters = jnp.round(4 * world.scores) / 4  # exact beside 8192 as well
+    stage = late_stage.noisy(2)
+    near, far = (
+        stage.greedy(jax.random.key(0), World(scores), CONTEXT, CANDIDATES).log_propensity
+        for scores in (quarters, quarters + 8192)
+    )
+    assert float(far) == pytest.approx(float(near), rel=1e-6)
+
+
 @pytest.mark.parametrize("method", ["__call__", "greedy"])
 def test_uniform_draws_at_evaluation_too(method, world):
     rankings, log_propensity = draw(late_stage.uniform(2), world, method)

@@ -610,3 +610,49 @@ def test_place_of_triples_in_memory():
         (np.array([1, 2]), np.array([0, 1])), (np.array([3]), np.array([0, 0])), np.ones(2)
     )
     assert table.place(0, 1) == "rows 0 and 1 (counted from 0)"
+
+
+# Found by a reviewer.
+
+
+def test_a_header_that_claims_more_than_memory_holds(tmp_path):
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000, 1000000), }"
+    padded = header.ljust(117) + b"\n"
+    content = b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded
+    refusal(lambda: read(write(tmp_path, content, "t.npy")), "t.npy: ", "memory")
+
+
+def test_parquet_ids_that_are_no_text(tmp_path):
+    """A flipped byte inside a string: valid Parquet, invalid UTF-8."""
+    column = pa.array([b"u\xff\xfe", b"u2"], pa.binary()).cast(pa.string(), safe=False)
+    columns = {"user": column, "item": ["a", "b"], "value": [1.0, 2.0]}
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    refusal(lambda: read(tmp_path / "t.parquet"), "t.parquet", "cannot hold ids")
+
+
+def test_a_file_in_another_encoding_is_told_what_to_do(tmp_path):
+    content = "user,item,value\nMüller,1,0.5\n".encode("latin-1")
+    refusal(lambda: read(write(tmp_path, content, "t.csv")), "t.csv", "save it as UTF-8")
+
+
+def test_rows_of_different_lengths_are_no_matrix():
+    refusal(lambda: ratings.from_matrix([[1.0, 2.0], [3.0]]), "matrix: rows of different lengths")
+
+
+def test_a_matrix_of_bfloat16_is_a_matrix():
+    data = ratings.from_matrix(jnp.asarray([[1.0, 0.5]], jnp.bfloat16))
+    np.testing.assert_array_equal(data.environment.means, [[1.0, 0.5]])
+
+
+@pytest.mark.parametrize("change", ["context_ids", "item_ids", "numbers"])
+def test_the_sums_of_a_dataset_tell_ids_and_numbers(change):
+    ids = {"context_ids": ["a", "b"], "item_ids": [1, 2, 3]}
+    matrix = np.arange(6.0).reshape(2, 3)
+    sums = ratings.from_matrix(matrix, **ids).sums()
+    assert ratings.from_matrix(matrix.copy(), **ids).sums() == sums
+    if change == "numbers":
+        matrix[1, 1] += 1
+    else:
+        ids[change] = [*ids[change][:-1], "zz" if change == "context_ids" else 9]
+    other = ratings.from_matrix(matrix, **ids).sums()
+    assert [name for name in sums if sums[name] != other[name]] == [change]

@@ -45,7 +45,7 @@ def test_position_weights(weights, expected):
 
 
 @pytest.mark.parametrize(
-    "weights", ["ndcg", "", "1,2", "1,2,3,4", "1,-2,3", "1,nan,3", "1,inf,3", "1;2;3"]
+    "weights", ["ndcg", "", "1,2", "1,2,3,4", "1,-2,3", "1,nan,3", "1,inf,3", "1;2;3", "0,0,0"]
 )
 def test_bad_position_weights_name_their_flag(weights):
     with pytest.raises(ValueError, match=r"--position-weights.* expected uniform, dcg, or L = 3"):
@@ -135,3 +135,22 @@ def test_the_learned_baseline_starts_at_nothing_and_converges_to_the_contexts_me
     learnt = network.apply(end[0], jnp.arange(3, dtype=jnp.int32))[0]
     np.testing.assert_allclose(learnt, means, atol=0.1)
     assert float(jnp.mean(jnp.abs(answers[-1]))) < 0.2
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e20])
+def test_a_group_is_normalised_at_any_scale(scale):
+    """Float32 holds the rewards, but not their squares."""
+    transform = rewards.group(2, shift=True)
+    two = jnp.asarray([[1.0], [2.0]]) * scale
+    answer, _ = transform.apply((), jnp.zeros(2, jnp.int32), two)
+    np.testing.assert_allclose(answer, [[0.0], [2.0]], rtol=1e-5)
+
+
+def test_batches_that_do_not_fit_are_refused():
+    four, one = jnp.ones((4, 1)), jnp.ones((1, 1))
+    with pytest.raises(
+        ValueError, match="rewards has 4 rows; expected a multiple of draws_per_context = 3"
+    ):
+        rewards.group(3, shift=False).apply((), jnp.zeros(4, jnp.int32), four)
+    with pytest.raises(ValueError, match="a batch baseline needs at least 2"):
+        rewards.batch_baseline().apply((), jnp.zeros(1, jnp.int32), one)

@@ -464,3 +464,55 @@ def test_a_value_that_is_not_finite_can_be_reported(half):
         row |= {"policy_value": None, "stopped_at_step": 0, "stopped_by": "a reward"}
     assert np.isnan(run.policy_value)
     assert RunFolder(half).close(run) is None
+
+
+# Found by a reviewer.
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("step", "x"), ("seed", [1]), ("policy_value", "abc"), ("step", None), ("ndcg", "good")],
+)
+def test_a_row_that_was_edited_is_named(half, name, value):
+    lines = (half / "metrics.jsonl").read_text().splitlines()
+    lines[1] = json.dumps(json.loads(lines[1]) | {name: value})
+    (half / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 2 is no row of metrics"):
+        load_run(half)
+
+
+def test_files_that_are_nested_too_deeply(half, tmp_path):
+    (half / "metrics.jsonl").write_text("[" * 100_000)
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 1 is nested too deeply"):
+        load_run(half)
+    (tmp_path / "deep.yaml").write_text("a: " + "[" * 5000)
+    with pytest.raises(ConfigError, match=r"deep\.yaml is nested too deeply"):
+        load_config(tmp_path / "deep.yaml")
+
+
+def test_what_is_no_step_is_no_checkpoint(half):
+    (half / "checkpoint" / "²").mkdir()
+    assert load_run(half).step == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [("u1,", "context ids"), ("i1,", "item ids"), (",0.5", "numbers")],
+)
+def test_a_run_belongs_to_the_table_it_was_trained_on(tmp_path, change, named):
+    """As many users and items as before, but a row of the policy would stand for another."""
+    table = tmp_path / "ratings.csv"
+    rows = [f"u{u},i{i},{0.5 + (u * i) % 3}" for u in range(4) for i in range(5)]
+    text = "user,item,value\n" + "\n".join(rows) + "\n"
+    table.write_text(text)
+    config = TrainConfig(
+        environment="ratings", path=str(table), num_candidates=2, batch_size=4, num_steps=2,
+        eval_every=2, seeds=(0,),
+    )  # fmt: skip
+    run, folder = prepare(config), RunFolder(tmp_path / "run")
+    folder.open(run)
+    finish(run, folder)
+    assert load_run(folder.path).step == 2
+    table.write_text(text.replace(change, {"u1,": "x1,", "i1,": "x1,", ",0.5": ",0.25"}[change]))
+    with pytest.raises(ConfigError, match=f"was trained on other data: {named} of"):
+        load_run(folder.path)

@@ -11,9 +11,13 @@ import oracle
 import pytest
 from flax import struct
 
+from rankpg import TrainConfig, train
+from rankpg.encoders import Encoder
+from rankpg.environments import from_matrix
 from rankpg.estimators import ESTIMATORS
 from rankpg.listing import list_items
 from rankpg.numerics import centre
+from rankpg.pipeline import assemble
 from rankpg.plackett_luce import expert_quotas, greedy_order
 from rankpg.retrieval.dense import Candidates
 from rankpg.retrieval.streamed import Layout, layout_for, retrieve_streamed
@@ -298,3 +302,30 @@ def test_the_whole_catalogue_is_not_streamed(key):
         retrieve_streamed(
             key[None], towers, jnp.arange(1, dtype=jnp.int32), Masks(None), (2,), "catalogue"
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experts", [1, 2])
+def test_training_learns_from_a_streamed_catalogue(experts):
+    """The same config, dense and streamed: both end near the optimum of 40 items."""
+    values = {}
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # optax's Adam
+    for retrieval in ("dense", "streamed"):
+        config = TrainConfig(
+            num_contexts=30, num_items=40, num_candidates=4, num_experts=experts, batch_size=32,
+            num_steps=600, eval_every=600, seeds=(0, 1), retrieval=retrieval,
+        )  # fmt: skip
+        run = train(config)
+        values[retrieval] = np.mean([row["share_of_optimum"] for row in run.metrics[-2:]])
+    assert min(values.values()) > 0.95
+    assert abs(values["dense"] - values["streamed"]) < 0.02
+
+
+def test_logits_are_no_embeddings():
+    """An encoder that answers logits outright has no items to pass by."""
+    encoder = Encoder(lambda key: jnp.zeros((5, 1, 8)), lambda p, contexts: p[contexts])
+    config = TrainConfig(num_candidates=2, batch_size=4, retrieval="streamed")
+    with pytest.raises(
+        ValueError, match=r"--retrieval streamed goes through the items' embeddings"
+    ):
+        assemble(config, from_matrix(np.ones((5, 8))).environment, encoder=encoder)

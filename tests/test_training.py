@@ -609,7 +609,7 @@ def test_optimizers_of_optax(name):
 
 def test_an_optimizer_that_needs_more_than_a_gradient_is_refused(world):
     with pytest.raises(ValueError, match=r"the optimizer, given gradient.* raised TypeError"):
-        assemble(settings(optimizer="lbfgs"), world)
+        assemble(settings(), world, optimizer=optax.lbfgs())
 
 
 def test_a_part_of_an_optimizer_is_refused():
@@ -647,3 +647,55 @@ def test_bad_optimizer_options_are_refused(option):
         make_optimizer(
             TrainConfig(optimizer="adam", learning_rate=0.1, optimizer_options=(option,))
         )
+
+
+# Found by a reviewer: stations of another kind.
+
+
+def test_an_environment_that_is_no_pytree_is_told_how_to_become_one(world):
+    class Plain:
+        num_contexts, num_items = 2, 5
+
+        def mean_rewards(self, context, items):
+            return jnp.zeros(items.shape)
+
+        sample_rewards = relevance = eligible = mean_rewards
+
+    with pytest.raises(
+        TypeError, match=r"class Plain is not registered as a pytree.*struct\.dataclass"
+    ):
+        assemble(settings(), Plain())
+
+
+@pytest.mark.parametrize("given", [lambda p, c: c, (1, 2), object()])
+def test_an_encoder_of_another_kind_is_told_what_makes_one(world, given):
+    with pytest.raises(
+        TypeError, match=r"encoder is a .*from_linen\(module\).*Encoder\(init, apply\)"
+    ):
+        inspect.unwrap(assemble)(settings(), world, encoder=given)
+
+
+def test_a_reward_transform_of_another_kind_is_told_what_makes_one(world):
+    with pytest.raises(
+        TypeError, match=r"reward_transform is a function.*RewardTransform\(init, apply\)"
+    ):
+        inspect.unwrap(assemble)(settings(), world, reward_transform=lambda rewards: rewards)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "message"),
+    [
+        ("adam", ("b1=nan",), "b1=nan"),
+        ("adam", ("b1=0.9", "b1=0.8"), "gives b1 twice"),
+        ("lbfgs", (), "--optimizer is 'lbfgs'"),
+    ],
+)
+def test_optimizers_that_cannot_be_are_refused(optimizer, options, message):
+    config = settings(optimizer=optimizer, optimizer_options=options).resolve()
+    with pytest.raises(ConfigError, match=message):
+        make_optimizer(config)
+
+
+def test_what_to_do_fits_what_went_wrong():
+    assert len(training.REMEDIES) == len(FAULTS)
+    assert "--learning-rate" not in training.REMEDIES[2] + training.REMEDIES[3]

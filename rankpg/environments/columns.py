@@ -14,7 +14,10 @@ _ROLES = {
     "item": "item|video|document|doc|movie|product|article|song|track|i|col",
     "value": "value|rating|reward|watchratio|score|relevance|click|label|data",
 }
-_NAME_THEM = "name them with --columns USER ITEM VALUE (in Python: columns=(user, item, value))"
+_NAME_THEM = (
+    "name them with --columns USER ITEM VALUE (in Python: columns=(user, item, value)); a matrix is read "
+    "from .npy, .npz, or a csv without header"
+)
 
 
 def column_role(name: str) -> str | None:

@@ -162,7 +162,10 @@ def _csv_fault(layout: _Csv, numbers: Sequence[int], cause: Exception) -> TableE
                 )
     if empty:
         return TableError(f"{layout.path}: no rows after the header")
-    return TableError(f"{layout.path}: not readable as CSV in UTF-8: {in_one_line(cause)}")
+    return TableError(
+        f"{layout.path}: not readable as CSV in UTF-8: {in_one_line(cause)}. A file in another encoding: "
+        "save it as UTF-8"
+    )
 
 
 def _floats(column: Any) -> np.ndarray:

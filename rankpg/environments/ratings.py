@@ -7,8 +7,9 @@ table. Both come inside a `Dataset`, which keeps what JAX cannot hold: the ids o
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax
@@ -144,6 +145,27 @@ class Dataset:
     item_ids: IdMap
     missing_share: float
 
+    def sums(self) -> dict[str, str]:
+        """SHA-256 of the ids of either side and of the numbers: what a trained policy belongs to."""
+        return {
+            "context_ids": _sum(map(repr, self.context_ids.ids.tolist())),
+            "item_ids": _sum(map(repr, self.item_ids.ids.tolist())),
+            "numbers": _sum(map(_bytes, jax.tree.leaves(self.environment))),
+        }
+
+
+def _bytes(leaf: Array) -> bytes:
+    values = np.ascontiguousarray(leaf)
+    return f"{values.dtype}{values.shape}".encode() + values.tobytes()
+
+
+def _sum(parts: Iterable[str | bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() if isinstance(part, str) else part)
+        digest.update(b"\0")
+    return digest.hexdigest()
+
 
 def from_file(
     path: str | os.PathLike[str],
@@ -260,7 +282,13 @@ def from_matrix(
     >>> data.environment.mean_rewards(jnp.int32(1), jnp.array([2, 1]))
     Array([0.5, 3. ], dtype=float32)
     """
-    table = Matrix.build(np.asarray(matrix), context_ids, item_ids)
+    try:
+        values = np.asarray(matrix)
+    except ValueError as cause:
+        raise TableError(f"matrix: rows of different lengths: {cause}") from None
+    if values.dtype == jnp.bfloat16:
+        values = values.astype(np.float32)
+    table = Matrix.build(values, context_ids, item_ids)
     return _from_matrix(table, relative_noise, noise_std, clip, eligible)
 
 

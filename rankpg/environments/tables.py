@@ -76,6 +76,10 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
         raise TableError(
             f"{path}: the file cannot be read, it may be damaged: {in_one_line(cause)}"
         ) from cause
+    except MemoryError as cause:
+        raise TableError(
+            f"{path}: more than memory holds, or a damaged file: {in_one_line(cause)}"
+        ) from cause
 
 
 def _read_parquet(path: Path, columns: Columns | None) -> Triples:
@@ -113,11 +117,11 @@ def _arrow_ids(column: Any, source: str, name: str) -> Encoded:
         if pyarrow.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)  # a category that no row uses is no id
         column = column.dictionary_encode("encode")
-    except pyarrow.ArrowException as cause:
+        labels = column.dictionary.to_numpy(zero_copy_only=False)
+    except (pyarrow.ArrowException, UnicodeDecodeError) as cause:
         raise TableError(
-            f"{source}: column {name!r} of {column.type} cannot hold ids: {cause}"
+            f"{source}: column {name!r} of {column.type} cannot hold ids: {in_one_line(cause)}"
         ) from cause
-    labels = column.dictionary.to_numpy(zero_copy_only=False)
     if labels.dtype == object and all(isinstance(label, str) for label in labels):
         labels = labels.astype(str)
     return sorted_ids(labels, column.indices.to_numpy(), source, name)
