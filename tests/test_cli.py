@@ -97,7 +97,9 @@ class _Tee:
 
 def test_the_folder(trained):
     out, *_ = trained
-    names = {"config.yaml", "metrics.jsonl", "learning_curve.png", "checkpoint", "RUN.md"}
+    names = {
+        "config.yaml", "metrics.jsonl", "learning_curve.png", "checkpoint", "data.json", "RUN.md"
+    }  # fmt: skip
     assert {entry.name for entry in out.iterdir()} == names
     config = load_config(out)
     assert (config.num_candidates, config.seeds, config.optimizer) == (3, (0, 1), "adam")

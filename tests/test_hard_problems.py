@@ -71,7 +71,9 @@ def rewards_of(config):
     return np.asarray(jax.vmap(lambda c: world.mean_rewards(c, catalogue))(contexts))
 
 
-@pytest.mark.parametrize(("stage", "place"), [("optimal", 0), ("anti", 4)])
+@pytest.mark.parametrize(
+    ("stage", "place"), [pytest.param("optimal", 0, marks=pytest.mark.slow), ("anti", 4)]
+)
 def test_what_could_be_had_is_the_k_best_and_tables_wide_enough_get_it(stage, place):
     """Shown is the best of the five best, or the worst of them."""
     found = find_reach(dataclasses.replace(SMALL, late_stage=stage), "policy_value", 400)
@@ -81,6 +83,7 @@ def test_what_could_be_had_is_the_k_best_and_tables_wide_enough_get_it(stage, pl
     assert found.reach == max(found.by_target.values())
 
 
+@pytest.mark.slow
 def test_a_policy_that_cannot_tell_contexts_apart_reaches_less():
     """Width 1: one order of the items and its reverse, and the worst of what is handed over counts."""
     narrow = dataclasses.replace(SMALL, embedding_dim=1, late_stage="anti")
@@ -96,6 +99,7 @@ def trained(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_the_report_has_every_estimator_and_what_is_missing(trained):
     body = json.loads((trained / "learning.json").read_text())
     assert list(body["problems"]) == ["adverse"]
@@ -113,6 +117,7 @@ def test_the_report_has_every_estimator_and_what_is_missing(trained):
     assert (trained / "learning.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_second_call_trains_nothing_and_says_the_same(trained, capsys):
     before = json.loads((trained / "learning.json").read_text())
     outcome, _ = learning(["adverse"], "smoke", trained)
@@ -124,6 +129,7 @@ def test_a_second_call_trains_nothing_and_says_the_same(trained, capsys):
     assert "learning.md" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_scale_is_refused(trained):
     with pytest.raises(ConfigError, match="is of another problem or scale; choose another --out"):
         learning(["adverse"], "laptop", trained)

@@ -495,24 +495,39 @@ def test_what_is_no_step_is_no_checkpoint(half):
     assert load_run(half).step == 4
 
 
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [("u1,", "context ids"), ("i1,", "item ids"), (",0.5", "numbers")],
+TABLE = "user,item,value\n" + "".join(
+    f"u{u},i{i},{0.5 + (u * i) % 3}\n" for u in range(4) for i in range(5)
 )
-def test_a_run_belongs_to_the_table_it_was_trained_on(tmp_path, change, named):
-    """As many users and items as before, but a row of the policy would stand for another."""
-    table = tmp_path / "ratings.csv"
-    rows = [f"u{u},i{i},{0.5 + (u * i) % 3}" for u in range(4) for i in range(5)]
-    text = "user,item,value\n" + "\n".join(rows) + "\n"
-    table.write_text(text)
+
+
+@pytest.fixture(scope="module")
+def from_a_table(tmp_path_factory):
+    """A run, and the table that it was trained on."""
+    base = tmp_path_factory.mktemp("table")
+    (base / "ratings.csv").write_text(TABLE)
     config = TrainConfig(
-        environment="ratings", path=str(table), num_candidates=2, batch_size=4, num_steps=2,
-        eval_every=2, seeds=(0,),
+        environment="ratings", path=str(base / "ratings.csv"), num_candidates=2, batch_size=4,
+        num_steps=2, eval_every=2, seeds=(0,),
     )  # fmt: skip
-    run, folder = prepare(config), RunFolder(tmp_path / "run")
+    run, folder = prepare(config), RunFolder(base / "run")
     folder.open(run)
     finish(run, folder)
-    assert load_run(folder.path).step == 2
-    table.write_text(text.replace(change, {"u1,": "x1,", "i1,": "x1,", ",0.5": ",0.25"}[change]))
+    return folder.path, base / "ratings.csv"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("u1,", "x1,", "context ids"),
+        (",i1,", ",x1,", "item ids"),
+        (",0.5\n", ",0.25\n", "numbers"),
+    ],
+)
+def test_a_run_belongs_to_the_table_it_was_trained_on(from_a_table, old, new, named):
+    """As many users and items as before, but a row of the policy would stand for another."""
+    folder, table = from_a_table
+    table.write_text(TABLE)
+    assert load_run(folder).step == 2
+    table.write_text(TABLE.replace(old, new))
     with pytest.raises(ConfigError, match=f"was trained on other data: {named} of"):
-        load_run(folder.path)
+        load_run(folder)

@@ -120,9 +120,15 @@ def draws(key, logits, where, quotas, layout, num_draws=60_000):
 
 
 @pytest.mark.parametrize(
-    "size", [pytest.param(7, marks=pytest.mark.slow), 4, pytest.param(2, marks=pytest.mark.slow)]
+    ("name", "size"),
+    [
+        pytest.param(
+            name, size, marks=() if (name, size) == ("three experts", 4) else pytest.mark.slow
+        )
+        for name in POLICIES
+        for size in (7, 4, 2)
+    ],
 )
-@pytest.mark.parametrize("name", POLICIES)
 def test_ordered_tuples_have_the_probabilities_of_the_policy(key, name, size):
     logits, quotas = POLICIES[name]
     num_items = logits.shape[1]
@@ -177,7 +183,7 @@ CASES = [
     ("wide blocks", 3, False),
     ("a chunk an item", 1, False),
 ]
-CORE = {("a last chunk that repeats", 3, "ca_pg"), ("a last chunk that repeats", 1, "v_pg_swr")}
+CORE = {("a last chunk that repeats", 3, "ca_pg")}
 
 
 def cases():
@@ -242,6 +248,7 @@ def test_the_greedy_order_is_the_dense_one(key, layout):
         np.testing.assert_array_equal(found.order[index], greedy_order(logits[index], 6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shift", [1e4, -1e4])
 def test_logits_far_from_zero_lose_nothing(key, shift):
     """Float32: the same draw, and the same scores to rounding, as without the shift."""
@@ -325,6 +332,7 @@ def test_logits_are_no_embeddings():
     """An encoder that answers logits outright has no items to pass by."""
     encoder = Encoder(lambda key: jnp.zeros((5, 1, 8)), lambda p, contexts: p[contexts])
     config = TrainConfig(num_candidates=2, batch_size=4, retrieval="streamed")
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # optax's Adam
     with pytest.raises(
         ValueError, match=r"--retrieval streamed goes through the items' embeddings"
     ):
