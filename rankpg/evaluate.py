@@ -71,7 +71,9 @@ def evaluate_context(
     candidates = greedy_candidates(logits, quotas)
     keys = jax.random.split(greedy_key, _DRAWS)
     shown = jax.vmap(lambda k: late_stage.greedy(k, environment, context, candidates).items)(keys)
-    drawn = jax.vmap(lambda k: late_stage(k, environment, context, candidates).items)(keys)
+    drawn = shown
+    if getattr(late_stage, "draws", True):
+        drawn = jax.vmap(lambda k: late_stage(k, environment, context, candidates).items)(keys)
 
     def sampled(key):
         draw_key, rank_key = jax.random.split(key)

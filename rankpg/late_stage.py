@@ -32,6 +32,11 @@ class _Reranker:
     draw: Callable[..., Ranking]
     most_likely: Callable[..., Ranking]
 
+    @property
+    def draws(self) -> bool:
+        """Whether the greedy ranking is another one than what is drawn."""
+        return self.draw is not self.most_likely
+
     def __call__(self, key, environment, context, candidates) -> Ranking:
         return self.draw(key, environment, context, candidates)
 

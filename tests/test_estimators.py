@@ -220,7 +220,14 @@ THRESHOLD = {
 }
 
 
-@pytest.mark.parametrize("name", ["one expert", "one expert, masked", "three experts, tight masks"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "one expert, masked",
+        "two experts",
+        pytest.param("three experts, tight masks", marks=pytest.mark.slow),
+    ],
+)
 def test_ca_pg_threshold_is_unbiased(key, name):
     """E[1(a in S) grad score(a)] = grad P(a in S) for every item and logit, one expert or several."""
     logits, quotas = THRESHOLD[name]

@@ -349,7 +349,7 @@ def test_a_masked_item_is_never_a_candidate():
     means = np.where(eligible, 1.0, 1e6)
     environment = from_matrix(means, eligible=eligible)
     config = settings(
-        ranking_length=3, late_stage="uniform", num_steps=20, eval_every=20, estimator="ca_pg",
+        ranking_length=3, late_stage="uniform", num_steps=20, eval_every=20, estimator="top1_pg",
         num_experts=2, batch_size=64,
     )  # fmt: skip
     run = train(config, environment)

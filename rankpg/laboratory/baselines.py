@@ -68,7 +68,7 @@ def split_update(estimator: str, problem: Problem, quotas: Quotas) -> UpdatePart
       quotas: how many slots each expert fills.
 
     >>> problem = Problem(jnp.zeros((1, 3)), jnp.array([1.0, 2.0, 3.0]), jnp.array(jnp.inf))
-    >>> split_update("top1_pg", problem, (2,)).imitation.round(3)  # P(shown) - 1/3: no reward in it
+    >>> split_update("top1_pg", problem, (1,)).covariance.round(3)  # K = 1: pi (r - V), and no imitation
     Array([[-0.333,  0.   ,  0.333]], dtype=float32)
     """
     value = policy_value(problem, quotas)
