@@ -49,20 +49,6 @@ def sample_efficiency(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def presets(result: dict[str, Any]) -> list[list[str]]:
-    """Share of the optimum, one column a start and one row an estimator and optimizer."""
-    cells: dict[tuple[str, str], dict[str, float]] = {}
-    for name, row in result["rows"].items():
-        estimator, start, optimizer = name.split("/")
-        cells.setdefault((estimator, optimizer), {})[start] = row["share_of_optimum"]
-    starts = sorted({start for shares in cells.values() for start in shares})
-    body = [
-        [f"`{estimator}`", optimizer, *(f"{shares[s]:.3f}" for s in starts)]
-        for (estimator, optimizer), shares in cells.items()
-    ]
-    return [["estimator", "optimizer, learning rate", *starts], *body]
-
-
 def sweep(result: dict[str, Any]) -> list[list[str]]:
     """The best settings of every estimator, and the best of each optimizer and transform beside them."""
     rows = [["estimator", "steps", "best settings", "of the optimum", "runners-up"]]
@@ -120,7 +106,7 @@ def exact_inclusion(result: dict[str, Any]) -> list[list[str]]:
 TABLES = (
     paper_instance,
     sample_efficiency,
-    presets,
+    sweep,
     reward_transforms,
     throughput,
     exact_inclusion,

@@ -166,8 +166,8 @@ class TrainConfig:
         _LEARN,
         "alpha: uniform, dcg, or L numbers separated by commas",
     )
-    reward_transform: Literal["none", "group", "batch", "context", "learned"] = setting(
-        "none",
+    reward_transform: Literal["none", "group", "batch", "context", "learned"] | None = setting(
+        None,
         _LEARN,
         "what multiplies a score: the reward itself, or after normalisation by group, batch, "
         "running mean per context, or learned baseline",

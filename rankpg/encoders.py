@@ -114,7 +114,7 @@ def two_tower(
     dim: int = 10,
     num_experts: int = 1,
     *,
-    init_scale: float = 0.3,
+    init_scale: float = 0.1,
     context_features: Float[Array, "contexts F"] | None = None,
     item_features: Float[Array, "N G"] | None = None,
     hidden: tuple[int, ...] = (64,),

@@ -273,7 +273,7 @@ def _make_transform(config: TrainConfig, environment: Environment) -> RewardTran
         "context": lambda: context_baseline(contexts, length),
         "learned": lambda: learned_baseline(network),
     }
-    return transforms[config.reward_transform]()
+    return transforms[config.reward_transform or "none"]()
 
 
 def _check_stations(pipeline: Pipeline, config: TrainConfig, environment: Environment) -> None:

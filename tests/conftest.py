@@ -12,7 +12,8 @@ import tempfile
 # Tests compile much and run little. Without LLVM's optimizations, with the older emitter of loops, in one
 # piece, compiling takes a third of the time. Before jax; a jaxlib that drops a flag says which.
 os.environ["XLA_FLAGS"] = (
-    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false "
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_use_fusion_emitters=false "
     f"--xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
 )
 # Nothing is compiled twice: the session's processes share a folder of programs, and its end removes it.

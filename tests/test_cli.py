@@ -334,7 +334,7 @@ def test_a_preset_or_estimator_on_top_of_a_runs_own_settings(trained, monkeypatc
     paper, v_pg, faster = seen
     assert (paper.optimizer, paper.init_scale, paper.num_candidates) == ("adagrad", 1.0, 3)
     assert v_pg == TrainConfig(estimator="v_pg", preset="tuned", **others(v_pg)).resolve()
-    assert (faster.learning_rate, faster.optimizer, faster.init_scale) == (0.5, "adam", 0.3)
+    assert (faster.learning_rate, faster.optimizer, faster.init_scale) == (0.5, "adam", 0.1)
 
 
 def others(config: TrainConfig) -> dict:

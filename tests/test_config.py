@@ -229,18 +229,16 @@ def test_presets(estimator):
     tuned = TrainConfig(estimator=estimator).resolve()
     paper = TrainConfig(estimator=estimator, preset="paper").resolve()
     credit_assigned = CREDIT_ASSIGNED[estimator]
-    if credit_assigned:
-        assert (tuned.init_scale, tuned.optimizer, tuned.optimizer_options) == (0.3, "adam", ())
-    else:
-        assert (tuned.init_scale, tuned.optimizer) == (1.0, "adagrad")
-        assert tuned.optimizer_options == paper.optimizer_options
-    assert tuned.learning_rate == (0.01 if credit_assigned else 0.3)
+    assert (tuned.init_scale, tuned.optimizer, tuned.optimizer_options) == (0.1, "adam", ())
+    assert tuned.learning_rate == 0.01
+    assert tuned.reward_transform == ("none" if credit_assigned else "context")
     assert tuned.adaptive_learning_rate is False
 
     assert (paper.init_scale, paper.optimizer) == (1.0, "adagrad")
     assert "initial_accumulator_value=0" in paper.optimizer_options
     assert paper.learning_rate == (0.01 if credit_assigned else 0.1)
     assert paper.adaptive_learning_rate is credit_assigned
+    assert paper.reward_transform == "none"
 
 
 def test_a_preset_fills_only_what_was_left_open():
@@ -250,6 +248,7 @@ def test_a_preset_fills_only_what_was_left_open():
         "optimizer_options": ("decay=0.8",),
         "learning_rate": 0.05,
         "adaptive_learning_rate": False,
+        "reward_transform": "learned",
     }
     for preset in ("tuned", "paper"):
         whole = TrainConfig(preset=preset, **given).resolve()

@@ -320,6 +320,7 @@ def test_an_item_gains_from_its_own_logit(values, item, step):
     assert (np.asarray(after) >= np.asarray(before) - 1e-8).all()
 
 
+@pytest.mark.slow
 def test_eager_jit_and_vmap_agree():
     logits = jnp.asarray(policies(1, 8, fewest=3)[3:4])
     eager = rankpg.log_inclusion(logits[0], 5, (3,), "swr")

@@ -149,6 +149,7 @@ def test_the_table_names_what_the_flag_offers():
 # A late stage that is learned.
 
 
+@pytest.mark.slow
 def test_a_learned_scorer_on_features_ranks_better_than_chance():
     environment = generate(jax.random.key(0), 20, 30, 4)
     scorer = neural_scorer.fit(jax.random.key(1), environment, num_steps=400, batch_size=128)

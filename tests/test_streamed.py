@@ -183,7 +183,7 @@ CASES = [
     ("wide blocks", 3, False),
     ("a chunk an item", 1, False),
 ]
-CORE = {("a last chunk that repeats", 3, "ca_pg")}
+CORE = {("a last chunk that repeats", 1, "ca_pg_swr")}
 
 
 def cases():

@@ -75,7 +75,7 @@ def seed_of(tree, index):
 
 # One of each kind of score: of the whole set, of one item, with the noise that drew. What the others score is
 # enumerated in test_estimators.py; the step around it is the same.
-CORE = (("v_pg", 1), ("ca_pg_swr", 1), ("ca_pg_threshold", 3))
+CORE = (("v_pg", 1), ("ca_pg_threshold", 2))
 CASES = [
     pytest.param(name, experts, marks=() if (name, experts) in CORE else pytest.mark.slow)
     for name, estimator in rankpg.ESTIMATORS.items()
@@ -350,7 +350,7 @@ def test_a_masked_item_is_never_a_candidate():
     environment = from_matrix(means, eligible=eligible)
     config = settings(
         ranking_length=3, late_stage="uniform", num_steps=20, eval_every=20, estimator="top1_pg",
-        num_experts=2, batch_size=64,
+        batch_size=64,
     )  # fmt: skip
     run = train(config, environment)
     assert run.stopped() == []

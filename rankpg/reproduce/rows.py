@@ -88,7 +88,7 @@ def row_name(config: TrainConfig) -> str:
         parts.append(f"M{config.num_experts}")
     if config.late_stage != "optimal":
         parts.append(config.late_stage)
-    if config.reward_transform != "none":
+    if config.reward_transform not in (None, "none"):
         parts.append(f"{config.reward_transform}{config.draws_per_context}")
     return "-".join([*parts, config.estimator])
 
