@@ -224,7 +224,7 @@ THRESHOLD = {
     "name",
     [
         "one expert, masked",
-        "two experts",
+        pytest.param("two experts", marks=pytest.mark.slow),
         pytest.param("three experts, tight masks", marks=pytest.mark.slow),
     ],
 )

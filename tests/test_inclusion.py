@@ -129,11 +129,11 @@ def every(logits, slots, stride):
 @pytest.mark.parametrize(
     ("dtype", "slots", "sd"),
     [
-        (jnp.float64, 50, 3.0),
+        (jnp.float64, 10, 3.0),
         slow(jnp.float32, 10, 3.0),
         *(
             slow(jnp.float64, *case)
-            for case in [(10, 1.0), (10, 3.0), (50, 1.0), (200, 1.0), (200, 3.0)]
+            for case in [(10, 1.0), (50, 1.0), (50, 3.0), (200, 1.0), (200, 3.0)]
         ),
         *(
             slow(jnp.float32, *case)

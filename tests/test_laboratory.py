@@ -105,6 +105,7 @@ def test_moments_are_those_of_brute_force(quotas, stage):
             np.testing.assert_allclose(of_baselines.cosine[i], cosine, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", laboratory.LATE_STAGES)
 def test_who_is_unbiased_for_what(stage):
     """v_pg for the policy gradient under any baseline, ca_pg_exact for its own; top1_pg for neither."""

@@ -75,7 +75,7 @@ def seed_of(tree, index):
 
 # One of each kind of score: of the whole set, of one item, with the noise that drew. What the others score is
 # enumerated in test_estimators.py; the step around it is the same.
-CORE = (("v_pg", 1), ("ca_pg_threshold", 2))
+CORE = (("v_pg", 1), ("ca_pg_swr", 2))
 CASES = [
     pytest.param(name, experts, marks=() if (name, experts) in CORE else pytest.mark.slow)
     for name, estimator in rankpg.ESTIMATORS.items()
@@ -94,6 +94,7 @@ def problem(name, experts, world):
         position_weights="1,0.5",
         late_stage="noisy",
         inverse_temperature=2.0,
+        reward_transform="none",
         temperature=0.5,
         init_scale=0.3,
         batch_size=16,
