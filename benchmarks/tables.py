@@ -70,7 +70,7 @@ def reward_transforms(result: dict[str, Any]) -> list[list[str]]:
             f"{share['mean']:.3f} ± {share['half_width_95']:.3f}"
         )
     names = list(next(iter(cells.values())))
-    body = [[f"`{e}`", *(shares[n] for n in names)] for e, shares in cells.items()]
+    body = [[f"`{e}`", *(shares.get(n, "—") for n in names)] for e, shares in cells.items()]
     return [["estimator", *names], *body]
 
 
