@@ -93,7 +93,7 @@ def decompose_gradient(
     >>> def optimal(candidates):
     ...     return jax.nn.one_hot(jnp.argmax(rewards[candidates]), 2)
     >>> rewards = jnp.array([1.0, 2.0, 3.0])
-    >>> parts = decompose_gradient(jnp.zeros((1, 3)), (2,), optimal, rewards)
+    >>> parts = jax.jit(lambda f: decompose_gradient(f, (2,), optimal, rewards))(jnp.zeros((1, 3)))
     >>> bool(jnp.allclose(parts.v_pg, parts.ca_pg + parts.remainder, atol=1e-6))
     True
     """

@@ -376,7 +376,7 @@ def threshold_moments(key, logits, quotas, num_draws):
     return jnp.mean(p, axis=0), jnp.mean(p**2, axis=0)
 
 
-@pytest.mark.parametrize("quotas", [slow((3,)), (2, 1), slow((2, 1, 2))], ids=str)
+@pytest.mark.parametrize("quotas", [slow((3,)), slow((2, 1)), slow((2, 1, 2))], ids=str)
 def test_threshold_is_unbiased(key, quotas):
     logits = 1.5 * np.random.default_rng(7).normal(size=(len(quotas), 6))
     logits[0, 4] = -INF

@@ -361,6 +361,7 @@ def test_greedy_candidates_are_the_likeliest_tuple_of_one_expert():
     np.testing.assert_array_equal(found, chosen[np.argmax(p)])
 
 
+@pytest.mark.slow
 def test_eager_jit_and_vmap_agree(key, keys):
     logits, quotas = jnp.asarray(normal(0, 2, 6)), (2, 1)
     eager = rankpg.sample_candidates(key, logits, quotas)

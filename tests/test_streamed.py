@@ -138,6 +138,7 @@ def test_ordered_tuples_have_the_probabilities_of_the_policy(key, name, size):
     assert oracle.chi_square_p_value(np.asarray(drawn), num_items, expected) > LEVEL
 
 
+@pytest.mark.slow
 def test_masked_items_are_never_drawn(key):
     logits = np.random.default_rng(3).normal(size=(1, 7))
     eligible = np.array([True, False, True, True, False, True, True])
