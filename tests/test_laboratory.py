@@ -141,6 +141,7 @@ def test_ca_pg_threshold_is_unbiased_where_the_late_stage_does_not_look(key):
     assert worst["uniform"] < 5 < worst["optimal"]
 
 
+@pytest.mark.slow
 def test_monte_carlo_agrees_with_enumeration(key):
     given = problem("noisy")
     truth, exact = moments(given, (2,))

@@ -126,7 +126,7 @@ def exact_moments(
         draw; more than 7 items; as `log_prob`.
 
     >>> problem = Problem(jnp.zeros((1, 3)), jnp.array([1.0, 2.0, 3.0]), jnp.array(jnp.inf))
-    >>> truth = true_gradients(problem, (1,)).v_pg
+    >>> truth = jax.jit(true_gradients, static_argnums=1)(problem, (1,)).v_pg
     >>> moments = jax.jit(exact_moments, static_argnums=(0, 2))("v_pg", problem, (1,), jnp.zeros(1), truth)
     >>> jnp.abs(moments.mean[0]).round(3)
     Array([[0.333, 0.   , 0.333]], dtype=float32)
