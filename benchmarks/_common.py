@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 from rankpg.run_folder import versions
 from rankpg.timing import interleaved
 
-__all__ = ["RESULTS", "fill_rows", "interleaved", "write"]
+__all__ = ["RESULTS", "fill_rows", "interleaved", "num_steps_given", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -22,6 +23,15 @@ def write(name: str, body: dict[str, Any], folder: Path = RESULTS) -> Path:
     file = folder / f"{name}.json"
     file.write_text(json.dumps({"versions": versions(), **body}, indent=1, allow_nan=False) + "\n")
     return file
+
+
+def num_steps_given(description: str | None, default: int) -> int:
+    """--num-steps, of a script that has no other flag."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--num-steps", type=int, default=default, help="[%(default)s]")
+    return parser.parse_args().num_steps
 
 
 def fill_rows(

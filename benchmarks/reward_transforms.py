@@ -8,12 +8,11 @@ the others 128 contexts once.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 from functools import partial
 from typing import Any
 
-from _common import fill_rows
+from _common import fill_rows, num_steps_given
 
 from rankpg import TrainConfig, train
 from rankpg.summary import mean_interval
@@ -46,11 +45,7 @@ def measure(estimator: str, transform: str, num_steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--num-steps", type=int, default=1000)
-    num_steps = parser.parse_args().num_steps
+    num_steps = num_steps_given(__doc__, 1000)
     measures = {
         f"{estimator}/{transform}": partial(measure, estimator, transform, num_steps)
         for estimator, transform in itertools.product(ESTIMATORS, TRANSFORMS)

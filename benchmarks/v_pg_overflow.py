@@ -11,13 +11,12 @@ settings on the paper's instance; a seed that meets a value that is not finite s
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-from _common import fill_rows
+from _common import fill_rows, num_steps_given
 from jax import lax
 
 from rankpg import TrainConfig
@@ -66,11 +65,7 @@ def measure(score: str, num_candidates: int, num_steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--num-steps", type=int, default=20_000)
-    num_steps = parser.parse_args().num_steps
+    num_steps = num_steps_given(__doc__, 20_000)
     measures = {
         f"{score}/K={k}": partial(measure, score, k, num_steps)
         for k in (5, 10, 20)

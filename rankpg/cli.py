@@ -106,22 +106,28 @@ def _add_reproduce(commands: Any) -> None:
     )
     names = ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "all")
     reproduce.add_argument("names", nargs="+", choices=names, metavar="|".join(names))
-    reproduce.add_argument(
-        "--scale",
-        choices=("smoke", "laptop", "full"),
-        default="laptop",
-        help="smoke: some cells, minutes; laptop: every cell, hours on two cores; full: as long as the "
-        "paper, for a GPU [laptop]",
-    )
-    reproduce.add_argument(
-        "--out", type=_folder, metavar="FOLDER", help="of runs and reports [runs/reproduce/SCALE]"
+    _add_campaign_flags(
+        reproduce,
+        "smoke: some cells, minutes; laptop: every cell, hours on two cores; full: as long as the paper, "
+        "for a GPU",
+        "runs/reproduce/SCALE",
     )
     reproduce.add_argument("--path", metavar="FILE", help="table4: KuaiRec's small_matrix.csv")
     reproduce.add_argument("--rows", nargs="+", metavar="NAME", help="train these rows only")
-    reproduce.add_argument(
+    reproduce.set_defaults(command=_reproduce)
+
+
+def _add_campaign_flags(parser: Any, scales: str, folder: str) -> None:
+    """What every command takes that trains many rows for one report."""
+    parser.add_argument(
+        "--scale", choices=("smoke", "laptop", "full"), default="laptop", help=f"{scales} [laptop]"
+    )
+    parser.add_argument(
+        "--out", type=_folder, metavar="FOLDER", help=f"of runs and reports [{folder}]"
+    )
+    parser.add_argument(
         "--report-only", action="store_true", help="train nothing; report what is there"
     )
-    reproduce.set_defaults(command=_reproduce)
 
 
 def _add_benchmark(commands: Any) -> None:
@@ -160,17 +166,10 @@ def _add_learning(kinds: Any) -> None:
         "may share one --out.",
     )
     learning.add_argument("--problems", nargs="+", default=(), metavar="NAME", help="[all of them]")
-    learning.add_argument(
-        "--scale",
-        choices=("smoke", "laptop", "full"),
-        default="laptop",
-        help="smoke: to see that it runs; laptop: hours on two cores; full: more seeds, for a GPU [laptop]",
-    )
-    learning.add_argument(
-        "--out", type=_folder, metavar="FOLDER", help="of runs and reports [runs/learning/SCALE]"
-    )
-    learning.add_argument(
-        "--report-only", action="store_true", help="train nothing; report what is there"
+    _add_campaign_flags(
+        learning,
+        "smoke: to see that it runs; laptop: hours on two cores; full: more seeds, for a GPU",
+        "runs/learning/SCALE",
     )
     learning.set_defaults(command=_learning)
 

@@ -275,9 +275,14 @@ def _card(run: Run) -> str:
     settings = dataclasses.asdict(run.config)
     lines += ["", "## Settings", "", *(f"- {k}: {v}" for k, v in settings.items())]
     lines += ["", "## Versions", "", *(f"- {k}: {v}" for k, v in versions().items())]
+    judged = (
+        f"on {run.config.held_out_contexts} contexts that training never drew; it says nothing about items "
+        if run.config.held_out_contexts
+        else "on contexts that training drew from as well; it says nothing about contexts or items "
+    )
     limits = (
-        "The value is the mean reward under this run's environment and late stage, evaluated on contexts "
-        "that training drew from as well; it says nothing about contexts or items that were not there."
+        "The value is the mean reward under this run's environment and late stage, evaluated "
+        f"{judged}that were not there."
     )
     return "\n".join([*lines, "", "## Limits", "", limits, ""])
 

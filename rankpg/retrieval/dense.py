@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
@@ -59,8 +58,7 @@ def retrieve(
     logits = centre(logits)
     drawn = arrivals(key, logits, sum(quotas))
     items = fill_quotas(drawn[0], quotas)[0]
-    found = _describe(logits, items, items, drawn, quotas, statistics)
-    return dataclasses.replace(found, sound=sound)
+    return _describe(logits, items, items, drawn, quotas, statistics, sound)
 
 
 def describe(
@@ -84,10 +82,14 @@ def describe(
     logits = centre(logits)
     empty = jnp.zeros((len(quotas), 0), jnp.int32), jnp.zeros((len(quotas), 0), logits.dtype)
     drawn = empty if key is None else arrivals(key, logits, sum(quotas))
-    return _describe(logits, items, jnp.concatenate([items, shown]), drawn, quotas, statistics)
+    listed = jnp.concatenate([items, shown])
+    sound = jnp.ones((), bool)  # the door has checked them
+    return _describe(logits, items, listed, drawn, quotas, statistics, sound)
 
 
-def _describe(logits, items, listed, drawn, quotas: Quotas, statistics: Statistics) -> Candidates:
+def _describe(
+    logits, items, listed, drawn, quotas: Quotas, statistics: Statistics, sound
+) -> Candidates:
     order, perturbed = drawn
     if statistics == "greedy":
         order = greedy_order(logits, _depth(logits, quotas))
@@ -103,7 +105,7 @@ def _describe(logits, items, listed, drawn, quotas: Quotas, statistics: Statisti
         listing=listing,
         order=order,
         perturbed=lax.stop_gradient(perturbed),
-        sound=jnp.ones((), bool),
+        sound=sound,
     )
 
 
