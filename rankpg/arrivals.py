@@ -114,20 +114,39 @@ def _race(
     first, block = largest(log_sum_exp(blocks, axis=0) + noise_of_blocks, earliest)
     # Of equals top-k takes the first. So padding, which stands in the last row alone, never comes up
     # as long as the rows before it hold `depth` items, which `block_width` sees to.
-    perturbed, place = largest(finish(first, blocks[:, block], noise_within), depth)
+    within = noise_within.reshape(-1, earliest)
+    raced = finish(first, blocks[:, block], within, axis=0)
+    perturbed, place = largest(raced.reshape(-1), depth)
     return place // earliest * num_blocks + block[place % earliest], perturbed
 
 
 def finish(
-    first: Float[Array, "blocks"],
-    logits: Float[Array, "width blocks"],
-    noise: Float[Array, "places"],
-) -> Float[Array, "places"]:
-    """The perturbed logits of all items of some blocks, row by row, given minus the log of the blocks' first
-    arrivals."""
-    width, num_blocks = logits.shape
-    within = logits.reshape(-1) + noise
-    best = jnp.tile(jnp.max(within.reshape(width, num_blocks), axis=0), width)
-    winner = within == best  # of its block: it arrives when the block does
-    later = -within + jnp.log(-jnp.expm1(jnp.where(winner, -1, within - best)))
-    return -jnp.logaddexp(jnp.tile(-first, width), jnp.where(winner, -jnp.inf, later))
+    first: Float[Array, "..."], logits: Float[Array, "..."], noise: Float[Array, "..."], axis: int
+) -> Float[Array, "..."]:
+    """The perturbed logits of all items of some blocks.
+
+    With y = max(f + G) - (f + G) over the block, s = max(f + G) - first, the arrival at T + E - min E is
+
+        max(f + G) - log(exp(s) + expm1(y))
+
+    with s and y less whatever s exceeds 40, and y alone where it then exceeds 80: what is left out is below
+    exp(-40) of the rest.
+
+    Args:
+      first: minus the log of the blocks' first arrivals; one axis fewer than the logits.
+      logits: of the blocks' items.
+      noise: standard Gumbel, one an item.
+      axis: of `logits`, along which a block lies.
+    """
+    perturbed = logits + noise
+    best = jnp.max(perturbed, axis=axis, keepdims=True)
+    empty = jnp.isneginf(best)
+    best = jnp.where(empty, 0, best)
+    ahead = jnp.where(empty, 0, best - jnp.expand_dims(first, axis))
+    shift = jnp.maximum(ahead - 40, 0)
+    # Flat from here: XLA's CPU compiler vectorises along the last axis only, and a block is short.
+    wide = (jnp.broadcast_to(x, logits.shape) for x in (best - shift, jnp.exp(ahead - shift)))
+    flat, top, lead = (x.reshape(-1) for x in (perturbed, *wide))
+    behind = top - flat
+    raced = top - jnp.where(behind > 80, behind, jnp.log(lead + jnp.expm1(jnp.minimum(behind, 80))))
+    return raced.reshape(logits.shape)

@@ -366,8 +366,8 @@ def _describe(run: Any) -> None:
             f"(--missing {config.missing})",
             file=sys.stderr,
         )
-    if config.retrieval == "auto":
-        print("retrieval: dense (all logits in memory)", file=sys.stderr)
+    chosen = run.pipeline.retrieval
+    print(f"retrieval: {chosen.name} ({chosen.reason}); memory: {run.memory}", file=sys.stderr)
 
 
 def _report(run: Any, folder: Any) -> str:

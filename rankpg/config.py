@@ -116,8 +116,8 @@ class TrainConfig:
     retrieval: Literal["auto", "dense", "streamed"] = setting(
         "auto",
         _POLICY,
-        "how candidates are found. dense: all logits in memory; streamed: the catalogue in chunks; auto "
-        "takes dense",
+        "how candidates are found. dense: all logits in memory; streamed: the catalogue in chunks; auto: "
+        "what suits its size and the device",
     )
     late_stage: str = setting(
         "optimal",

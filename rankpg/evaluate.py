@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from rankpg.pipeline import Pipeline
 from rankpg.plackett_luce import greedy_candidates, sample_candidates
 from rankpg.retrieval import mask
 from rankpg.theory import is_aligned, is_partitioned
-from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, record
+from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Quotas, record
 
 __all__ = ["Evaluation", "evaluate", "evaluate_context", "share_aligned"]
 
@@ -98,6 +98,27 @@ def evaluate_context(
     )
 
 
+class Block(NamedTuple):
+    """Contexts that are evaluated together."""
+
+    contexts: int
+    size_of_one: int
+    """Bytes that one of them takes, about."""
+
+
+def evaluation_block(num_items: int, quotas: Quotas) -> Block:
+    """64 contexts, fewer where they would take more than half a GiB.
+
+    With one expert an evaluation holds a dozen numbers an item; with more, as many again for each of the K
+    factors of Eq. 8.
+
+    >>> evaluation_block(10**6, (100,)).contexts
+    11
+    """
+    size = 4 * 12 * num_items * len(quotas) * (1 if len(quotas) == 1 else sum(quotas))
+    return Block(max(1, min(64, 2**29 // size)), size)
+
+
 def evaluate(
     pipeline: Pipeline,
     environment: Environment,
@@ -105,7 +126,7 @@ def evaluate(
     contexts: Int[Array, "contexts"],
     key: PRNGKey,
     *,
-    block: int = 64,
+    block: int | None = None,
 ) -> Evaluation:
     """Evaluate a policy on the given contexts, block by block.
 
@@ -115,7 +136,7 @@ def evaluate(
       params: of the encoder.
       contexts: ids to average over.
       key: of the sampled policy and of late stages that draw.
-      block: contexts whose logits are in memory at a time.
+      block: contexts whose logits are in memory at a time; by `evaluation_block` if None.
     """
 
     def one(args):
@@ -124,7 +145,7 @@ def evaluate(
         return evaluate_context(pipeline, environment, key, context, logits)
 
     count = contexts.shape[0]
-    block = min(block, count)
+    block = min(block or evaluation_block(environment.num_items, pipeline.quotas).contexts, count)
     padded = jnp.pad(contexts, (0, -count % block), mode="edge")  # whole blocks compile once
     keys = jax.random.split(key, padded.shape[0])
     each = lax.map(one, (padded, keys), batch_size=block)

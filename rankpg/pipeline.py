@@ -21,7 +21,14 @@ from rankpg.encoders import Encoder, IdTower, from_nnx, to_logits, two_tower
 from rankpg.estimators import ESTIMATORS, Estimator, check_estimator
 from rankpg.late_stage import LATE_STAGES, learned, noisy
 from rankpg.plackett_luce import expert_quotas
-from rankpg.retrieval import Candidates, mask, retrieve, retrieve_streamed
+from rankpg.retrieval import (
+    Candidates,
+    Choice,
+    choose_retrieval,
+    mask,
+    retrieve,
+    retrieve_streamed,
+)
 from rankpg.rewards import (
     RewardTransform,
     batch_baseline,
@@ -63,8 +70,8 @@ class Pipeline:
     draws_per_context: int
     training_contexts: np.ndarray
     """The contexts that a batch is drawn from."""
-    retrieval: str
-    """dense or streamed"""
+    retrieval: Choice
+    """dense or streamed, and why"""
 
     def logits(self, params: Params, contexts: Int[Array, "B"]) -> Float[Array, "B M N"]:
         """f_m(a) of a batch of contexts."""
@@ -74,8 +81,8 @@ class Pipeline:
         """What an encoder answered, unless it is logits."""
         if not isinstance(encoded, Embeddings):
             raise ValueError(
-                f"--retrieval {self.retrieval} goes through the items' embeddings; expected an encoder that "
-                "returns rankpg.types.Embeddings, and not logits"
+                f"--retrieval {self.retrieval.name} goes through the items' embeddings; expected an encoder "
+                "that returns rankpg.types.Embeddings, and not logits"
             )
         return encoded
 
@@ -89,7 +96,7 @@ class Pipeline:
         """Candidates of a batch of contexts, one key each."""
         quotas, statistics = self.quotas, self.estimator.statistics
         encoded = self.encoder.apply(params, contexts)
-        if self.retrieval == "dense":
+        if self.retrieval.name == "dense":
 
             def one(key, context, logits):
                 return retrieve(key, mask(environment, context, logits), quotas, statistics)
@@ -130,8 +137,9 @@ def assemble(
             f"--num-candidates is {config.num_candidates}, but the catalogue has only "
             f"{environment.num_items} items; K can be at most N"
         )
+    encoder = encoder or _make_encoder(config, environment)
     pipeline = Pipeline(
-        encoder=encoder or _make_encoder(config, environment),
+        encoder=encoder,
         temperature=config.temperature,
         quotas=quotas,
         late_stage=late_stage or _make_late_stage(config, environment),
@@ -145,7 +153,13 @@ def assemble(
         batch_size=config.batch_size,
         draws_per_context=config.draws_per_context,
         training_contexts=split_contexts(environment.num_contexts, config.held_out_contexts)[0],
-        retrieval="streamed" if config.retrieval == "streamed" else "dense",
+        retrieval=choose_retrieval(
+            config.retrieval,
+            environment.num_items,
+            len(config.seeds) * config.batch_size * config.num_experts * environment.num_items,
+            whole_catalogue=estimator.statistics == "catalogue",
+            towers=_has_towers(encoder),
+        ),
     )
     _check_stations(pipeline, config, environment)
     return pipeline
@@ -253,6 +267,16 @@ def _make_encoder(config: TrainConfig, environment: Environment) -> Encoder:
     )
 
 
+def _has_towers(encoder: Encoder) -> bool:
+    """Whether it answers embeddings; one that fails is named later, station by station."""
+    try:
+        params = jax.eval_shape(encoder.init, jax.random.key(0))
+        encoded = jax.eval_shape(encoder.apply, params, _shape((2,), jnp.int32))
+    except Exception:
+        return False
+    return isinstance(encoded, Embeddings)
+
+
 def _make_late_stage(config: TrainConfig, environment: Environment) -> LateStage:
     if config.late_stage == "noisy":
         return noisy(config.ranking_length, config.inverse_temperature)
@@ -290,7 +314,7 @@ def _check_stations(pipeline: Pipeline, config: TrainConfig, environment: Enviro
         state,
         params,
     )
-    if pipeline.retrieval != "dense":
+    if pipeline.retrieval.name != "dense":
         encoded = _traced("the encoder", pipeline.encoder.apply, params, _shape((2,), jnp.int32))
         pipeline.embeddings(encoded)
     wanted = (2, config.num_experts, environment.num_items)

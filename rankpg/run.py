@@ -20,6 +20,7 @@ from rankpg.config import TrainConfig
 from rankpg.contexts import choose_contexts, split_contexts
 from rankpg.environments import Dataset, make_environment
 from rankpg.evaluate import evaluate, share_aligned
+from rankpg.memory import Memory, check_memory
 from rankpg.pipeline import Pipeline, assemble
 from rankpg.plackett_luce import greedy_candidates
 from rankpg.retrieval import mask
@@ -67,6 +68,8 @@ class Run:
     metrics: list[Row] = field(default_factory=list)
     dataset: Dataset | None = None
     """What the rows of a ratings table stand for; None for other environments."""
+    memory: Memory | None = None
+    """What the run was expected to need."""
 
     @property
     def step(self) -> int:
@@ -164,8 +167,9 @@ def prepare(
     dataset = source if isinstance(source, Dataset) else None
     world = source.environment if isinstance(source, Dataset) else source
     pipeline = assemble(config, world, **stations)
+    memory = check_memory(pipeline, world, len(config.seeds))
     state = jax.jit(jax.vmap(lambda key: init_state(pipeline, key)))(seed_keys(config, "start"))
-    return Run(config, world, pipeline, state, dataset=dataset)
+    return Run(config, world, pipeline, state, dataset=dataset, memory=memory)
 
 
 def training_loop(run: Run) -> Iterator[Progress]:

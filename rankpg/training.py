@@ -53,6 +53,9 @@ REMEDIES = (
 )
 """What to do about each of FAULTS."""
 
+_COPIED = 2**22
+"""Parameters, at most, of which a step keeps a copy until it is known to be sound."""
+
 
 @record
 class TrainState:
@@ -140,8 +143,9 @@ def update(
     updates, optimizer_state = pipeline.optimizer.update(
         gradient, state.optimizer_state, state.params
     )
-    step_size = 1 / jnp.mean(jnp.exp(feedback.log_propensity))  # Eq. 9
-    updates = jax.tree.map(lambda u: step_size.astype(u.dtype) * u, updates)
+    if pipeline.adaptive_learning_rate:
+        step_size = 1 / jnp.mean(jnp.exp(feedback.log_propensity))  # Eq. 9
+        updates = jax.tree.map(lambda u: step_size.astype(u.dtype) * u, updates)
     proposed = TrainState(
         params=optax.apply_updates(state.params, updates),
         optimizer_state=optimizer_state,
@@ -154,9 +158,12 @@ def update(
         reward=jnp.mean(
             feedback.rewards @ pipeline.position_weights.astype(feedback.rewards.dtype)
         ),
-        gradient_norm=optax.tree.norm(gradient),
+        gradient_norm=norm(gradient),
     )
-    fault = first_fault(feedback, loss, gradient, proposed.params)
+    # A verdict on the new parameters needs the old ones kept meanwhile. Where a copy is dear, the old ones
+    # are judged: an overflow is then noticed one step later.
+    dear = sum(x.size for x in jax.tree.leaves(state.params)) > _COPIED
+    fault = first_fault(feedback, loss, gradient, state.params if dear else proposed.params)
     return keep_last_good(state, proposed, fault), metrics
 
 
@@ -214,7 +221,12 @@ def first_fault(
 
 def all_finite(tree: Any) -> Bool[Array, ""]:
     """Whether no leaf holds NaN or infinity."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    return jnp.all(jnp.stack([jnp.max(jnp.abs(x)) < jnp.inf for x in jax.tree.leaves(tree)]))
+
+
+def norm(tree: Any) -> Float[Array, ""]:
+    """The Euclidean length of all leaves together."""
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree)))
 
 
 def keep_last_good(state: TrainState, proposed: TrainState, fault: Int[Array, ""]) -> TrainState:

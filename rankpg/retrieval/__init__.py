@@ -5,9 +5,21 @@ for the estimators that ask for it, every expert's order. Scores are functions o
 
 dense.py      all logits of a batch in memory
 streamed.py   the catalogue in chunks, two passes a step
+layout.py     how it is cut into chunks and blocks
+choice.py     which of the two suits a catalogue
 """
 
+from rankpg.retrieval.choice import Choice, choose_retrieval
 from rankpg.retrieval.dense import Candidates, Statistics, describe, mask, retrieve
 from rankpg.retrieval.streamed import retrieve_streamed
 
-__all__ = ["Candidates", "Statistics", "describe", "mask", "retrieve", "retrieve_streamed"]
+__all__ = [
+    "Candidates",
+    "Choice",
+    "Statistics",
+    "choose_retrieval",
+    "describe",
+    "mask",
+    "retrieve",
+    "retrieve_streamed",
+]

@@ -13,8 +13,7 @@ as `listing._divide` does with all of them at once.
 
 from __future__ import annotations
 
-import dataclasses
-import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -27,69 +26,13 @@ from rankpg.listing import Listing
 from rankpg.numerics import largest, log_add, log_sum_exp
 from rankpg.plackett_luce import fill_quotas
 from rankpg.retrieval.dense import Candidates, Statistics
-from rankpg.types import Array, Bool, Embeddings, Environment, Int, Key, Quotas
+from rankpg.retrieval.layout import Layout, layout_for
+from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, Quotas
 
-__all__ = ["Layout", "layout_for", "retrieve_streamed"]
+__all__ = ["retrieve_streamed"]
 
-_CHUNK = 4096
-"""Items a chunk, about: B rows of logits of one chunk stay in the processor's cache."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How N items are cut into chunks, and a chunk into blocks.
-
-    Chunk c begins at item `min(c * size, N - size)`, so the last one may repeat items of the one before,
-    which are masked there. Block j of a chunk holds its items j, j + blocks, j + 2 blocks, ...
-    """
-
-    num_items: int
-    size: int
-    """items a chunk, `width * blocks` but for a catalogue of one chunk"""
-    width: int
-    """items a block"""
-
-    @property
-    def blocks(self) -> int:
-        """Blocks a chunk."""
-        return -(-self.size // self.width)
-
-    @property
-    def chunks(self) -> int:
-        return -(-self.num_items // self.size)
-
-    def origin(self, chunk: Int[Array, "..."]) -> Int[Array, "..."]:
-        """The first item that is read for a chunk."""
-        return jnp.minimum(chunk * self.size, self.num_items - self.size)
-
-    def items_of(self, block: Int[Array, "n"]) -> Int[Array, "width n"]:
-        """The items of blocks, counted over the whole catalogue; N where there is none."""
-        chunk, column = block[None] // self.blocks, block[None] % self.blocks
-        place = column + self.blocks * jnp.arange(self.width, dtype=jnp.int32)[:, None]
-        items = self.origin(chunk) + place
-        return jnp.where((place < self.size) & (items >= chunk * self.size), items, self.num_items)
-
-    def block_of(self, item: Int[Array, "n"]) -> Int[Array, "n"]:
-        """The block that an item belongs to."""
-        chunk = item // self.size
-        return chunk * self.blocks + (item - self.origin(chunk)) % self.blocks
-
-    def row_of(self, item: Int[Array, "n"]) -> Int[Array, "n"]:
-        """Which item of its block it is."""
-        return (item - self.origin(item // self.size)) // self.blocks
-
-
-def layout_for(num_items: int, depth: int, chunk: int = _CHUNK) -> Layout:
-    """Blocks narrow enough that opening `depth` of them costs little beside a pass over the catalogue.
-
-    >>> layout_for(10**6, 101)
-    Layout(num_items=1000000, size=4096, width=32)
-    >>> layout_for(50, 5).chunks
-    1
-    """
-    width = 2 ** max(0, min(5, round(math.log2(max(1.0, math.sqrt(num_items / depth))))))
-    size = min(num_items, max(width, chunk // width * width))
-    return Layout(num_items, size, width)
+_OPENED = 2**21
+"""Numbers of the item table, about, that are read together for opened blocks."""
 
 
 def retrieve_streamed(
@@ -126,15 +69,18 @@ def retrieve_streamed(
     num_items = embeddings.items.shape[1]
     layout = layout or layout_for(num_items, min(num_items, sum(quotas) + 1))
     fixed = lax.stop_gradient(embeddings)
-    statistics_of_blocks = _block_statistics(fixed, contexts, environment, layout)
+    shift, total, peak = _block_statistics(
+        fixed, contexts, environment, layout, with_peaks=statistics == "greedy"
+    )
 
     def search(of):
-        key, context, embedding, peak, total = of
+        key, context, embedding, shift, total, peak = of
         opened = partial(_open, context, embedding, fixed.items, environment, layout)
-        return _search(key, peak, total, opened, quotas, statistics, layout)
+        return _search(key, shift, total, peak, opened, quotas, statistics, layout)
 
-    rows = keys, contexts, fixed.contexts, *statistics_of_blocks
-    found, shift = cast("tuple[Candidates, Array]", lax.map(search, rows, batch_size=8))
+    rows = keys, contexts, fixed.contexts, shift, total, peak
+    read = min(num_items, sum(quotas) + 1) * layout.width * fixed.items[:, 0].size
+    found = _by_row(search, rows, at_once=max(1, _OPENED // read))
     values = found.listing.logits, found.listing.log_rest
     listed, log_rest = cast(
         "tuple[Array, Array]",
@@ -149,29 +95,43 @@ def retrieve_streamed(
     )
 
 
-def _masked(logits, contexts, items, environment: Environment, num_items: int):
-    """Logits [M, B, n] of items [n], with -inf for what is no item or not eligible."""
-    there = jnp.broadcast_to(items < num_items, (contexts.shape[0], items.shape[0]))
-    safe = jnp.minimum(items, num_items - 1)
-    eligible = jax.vmap(lambda context: environment.eligible(context, safe))(contexts)
-    if eligible is not None:
-        there = there & eligible
-    return jnp.where(there[None], logits, -jnp.inf)
+def _by_row(function: Callable[[Any], Candidates], rows: Any, at_once: int) -> Candidates:
+    """The function of every row, of `at_once` rows together at most."""
+    batch = len(jax.tree.leaves(rows)[0])
+    if batch <= at_once:
+        return jax.vmap(function)(rows)
+    parts = next(n for n in range(-(-batch // at_once), batch + 1) if batch % n == 0)
+    apart = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), rows)
+    found = lax.map(jax.vmap(function), apart)
+    return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), found)
 
 
-def _score_chunk(embeddings: Embeddings, contexts, environment, chunk, layout: Layout):
-    """The logits [M, B, size] of one chunk, and its rows of the item table [M, size, D]."""
-    origin = layout.origin(chunk)
-    rows = lax.dynamic_slice_in_dim(embeddings.items, origin, layout.size, axis=1)
-    items = origin + jnp.arange(layout.size, dtype=jnp.int32)
-    items = jnp.where(
-        items < chunk * layout.size, layout.num_items, items
-    )  # the last chunk's repeats
+def _masked(
+    logits: Float[Array, "M n B"],
+    contexts: Int[Array, "B"],
+    items: Int[Array, "n"],
+    environment: Environment,
+) -> Float[Array, "M n B"]:
+    """Logits, -inf for items that are not eligible."""
+    one = jax.vmap(lambda context: environment.eligible(context, items), out_axes=1)
+    eligible = one(contexts)
+    return logits if eligible is None else jnp.where(eligible[None], logits, -jnp.inf)
+
+
+def _score(
+    vectors: Float[Array, "M D B"],
+    rows: Float[Array, "M n D"],
+    start: Int[Array, ""],
+    contexts: Int[Array, "B"],
+    environment: Environment,
+) -> Float[Array, "M n B"]:
+    """The logits of a chunk. Contexts come last: so a block is a run of rows, and XLA's CPU compiler
+    vectorises along the batch."""
     logits = lax.dot_general(
-        jnp.swapaxes(embeddings.contexts, 0, 1), rows, (((2,), (2,)), ((0,), (0,))),
-        preferred_element_type=_of_sums(rows.dtype),
-    )  # fmt: skip
-    return _masked(logits, contexts, items, environment, layout.num_items), rows
+        rows, vectors, (((2,), (1,)), ((0,), (0,))), preferred_element_type=_of_sums(rows.dtype)
+    )
+    items = start + jnp.arange(rows.shape[1], dtype=jnp.int32)
+    return _masked(logits, contexts, items, environment)
 
 
 def _of_sums(dtype: Any) -> Any:
@@ -179,44 +139,58 @@ def _of_sums(dtype: Any) -> Any:
     return jnp.float32 if dtype in (jnp.bfloat16, jnp.float16) else dtype
 
 
-def _block_statistics(embeddings: Embeddings, contexts, environment, layout: Layout):
-    """The largest logit and the log-sum-exp of every block, [B, M, blocks of all chunks] each."""
+def _block_statistics(
+    embeddings: Embeddings, contexts, environment, layout: Layout, *, with_peaks: bool
+) -> tuple[Float[Array, "B M"], Float[Array, "B M blocks"], Float[Array, "B M blocks"] | None]:
+    """Every context's largest logit, and of every block the log-sum-exp and, if asked, the largest logit."""
+    vectors = jnp.transpose(embeddings.contexts, (1, 2, 0))
 
-    def body(_, chunk):
-        logits, _ = _score_chunk(embeddings, contexts, environment, chunk, layout)
-        padding = layout.width * layout.blocks - layout.size
-        logits = jnp.pad(logits, ((0, 0), (0, 0), (0, padding)), constant_values=-jnp.inf)
-        blocks = logits.reshape(*logits.shape[:2], layout.width, layout.blocks)
-        return None, (jnp.max(blocks, axis=2), log_sum_exp(blocks, axis=2))
+    def body(top, start, rows):
+        logits = _score(vectors, rows, start, contexts, environment)
+        padding = -rows.shape[1] % layout.width
+        logits = jnp.pad(logits, ((0, 0), (0, padding), (0, 0)), constant_values=-jnp.inf)
+        blocks = logits.reshape(logits.shape[0], -1, layout.width, logits.shape[2])
+        peak, total = jnp.max(blocks, axis=2), log_sum_exp(blocks, axis=2)
+        top = jnp.maximum(top, jnp.max(peak, axis=1))
+        return top, (total, peak if with_peaks else None)
 
-    _, (peak, total) = lax.scan(body, None, jnp.arange(layout.chunks, dtype=jnp.int32))
-    chunks, experts, batch, blocks = peak.shape
-
-    def together(x):
-        return jnp.transpose(x, (2, 1, 0, 3)).reshape(batch, experts, chunks * blocks)
-
-    return together(peak), together(total)
-
-
-def _open(context, embedding, items, environment, layout: Layout, blocks):
-    """The ids and logits [M, width, n] of some blocks of every expert, [M, n], or of all experts, [n]."""
-    blocks = jnp.broadcast_to(blocks, (items.shape[0], blocks.shape[-1]))
-    ids = jax.vmap(layout.items_of)(blocks)
-
-    def one(ids, rows, embedding):
-        flat = ids.reshape(-1)
-        logits = jnp.sum(rows.at[flat].get(mode="clip") * embedding[None], axis=-1)
-        logits = logits.astype(_of_sums(rows.dtype))
-        masked = _masked(logits[None, None], context[None], flat, environment, layout.num_items)
-        return masked[0, 0].reshape(ids.shape)
-
-    return ids, jax.vmap(one)(ids, items, embedding)
+    lowest = jnp.full_like(vectors[:, 0], -jnp.inf, dtype=_of_sums(vectors.dtype))
+    top, blocks = layout.scan(body, lowest, embeddings.items)
+    total, peak = jax.tree.map(lambda x: jnp.transpose(x, (2, 0, 1)), blocks)
+    return top.T, total, peak
 
 
-def _search(key, peak, total, opened, quotas: Quotas, statistics: Statistics, layout: Layout):
-    """One context's draw and listing, and the shift of its logits; `_divide` adds the gradient."""
+def _open(
+    context: Int[Array, ""],
+    embedding: Float[Array, "M D"],
+    items: Float[Array, "M N D"],
+    environment: Environment,
+    layout: Layout,
+    blocks: Int[Array, "M n"],
+) -> tuple[Int[Array, "M n width"], Float[Array, "M n width"]]:
+    """The ids of some blocks' items, and their logits; -inf for an item of the block before."""
+
+    def one(blocks, table, embedding):
+        start = layout.start_of(blocks)
+        rows = jax.vmap(lambda s: lax.dynamic_slice_in_dim(table, s, layout.width))(start)
+        ids = start[:, None] + jnp.arange(layout.width, dtype=jnp.int32)[None]
+        logits = lax.dot_general(
+            rows.reshape(-1, rows.shape[2]), embedding, (((1,), (0,)), ((), ())),
+            preferred_element_type=_of_sums(rows.dtype),
+        )  # fmt: skip
+        logits = _masked(logits[None, :, None], context[None], ids.reshape(-1), environment)
+        there = ids >= blocks[:, None] * layout.width
+        return ids, jnp.where(there, logits.reshape(ids.shape), -jnp.inf)
+
+    return jax.vmap(one)(blocks, items, embedding)
+
+
+def _search(
+    key, shift, total, peak, opened, quotas: Quotas, statistics: Statistics, layout: Layout
+) -> Candidates:
+    """One context's draw and listing; `_divide` adds the gradient."""
     depth = min(layout.num_items, sum(quotas) + 1)
-    shift = jnp.max(peak, axis=1)
+    sound = jnp.max(shift) < jnp.inf  # a maximum passes NaN on, and NaN is not less
     shift = jnp.where(jnp.isfinite(shift), shift, 0)
     total = total - shift[:, None]
 
@@ -227,11 +201,11 @@ def _search(key, peak, total, opened, quotas: Quotas, statistics: Statistics, la
 
     noise_of_blocks, noise_within = jax.random.split(key)
     noise = jax.random.gumbel(noise_of_blocks, total.shape, total.dtype, mode="high")
-    opens = min(depth, total.shape[1])
+    opens = min(depth, layout.num_blocks)
     first, block = largest(total + noise, opens)
     ids, logits = opened(block)
-    noise = jax.random.gumbel(noise_within, (len(quotas), ids[0].size), total.dtype, mode="high")
-    raced = jax.vmap(finish)(first, logits - shift[:, None, None], noise)
+    noise = jax.random.gumbel(noise_within, logits.shape, total.dtype, mode="high")
+    raced = finish(first, logits - shift[:, None, None], noise, axis=-1)
     arrived, perturbed = jax.vmap(first_items)(raced, ids)
     items = fill_quotas(arrived, quotas)[0]
 
@@ -241,30 +215,31 @@ def _search(key, peak, total, opened, quotas: Quotas, statistics: Statistics, la
         order = jax.vmap(first_items)(logits, ids)[0]
     if statistics in ("greedy", "arrivals"):
         listed = jnp.concatenate([items, order.reshape(-1)])
-    listing = _list(listed, total, shift, opened, layout)
-    sound = jnp.max(peak) < jnp.inf
-    return Candidates(items, listing, order, perturbed, sound), shift
+    return Candidates(
+        items=items,
+        listing=_list(listed, total, shift, opened, layout),
+        order=order,
+        perturbed=perturbed,
+        sound=sound,
+    )
 
 
 def _list(ids, total, shift, opened, layout: Layout) -> Listing:
     """The listing of some items: the sums of blocks without any, and what is left of the other blocks."""
     items = jnp.sort(ids)
-    touched = jnp.sort(layout.block_of(items))
+    touched = layout.block_of(items)  # ascending, as the items
     again = _repeats(touched)
     untouched = total.at[:, jnp.where(again, total.shape[1], touched)].set(-jnp.inf, mode="drop")
-    _, logits = opened(touched)
+    _, logits = opened(jnp.broadcast_to(touched, (total.shape[0], len(touched))))
     logits = logits - shift[:, None, None]
     row = layout.row_of(items)
-    column = jnp.searchsorted(touched, layout.block_of(items)).astype(jnp.int32)
-    off_list = jnp.tile(~again, (layout.width, 1)).at[row, column].set(False)
-    left_over = log_sum_exp(
-        logits.reshape(logits.shape[0], -1),
-        where=jnp.tile(off_list.reshape(-1), (logits.shape[0], 1)),
-    )
+    place = jnp.searchsorted(touched, touched).astype(jnp.int32)  # where its block was opened first
+    off_list = jnp.tile(~again[:, None], (1, layout.width)).at[place, row].set(False)
+    left_over = jnp.where(off_list[None], logits, -jnp.inf).reshape(len(logits), -1)
     return Listing(
         items=items,
-        logits=jnp.where(_repeats(items), -jnp.inf, logits[:, row, column]),
-        log_rest=log_add(log_sum_exp(untouched), left_over),
+        logits=jnp.where(_repeats(items), -jnp.inf, logits[:, place, row]),
+        log_rest=log_add(log_sum_exp(untouched), log_sum_exp(left_over)),
     )
 
 
@@ -280,43 +255,39 @@ def _divide(layout: Layout, embeddings, contexts, environment, items, shift, val
 
 
 def _divide_fwd(layout: Layout, embeddings, contexts, environment, items, shift, values):
-    saved = embeddings, contexts, environment, items, shift, values[1]
+    saved = embeddings, contexts, environment, items, shift, values
     return values, saved
 
 
 def _divide_bwd(layout: Layout, saved, cotangents):
     """Score every chunk again: the share of each item in log_rest, or what its place on the list receives."""
-    embeddings, contexts, environment, items, shift, log_rest = saved
+    embeddings, contexts, environment, items, shift, (listed, log_rest) = saved
     to_listed, to_rest = cotangents  # [B, M, C], [B, M]
-    level = (jnp.where(jnp.isneginf(log_rest), jnp.inf, log_rest) + shift).T[:, :, None]
-    to_rest = to_rest.T[:, :, None]
-    once = jnp.where(jax.vmap(_repeats)(items), layout.num_items, items)
-    rows_of_batch = jnp.arange(items.shape[0], dtype=jnp.int32)[:, None]
-    vectors = jnp.swapaxes(embeddings.contexts, 0, 1)
+    to_listed = jnp.transpose(jnp.where(jnp.isneginf(listed), 0, to_listed), (1, 2, 0))
+    shift = jnp.where(jnp.isfinite(shift), shift, 0)
+    level = (jnp.where(jnp.isneginf(log_rest), jnp.inf, log_rest) + shift).T[:, None]
+    to_rest = to_rest.T[:, None]
+    once = jnp.where(jax.vmap(_repeats)(items), layout.num_items, items).T  # [C, B]
+    column = jnp.arange(once.shape[1], dtype=jnp.int32)[None]
+    flat, upright = (jnp.transpose(embeddings.contexts, axes) for axes in ((1, 0, 2), (1, 2, 0)))
 
-    def body(carry, chunk):
+    def body(carry, start, rows):
         to_vectors, to_items = carry
-        logits, rows = _score_chunk(embeddings, contexts, environment, chunk, layout)
-        here = (once >= chunk * layout.size) & (once < (chunk + 1) * layout.size)
-        place = jnp.where(here, once - layout.origin(chunk), layout.size)
+        logits = _score(upright, rows, start, contexts, environment)
         share = to_rest * jnp.exp(logits - level)
-        share = share.at[:, rows_of_batch, place].set(
-            jnp.swapaxes(to_listed, 0, 1), mode="drop", unique_indices=True
-        )
-        share = jnp.where(jnp.isneginf(logits), 0, share).astype(rows.dtype)
-        to_vectors = to_vectors + lax.dot_general(share, rows, (((2,), (1,)), ((0,), (0,))))
-        to_rows = lax.dot_general(share, vectors, (((1,), (1,)), ((0,), (0,))))
-        start = layout.origin(chunk)
-        before = lax.dynamic_slice_in_dim(
-            to_items, start, layout.size, 1
-        )  # the last chunk's repeats
-        to_items = lax.dynamic_update_slice_in_dim(to_items, before + to_rows, start, 1)
-        return (to_vectors, to_items), None
+        place = once - start
+        place = jnp.where((place >= 0) & (place < rows.shape[1]), place, rows.shape[1])
+        share = share.at[:, place, column].set(to_listed, mode="drop", unique_indices=True)
+        share = share.astype(rows.dtype)
+        # The long side comes out last, or XLA's CPU compiler is several times slower.
+        more = lax.dot_general(rows, share, (((1,), (1,)), ((0,), (0,))))  # [M, D, B]
+        to_rows = lax.dot_general(share, flat, (((2,), (1,)), ((0,), (0,))))
+        to_items = lax.dynamic_update_slice_in_dim(to_items, to_rows, start, 1)
+        return (to_vectors + lax.optimization_barrier(more), to_items), None
 
-    zeros = jnp.zeros_like(vectors), jnp.zeros_like(embeddings.items)
-    chunks = jnp.arange(layout.chunks, dtype=jnp.int32)
-    (to_vectors, to_items), _ = lax.scan(body, zeros, chunks)
-    gradient = Embeddings(contexts=jnp.swapaxes(to_vectors, 0, 1), items=to_items)
+    zeros = jnp.zeros_like(upright), jnp.zeros_like(embeddings.items)
+    (to_vectors, to_items), _ = layout.scan(body, zeros, embeddings.items)
+    gradient = Embeddings(contexts=jnp.transpose(to_vectors, (2, 0, 1)), items=to_items)
     return gradient, None, None, None, None, None
 
 

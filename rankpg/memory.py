@@ -1,0 +1,131 @@
+"""How much memory a run will need, told before anything large is made."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+
+from rankpg.evaluate import evaluation_block
+from rankpg.pipeline import Pipeline
+from rankpg.retrieval.layout import layout_for
+from rankpg.settings import ConfigError
+from rankpg.training import init_state
+from rankpg.types import Environment
+
+__all__ = ["Memory", "available_memory", "check_memory", "estimate_memory"]
+
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of a run, by what they hold."""
+
+    environment: int
+    parameters: int
+    gradient: int
+    optimizer: int
+    retrieval: int
+    evaluation: int
+
+    @property
+    def total(self) -> int:
+        """Training and evaluation take turns, so the larger of the two counts."""
+        held = self.environment + self.parameters + self.optimizer
+        return held + max(self.gradient + self.retrieval, self.evaluation)
+
+    def __str__(self) -> str:
+        parts = {name: size for name, size in vars(self).items() if size >= 2**20}
+        inside = ", ".join(f"{name} {_size(size)}" for name, size in parts.items())
+        return f"{_size(self.total)}" + (f" ({inside})" if inside else "")
+
+
+def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Memory:
+    """What a run of so many seeds will need, from shapes alone.
+
+    The factors are what XLA's buffers came to on a CPU, rounded up: 3 times the parameters for the gradient
+    and what the optimizer makes of it; 6 times the logits of a batch for dense retrieval; for a streamed one
+    6 times those of a chunk, 4 times the sums of all blocks, and what is opened.
+    """
+    state = jax.eval_shape(lambda: init_state(pipeline, jax.random.key(0)))
+    parameters, optimizer = _bytes(state.params), _bytes(state.optimizer_state)
+    experts, num_items = len(pipeline.quotas), environment.num_items
+    depth = min(num_items, sum(pipeline.quotas) + 1)
+    row = pipeline.batch_size * experts * _FLOAT
+    if pipeline.retrieval.name == "dense":
+        retrieval = 6 * row * num_items
+    else:
+        layout = layout_for(num_items, depth)
+        listed = row * depth * layout.width * 4
+        retrieval = row * (6 * min(layout.size, num_items) + 4 * layout.num_blocks) + listed
+    block = evaluation_block(num_items, pipeline.quotas)
+    return Memory(
+        environment=_bytes(environment),
+        parameters=seeds * parameters,
+        gradient=3 * seeds * parameters,
+        optimizer=seeds * optimizer,
+        retrieval=seeds * retrieval,
+        evaluation=seeds * block.size_of_one * block.contexts,
+    )
+
+
+def check_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Memory:
+    """The estimate, where it fits the device.
+
+    Raises:
+      ConfigError: it does not; the message says what would.
+    """
+    needed, free = estimate_memory(pipeline, environment, seeds), available_memory()
+    if free is None or needed.total <= free:
+        return needed
+    batch = max(1, pipeline.batch_size // 4)
+    streamed = replace(pipeline, retrieval=pipeline.retrieval._replace(name="streamed"))
+    ways = {
+        "--retrieval streamed": (streamed, seeds),
+        f"--batch-size {batch}": (replace(pipeline, batch_size=batch), seeds),
+        "one of the --seeds at a time": (pipeline, 1),
+        "--retrieval streamed with one seed at a time": (streamed, 1),
+    }
+    if pipeline.retrieval.name == "streamed" or pipeline.estimator.statistics == "catalogue":
+        ways = {way: how for way, how in ways.items() if "streamed" not in way}
+    sizes = {way: estimate_memory(how, environment, s).total for way, (how, s) in ways.items()}
+    fitting = [f"{way} ({_size(size)})" for way, size in sizes.items() if size <= free]
+    advice = (
+        " or ".join(fitting[:2]) or "a smaller --embedding-dim, fewer items or a larger machine"
+    )
+    raise ConfigError(
+        f"this run would need about {needed}, and {jax.devices()[0]} has {_size(free)} free. "
+        f"What would fit: {advice}"
+    )
+
+
+def available_memory() -> int | None:
+    """Bytes that JAX's first device can still give; None where it does not tell."""
+    device = jax.devices()[0]
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        return None if limit is None else limit - stats.get("bytes_in_use", 0)
+    try:
+        with open("/proc/meminfo") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _bytes(tree: Any) -> int:
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree) if hasattr(x, "dtype"))
+
+
+def _size(size: int) -> str:
+    """In MiB below 1 GiB, else in GiB."""
+    return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"
