@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from rankpg.evaluate import evaluation_block
+from rankpg.optimizing import is_dear
 from rankpg.pipeline import Pipeline
 from rankpg.retrieval.layout import layout_for
 from rankpg.settings import ConfigError
@@ -47,7 +48,7 @@ def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) ->
     """What a run of so many seeds will need, from shapes alone.
 
     The factors are what XLA's buffers came to on a CPU, rounded up: 3 times the parameters for the gradient
-    and what the optimizer makes of it; 6 times the logits of a batch for dense retrieval; for a streamed one
+    and what the optimizer makes of it, once where a large model is stepped in place; 6 times the logits of a batch for dense retrieval; for a streamed one
     6 times those of a chunk, 4 times the sums of all blocks, and what is opened.
     """
     state = jax.eval_shape(lambda: init_state(pipeline, jax.random.key(0)))
@@ -65,7 +66,7 @@ def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) ->
     return Memory(
         environment=_bytes(environment),
         parameters=seeds * parameters,
-        gradient=3 * seeds * parameters,
+        gradient=(1 if seeds == 1 and is_dear(state.params) else 3) * seeds * parameters,
         optimizer=seeds * optimizer,
         retrieval=seeds * retrieval,
         evaluation=seeds * block.size_of_one * block.contexts,

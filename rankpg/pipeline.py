@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +18,7 @@ from rankpg.contexts import split_contexts
 from rankpg.encoders import Encoder, IdTower, from_nnx, to_logits, two_tower
 from rankpg.estimators import ESTIMATORS, Estimator, check_estimator
 from rankpg.late_stage import LATE_STAGES, learned, noisy
+from rankpg.optimizing import make_optimizer
 from rankpg.plackett_luce import expert_quotas
 from rankpg.retrieval import (
     Candidates,
@@ -50,7 +49,7 @@ from rankpg.types import (
     Quotas,
 )
 
-__all__ = ["Pipeline", "assemble", "make_optimizer"]
+__all__ = ["Pipeline", "assemble"]
 
 
 @dataclass(frozen=True)
@@ -202,45 +201,6 @@ def _check_kinds(
         raise TypeError(
             f"optimizer is a {type(optimizer).__name__}; expected one of optax, such as optax.adam(1e-2)"
         )
-
-
-def make_optimizer(config: TrainConfig) -> Any:
-    """`optax.<name>(learning_rate, **options)`."""
-    name, options = config.optimizer or "", {}
-    builder = getattr(optax, name, None)
-    part = name.startswith("scale_by_")  # of an optimizer: its updates point uphill
-    if (
-        part
-        or name == "lbfgs"  # its line search asks for the loss, which a policy gradient has not got
-        or not callable(builder)
-        or "learning_rate" not in inspect.signature(builder).parameters
-    ):
-        raise ConfigError(
-            f"--optimizer is {name!r}; expected an optimizer of optax that takes a learning_rate, "
-            "for instance adam, adagrad, sgd, adamw, rmsprop"
-        )
-    known = inspect.signature(builder).parameters
-    for option in config.optimizer_options or ():
-        key, separator, value = option.partition("=")
-        if key in options:
-            raise ConfigError(f"--optimizer-options gives {key} twice")
-        try:
-            options[key] = float(value)
-        except ValueError:
-            separator = ""
-        if not math.isfinite(options.get(key, 0.0)):
-            separator = ""
-        if not separator or key not in known or key == "learning_rate":
-            raise ConfigError(
-                f"--optimizer-options holds {option!r}; expected NAME=NUMBER with a name that optax.{name} "
-                f"takes: {', '.join(k for k in known if k != 'learning_rate')}"
-            )
-    try:
-        return builder(learning_rate=config.learning_rate, **options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"--optimizer {name} cannot be built from --learning-rate and --optimizer-options: {error}"
-        ) from error
 
 
 def _make_encoder(config: TrainConfig, environment: Environment) -> Encoder:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax import lax
 
+from rankpg.optimizing import norm, step
 from rankpg.pipeline import Pipeline
 from rankpg.retrieval import Candidates
 from rankpg.types import Array, Bool, Environment, Float, Int, Params, PRNGKey, record
@@ -52,9 +52,6 @@ REMEDIES = (
     _SMALLER,
 )
 """What to do about each of FAULTS."""
-
-_COPIED = 2**22
-"""Parameters, at most, of which a step keeps a copy until it is known to be sound."""
 
 
 @record
@@ -140,31 +137,19 @@ def update(
     (loss, (feedback, baseline)), gradient = jax.value_and_grad(surrogate, has_aux=True)(
         state.params
     )
-    updates, optimizer_state = pipeline.optimizer.update(
-        gradient, state.optimizer_state, state.params
-    )
+    length = norm(gradient)
+    fault = first_fault(feedback, loss, length)
+    step_size = None
     if pipeline.adaptive_learning_rate:
         step_size = 1 / jnp.mean(jnp.exp(feedback.log_propensity))  # Eq. 9
-        updates = jax.tree.map(lambda u: step_size.astype(u.dtype) * u, updates)
-    proposed = TrainState(
-        params=optax.apply_updates(state.params, updates),
-        optimizer_state=optimizer_state,
-        baseline_state=baseline,
-        step=state.step + 1,
-        fault=jnp.zeros((), jnp.int32),
-    )
     metrics = StepMetrics(
         loss=loss,
         reward=jnp.mean(
             feedback.rewards @ pipeline.position_weights.astype(feedback.rewards.dtype)
         ),
-        gradient_norm=norm(gradient),
+        gradient_norm=length,
     )
-    # A verdict on the new parameters needs the old ones kept meanwhile. Where a copy is dear, the old ones
-    # are judged: an overflow is then noticed one step later.
-    dear = sum(x.size for x in jax.tree.leaves(state.params)) > _COPIED
-    fault = first_fault(feedback, loss, gradient, state.params if dear else proposed.params)
-    return keep_last_good(state, proposed, fault), metrics
+    return take_step(pipeline, state, gradient, step_size, baseline, fault), metrics
 
 
 def rollout(
@@ -211,31 +196,40 @@ def split_rows(keys: StepKeys, rows: int) -> StepKeys:
 
 
 def first_fault(
-    feedback: Feedback, loss: Float[Array, ""], gradient: Any, params: Params
+    feedback: Feedback, loss: Float[Array, ""], gradient_norm: Float[Array, ""]
 ) -> Int[Array, ""]:
     """The place in FAULTS of the first station that failed; 0 if none did."""
-    finite = [all_finite(loss), all_finite(gradient), all_finite(params)]
-    sound = jnp.concatenate([jnp.ones(1, bool), jnp.all(feedback.sound, axis=0), jnp.stack(finite)])
+    finite = jnp.stack([jnp.isfinite(loss), jnp.isfinite(gradient_norm)])
+    sound = jnp.concatenate([jnp.ones(1, bool), jnp.all(feedback.sound, axis=0), finite])
     return jnp.argmin(sound).astype(jnp.int32)
 
 
-def all_finite(tree: Any) -> Bool[Array, ""]:
-    """Whether no leaf holds NaN or infinity."""
-    return jnp.all(jnp.stack([jnp.max(jnp.abs(x)) < jnp.inf for x in jax.tree.leaves(tree)]))
-
-
-def norm(tree: Any) -> Float[Array, ""]:
-    """The Euclidean length of all leaves together."""
-    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree)))
-
-
-def keep_last_good(state: TrainState, proposed: TrainState, fault: Int[Array, ""]) -> TrainState:
-    """The proposed state, unless this step or an earlier one was unsound."""
-    stopped = state.fault > 0
-    kept = jax.tree.map(
-        lambda old, new: jnp.where(stopped | (fault > 0), old, new), state, proposed
+def take_step(
+    pipeline: Pipeline,
+    state: TrainState,
+    gradient: Params,
+    step_size: Float[Array, ""] | None,
+    baseline: Any,
+    fault: Int[Array, ""],
+) -> TrainState:
+    """The state after this step; but for `fault` the old one, if this step or an earlier one was unsound."""
+    take = (state.fault == 0) & (fault == 0)
+    stepped = step(
+        pipeline.optimizer, state.params, state.optimizer_state, gradient, step_size, take
     )
-    return kept.replace(fault=jnp.where(stopped, state.fault, fault))
+    fault = jnp.where((fault == 0) & ~stepped.sound, len(FAULTS) - 1, fault)
+    kept = jax.tree.map(
+        lambda old, new: jnp.where(take & stepped.sound, new, old),
+        (state.baseline_state, state.step),
+        (baseline, state.step + 1),
+    )
+    return TrainState(
+        params=stepped.params,
+        optimizer_state=stepped.optimizer_state,
+        baseline_state=kept[0],
+        step=kept[1],
+        fault=jnp.where(state.fault > 0, state.fault, fault),
+    )
 
 
 def train_chunk(pipeline: Pipeline, length: int) -> Any:
@@ -252,4 +246,11 @@ def train_chunk(pipeline: Pipeline, length: int) -> Any:
         state, metrics = lax.scan(body, state, length=length)
         return state, jax.tree.map(jnp.mean, metrics)
 
-    return jax.jit(jax.vmap(chunk, in_axes=(None, 0, 0)), donate_argnums=1)
+    def chunks(environment, states, roots):
+        if len(roots) > 1:
+            return jax.vmap(chunk, in_axes=(None, 0, 0))(environment, states, roots)
+        # Under vmap a condition becomes a selection, which holds both of its answers.
+        only = chunk(environment, *jax.tree.map(lambda x: x[0], (states, roots)))
+        return jax.tree.map(lambda x: x[None], only)
+
+    return jax.jit(chunks, donate_argnums=1)

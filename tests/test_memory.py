@@ -16,7 +16,7 @@ from rankpg.pipeline import assemble
 from rankpg.retrieval import choose_retrieval
 from rankpg.run import prepare, seed_keys
 from rankpg.settings import ConfigError
-from rankpg.training import train_chunk
+from rankpg.training import init_state, train_chunk
 
 ENABLE_X64 = False
 ITEMS, BATCH = 20_000, 64
@@ -73,6 +73,24 @@ def test_nothing_of_batch_times_catalogue_is_in_the_streamed_program():
     assert max(sizes) < BATCH * ITEMS / 3
     _, dense = compiled(settings(retrieval="dense", estimator="top1_pg"))
     assert f"{BATCH},{ITEMS}]" in dense.as_text() or f"{BATCH},1,{ITEMS}]" in dense.as_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
+@pytest.mark.parametrize("estimator", ["top1_pg", "ca_pg"])
+def test_a_million_items_need_64_mib_beside_parameters_gradient_and_moments(optimizer, estimator):
+    """Compiled from shapes alone, nothing of that size is made."""
+    config = settings(
+        num_contexts=1000, num_items=10**6, embedding_dim=64, num_candidates=100, batch_size=128,
+        retrieval="streamed", optimizer=optimizer, estimator=estimator,
+    ).resolve()  # fmt: skip
+    environment = generate(jax.random.key(0), 1000, 10**6)
+    pipeline = assemble(config, environment)
+    roots = seed_keys(config, "steps")
+    state = jax.eval_shape(jax.vmap(lambda key: init_state(pipeline, key)), roots)
+    taken = train_chunk(pipeline, 2).lower(environment, state, roots).compile().memory_analysis()
+    gradient = sum(4 * x.size for x in jax.tree.leaves(state.params))
+    assert taken.temp_size_in_bytes <= gradient + 64 * 2**20
 
 
 def test_what_does_not_fit_is_refused_with_what_would(monkeypatch):

@@ -19,7 +19,8 @@ from rankpg import run as run_module
 from rankpg.contexts import split_contexts
 from rankpg.encoders import Encoder
 from rankpg.environments import from_matrix
-from rankpg.pipeline import assemble, make_optimizer
+from rankpg.optimizing import make_optimizer
+from rankpg.pipeline import assemble
 from rankpg.run import Run, prepare, train, training_loop
 from rankpg.settings import ConfigError
 from rankpg.training import FAULTS, init_state, train_chunk, update
