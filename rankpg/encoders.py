@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,11 +22,16 @@ __all__ = [
     "FeatureTower",
     "IdTower",
     "TwoTower",
+    "by_rows",
     "from_linen",
     "from_nnx",
     "to_logits",
     "two_tower",
 ]
+
+
+_ROWS = 8192
+"""Rows of features that a tower embeds at a time."""
 
 
 class Encoder(NamedTuple):
@@ -86,14 +92,53 @@ class FeatureTower(nnx.Module):
     def __call__(self, ids: Int[Array, "n"] | None = None) -> Float[Array, "M n D"]:
         """Embeddings of the given ids; of all, where None."""
         features = self.features[...]
-        x = (features if ids is None else features[ids])[None]
-        for layer in range(self.num_layers):
-            kernel = getattr(self, f"kernel_{layer}")[...]
-            x = jnp.matmul(jnp.broadcast_to(x, (kernel.shape[0], *x.shape[1:])), kernel)
-            x = x + jnp.broadcast_to(getattr(self, f"bias_{layer}")[...], x.shape)
-            if layer < self.num_layers - 1:
-                x = jax.nn.relu(x)
-        return x
+        layers = [
+            (getattr(self, f"kernel_{layer}")[...], getattr(self, f"bias_{layer}")[...])
+            for layer in range(self.num_layers)
+        ]
+        return by_rows(partial(_perceptron, layers), features if ids is None else features[ids])
+
+
+def _perceptron(layers: Any, features: Float[Array, "n F"]) -> Float[Array, "M n D"]:
+    """Affine maps [(kernel [M, in, out], bias [M, 1, out]), ...] with relu between them, one an expert."""
+    x = jnp.broadcast_to(features[None], (layers[0][0].shape[0], *features.shape))
+    for number, (kernel, bias) in enumerate(layers):
+        x = jax.nn.relu(x) if number else x
+        x = jnp.matmul(x, kernel)
+        x = x + jnp.broadcast_to(bias, x.shape)
+    return x
+
+
+def by_rows(
+    function: Callable[[Float[Array, "rows F"]], Float[Array, "M rows D"]],
+    features: Float[Array, "n F"],
+    rows: int = _ROWS,
+) -> Float[Array, "M n D"]:
+    """A function that treats every row alike, of some rows at a time.
+
+    Nothing between features and answers is kept for the gradient: it is computed again, block by block. So
+    a tower over a large catalogue takes the memory of its answers alone.
+
+    Args:
+      function: of some rows.
+      features: all rows.
+      rows: how many at a time; fewer rows than twice that go all at once.
+    """
+    count = features.shape[0]
+    whole, rest = divmod(count, rows)
+    if whole < 2:
+        return function(features)
+    again = jax.checkpoint(function)
+
+    def body(_, start):
+        return None, again(jax.lax.dynamic_slice_in_dim(features, start, rows))
+
+    starts = rows * jnp.arange(whole, dtype=jnp.int32)
+    answers = jnp.moveaxis(jax.lax.scan(body, None, starts)[1], 0, 1)  # [M, whole, rows, D]
+    answers = answers.reshape(answers.shape[0], whole * rows, answers.shape[3])
+    if not rest:
+        return answers
+    return jnp.concatenate([answers, again(features[whole * rows :])], axis=1)
 
 
 class TwoTower(nnx.Module):
