@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rankpg.numerics import of_sums
 from rankpg.types import Apply, Array, Embeddings, Float, Int, Params, PRNGKey
 
 __all__ = [
@@ -49,10 +50,17 @@ class IdTower(nnx.Module):
     """A table of embeddings, one row an id and one table an expert; entries start Normal(0, init_scale^2)."""
 
     def __init__(
-        self, num_ids: int, dim: int, num_experts: int, init_scale: float, *, rngs: nnx.Rngs
+        self,
+        num_ids: int,
+        dim: int,
+        num_experts: int,
+        init_scale: float,
+        dtype: Any = jnp.float32,
+        *,
+        rngs: nnx.Rngs,
     ):
-        shape = (num_experts, num_ids, dim)
-        self.table = nnx.Param(init_scale * jax.random.normal(rngs.params(), shape))
+        table = init_scale * jax.random.normal(rngs.params(), (num_experts, num_ids, dim))
+        self.table = nnx.Param(table.astype(dtype))
 
     def __call__(self, ids: Int[Array, "n"] | None = None) -> Float[Array, "M n D"]:
         """Embeddings of the given ids; of all, where None."""
@@ -74,6 +82,7 @@ class FeatureTower(nnx.Module):
         num_experts: int,
         hidden: tuple[int, ...],
         init_scale: float,
+        dtype: Any = jnp.float32,
         *,
         rngs: nnx.Rngs,
     ):
@@ -86,8 +95,8 @@ class FeatureTower(nnx.Module):
             # Layers keep the length of unit features near sqrt(width), the first one's input apart.
             std = gain * (1.0 if layer == 0 else (2.0 / fan_in) ** 0.5)
             kernel = std * jax.random.normal(rngs.params(), (num_experts, fan_in, fan_out))
-            setattr(self, f"kernel_{layer}", nnx.Param(kernel))
-            setattr(self, f"bias_{layer}", nnx.Param(jnp.zeros((num_experts, 1, fan_out))))
+            setattr(self, f"kernel_{layer}", nnx.Param(kernel.astype(dtype)))
+            setattr(self, f"bias_{layer}", nnx.Param(jnp.zeros((num_experts, 1, fan_out), dtype)))
 
     def __call__(self, ids: Int[Array, "n"] | None = None) -> Float[Array, "M n D"]:
         """Embeddings of the given ids; of all, where None."""
@@ -163,6 +172,7 @@ def two_tower(
     context_features: Float[Array, "contexts F"] | None = None,
     item_features: Float[Array, "N G"] | None = None,
     hidden: tuple[int, ...] = (64,),
+    dtype: Any = jnp.float32,
 ) -> Encoder:
     """Two towers: a table of ids on a side without features, a perceptron on a side with them.
 
@@ -176,6 +186,7 @@ def two_tower(
       context_features: [contexts, F]; None for a table.
       item_features: [N, G]; None for a table.
       hidden: widths of the perceptrons' hidden layers.
+      dtype: of the parameters.
 
     >>> encoder = two_tower(num_contexts=4, num_items=6, dim=2, num_experts=3)
     >>> params = encoder.init(jax.random.key(0))
@@ -187,8 +198,9 @@ def two_tower(
 
     def tower(features, count, rngs):
         if features is None:
-            return IdTower(count, dim, num_experts, init_scale, rngs=rngs)
-        return FeatureTower(features, dim, num_experts, hidden, init_scale, rngs=rngs)
+            return IdTower(count, dim, num_experts, init_scale, dtype, rngs=rngs)
+        features = features.astype(dtype)
+        return FeatureTower(features, dim, num_experts, hidden, init_scale, dtype, rngs=rngs)
 
     return from_nnx(
         lambda rngs: TwoTower(
@@ -228,8 +240,9 @@ def to_logits(
         contexts = jnp.swapaxes(output.contexts, 0, 1) / temperature
         # Not einsum: it may put the items first, and everything that follows would read across rows.
         inner = jax.lax.dot_general(
-            contexts, output.items, (((2,), (2,)), ((0,), (0,)))
-        )  # [M, B, N]
+            contexts, output.items, (((2,), (2,)), ((0,), (0,))),
+            preferred_element_type=of_sums(contexts.dtype),
+        )  # fmt: skip  # [M, B, N]
         return jnp.swapaxes(inner, 0, 1)
     return output / temperature
 
