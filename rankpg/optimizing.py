@@ -58,7 +58,7 @@ def make_optimizer(config: TrainConfig) -> Any:
                 f"takes: {', '.join(k for k in known if k != 'learning_rate')}"
             )
     try:
-        optimizer = builder(learning_rate=config.learning_rate, **options)
+        optimizer: Any = builder(learning_rate=config.learning_rate, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"--optimizer {name} cannot be built from --learning-rate and --optimizer-options: {error}"
@@ -85,13 +85,11 @@ def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     Adam's second moment would stand still in bfloat16: it moves by a thousandth of itself a step.
     """
 
-    def wide(tree):
-        return jax.tree.map(lambda x: x.astype(of_sums(x.dtype)), tree)
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        given = None if params is None else widened(params)
+        return optimizer.update(widened(updates), state, given)
 
-    def update(gradient, state, params=None):
-        return optimizer.update(wide(gradient), state, None if params is None else wide(params))
-
-    return optax.GradientTransformation(lambda params: optimizer.init(wide(params)), update)
+    return optax.GradientTransformation(lambda params: optimizer.init(widened(params)), update)
 
 
 class Stepped(NamedTuple):
@@ -122,27 +120,35 @@ def step(
       take: whether a step is wanted at all.
     """
 
-    def move(params, memory, gradient):
+    def move(params: Any, memory: Any, gradient: Any) -> Any:
         updates, memory = optimizer.update(gradient, memory, params)
         if step_size is not None:
-            updates = jax.tree.map(lambda u: step_size.astype(u.dtype) * u, updates)
+            factor = step_size
+            updates = jax.tree.map(lambda u: factor.astype(u.dtype) * u, updates)
         return _add(params, updates), memory
 
     old = params, optimizer_state
     if is_dear(params):
         sound = all_finite(params)
-        new = lax.cond(
+        new: Any = lax.cond(
             take & sound, move, lambda params, memory, _: (params, memory), *old, gradient
         )
         return Stepped(*new, sound)
     new = move(*old, gradient)
     sound = all_finite(new[0])
-    return Stepped(*jax.tree.map(lambda n, o: jnp.where(take & sound, n, o), new, old), sound)
+    kept: Any = jax.tree.map(lambda n, o: jnp.where(take & sound, n, o), new, old)
+    return Stepped(*kept, sound)
 
 
 def _add(params: Params, updates: Params) -> Params:
-    """Sums in the wider of the two dtypes, rounded to that of the parameters."""
-    return jax.tree.map(lambda p, u: (p.astype(u.dtype) + u).astype(p.dtype), params, updates)
+    """Sums in float32 at least, rounded to the dtype of the parameters."""
+    new = optax.apply_updates(widened(params), updates)
+    return jax.tree.map(lambda p, n: n.astype(p.dtype), params, new)
+
+
+def widened(tree: Any) -> Any:
+    """Every leaf in the dtype in which its like are added up."""
+    return jax.tree.map(lambda x: x.astype(of_sums(x.dtype)), tree)
 
 
 def is_dear(params: Params) -> bool:
