@@ -133,11 +133,11 @@ def step(
         new: Any = lax.cond(
             take & sound, move, lambda params, memory, _: (params, memory), *old, gradient
         )
-        return Stepped(*new, sound)
+        return Stepped(new[0], new[1], sound)
     new = move(*old, gradient)
     sound = all_finite(new[0])
     kept: Any = jax.tree.map(lambda n, o: jnp.where(take & sound, n, o), new, old)
-    return Stepped(*kept, sound)
+    return Stepped(kept[0], kept[1], sound)
 
 
 def _add(params: Params, updates: Params) -> Params:
