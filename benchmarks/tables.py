@@ -124,8 +124,20 @@ def speed(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def precision(result: dict[str, Any]) -> list[list[str]]:
+    """Value by dtype."""
+    rows = [["`ca_pg_swr`, tuned, K = 10", "steps", "value", "of the optimum"]]
+    for name, row in result["rows"].items():
+        value = row["policy_value"]
+        share = f"{value['mean'] / row['optimum']:.1%}"
+        figure = f"{value['mean']:.3f} ± {value['half_width_95']:.3f}"
+        rows.append([name, f"{row['steps']:,}", figure, share])
+    return rows
+
+
 TABLES = (
     speed,
+    precision,
     paper_instance,
     sample_efficiency,
     sweep,
