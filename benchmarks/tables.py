@@ -103,7 +103,29 @@ def exact_inclusion(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def speed(result: dict[str, Any]) -> list[list[str]]:
+    """A step of top1_pg at every shape, the others as multiples of it, and its memory."""
+    names = ("PyTorch", "plain JAX", "ca_pg", "ca_pg_swr")
+    shape = f"B = {result['batch_size']}"
+    header = [shape, "retrieval", "`top1_pg`", *names, "limit of the CPU", "temporary memory"]
+    rows = [header]
+    for name, row in result["shapes"].items():
+        ratio, memory = row["ratio_to_top1_pg"], row["top1_pg"]
+        rows.append(
+            [
+                name,
+                memory["retrieval"],
+                f"{row['seconds_per_step']['top1_pg']['median'] * 1e3:.3g} ms",
+                *(f"{ratio[n]:.2f}" if n in ratio else "—" for n in names),
+                f"{ratio['limit']:.0%}",
+                f"{memory['temporary_mib']:.0f} MiB",
+            ]
+        )
+    return rows
+
+
 TABLES = (
+    speed,
     paper_instance,
     sample_efficiency,
     sweep,
@@ -141,7 +163,10 @@ def reports(text: str, results: Path = RESULTS) -> str:
 def main() -> None:
     results = ROOT / "docs" / "results.md"
     results.write_text(reports(results.read_text()))
-    for document in (ROOT / "docs" / "settings.md", ROOT / "README.md"):
+    for document in (
+        *(ROOT / "docs" / f"{page}.md" for page in ("settings", "speed")),
+        ROOT / "README.md",
+    ):
         text = document.read_text()
         for table in TABLES:
             name, file = table.__name__, RESULTS / f"{table.__name__}.json"

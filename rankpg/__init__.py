@@ -4,6 +4,7 @@ from rankpg import encoders, environments, late_stage, rewards, theory
 from rankpg.config import ConfigError, TrainConfig
 from rankpg.estimators import ESTIMATORS, score
 from rankpg.inclusion import log_inclusion, log_inclusion_threshold
+from rankpg.large_inclusion import log_inclusion_large
 from rankpg.plackett_luce import (
     expert_quotas,
     greedy_candidates,
@@ -26,6 +27,7 @@ __all__ = [
     "greedy_candidates",
     "late_stage",
     "log_inclusion",
+    "log_inclusion_large",
     "log_inclusion_threshold",
     "log_prob",
     "log_prob_swr",

@@ -113,6 +113,14 @@ class TrainConfig:
         _POLICY,
         "standard deviation of the embeddings at the start",
     )
+    table_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        _POLICY,
+        "of the towers' parameters; the optimizer reckons in float32 all the same",
+    )
+    product_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32", _POLICY, "of the embeddings that are multiplied; sums are float32 all the same"
+    )
     retrieval: Literal["auto", "dense", "streamed"] = setting(
         "auto",
         _POLICY,

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rankpg.numerics import of_sums
 from rankpg.types import Apply, Array, Embeddings, Float, Int, Params, PRNGKey
 
 __all__ = [
@@ -21,11 +23,16 @@ __all__ = [
     "FeatureTower",
     "IdTower",
     "TwoTower",
+    "by_rows",
     "from_linen",
     "from_nnx",
     "to_logits",
     "two_tower",
 ]
+
+
+_ROWS = 8192
+"""Rows of features that a tower embeds at a time."""
 
 
 class Encoder(NamedTuple):
@@ -43,10 +50,17 @@ class IdTower(nnx.Module):
     """A table of embeddings, one row an id and one table an expert; entries start Normal(0, init_scale^2)."""
 
     def __init__(
-        self, num_ids: int, dim: int, num_experts: int, init_scale: float, *, rngs: nnx.Rngs
+        self,
+        num_ids: int,
+        dim: int,
+        num_experts: int,
+        init_scale: float,
+        dtype: Any = jnp.float32,
+        *,
+        rngs: nnx.Rngs,
     ):
-        shape = (num_experts, num_ids, dim)
-        self.table = nnx.Param(init_scale * jax.random.normal(rngs.params(), shape))
+        table = init_scale * jax.random.normal(rngs.params(), (num_experts, num_ids, dim))
+        self.table = nnx.Param(table.astype(dtype))
 
     def __call__(self, ids: Int[Array, "n"] | None = None) -> Float[Array, "M n D"]:
         """Embeddings of the given ids; of all, where None."""
@@ -68,6 +82,7 @@ class FeatureTower(nnx.Module):
         num_experts: int,
         hidden: tuple[int, ...],
         init_scale: float,
+        dtype: Any = jnp.float32,
         *,
         rngs: nnx.Rngs,
     ):
@@ -80,20 +95,59 @@ class FeatureTower(nnx.Module):
             # Layers keep the length of unit features near sqrt(width), the first one's input apart.
             std = gain * (1.0 if layer == 0 else (2.0 / fan_in) ** 0.5)
             kernel = std * jax.random.normal(rngs.params(), (num_experts, fan_in, fan_out))
-            setattr(self, f"kernel_{layer}", nnx.Param(kernel))
-            setattr(self, f"bias_{layer}", nnx.Param(jnp.zeros((num_experts, 1, fan_out))))
+            setattr(self, f"kernel_{layer}", nnx.Param(kernel.astype(dtype)))
+            setattr(self, f"bias_{layer}", nnx.Param(jnp.zeros((num_experts, 1, fan_out), dtype)))
 
     def __call__(self, ids: Int[Array, "n"] | None = None) -> Float[Array, "M n D"]:
         """Embeddings of the given ids; of all, where None."""
         features = self.features[...]
-        x = (features if ids is None else features[ids])[None]
-        for layer in range(self.num_layers):
-            kernel = getattr(self, f"kernel_{layer}")[...]
-            x = jnp.matmul(jnp.broadcast_to(x, (kernel.shape[0], *x.shape[1:])), kernel)
-            x = x + jnp.broadcast_to(getattr(self, f"bias_{layer}")[...], x.shape)
-            if layer < self.num_layers - 1:
-                x = jax.nn.relu(x)
-        return x
+        layers = [
+            (getattr(self, f"kernel_{layer}")[...], getattr(self, f"bias_{layer}")[...])
+            for layer in range(self.num_layers)
+        ]
+        return by_rows(partial(_perceptron, layers), features if ids is None else features[ids])
+
+
+def _perceptron(layers: Any, features: Float[Array, "n F"]) -> Float[Array, "M n D"]:
+    """Affine maps [(kernel [M, in, out], bias [M, 1, out]), ...] with relu between them, one an expert."""
+    x = jnp.broadcast_to(features[None], (layers[0][0].shape[0], *features.shape))
+    for number, (kernel, bias) in enumerate(layers):
+        x = jax.nn.relu(x) if number else x
+        x = jnp.matmul(x, kernel)
+        x = x + jnp.broadcast_to(bias, x.shape)
+    return x
+
+
+def by_rows(
+    function: Callable[[Float[Array, "rows F"]], Float[Array, "M rows D"]],
+    features: Float[Array, "n F"],
+    rows: int = _ROWS,
+) -> Float[Array, "M n D"]:
+    """A function that treats every row alike, of some rows at a time.
+
+    Nothing between features and answers is kept for the gradient: it is computed again, block by block. So
+    a tower over a large catalogue takes the memory of its answers alone.
+
+    Args:
+      function: of some rows.
+      features: all rows.
+      rows: how many at a time; fewer rows than twice that go all at once.
+    """
+    count = features.shape[0]
+    whole, rest = divmod(count, rows)
+    if whole < 2:
+        return function(features)
+    again = jax.checkpoint(function)
+
+    def body(_, start):
+        return None, again(jax.lax.dynamic_slice_in_dim(features, start, rows))
+
+    starts = rows * jnp.arange(whole, dtype=jnp.int32)
+    answers = jnp.moveaxis(jax.lax.scan(body, None, starts)[1], 0, 1)  # [M, whole, rows, D]
+    answers = answers.reshape(answers.shape[0], whole * rows, answers.shape[3])
+    if not rest:
+        return answers
+    return jnp.concatenate([answers, again(features[whole * rows :])], axis=1)
 
 
 class TwoTower(nnx.Module):
@@ -118,6 +172,7 @@ def two_tower(
     context_features: Float[Array, "contexts F"] | None = None,
     item_features: Float[Array, "N G"] | None = None,
     hidden: tuple[int, ...] = (64,),
+    dtype: Any = jnp.float32,
 ) -> Encoder:
     """Two towers: a table of ids on a side without features, a perceptron on a side with them.
 
@@ -131,6 +186,7 @@ def two_tower(
       context_features: [contexts, F]; None for a table.
       item_features: [N, G]; None for a table.
       hidden: widths of the perceptrons' hidden layers.
+      dtype: of the parameters.
 
     >>> encoder = two_tower(num_contexts=4, num_items=6, dim=2, num_experts=3)
     >>> params = encoder.init(jax.random.key(0))
@@ -142,8 +198,9 @@ def two_tower(
 
     def tower(features, count, rngs):
         if features is None:
-            return IdTower(count, dim, num_experts, init_scale, rngs=rngs)
-        return FeatureTower(features, dim, num_experts, hidden, init_scale, rngs=rngs)
+            return IdTower(count, dim, num_experts, init_scale, dtype, rngs=rngs)
+        features = features.astype(dtype)
+        return FeatureTower(features, dim, num_experts, hidden, init_scale, dtype, rngs=rngs)
 
     return from_nnx(
         lambda rngs: TwoTower(
@@ -183,8 +240,9 @@ def to_logits(
         contexts = jnp.swapaxes(output.contexts, 0, 1) / temperature
         # Not einsum: it may put the items first, and everything that follows would read across rows.
         inner = jax.lax.dot_general(
-            contexts, output.items, (((2,), (2,)), ((0,), (0,)))
-        )  # [M, B, N]
+            contexts, output.items, (((2,), (2,)), ((0,), (0,))),
+            preferred_element_type=of_sums(contexts.dtype),
+        )  # fmt: skip  # [M, B, N]
         return jnp.swapaxes(inner, 0, 1)
     return output / temperature
 

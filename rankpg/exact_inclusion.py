@@ -19,9 +19,18 @@ from jax import lax
 
 from rankpg.numerics import cloglog_inverse, largest, log_add, log_sum_exp
 from rankpg.poisson_binomial import tail_probability
-from rankpg.types import Array, Float, Int
+from rankpg.types import Array, Bool, Float, Int, record
 
-__all__ = ["log_inclusion_exact"]
+__all__ = [
+    "ArrivalRule",
+    "arrival_probabilities",
+    "arrival_rule",
+    "chernoff_above",
+    "chernoff_below",
+    "log_inclusion_exact",
+    "log_integral",
+    "masked_log",
+]
 
 _BISECTIONS = 24
 _LARGEST_EXPONENT = 7.0  # exp(-exp(7)) is 0 in every float format
@@ -48,7 +57,44 @@ def log_inclusion_exact(
     num_items = logits.shape[0]
     if num_candidates >= num_items:
         return jnp.where(jnp.isneginf(logits[item]), -jnp.inf, 0 * _finite(logits[item]))
-    nodes = num_nodes or (128 if num_items <= 64 else 64)
+    rule = arrival_rule(logits, item, num_candidates, num_nodes)
+    absent, present = arrival_probabilities(rule.others, rule.time)
+    return log_integral(rule, masked_log(tail_probability(absent, present, num_candidates)))
+
+
+@record
+class ArrivalRule:
+    """Quadrature over the log arrival time of one item; its origin is where the K-th other item arrives."""
+
+    own: Float[Array, ""]
+    """The item's logit against the origin; 0 where it is masked."""
+    others: Float[Array, "N"]
+    """The others' logits against the origin; -inf for masked items and for the item itself."""
+    start: Float[Array, ""]
+    """s0: before it fewer than K of the others have arrived, to within eps."""
+    time: Float[Array, "T"]
+    """The nodes between s0 and s1. They carry no gradient, and neither does s0."""
+    log_measure: Float[Array, "T"]
+    """Log of the node's weight times the item's own arrival density in log time."""
+    certain: Bool[Array, ""]
+    """Fewer than K of the others are eligible."""
+    masked: Bool[Array, ""]
+    """The item itself is not."""
+
+
+def arrival_rule(
+    logits: Float[Array, "N"],
+    item: Int[Array, ""],
+    num_candidates: int,
+    num_nodes: int | None = None,
+) -> ArrivalRule:
+    """Nodes and weights for `log_integral`. Args: as `log_inclusion_exact`; K < N.
+
+    >>> rule = arrival_rule(jnp.array([1.0, 0.0, 0.0]), jnp.int32(0), 1)
+    >>> bool((jnp.diff(rule.time) > 0).all() & (rule.time[0] > rule.start))
+    True
+    """
+    nodes = num_nodes or (128 if logits.shape[0] <= 64 else 64)
     # The K-th largest other logit is when the K-th other arrives: the origin of log time.
     origin = largest(lax.stop_gradient(logits.at[item].set(-jnp.inf)), num_candidates)[0][-1]
     certain, masked = jnp.isneginf(origin), jnp.isneginf(logits[item])
@@ -59,24 +105,50 @@ def log_inclusion_exact(
     x, weight = np.polynomial.legendre.leggauss(nodes)
     half = (stop - start) / 2
     time = start + half * jnp.asarray(x + 1, logits.dtype)
-    log_weight = _log(half) + jnp.asarray(np.log(weight), logits.dtype)
+    log_weight = masked_log(half) + jnp.asarray(np.log(weight), logits.dtype)
     exponent = jnp.minimum(own + time, _LARGEST_EXPONENT)
-    log_density = exponent - jnp.exp(exponent)
-    log_tail = _log_tail(others, time, num_candidates)
-    between = log_sum_exp(log_weight + log_density + log_tail)
-    value = log_add(cloglog_inverse(own + start), between)
-    value = jnp.where(certain, 0 * own, value)
-    return jnp.where(masked, -jnp.inf, jnp.minimum(value, 0))
+    log_measure = log_weight + exponent - jnp.exp(exponent)
+    return ArrivalRule(own, others, start, time, log_measure, certain, masked)
 
 
-def _log_tail(others: Float[Array, "N"], time: Float[Array, "T"], limit: int) -> Float[Array, "T"]:
-    """log P(fewer than `limit` of the others have arrived) at each log time."""
-    masked = jnp.isneginf(others)[:, None]
-    log_hazard = jnp.where(masked, 0, others[:, None]) + time[None, :]
+def log_integral(rule: ArrivalRule, log_tail: Float[Array, "T"]) -> Float[Array, ""]:
+    """log P(a in S), given log P(fewer than K of the others have arrived) at the nodes.
+
+    >>> rule = arrival_rule(jnp.array([1.0, 0.0, 0.0]), jnp.int32(0), 1)
+    >>> float(jnp.exp(log_integral(rule, -2 * jnp.exp(rule.time))).round(4))  # both others are late
+    0.5761
+    """
+    value = log_add(
+        cloglog_inverse(rule.own + rule.start), log_sum_exp(rule.log_measure + log_tail)
+    )
+    value = jnp.where(rule.certain, 0 * rule.own, value)
+    return jnp.where(rule.masked, -jnp.inf, jnp.minimum(value, 0))
+
+
+def arrival_probabilities(
+    logits: Float[Array, "n"], time: Float[Array, "T"]
+) -> tuple[Float[Array, "n T"], Float[Array, "n T"]]:
+    """exp(-w_j t) and 1 - exp(-w_j t), that item j is late and that it has arrived, at each log time.
+
+    >>> absent, present = arrival_probabilities(jnp.array([0.0, -jnp.inf]), jnp.zeros(1))
+    >>> absent.ravel().round(4), present.ravel().round(4)
+    (Array([0.3679, 1.    ], dtype=float32), Array([0.6321, 0.    ], dtype=float32))
+    """
+    masked = jnp.isneginf(logits)[:, None]
+    log_hazard = jnp.where(masked, 0, logits[:, None]) + time[None, :]
     hazard = jnp.exp(jnp.minimum(log_hazard, _LARGEST_EXPONENT))
     absent = jnp.where(masked, 1, jnp.exp(-hazard))
     present = jnp.where(masked, 0, -jnp.expm1(-hazard))
-    return _log(tail_probability(absent, present, limit))
+    return absent, present
+
+
+def masked_log(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """log x, and -inf with gradient 0 where x is 0.
+
+    >>> masked_log(jnp.array([1.0, 0.0]))
+    Array([  0., -inf], dtype=float32)
+    """
+    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), -jnp.inf)
 
 
 def _bounds(
@@ -101,12 +173,12 @@ def _bounds(
         survived = jnp.sum(jnp.where(jnp.isneginf(others), 0, jnp.exp(-hazard)))
         eligible = jnp.sum(~jnp.isneginf(others)).astype(dtype)
         many = jnp.minimum(
-            _chernoff_above(arrived, jnp.asarray(limit, dtype)),
-            _chernoff_below(survived, eligible - limit),
+            chernoff_above(arrived, jnp.asarray(limit, dtype)),
+            chernoff_below(survived, eligible - limit),
         )
         few = jnp.minimum(
-            _chernoff_below(arrived, jnp.asarray(limit - 1, dtype)),
-            _chernoff_above(survived, eligible - limit + 1),
+            chernoff_below(arrived, jnp.asarray(limit - 1, dtype)),
+            chernoff_above(survived, eligible - limit + 1),
         )
         return many, few
 
@@ -126,15 +198,23 @@ def _bounds(
     return start, jnp.clip(stop, start, jnp.maximum(own_end, start))
 
 
-def _chernoff_above(mean: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
-    """log of a bound on P(X >= count), X a sum of independent indicators with this mean."""
+def chernoff_above(mean: Float[Array, "..."], count: Float[Array, ""]) -> Float[Array, "..."]:
+    """log of a bound on P(X >= count), X a sum of independent indicators with this mean.
+
+    >>> chernoff_above(jnp.array([1.0, 9.0]), jnp.array(8.0)).round(4)
+    Array([-9.6355,  0.    ], dtype=float32)
+    """
     ratio = jnp.where((mean > 0) & (count > 0), mean / jnp.maximum(count, 1), 1)
     bound = count - mean + count * jnp.log(ratio)
     return jnp.where((count > mean) & (mean > 0), bound, jnp.where(mean > 0, 0, -jnp.inf))
 
 
-def _chernoff_below(mean: Float[Array, ""], count: Float[Array, ""]) -> Float[Array, ""]:
-    """log of a bound on P(X <= count), likewise."""
+def chernoff_below(mean: Float[Array, "..."], count: Float[Array, ""]) -> Float[Array, "..."]:
+    """log of a bound on P(X <= count), likewise.
+
+    >>> chernoff_below(jnp.array([1.0, 9.0]), jnp.array(0.0))
+    Array([-1., -9.], dtype=float32)
+    """
     ratio = jnp.where((mean > 0) & (count > 0), mean / jnp.maximum(count, 1), 1)
     bound = count - mean + jnp.where(count > 0, count * jnp.log(ratio), 0)
     return jnp.where(count < mean, bound, 0)
@@ -142,7 +222,3 @@ def _chernoff_below(mean: Float[Array, ""], count: Float[Array, ""]) -> Float[Ar
 
 def _finite(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(jnp.isneginf(x), 0, x)
-
-
-def _log(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), -jnp.inf)

@@ -1,6 +1,7 @@
 """The probability that an item is among the K candidates at all: four closed forms and one by sampling.
 
-    exact       the arrival-time integral of exact_inclusion.py; M = 1; always exact
+    exact       the arrival-time integral of exact_inclusion.py; M = 1; always exact (for a large catalogue
+                large_inclusion.py has it with a bound on the error)
     greedy      1 - prod_k (1 - p_k), p_k = w_a / (w_a + W_k), W_k the weight left after the first k - 1
                 greedy picks among the others (Kiyohara et al. 2026, Eq. 8); exact for K = 1
     swr         1 - prod_m (1 - pi_m(a))^{K_m}, as if drawn with replacement (top-K off-policy correction,

@@ -47,9 +47,9 @@ class Memory:
 def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Memory:
     """What a run of so many seeds will need, from shapes alone.
 
-    The factors are what XLA's buffers came to on a CPU, rounded up: 3 times the parameters for the gradient
-    and what the optimizer makes of it, once where a large model is stepped in place; 6 times the logits of a batch for dense retrieval; for a streamed one
-    6 times those of a chunk, 4 times the sums of all blocks, and what is opened.
+    The factors are what XLA's buffers came to on a CPU, rounded up. Gradient: 3 times the parameters, with
+    what the optimizer makes of it; once where a large model is stepped in place. Dense retrieval: 6 times the
+    logits of a batch. Streamed: 6 times those of a chunk, 4 times the sums of all blocks, and what is opened.
     """
     state = jax.eval_shape(lambda: init_state(pipeline, jax.random.key(0)))
     parameters, optimizer = _bytes(state.params), _bytes(state.optimizer_state)

@@ -6,6 +6,8 @@ these functions. None of them adds an epsilon: they branch, mask and rearrange i
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -19,6 +21,7 @@ __all__ = [
     "log_add",
     "log_softplus",
     "log_sum_exp",
+    "of_sums",
     "suffix_log_sum_exp",
 ]
 
@@ -124,6 +127,15 @@ def _log_softplus_jvp(primals, tangents):
     inside = jnp.where(small | infinite, 0, x)
     slope = jnp.where(small, 1, jax.nn.sigmoid(inside) / jax.nn.softplus(inside))
     return value, jnp.where(infinite, 0, slope) * dx
+
+
+def of_sums(dtype: Any) -> Any:
+    """The dtype in which products of this dtype are added up.
+
+    >>> of_sums(jnp.bfloat16).__name__
+    'float32'
+    """
+    return jnp.float32 if dtype in (jnp.bfloat16, jnp.float16) else dtype
 
 
 def centre(logits: Float[Array, "... N"]) -> Float[Array, "... N"]:

@@ -16,10 +16,11 @@ import optax
 from jax import lax
 
 from rankpg.config import TrainConfig
+from rankpg.numerics import of_sums
 from rankpg.settings import ConfigError
 from rankpg.types import Array, Bool, Float, Params
 
-__all__ = ["Stepped", "all_finite", "is_dear", "make_optimizer", "norm", "step"]
+__all__ = ["Stepped", "all_finite", "in_float32", "is_dear", "make_optimizer", "norm", "step"]
 
 _DEAR = 2**22
 """Numbers of a model from which on no second copy is made of it."""
@@ -57,11 +58,12 @@ def make_optimizer(config: TrainConfig) -> Any:
                 f"takes: {', '.join(k for k in known if k != 'learning_rate')}"
             )
     try:
-        return builder(learning_rate=config.learning_rate, **options)
+        optimizer = builder(learning_rate=config.learning_rate, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"--optimizer {name} cannot be built from --learning-rate and --optimizer-options: {error}"
         ) from error
+    return optimizer if config.table_dtype == "float32" else in_float32(optimizer)
 
 
 def all_finite(tree: Any) -> Bool[Array, ""]:
@@ -71,7 +73,25 @@ def all_finite(tree: Any) -> Bool[Array, ""]:
 
 def norm(tree: Any) -> Float[Array, ""]:
     """The Euclidean length of all leaves together."""
-    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(tree)))
+    squares = (
+        jnp.vdot(x, x, preferred_element_type=of_sums(x.dtype)) for x in jax.tree.leaves(tree)
+    )
+    return jnp.sqrt(sum(squares))
+
+
+def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimizer that remembers and reckons in float32 whatever the parameters are.
+
+    Adam's second moment would stand still in bfloat16: it moves by a thousandth of itself a step.
+    """
+
+    def wide(tree):
+        return jax.tree.map(lambda x: x.astype(of_sums(x.dtype)), tree)
+
+    def update(gradient, state, params=None):
+        return optimizer.update(wide(gradient), state, None if params is None else wide(params))
+
+    return optax.GradientTransformation(lambda params: optimizer.init(wide(params)), update)
 
 
 class Stepped(NamedTuple):
@@ -106,7 +126,7 @@ def step(
         updates, memory = optimizer.update(gradient, memory, params)
         if step_size is not None:
             updates = jax.tree.map(lambda u: step_size.astype(u.dtype) * u, updates)
-        return optax.apply_updates(params, updates), memory
+        return _add(params, updates), memory
 
     old = params, optimizer_state
     if is_dear(params):
@@ -118,6 +138,11 @@ def step(
     new = move(*old, gradient)
     sound = all_finite(new[0])
     return Stepped(*jax.tree.map(lambda n, o: jnp.where(take & sound, n, o), new, old), sound)
+
+
+def _add(params: Params, updates: Params) -> Params:
+    """Sums in the wider of the two dtypes, rounded to that of the parameters."""
+    return jax.tree.map(lambda p, u: (p.astype(u.dtype) + u).astype(p.dtype), params, updates)
 
 
 def is_dear(params: Params) -> bool:

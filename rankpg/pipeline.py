@@ -58,6 +58,8 @@ class Pipeline:
 
     encoder: Encoder
     temperature: float
+    product_dtype: Any
+    """Of the embeddings that training multiplies."""
     quotas: Quotas
     late_stage: LateStage
     reward_transform: RewardTransform
@@ -85,6 +87,12 @@ class Pipeline:
             )
         return encoded
 
+    def in_product_dtype(self, encoded: Any) -> Any:
+        """Embeddings rounded to fewer bits where the config wants that; all else as it is."""
+        if self.product_dtype != jnp.bfloat16 or not isinstance(encoded, Embeddings):
+            return encoded
+        return jax.tree.map(lambda x: x.astype(jnp.bfloat16), encoded)
+
     def retrieve(
         self,
         keys: Key[Array, "B"],
@@ -94,7 +102,7 @@ class Pipeline:
     ) -> Candidates:
         """Candidates of a batch of contexts, one key each."""
         quotas, statistics = self.quotas, self.estimator.statistics
-        encoded = self.encoder.apply(params, contexts)
+        encoded = self.in_product_dtype(self.encoder.apply(params, contexts))
         if self.retrieval.name == "dense":
 
             def one(key, context, logits):
@@ -140,6 +148,7 @@ def assemble(
     pipeline = Pipeline(
         encoder=encoder,
         temperature=config.temperature,
+        product_dtype=jnp.dtype(config.product_dtype),
         quotas=quotas,
         late_stage=late_stage or _make_late_stage(config, environment),
         reward_transform=reward_transform or _make_transform(config, environment),
@@ -224,6 +233,7 @@ def _make_encoder(config: TrainConfig, environment: Environment) -> Encoder:
         context_features=features("context", config.context_tower),
         item_features=features("item", config.item_tower),
         hidden=config.hidden,
+        dtype=jnp.dtype(config.table_dtype),
     )
 
 

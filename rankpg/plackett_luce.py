@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rankpg.arrivals import arrivals
+from rankpg.arrivals import arrivals, block_width
 from rankpg.checks import check_items, check_logits
 from rankpg.listing import Listing, list_items
 from rankpg.numerics import centre, largest, log_add, log_sum_exp, suffix_log_sum_exp
@@ -50,10 +50,24 @@ def slot_experts(quotas: Quotas) -> np.ndarray:
 
 
 def greedy_order(logits: Float[Array, "M N"], depth: int) -> Int[Array, "M depth"]:
-    """The `depth` items of largest logit, expert by expert; ties go to the lower id."""
+    """The `depth` items of largest logit, expert by expert; ties go to the lower id.
+
+    Blocks of neighbouring items whose maxima are the `depth` largest hold them all: a block before another
+    in this order has an item that is before all of the other's.
+    """
     logits = lax.stop_gradient(logits)
     logits = jnp.where(logits == 0, 0, logits)  # top-k puts -0.0 below 0.0, which are a tie
-    return largest(logits, depth)[1]
+    experts, num_items = logits.shape
+    width = block_width(num_items, depth)
+    if width == 1:
+        return largest(logits, depth)[1]
+    padding = -num_items % width
+    padded = jnp.pad(logits, ((0, 0), (0, padding)), constant_values=-jnp.inf)
+    blocks = padded.reshape(experts, -1, width)
+    opened = jnp.sort(largest(jnp.max(blocks, axis=2), min(depth, blocks.shape[1]))[1], axis=1)
+    within = jnp.take_along_axis(blocks, opened[:, :, None], axis=1).reshape(experts, -1)
+    place = largest(within, depth)[1]
+    return jnp.take_along_axis(opened, place // width, axis=1) * width + place % width
 
 
 def fill_quotas(

@@ -15,7 +15,7 @@ from jax import lax
 
 from rankpg.types import Array, Float
 
-__all__ = ["tail_probability"]
+__all__ = ["count_distribution", "tail_probability"]
 
 
 def tail_probability(
@@ -31,6 +31,20 @@ def tail_probability(
     >>> tail_probability(jnp.full((2, 1), 0.5), jnp.full((2, 1), 0.5), 2)  # not both heads
     Array([0.75], dtype=float32)
     """
+    return jnp.sum(count_distribution(absent, present, limit), axis=0)
+
+
+def count_distribution(
+    absent: Float[Array, "n T"], present: Float[Array, "n T"], limit: int
+) -> Float[Array, "c T"]:
+    """P(exactly i of n independent items are present), i = 0, 1, ..., c - 1, at T points at once.
+
+    Args: as `tail_probability`. No more than `limit` rows are kept, and none that n items cannot reach
+      but for those of a padded tree, which are 0.
+
+    >>> count_distribution(jnp.full((2, 1), 0.5), jnp.full((2, 1), 0.5), 9).ravel()
+    Array([0.25, 0.5 , 0.25], dtype=float32)
+    """
     n, points = absent.shape
     factors = jnp.stack([absent, present], axis=1)[:, :limit]  # [n, coefficients, T]
     size = 1 << max(n - 1, 0).bit_length()
@@ -38,7 +52,7 @@ def tail_probability(
     factors = jnp.concatenate([factors, one])
     while factors.shape[0] > 1:
         factors = jnp.asarray(_truncated_product(limit, factors[0::2], factors[1::2]))
-    return jnp.sum(factors[0], axis=0)
+    return factors[0]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -39,6 +39,7 @@ FUNCTIONS = {
     "log_prob": lambda f, q: rankpg.log_prob(f, CANDIDATES, q),
     "log_prob_swr": lambda f, q: rankpg.log_prob_swr(f, CANDIDATES, q),
     "log_inclusion": lambda f, q: rankpg.log_inclusion(f, 1, q, "greedy"),
+    "log_inclusion_large": lambda f, q: rankpg.log_inclusion_large(f, 1, q),
     "log_inclusion_threshold": lambda f, q: rankpg.log_inclusion_threshold(
         jax.random.key(0), f, 1, q
     ),
@@ -225,6 +226,7 @@ BAD_SINGLE_ITEMS = {
 def test_bad_items_are_refused(case):
     item, words = case
     refused(lambda: rankpg.log_inclusion(FIVE, item, (2,), "swr"), words)
+    refused(lambda: rankpg.log_inclusion_large(FIVE, item, (2,)), words)
     refused(lambda: rankpg.log_inclusion_threshold(jax.random.key(0), FIVE, item, (2,)), words)
 
 
@@ -238,6 +240,14 @@ def test_exact_inclusion_is_refused_for_several_experts():
     words = ["'exact'", "M = 1", r"\(1, 1\)", "2", "'greedy'", "log_inclusion_threshold"]
     refused(lambda: rankpg.log_inclusion(TWO_EXPERTS, 1, (1, 1), "exact"), words)
     refused(lambda: rankpg.log_inclusion(TWO_EXPERTS, 1, (1, 1)), words)  # the default method
+    words = ["log_inclusion_large", "M = 1", r"\(1, 1\)", "2", "log_inclusion_threshold"]
+    refused(lambda: rankpg.log_inclusion_large(TWO_EXPERTS, 1, (1, 1)), words)
+
+
+@pytest.mark.parametrize("head", [-1, 2.0, True, "all"])
+def test_a_bad_head_is_refused(head):
+    words = [f"head is {head!r}", "whole number of at least 0", "4 K"]
+    refused(lambda: rankpg.log_inclusion_large(FIVE, 1, (2,), head), words)
 
 
 def test_an_unknown_estimator_is_refused():

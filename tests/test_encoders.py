@@ -9,7 +9,15 @@ import pytest
 from flax import linen as nn
 
 from rankpg import TrainConfig
-from rankpg.encoders import Encoder, IdTower, from_linen, from_nnx, to_logits, two_tower
+from rankpg.encoders import (
+    Encoder,
+    IdTower,
+    by_rows,
+    from_linen,
+    from_nnx,
+    to_logits,
+    two_tower,
+)
 from rankpg.environments import from_matrix
 from rankpg.pipeline import assemble
 from rankpg.training import init_state, update
@@ -259,3 +267,40 @@ def test_a_module_of_your_own():
     params = encoder.init(jax.random.key(0))
     assert encoder.apply(params, BATCH).shape == (1, 3, DIM)
     assert not jnp.any(encoder.apply(params, BATCH))
+
+
+@pytest.mark.parametrize("count", [7, 8, 12, 15])
+def test_rows_in_blocks_are_rows_all_at_once(count, key):
+    """Answers and gradients, with and without a shorter last block."""
+    features = jax.random.normal(key, (count, 3))
+    kernel = jax.random.normal(jax.random.fold_in(key, 1), (2, 3, 4))
+
+    def loss(kernel, rows):
+        answers = by_rows(
+            lambda x: jnp.tanh(jnp.matmul(jnp.broadcast_to(x[None], (2, *x.shape)), kernel)),
+            features, rows,
+        )  # fmt: skip
+        return jnp.sum(jnp.cos(answers)), answers
+
+    (together, whole), (blocks, parts) = (
+        jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(kernel, rows) for rows in (100, 4)
+    )
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(blocks, together, rtol=1e-4, atol=1e-5)
+
+
+def test_a_tower_over_many_rows_keeps_no_hidden_layer():
+    """Read from the program: its gradient holds features and answers, and no [rows, hidden]."""
+    rows, hidden = 120_000, 96
+    encoder = two_tower(
+        5, rows, 4, item_features=jnp.ones((rows, 3)), hidden=(hidden,), init_scale=0.1
+    )
+    params = jax.eval_shape(encoder.init, jax.random.key(0))
+    contexts = jnp.arange(2, dtype=jnp.int32)
+
+    def loss(params):
+        return jnp.sum(jnp.sin(encoder.apply(params, contexts).items))
+
+    program = jax.jit(jax.grad(loss)).lower(params).compile()
+    assert f"{rows},{hidden}]" not in program.as_text()
+    assert program.memory_analysis().temp_size_in_bytes < 4 * rows * hidden

@@ -26,7 +26,7 @@ from jax import lax
 
 from rankpg.arrivals import finish
 from rankpg.listing import Listing
-from rankpg.numerics import log_add, log_sum_exp
+from rankpg.numerics import log_add, log_sum_exp, of_sums
 from rankpg.plackett_luce import fill_quotas
 from rankpg.retrieval.dense import Candidates, Statistics
 from rankpg.retrieval.layout import Layout, layout_for
@@ -151,16 +151,11 @@ def _score(
     """The logits of a chunk. Contexts come last: so a block is a run of rows, and XLA's CPU compiler
     vectorises along the batch."""
     logits = lax.dot_general(
-        rows, vectors, (((2,), (1,)), ((0,), (0,))), preferred_element_type=_of_sums(rows.dtype)
+        rows, vectors, (((2,), (1,)), ((0,), (0,))), preferred_element_type=of_sums(rows.dtype)
     )
     first = part.first_block() * part.width + start
     items = first + jnp.arange(rows.shape[1], dtype=jnp.int32)
     return _masked(logits, contexts, items, environment, part)
-
-
-def _of_sums(dtype: Any) -> Any:
-    """The dtype in which products of this dtype are added up."""
-    return jnp.float32 if dtype in (jnp.bfloat16, jnp.float16) else dtype
 
 
 def _block_statistics(
@@ -178,7 +173,7 @@ def _block_statistics(
         top = jnp.maximum(top, jnp.max(peak, axis=1))
         return top, (total, peak if with_peaks else None)
 
-    lowest = jnp.full_like(vectors[:, 0], -jnp.inf, dtype=_of_sums(vectors.dtype))
+    lowest = jnp.full_like(vectors[:, 0], -jnp.inf, dtype=of_sums(vectors.dtype))
     top, blocks = part.layout.scan(body, lowest, embeddings.items)
     total, peak = jax.tree.map(lambda x: jnp.transpose(x, (2, 0, 1)), blocks)
     return top.T, total, peak
@@ -204,7 +199,7 @@ def _open(
         ids = first + place
         logits = lax.dot_general(
             rows.reshape(-1, rows.shape[2]), embedding, (((1,), (0,)), ((), ())),
-            preferred_element_type=_of_sums(rows.dtype),
+            preferred_element_type=of_sums(rows.dtype),
         )  # fmt: skip
         logits = _masked(logits[None, :, None], context[None], ids.reshape(-1), environment, part)
         there = here[:, None] & (place >= blocks[:, None] * layout.width)

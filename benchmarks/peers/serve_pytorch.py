@@ -1,0 +1,25 @@
+"""Times PyTorch steps for another process: shape and counts come as JSON lines, seconds go back."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+from pytorch_step import Problem, seconds_per_step
+
+
+def main() -> None:
+    torch.set_num_threads(int(sys.argv[1]))
+    problem = None
+    print(json.dumps({"torch": torch.__version__}), flush=True)
+    for line in sys.stdin:
+        order = json.loads(line)
+        if "problem" in order:
+            problem = None  # the old one is gone before the new one comes
+            problem = Problem(*order["problem"])
+        print(json.dumps(seconds_per_step(problem, order["steps"])), flush=True)
+
+
+if __name__ == "__main__":
+    main()
