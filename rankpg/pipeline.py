@@ -160,6 +160,11 @@ def assemble(
         whole_catalogue=estimator.statistics == "catalogue",
         towers=_has_towers(encoder),
     )
+    if retrieval.name != "sharded" and jax.process_count() > 1:
+        raise ConfigError(
+            f"{jax.process_count()} processes would each train the whole run: retrieval {retrieval.name} "
+            f"({retrieval.reason}) uses one device; choose --retrieval sharded"
+        )
     placement = None
     if retrieval.name == "sharded":
         placement = place_on(config.mesh, environment.num_items, config.num_candidates)

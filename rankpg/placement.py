@@ -20,15 +20,10 @@ from rankpg.retrieval.part import Part
 from rankpg.retrieval.sharded import BATCH, ITEMS, part_of
 from rankpg.settings import ConfigError
 
-__all__ = ["Placement", "is_writer", "place_on"]
+__all__ = ["Placement", "place_on"]
 
 _AT_ONCE = 2**24
 """Numbers, about, that travel together from the devices of other hosts."""
-
-
-def is_writer() -> bool:
-    """Whether this process writes files and reports: one of them does."""
-    return jax.process_index() == 0
 
 
 def place_on(mesh: tuple[int, ...] | None, num_items: int, num_candidates: int) -> Placement:

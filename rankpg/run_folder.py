@@ -23,8 +23,8 @@ import jax.numpy as jnp
 
 from rankpg import checkpoint
 from rankpg.config import ConfigError, TrainConfig
-from rankpg.placement import is_writer
 from rankpg.plots import learning_curves
+from rankpg.processes import is_writer
 from rankpg.run import Progress, Run, prepare
 from rankpg.summary import mean_interval
 
