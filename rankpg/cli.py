@@ -193,7 +193,7 @@ def _add_train(commands: Any) -> None:
         "--distributed",
         nargs="*",
         metavar="ADDRESS:PORT COUNT INDEX",
-        help="this is one of several processes that train one run (--retrieval sharded); without values where "
+        help="this is one of several processes that train one run (--retrieval sharded); no values where "
         "Slurm, Open MPI, Kubernetes or a TPU pod tells which",
     )
     groups: dict[str, Any] = {}

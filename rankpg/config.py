@@ -131,8 +131,8 @@ class TrainConfig:
     mesh: tuple[int, ...] | None = setting(
         None,
         _POLICY,
-        "two numbers, BATCH ITEMS: devices that share the batch, and devices that share the items; all devices "
-        "share the items if left out",
+        "two numbers, BATCH ITEMS: devices that share the batch, and devices that share the items; "
+        "all devices share the items if left out",
         needs=_SHARDED,
     )
     late_stage: str = setting(
@@ -257,7 +257,10 @@ class TrainConfig:
             check_estimator(self.estimator, self.num_experts)
         except ValueError as error:
             raise ConfigError(f"--estimator: {error}") from None
-        if self.retrieval in ("streamed", "sharded") and ESTIMATORS[self.estimator].statistics == "catalogue":
+        if (
+            self.retrieval in ("streamed", "sharded")
+            and ESTIMATORS[self.estimator].statistics == "catalogue"
+        ):
             raise ConfigError(
                 f"--estimator {self.estimator} needs the logits of the whole catalogue; "
                 "choose --retrieval dense"

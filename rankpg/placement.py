@@ -32,8 +32,8 @@ def place_on(mesh: tuple[int, ...] | None, num_items: int, num_candidates: int) 
     Raises:
       ConfigError: there are not so many devices, or some process would have none of them.
 
-    >>> place_on((1, 1), 1000, 10).mesh.shape
-    OrderedDict({'batch': 1, 'items': 1})
+    >>> dict(place_on((1, 1), 1000, 10).mesh.shape)
+    {'batch': 1, 'items': 1}
     """
     devices = np.asarray(jax.devices())
     shape = mesh or (1, len(devices))

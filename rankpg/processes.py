@@ -24,11 +24,11 @@ def join_processes(place: Sequence[str] = ()) -> None:
 
     >>> join_processes(["here"])
     Traceback (most recent call last):
-    rankpg.settings.ConfigError: --distributed is here; expected nothing (Slurm, Open MPI, Kubernetes or a TPU pod tells the rest), or ADDRESS:PORT COUNT INDEX, for instance 10.0.0.1:9876 2 0
+    rankpg.settings.ConfigError: --distributed is here; expected nothing (where Slurm, ...
     """
     wrong = ConfigError(
-        f"--distributed is {' '.join(place)}; expected nothing (Slurm, Open MPI, Kubernetes or a TPU pod tells "
-        "the rest), or ADDRESS:PORT COUNT INDEX, for instance 10.0.0.1:9876 2 0"
+        f"--distributed is {' '.join(place)}; expected nothing (where Slurm, Open MPI, Kubernetes or a "
+        "TPU pod tells the rest), or ADDRESS:PORT COUNT INDEX, for instance 10.0.0.1:9876 2 0"
     )
     if not place:
         _meet()
@@ -43,7 +43,9 @@ def join_processes(place: Sequence[str] = ()) -> None:
 
 
 def _meet(*place: Any) -> None:
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")  # CPUs talk over the network, too
+    jax.config.update(
+        "jax_cpu_collectives_implementation", "gloo"
+    )  # CPUs talk over the network, too
     try:
         jax.distributed.initialize(*place)
     except (ValueError, RuntimeError) as error:

@@ -252,7 +252,9 @@ def train_chunk(pipeline: Pipeline, length: int) -> Any:
 
     def chunks(environment, states, roots):
         states, metrics = of_seeds(environment, states, roots)
-        return (states, metrics) if place is None else (place.constrain(states), place.copies(metrics))
+        return (
+            (states, metrics) if place is None else (place.constrain(states), place.copies(metrics))
+        )
 
     def of_seeds(environment, states, roots):
         if len(roots) > 1:

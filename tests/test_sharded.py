@@ -64,7 +64,11 @@ def test_every_mesh_answers_what_one_device_does(mesh, estimator):
 @pytest.mark.slow
 def test_contexts_with_no_more_eligible_items_than_candidates():
     """Eight items or seven are left of 37, most devices hold none of a context's."""
-    cases = [("ca_pg", 1, True, 7), ("ca_pg_threshold", 1, True, 7), ("ca_pg_threshold", 3, True, 8)]
+    cases = [
+        ("ca_pg", 1, True, 7),
+        ("ca_pg_threshold", 1, True, 7),
+        ("ca_pg_threshold", 3, True, 8),
+    ]
     finish(start(8, "equal", 1, 8, cases))
 
 
@@ -89,7 +93,9 @@ def test_training_does_not_depend_on_the_number_of_devices(changes, tmp_path):
     one = {name: value for name, value in eight.items() if name != "mesh"} | ALONE
     finish(start(8, "train", str(tmp_path / "eight"), eight))
     finish(start(1, "train", str(tmp_path / "one"), one))
-    loose = {"rtol": 0.02, "atol": 0.02} if "table_dtype" in changes else {"rtol": 1e-4, "atol": 1e-5}
+    loose = (
+        {"rtol": 0.02, "atol": 0.02} if "table_dtype" in changes else {"rtol": 1e-4, "atol": 1e-5}
+    )
     _same_state(tmp_path / "eight", tmp_path / "one", **loose)
     for found, wanted in zip(*(metrics_rows(tmp_path / n) for n in ("eight", "one")), strict=True):
         assert found["policy_value"] == pytest.approx(wanted["policy_value"], rel=0.01)
@@ -98,7 +104,12 @@ def test_training_does_not_depend_on_the_number_of_devices(changes, tmp_path):
 @pytest.mark.slow
 def test_towers_over_features_are_spread_as_well(tmp_path):
     """Of a perceptron the answers are spread, not the parameters, which are few."""
-    settings = {"num_steps": 20, "item_tower": "features", "context_tower": "features", "hidden": [8]}
+    settings = {
+        "num_steps": 20,
+        "item_tower": "features",
+        "context_tower": "features",
+        "hidden": [8],
+    }
     for devices, name, changes in ((8, "eight", {"retrieval": "sharded"}), (1, "one", ALONE)):
         finish(start(devices, "train", str(tmp_path / name), settings | changes))
     _same_state(tmp_path / "eight", tmp_path / "one", rtol=1e-4, atol=1e-5)
@@ -215,7 +226,9 @@ def test_a_mesh_larger_than_the_machine_is_refused():
         assemble(config, from_matrix(np.ones((5, 8))).environment)
 
 
-@pytest.mark.parametrize("place", [["here"], ["host:1", "2"], ["host:1", "2", "2"], ["host:1", "x", "0"]])
+@pytest.mark.parametrize(
+    "place", [["here"], ["host:1", "2"], ["host:1", "2", "2"], ["host:1", "x", "0"]]
+)
 def test_a_place_that_is_none_is_refused(place):
     with pytest.raises(ConfigError, match=r"expected nothing .* or ADDRESS:PORT COUNT INDEX"):
         join_processes(place)

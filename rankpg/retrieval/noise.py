@@ -21,8 +21,8 @@ __all__ = ["gumbel_at"]
 def gumbel_at(key: PRNGKey, places: Int[Array, "n"], dtype: Any) -> Float[Array, "n"]:
     """Standard Gumbel noise of some places, the same for a place whatever the others.
 
-    -log(-log(1 - x)), x uniform from the 64 bits that Threefry makes of a place: with 46 bits below 1/2, as in
-    `jax.random.gumbel(mode="high")`. On the 23-bit grid of its default, large catalogues tie.
+    -log(-log(1 - x)), x uniform from the 64 bits that Threefry makes of a place: with 46 bits below 1/2, as
+    in `jax.random.gumbel(mode="high")`. On the 23-bit grid of its default, large catalogues tie.
 
     Args:
       key: of one context and expert; not consumed, each place is a stream of its own.

@@ -1,9 +1,9 @@
 """Sharded retrieval: every device holds a run of the items and a share of the batch.
 
 What a device does with its items is what the streamed retrieval does with all of them (`find`, `pull`); what
-travels are the first K + 1 blocks and items of every device, and a few sums. The draw is the one of the streamed
-retrieval with the same keys, however many devices there are: the noise is keyed by the blocks' places in the
-whole catalogue.
+travels are the first K + 1 blocks and items of every device, and a few sums. The draw is the one of the
+streamed retrieval with the same keys, however many devices there are: the noise is keyed by the blocks'
+places in the whole catalogue.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rankpg.retrieval.dense import Candidates, Statistics
 from rankpg.retrieval.layout import Layout, layout_for
 from rankpg.retrieval.part import Part
 from rankpg.retrieval.streamed import attach, find, pull
-from rankpg.types import Array, Embeddings, Environment, Float, Int, Key, Quotas
+from rankpg.types import Array, Embeddings, Environment, Int, Key, Quotas
 
 __all__ = ["BATCH", "ITEMS", "part_of", "retrieve_sharded"]
 
@@ -78,7 +78,9 @@ def retrieve_sharded(
         contexts=embeddings.contexts,
         items=jnp.pad(embeddings.items, ((0, 0), (0, missing), (0, 0))),
     )
-    search = _on(mesh, partial(find, part, quotas, statistics), (_ROWS, _TOWERS, _ROWS, _COPY), _ROWS)
+    search = _on(
+        mesh, partial(find, part, quotas, statistics), (_ROWS, _TOWERS, _ROWS, _COPY), _ROWS
+    )
     found, shift = search(keys, lax.stop_gradient(padded), contexts, environment)
     back = partial(_pull, mesh, part)
     return attach(back, padded, contexts, environment, found, shift)
@@ -89,9 +91,7 @@ _COPY = PartitionSpec()
 
 def _on(mesh: Mesh, function: Any, given: Any, answered: Any) -> Any:
     """The function on every device. The check of what varies over which axis does not know loops' carries."""
-    return jax.shard_map(
-        function, mesh=mesh, in_specs=given, out_specs=answered, check_vma=False
-    )
+    return jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=answered, check_vma=False)
 
 
 def _pull(mesh: Mesh, part: Part, *saved: Any) -> Embeddings:

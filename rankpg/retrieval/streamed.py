@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,9 @@ def find(
     shift, total, peak = _block_statistics(
         embeddings, contexts, environment, part, with_peaks=statistics == "greedy"
     )
-    sound = part.everywhere(jnp.max(shift, axis=1) < jnp.inf)  # NaN is not less, and max passes it on
+    sound = part.everywhere(
+        jnp.max(shift, axis=1) < jnp.inf
+    )  # NaN is not less, and max passes it on
     shift = part.highest(shift)
 
     def search(of):
@@ -161,7 +163,7 @@ def _score(
 def _block_statistics(
     embeddings: Embeddings, contexts, environment, part: Part, *, with_peaks: bool
 ) -> tuple[Float[Array, "B M"], Float[Array, "B M blocks"], Float[Array, "B M blocks"] | None]:
-    """Every context's largest logit here, and of every block here the log-sum-exp and, if asked, the largest logit."""
+    """Of what is here: every context's largest logit, and each block's log-sum-exp and, if asked, largest."""
     vectors = jnp.transpose(embeddings.contexts, (1, 2, 0))
 
     def body(top, start, rows):
@@ -305,7 +307,8 @@ def attach(
     """
     values = found.listing.logits, found.listing.log_rest
     items = found.listing.items
-    listed, log_rest = _attach(pull, embeddings, contexts, environment, items, shift, values)
+    attached = _attach(pull, embeddings, contexts, environment, items, shift, values)
+    listed, log_rest = cast("Listed", attached)
     listing = Listing(items=items, logits=listed, log_rest=log_rest)
     return Candidates(**{**vars(found), "listing": listing})
 
