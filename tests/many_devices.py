@@ -125,7 +125,8 @@ def train(out: str, settings: dict, *place: str) -> None:
         for shard in leaf.addressable_shards
     }
     assert held <= {rows}, (held, rows)
-    state = jax.tree.leaves(run.state_of_hosts())
+    # NumPy writes no bfloat16.
+    state = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(run.state_of_hosts())]
     if is_writer():
         np.savez(Path(out) / "state.npz", *state)
 
