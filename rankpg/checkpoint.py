@@ -26,14 +26,18 @@ class CheckpointError(ValueError):
 
 
 def save(folder: Path, step: int, state: Any) -> None:
-    """Write the state under `folder/<step>` and then drop older steps; a half-written one never counts."""
+    """Write the state under `folder/<step>` and then drop older steps; a half-written one never counts.
+
+    Of several processes one writes.
+    """
+    state = jax.device_get(state)
     target = folder.resolve() / str(step)
     partial = target.with_name(f"{step}.partial")
     for left in (partial, target):
         if left.exists():
             shutil.rmtree(left)
     with _checkpointer() as checkpointer:
-        checkpointer.save(partial, _flat(jax.device_get(state)))
+        checkpointer.save(partial, _flat(state))
     sums = "".join(f"{digest}  {name}\n" for name, digest in _sums(partial).items())
     (partial / SUMS).write_text(sums)
     os.replace(partial, target)  # from here on it counts
@@ -132,7 +136,14 @@ def uninterrupted() -> Iterator[None]:
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp  # slow to import, and only runs with a folder need it
 
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    # The state is whole in every process's memory, so none waits for another.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()},
+        barrier_sync_key_prefix=f"process{jax.process_index()}",
+    )  # fmt: skip
+    return ocp.Checkpointer(
+        ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
+    )
 
 
 def _steps(folder: Path) -> list[int]:

@@ -17,6 +17,7 @@ from jax.errors import JaxRuntimeError
 
 from rankpg.config import TrainConfig
 from rankpg.presets import PRESET_SETTINGS
+from rankpg.processes import is_writer, join_processes
 from rankpg.settings import ConfigError, choices_of, flag, setting_type
 
 __all__ = ["main"]
@@ -187,6 +188,14 @@ def _add_train(commands: Any) -> None:
     files.add_argument("--config", type=Path, metavar="FILE", help="settings from a YAML file")
     files.add_argument("--out", type=_folder, metavar="FOLDER", help="where the run is written")
     files.add_argument("--resume", action="store_true", help="continue the run that --out holds")
+    processes = train.add_argument_group("several processes")
+    processes.add_argument(
+        "--distributed",
+        nargs="*",
+        metavar="ADDRESS:PORT COUNT INDEX",
+        help="this is one of several processes that train one run (--retrieval sharded); no values where "
+        "Slurm, Open MPI, Kubernetes or a TPU pod tells which",
+    )
     groups: dict[str, Any] = {}
     hints = get_type_hints(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
@@ -233,9 +242,10 @@ def _train(arguments: argparse.Namespace) -> int:
     from rankpg.run import prepare, training_loop
     from rankpg.run_folder import RunFolder, load_settings
 
-    given = {
-        k: v for k, v in vars(arguments).items() if k not in ("command", "config", "out", "resume")
-    }
+    others = ("command", "config", "out", "resume", "distributed")
+    given = {k: v for k, v in vars(arguments).items() if k not in others}
+    if hasattr(arguments, "distributed"):
+        join_processes(arguments.distributed)
     file, out = getattr(arguments, "config", None), getattr(arguments, "out", None)
     resume = getattr(arguments, "resume", False)
     if resume and out is None:
@@ -250,11 +260,12 @@ def _train(arguments: argparse.Namespace) -> int:
     if folder is not None and not resume:
         folder.check_free()  # before anything is read or compiled
     run = prepare(config)
-    _describe(run)
+    if is_writer():
+        _describe(run)
     if folder is not None:
         (folder.resume if resume else folder.open)(run)
     try:
-        with progress_bar(run.config.num_steps) as bar:
+        with progress_bar(run.config.num_steps, shown=is_writer()) as bar:
             bar.start(run.config.estimator)
             for progress in training_loop(run):
                 if folder is not None:
@@ -273,9 +284,10 @@ def _train(arguments: argparse.Namespace) -> int:
         problem = folder.close(run) if folder is not None and run.metrics else None
         if problem:
             print(problem, file=sys.stderr)
-    print(_report(run, folder))
-    for sentence in run.stopped():
-        print(f"rankpg: {sentence}", file=sys.stderr)
+    if is_writer():
+        print(_report(run, folder))
+        for sentence in run.stopped():
+            print(f"rankpg: {sentence}", file=sys.stderr)
     return 3 if run.stopped() else 0
 
 

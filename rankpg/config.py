@@ -24,6 +24,7 @@ _PROBLEM, _POLICY, _LATE, _LEARN, _RUN = (
     "learning",
     "the run",
 )
+_SHARDED = {"retrieval": "sharded"}
 _SYNTHETIC, _RATINGS = {"environment": "synthetic"}, {"environment": "ratings"}
 
 
@@ -121,11 +122,18 @@ class TrainConfig:
     product_dtype: Literal["float32", "bfloat16"] = setting(
         "float32", _POLICY, "of the embeddings that are multiplied; sums are float32 all the same"
     )
-    retrieval: Literal["auto", "dense", "streamed"] = setting(
+    retrieval: Literal["auto", "dense", "streamed", "sharded"] = setting(
         "auto",
         _POLICY,
-        "how candidates are found. dense: all logits in memory; streamed: the catalogue in chunks; auto: "
-        "what suits its size and the device",
+        "how candidates are found. dense: all logits in memory; streamed: the catalogue in chunks; "
+        "sharded: in chunks, on many devices; auto: what suits its size and the devices",
+    )
+    mesh: tuple[int, ...] | None = setting(
+        None,
+        _POLICY,
+        "two numbers, BATCH ITEMS: devices that share the batch, and devices that share the items; "
+        "all devices share the items if left out",
+        needs=_SHARDED,
     )
     late_stage: str = setting(
         "optimal",
@@ -249,11 +257,25 @@ class TrainConfig:
             check_estimator(self.estimator, self.num_experts)
         except ValueError as error:
             raise ConfigError(f"--estimator: {error}") from None
-        if self.retrieval == "streamed" and ESTIMATORS[self.estimator].statistics == "catalogue":
+        if (
+            self.retrieval in ("streamed", "sharded")
+            and ESTIMATORS[self.estimator].statistics == "catalogue"
+        ):
             raise ConfigError(
                 f"--estimator {self.estimator} needs the logits of the whole catalogue; "
                 "choose --retrieval dense"
             )
+        if self.mesh is not None:
+            if len(self.mesh) != 2 or min(self.mesh) < 1:
+                raise ConfigError(
+                    f"--mesh is {' '.join(map(str, self.mesh)) or 'empty'}; expected two numbers of at least "
+                    "1, BATCH ITEMS, for instance --mesh 2 4"
+                )
+            if self.batch_size % self.mesh[0]:
+                raise ConfigError(
+                    f"--batch-size {self.batch_size} does not divide among the {self.mesh[0]} devices that "
+                    "--mesh gives it; expected a multiple"
+                )
         if self.ranking_length > self.num_candidates:
             raise ConfigError(
                 f"--ranking-length is {self.ranking_length}, but only --num-candidates "

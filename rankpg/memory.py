@@ -12,8 +12,9 @@ from rankpg.evaluate import evaluation_block
 from rankpg.optimizing import is_dear
 from rankpg.pipeline import Pipeline
 from rankpg.retrieval.layout import layout_for
+from rankpg.retrieval.sharded import BATCH
 from rankpg.settings import ConfigError
-from rankpg.training import init_state
+from rankpg.training import TrainState, init_state
 from rankpg.types import Environment
 
 __all__ = ["Memory", "available_memory", "check_memory", "estimate_memory"]
@@ -45,13 +46,14 @@ class Memory:
 
 
 def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Memory:
-    """What a run of so many seeds will need, from shapes alone.
+    """What a run of so many seeds will need on one device, from shapes alone.
 
     The factors are what XLA's buffers came to on a CPU, rounded up. Gradient: 3 times the parameters, with
     what the optimizer makes of it; once where a large model is stepped in place. Dense retrieval: 6 times the
     logits of a batch. Streamed: 6 times those of a chunk, 4 times the sums of all blocks, and what is opened.
     """
     state = jax.eval_shape(lambda: init_state(pipeline, jax.random.key(0)))
+    state, place = _on_a_device(state, pipeline), pipeline.placement
     parameters, optimizer = _bytes(state.params), _bytes(state.optimizer_state)
     experts, num_items = len(pipeline.quotas), environment.num_items
     depth = min(num_items, sum(pipeline.quotas) + 1)
@@ -60,6 +62,8 @@ def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) ->
         retrieval = 6 * row * num_items
     else:
         layout = layout_for(num_items, depth)
+        if place is not None:
+            layout, row = place.part.layout, row // place.mesh.shape[BATCH]
         listed = row * depth * layout.width * 4
         retrieval = row * (6 * min(layout.size, num_items) + 4 * layout.num_blocks) + listed
     block = evaluation_block(num_items, pipeline.quotas)
@@ -71,6 +75,20 @@ def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) ->
         retrieval=seeds * retrieval,
         evaluation=seeds * block.size_of_one * block.contexts,
     )
+
+
+def _on_a_device(state: TrainState, pipeline: Pipeline) -> TrainState:
+    """The shapes of what one device holds of a state."""
+    place = pipeline.placement
+    if place is None:
+        return state
+
+    def one(path, x):
+        if not place.is_item_table(path, x.shape):
+            return x
+        return jax.ShapeDtypeStruct((*x.shape[:-2], place.part.rows, x.shape[-1]), x.dtype)
+
+    return jax.tree_util.tree_map_with_path(one, state)
 
 
 def check_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Memory:
@@ -90,7 +108,7 @@ def check_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Me
         "one of the --seeds at a time": (pipeline, 1),
         "--retrieval streamed with one seed at a time": (streamed, 1),
     }
-    if pipeline.retrieval.name == "streamed" or pipeline.estimator.statistics == "catalogue":
+    if pipeline.retrieval.name != "dense" or pipeline.estimator.statistics == "catalogue":
         ways = {way: how for way, how in ways.items() if "streamed" not in way}
     sizes = {way: estimate_memory(how, environment, s).total for way, (how, s) in ways.items()}
     fitting = [f"{way} ({_size(size)})" for way, size in sizes.items() if size <= free]

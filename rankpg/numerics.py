@@ -161,5 +161,6 @@ def largest(
     >>> largest(jnp.array([3.0, 9.0, 5.0]), 2)[1]
     Array([1, 2], dtype=int32)
     """
-    values, places = lax.optimization_barrier(tuple(lax.top_k(x, count)))
-    return values, places
+    values, places = lax.top_k(x, count)
+    # Two barriers: XLA's decomposition of a top-k falls over one that takes both of its answers.
+    return lax.optimization_barrier(values), lax.optimization_barrier(places)

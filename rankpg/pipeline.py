@@ -19,6 +19,7 @@ from rankpg.encoders import Encoder, IdTower, from_nnx, to_logits, two_tower
 from rankpg.estimators import ESTIMATORS, Estimator, check_estimator
 from rankpg.late_stage import LATE_STAGES, learned, noisy
 from rankpg.optimizing import make_optimizer
+from rankpg.placement import Placement, place_on
 from rankpg.plackett_luce import expert_quotas
 from rankpg.retrieval import (
     Candidates,
@@ -26,6 +27,7 @@ from rankpg.retrieval import (
     choose_retrieval,
     mask,
     retrieve,
+    retrieve_sharded,
     retrieve_streamed,
 )
 from rankpg.rewards import (
@@ -72,11 +74,14 @@ class Pipeline:
     training_contexts: np.ndarray
     """The contexts that a batch is drawn from."""
     retrieval: Choice
-    """dense or streamed, and why"""
+    """dense, streamed or sharded, and why"""
+    placement: Placement | None = None
+    """Where arrays lie, if sharded."""
 
     def logits(self, params: Params, contexts: Int[Array, "B"]) -> Float[Array, "B M N"]:
         """f_m(a) of a batch of contexts."""
-        return to_logits(self.encoder.apply(params, contexts), self.temperature)
+        logits = to_logits(self.encoder.apply(params, contexts), self.temperature)
+        return logits if self.placement is None else logits[..., : self.placement.num_items]
 
     def embeddings(self, encoded: Any) -> Embeddings:
         """What an encoder answered, unless it is logits."""
@@ -111,7 +116,10 @@ class Pipeline:
             return jax.vmap(one)(keys, contexts, to_logits(encoded, self.temperature))
         towers = self.embeddings(encoded)
         scaled = dataclasses.replace(towers, contexts=towers.contexts / self.temperature)
-        return retrieve_streamed(keys, scaled, contexts, environment, quotas, statistics)
+        known = keys, scaled, contexts, environment, quotas, statistics
+        if self.placement is None:
+            return retrieve_streamed(*known)
+        return retrieve_sharded(*known, self.placement.mesh, self.placement.part)
 
 
 def assemble(
@@ -145,6 +153,21 @@ def assemble(
             f"{environment.num_items} items; K can be at most N"
         )
     encoder = encoder or _make_encoder(config, environment)
+    retrieval = choose_retrieval(
+        config.retrieval,
+        environment.num_items,
+        len(config.seeds) * config.batch_size * config.num_experts * environment.num_items,
+        whole_catalogue=estimator.statistics == "catalogue",
+        towers=_has_towers(encoder),
+    )
+    if retrieval.name != "sharded" and jax.process_count() > 1:
+        raise ConfigError(
+            f"{jax.process_count()} processes would each train the whole run: retrieval {retrieval.name} "
+            f"({retrieval.reason}) uses one device; choose --retrieval sharded"
+        )
+    placement = None
+    if retrieval.name == "sharded":
+        placement = place_on(config.mesh, environment.num_items, config.num_candidates)
     pipeline = Pipeline(
         encoder=encoder,
         temperature=config.temperature,
@@ -161,13 +184,8 @@ def assemble(
         batch_size=config.batch_size,
         draws_per_context=config.draws_per_context,
         training_contexts=split_contexts(environment.num_contexts, config.held_out_contexts)[0],
-        retrieval=choose_retrieval(
-            config.retrieval,
-            environment.num_items,
-            len(config.seeds) * config.batch_size * config.num_experts * environment.num_items,
-            whole_catalogue=estimator.statistics == "catalogue",
-            towers=_has_towers(encoder),
-        ),
+        retrieval=retrieval,
+        placement=placement,
     )
     _check_stations(pipeline, config, environment)
     return pipeline

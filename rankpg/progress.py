@@ -40,8 +40,8 @@ class ProgressBar:
 
 
 @contextlib.contextmanager
-def progress_bar(total_steps: int) -> Iterator[ProgressBar]:
-    """A bar over the steps of one or several runs, on stderr."""
+def progress_bar(total_steps: int, *, shown: bool = True) -> Iterator[ProgressBar]:
+    """A bar over the steps of one or several runs, on stderr, if shown."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -57,5 +57,6 @@ def progress_bar(total_steps: int) -> Iterator[ProgressBar]:
         TimeRemainingColumn(compact=True),
         TextColumn("{task.fields[doing]}"),
     )
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with RichProgress(*columns, console=console, transient=True, disable=not shown) as bar:
         yield ProgressBar(bar, bar.add_task("", total=total_steps, doing="starting"))

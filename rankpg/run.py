@@ -108,8 +108,23 @@ class Run:
             )
         index = 0 if seed is None else self.config.seeds.index(seed)
         params = jax.tree.map(lambda leaf: leaf[index], self.state.params)
-        items = _greedy(self.pipeline, self.environment, params, jnp.asarray(rows, jnp.int32))
+        items = _greedy(
+            self.pipeline, self.environment, params, self.copies(jnp.asarray(rows, jnp.int32))
+        )
         return self.dataset.item_ids[np.asarray(items)] if self.dataset else np.asarray(items)
+
+    def copies(self, tree: Any) -> Any:
+        """Arrays as the run's programs take them: of a sharded run, a copy on every device."""
+        place = self.pipeline.placement
+        return tree if place is None else place.copy(tree)
+
+    def state_of_hosts(self) -> Any:
+        """The state in this host's memory, as it is written: whatever the devices, of N items.
+
+        Every process of a sharded run must call it.
+        """
+        place = self.pipeline.placement
+        return jax.device_get(self.state) if place is None else place.collect(self.state)
 
     def stopped(self) -> list[str]:
         """One sentence for every seed that did not reach the end."""
@@ -117,7 +132,7 @@ class Run:
             f"seed {seed} stopped at step {int(step)} by {FAULTS[int(fault)]}; its state is the one before "
             f"that update. {REMEDIES[int(fault)]}"
             for seed, step, fault in zip(
-                self.config.seeds, self.state.step, self.state.fault, strict=True
+                self.config.seeds, *jax.device_get((self.state.step, self.state.fault)), strict=True
             )
             if fault
         ]
@@ -168,8 +183,16 @@ def prepare(
     world = source.environment if isinstance(source, Dataset) else source
     pipeline = assemble(config, world, **stations)
     memory = check_memory(pipeline, world, len(config.seeds))
-    state = jax.jit(jax.vmap(lambda key: init_state(pipeline, key)))(seed_keys(config, "start"))
-    return Run(config, world, pipeline, state, dataset=dataset, memory=memory)
+    place = pipeline.placement
+
+    def start(keys):
+        state = jax.vmap(lambda key: init_state(pipeline, key))(keys)
+        return state if place is None else place.constrain(state)
+
+    keys = seed_keys(config, "start")
+    if place is not None:
+        keys, world = place.copy((keys, world))
+    return Run(config, world, pipeline, jax.jit(start)(keys), dataset=dataset, memory=memory)
 
 
 def training_loop(run: Run) -> Iterator[Progress]:
@@ -181,7 +204,7 @@ def training_loop(run: Run) -> Iterator[Progress]:
     config, first = run.config, run.step
     stops = _evaluation_steps(first, config)
     longest = _chunk_length(config.eval_every)
-    roots, contexts = seed_keys(config, "steps"), evaluation_contexts(run)
+    roots, questions = run.copies(seed_keys(config, "steps")), _questions(run)
 
     @lru_cache
     def chunk(length):
@@ -189,13 +212,10 @@ def training_loop(run: Run) -> Iterator[Progress]:
 
     if stops:
         chunk(min(longest, stops[0] - first))
-    judge = _evaluator(run.pipeline).lower(
-        run.environment, run.state.params, contexts, seed_keys(config, "evaluation")
-    )
-    judge = judge.compile()
+    judge = _evaluator(run.pipeline).lower(run.environment, run.state.params, *questions).compile()
     yield Progress("compile", first)
     if not run.metrics:
-        yield _evaluated(run, judge, contexts, first, None, None)
+        yield _evaluated(run, judge, questions, first, None, None)
     step = first
     for stop in stops:
         seconds, since, means = 0.0, step, []
@@ -209,18 +229,19 @@ def training_loop(run: Run) -> Iterator[Progress]:
             step += length
             yield Progress("train", step, (step - since) / seconds)
         speed = (stop - since) / seconds
-        yield _evaluated(run, judge, contexts, step, speed, _mean(means))
+        yield _evaluated(run, judge, questions, step, speed, _mean(means))
 
 
-def _evaluated(run: Run, judge, contexts, step: int, speed: float | None, means: Any) -> Progress:
+def _evaluated(run: Run, judge, questions, step: int, speed: float | None, means: Any) -> Progress:
     """Evaluate every seed and append its row."""
-    result = judge(run.environment, run.state.params, contexts, seed_keys(run.config, "evaluation"))
+    result = judge(run.environment, run.state.params, *questions)
+    reached, faults = jax.device_get((run.state.step, run.state.fault))
     columns = _columns(result) | ({} if means is None else _columns(means))
     rows = tuple(
         {"step": step, "seed": seed}
         | {name: _number(values[index]) for name, values in columns.items()}
         | {"steps_per_second": _number(speed)}
-        | _stop(int(run.state.step[index]), int(run.state.fault[index]))
+        | _stop(int(reached[index]), int(faults[index]))
         for index, seed in enumerate(run.config.seeds)
     )
     run.metrics.extend(rows)
@@ -242,11 +263,12 @@ def _columns(record: Any) -> dict[str, np.ndarray]:
 
 def evaluate_run(run: Run) -> list[Row]:
     """Evaluate every seed as training does, and its alignment: one row a seed."""
-    contexts, keys = evaluation_contexts(run), seed_keys(run.config, "evaluation")
-    result = _evaluator(run.pipeline)(run.environment, run.state.params, contexts, keys)
-    aligned = jax.jit(jax.vmap(partial(share_aligned, run.pipeline), in_axes=(None, 0, None)))
+    questions = _questions(run)
+    result = _evaluator(run.pipeline)(run.environment, run.state.params, *questions)
+    aligned = jax.vmap(partial(share_aligned, run.pipeline), in_axes=(None, 0, None))
+    aligned = jax.jit(_everywhere(run.pipeline, aligned))
     columns = _columns(result)
-    columns["aligned"] = np.asarray(aligned(run.environment, run.state.params, contexts))
+    columns["aligned"] = np.asarray(aligned(run.environment, run.state.params, questions[0]))
     return [
         {"step": run.step, "seed": seed} | {name: _number(v[i]) for name, v in columns.items()}
         for i, seed in enumerate(run.config.seeds)
@@ -259,7 +281,18 @@ def _evaluator(pipeline: Pipeline) -> Any:
     def judge(environment, params, contexts, key):
         return evaluate(pipeline, environment, params, contexts, key)
 
-    return jax.jit(jax.vmap(judge, in_axes=(None, 0, None, 0)))
+    return jax.jit(_everywhere(pipeline, jax.vmap(judge, in_axes=(None, 0, None, 0))))
+
+
+def _everywhere(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, its answer on every device of a sharded run, so that each host can read it."""
+    place = pipeline.placement
+    return function if place is None else lambda *arguments: place.copies(function(*arguments))
+
+
+def _questions(run: Run) -> tuple[Any, Any]:
+    """The contexts that an evaluation visits, and a key a seed."""
+    return run.copies((evaluation_contexts(run), seed_keys(run.config, "evaluation")))
 
 
 def _evaluation_steps(first: int, config: TrainConfig) -> list[int]:

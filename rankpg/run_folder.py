@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from rankpg import checkpoint
 from rankpg.config import ConfigError, TrainConfig
 from rankpg.plots import learning_curves
+from rankpg.processes import is_writer
 from rankpg.run import Progress, Run, prepare
 from rankpg.summary import mean_interval
 
@@ -37,12 +38,17 @@ CONFIG, METRICS, CURVE, CHECKPOINT, DATA, CARD = (
     "data.json",
     "RUN.md",
 )
-_MAY_CHANGE = ("num_steps", "eval_every", "eval_contexts")
+_MAY_CHANGE = ("num_steps", "eval_every", "eval_contexts", "mesh")
 """Settings that a resumed run may have otherwise than the run it continues."""
+
+_SAME_DRAW = {"streamed", "sharded"}
+"""Retrievals that may take each other's place."""
 
 
 class RunFolder:
     """Writes a run as it goes: `open` or `resume` it, `follow` the training, `close` it.
+
+    Of several processes that train one run all call it, and one writes.
 
     >>> import tempfile
     >>> from rankpg.run import training_loop
@@ -74,6 +80,8 @@ class RunFolder:
           ConfigError: the folder holds a run already, or cannot be made.
         """
         self.check_free()
+        if not is_writer():
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._write_config(run.config)
@@ -94,7 +102,8 @@ class RunFolder:
         saved = load_config(self.path)
         for name, now in run.config.to_dict().items():
             before = saved.to_dict()[name]
-            if name not in _MAY_CHANGE and before != now:
+            same_draw = name == "retrieval" and {before, now} <= _SAME_DRAW
+            if name not in _MAY_CHANGE and before != now and not same_draw:
                 raise ConfigError(
                     f"--resume: {self.path} was run with {name} = {before}, and now it is {now}; only "
                     f"{', '.join(_MAY_CHANGE)} may change. Choose another --out for other settings"
@@ -105,6 +114,8 @@ class RunFolder:
                 f"--resume: {self.path} is already at step {run.step}; "
                 f"ask for more with --num-steps above {run.step}"
             )
+        if not is_writer():
+            return
         self._write_config(run.config)
         _replace(self.path / METRICS, "".join(_line(row) for row in run.metrics))
 
@@ -112,15 +123,20 @@ class RunFolder:
         """After an evaluation: append its rows and save the state, so that nothing computed is lost."""
         if progress.phase != "evaluate":
             return
+        state = run.state_of_hosts()
+        if not is_writer():
+            return
         with checkpoint.uninterrupted():
             # Metrics first: rows beyond the checkpoint are dropped on loading, missing ones are lost.
             with (self.path / METRICS).open("a") as file:
                 file.writelines(_line(row) for row in progress.rows)
-            checkpoint.save(self.path / CHECKPOINT, progress.step, run.state)
+            checkpoint.save(self.path / CHECKPOINT, progress.step, state)
 
     def close(self, run: Run) -> str | None:
         """Draw the learning curve and write the run card; answers what could not be drawn, and why."""
         problem = None
+        if not is_writer():
+            return problem
         try:
             learning_curves({run.config.estimator: run.metrics}, self.path / CURVE)
         except ModuleNotFoundError as error:
@@ -199,9 +215,10 @@ def _check_data(run: Run, path: Path) -> None:
 
 def _load_state(run: Run, path: Path) -> None:
     _check_data(run, path)
-    template = jax.eval_shape(lambda: run.state)
+    place = run.pipeline.placement
+    template = jax.eval_shape(lambda: run.state) if place is None else place.shapes(run.state)
     step, state = checkpoint.restore(path / CHECKPOINT, template)
-    run.state = jax.tree.map(jnp.asarray, state)
+    run.state = jax.tree.map(jnp.asarray, state) if place is None else place.place(state)
     # Rows beyond the checkpoint belong to an evaluation whose state was not saved.
     run.metrics = [row for row in read_metrics(path / METRICS) if row["step"] <= step]
     found = {row["seed"] for row in run.metrics if row["step"] == step}

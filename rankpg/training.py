@@ -239,14 +239,24 @@ def train_chunk(pipeline: Pipeline, length: int) -> Any:
     the chunk.
     """
 
+    place = pipeline.placement
+
     def chunk(environment, state, root):
         def body(state, _):
-            return update(pipeline, environment, state, jax.random.fold_in(root, state.step))
+            key = jax.random.fold_in(root, state.step)
+            state, metrics = update(pipeline, environment, state, key)
+            return state if place is None else place.constrain(state), metrics
 
         state, metrics = lax.scan(body, state, length=length)
         return state, jax.tree.map(jnp.mean, metrics)
 
     def chunks(environment, states, roots):
+        states, metrics = of_seeds(environment, states, roots)
+        return (
+            (states, metrics) if place is None else (place.constrain(states), place.copies(metrics))
+        )
+
+    def of_seeds(environment, states, roots):
         if len(roots) > 1:
             return jax.vmap(chunk, in_axes=(None, 0, 0))(environment, states, roots)
         # Under vmap a condition becomes a selection, which holds both of its answers.

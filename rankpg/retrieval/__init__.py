@@ -5,12 +5,16 @@ for the estimators that ask for it, every expert's order. Scores are functions o
 
 dense.py      all logits of a batch in memory
 streamed.py   the catalogue in chunks, two passes a step
+sharded.py    the same on many devices, each with its part of the items and of the batch
 layout.py     how it is cut into chunks and blocks
-choice.py     which of the two suits a catalogue
+part.py       the blocks of one device, and how the parts are put together
+noise.py      of a race, keyed by place
+choice.py     which of the three suits a catalogue
 """
 
 from rankpg.retrieval.choice import Choice, choose_retrieval
 from rankpg.retrieval.dense import Candidates, Statistics, describe, mask, retrieve
+from rankpg.retrieval.sharded import retrieve_sharded
 from rankpg.retrieval.streamed import retrieve_streamed
 
 __all__ = [
@@ -21,5 +25,6 @@ __all__ = [
     "describe",
     "mask",
     "retrieve",
+    "retrieve_sharded",
     "retrieve_streamed",
 ]

@@ -9,6 +9,9 @@ log-sum-exp. They are all that a draw needs to know of most of the catalogue:
 
 An opened block is scored again, item by item. The gradient takes a second pass that scores every chunk again,
 as `listing._divide` does with all of them at once.
+
+`find` and `pull` do this for a part of the catalogue and put the parts together; here the part is all of it,
+in sharded.py every device has one.
 """
 
 from __future__ import annotations
@@ -23,13 +26,15 @@ from jax import lax
 
 from rankpg.arrivals import finish
 from rankpg.listing import Listing
-from rankpg.numerics import largest, log_add, log_sum_exp, of_sums
+from rankpg.numerics import log_add, log_sum_exp, of_sums
 from rankpg.plackett_luce import fill_quotas
 from rankpg.retrieval.dense import Candidates, Statistics
 from rankpg.retrieval.layout import Layout, layout_for
+from rankpg.retrieval.noise import gumbel_at
+from rankpg.retrieval.part import Part
 from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, Quotas
 
-__all__ = ["retrieve_streamed"]
+__all__ = ["attach", "find", "pull", "retrieve_streamed"]
 
 _OPENED = 2**21
 """Numbers of the item table, about, that are read together for opened blocks."""
@@ -64,35 +69,50 @@ def retrieve_streamed(
     Raises:
       ValueError: a score that needs the logits of the whole catalogue.
     """
+    num_items = embeddings.items.shape[1]
+    part = Part(layout or layout_for(num_items, min(num_items, sum(quotas) + 1)))
+    fixed = lax.stop_gradient(embeddings)
+    found, shift = find(part, quotas, statistics, keys, fixed, contexts, environment)
+    return attach(partial(pull, part), embeddings, contexts, environment, found, shift)
+
+
+def find(
+    part: Part,
+    quotas: Quotas,
+    statistics: Statistics,
+    keys: Key[Array, "B"],
+    embeddings: Embeddings,
+    contexts: Int[Array, "B"],
+    environment: Environment,
+) -> tuple[Candidates, Float[Array, "B M"]]:
+    """The candidates without a gradient, and every context's largest logit.
+
+    Args:
+      part: whose items these are; every device answers the same.
+      quotas, statistics, keys, contexts, environment: as `retrieve_streamed`.
+      embeddings: contexts [B, M, D] and the part's items [M, rows, D].
+
+    Raises:
+      ValueError: a score that needs the logits of the whole catalogue.
+    """
     if statistics == "catalogue":
         raise ValueError("this score lists the whole catalogue; expected retrieval dense")
-    num_items = embeddings.items.shape[1]
-    layout = layout or layout_for(num_items, min(num_items, sum(quotas) + 1))
-    fixed = lax.stop_gradient(embeddings)
     shift, total, peak = _block_statistics(
-        fixed, contexts, environment, layout, with_peaks=statistics == "greedy"
+        embeddings, contexts, environment, part, with_peaks=statistics == "greedy"
     )
+    sound = part.everywhere(
+        jnp.max(shift, axis=1) < jnp.inf
+    )  # NaN is not less, and max passes it on
+    shift = part.highest(shift)
 
     def search(of):
-        key, context, embedding, shift, total, peak = of
-        opened = partial(_open, context, embedding, fixed.items, environment, layout)
-        return _search(key, shift, total, peak, opened, quotas, statistics, layout)
+        key, context, embedding, sound, shift, total, peak = of
+        opened = partial(_open, context, embedding, embeddings.items, environment, part)
+        return _search(key, sound, shift, total, peak, opened, quotas, statistics, part)
 
-    rows = keys, contexts, fixed.contexts, shift, total, peak
-    read = min(num_items, sum(quotas) + 1) * layout.width * fixed.items[:, 0].size
-    found = _by_row(search, rows, at_once=max(1, _OPENED // read))
-    values = found.listing.logits, found.listing.log_rest
-    listed, log_rest = cast(
-        "tuple[Array, Array]",
-        _divide(layout, embeddings, contexts, environment, found.listing.items, shift, values),
-    )
-    return Candidates(
-        items=found.items,
-        listing=Listing(items=found.listing.items, logits=listed, log_rest=log_rest),
-        order=found.order if statistics in ("greedy", "arrivals") else found.order[..., :0],
-        perturbed=found.perturbed if statistics == "arrivals" else found.perturbed[..., :0],
-        sound=found.sound,
-    )
+    rows = keys, contexts, embeddings.contexts, sound, shift, total, peak
+    read = min(part.rows, sum(quotas) + 1) * part.width * embeddings.items[:, 0].size
+    return _by_row(search, rows, at_once=max(1, _OPENED // read)), shift
 
 
 def _by_row(function: Callable[[Any], Candidates], rows: Any, at_once: int) -> Candidates:
@@ -111,8 +131,12 @@ def _masked(
     contexts: Int[Array, "B"],
     items: Int[Array, "n"],
     environment: Environment,
+    part: Part,
 ) -> Float[Array, "M n B"]:
-    """Logits, -inf for items that are not eligible."""
+    """Logits, -inf for items that are not eligible, and for padding."""
+    if part.devices > 1:
+        logits = jnp.where((items < part.whole.num_items)[None, :, None], logits, -jnp.inf)
+        items = jnp.minimum(items, part.whole.num_items - 1)
     one = jax.vmap(lambda context: environment.eligible(context, items), out_axes=1)
     eligible = one(contexts)
     return logits if eligible is None else jnp.where(eligible[None], logits, -jnp.inf)
@@ -124,33 +148,35 @@ def _score(
     start: Int[Array, ""],
     contexts: Int[Array, "B"],
     environment: Environment,
+    part: Part,
 ) -> Float[Array, "M n B"]:
     """The logits of a chunk. Contexts come last: so a block is a run of rows, and XLA's CPU compiler
     vectorises along the batch."""
     logits = lax.dot_general(
         rows, vectors, (((2,), (1,)), ((0,), (0,))), preferred_element_type=of_sums(rows.dtype)
     )
-    items = start + jnp.arange(rows.shape[1], dtype=jnp.int32)
-    return _masked(logits, contexts, items, environment)
+    first = part.first_block() * part.width + start
+    items = first + jnp.arange(rows.shape[1], dtype=jnp.int32)
+    return _masked(logits, contexts, items, environment, part)
 
 
 def _block_statistics(
-    embeddings: Embeddings, contexts, environment, layout: Layout, *, with_peaks: bool
+    embeddings: Embeddings, contexts, environment, part: Part, *, with_peaks: bool
 ) -> tuple[Float[Array, "B M"], Float[Array, "B M blocks"], Float[Array, "B M blocks"] | None]:
-    """Every context's largest logit, and of every block the log-sum-exp and, if asked, the largest logit."""
+    """Of what is here: every context's largest logit, and each block's log-sum-exp and, if asked, largest."""
     vectors = jnp.transpose(embeddings.contexts, (1, 2, 0))
 
     def body(top, start, rows):
-        logits = _score(vectors, rows, start, contexts, environment)
-        padding = -rows.shape[1] % layout.width
+        logits = _score(vectors, rows, start, contexts, environment, part)
+        padding = -rows.shape[1] % part.width
         logits = jnp.pad(logits, ((0, 0), (0, padding), (0, 0)), constant_values=-jnp.inf)
-        blocks = logits.reshape(logits.shape[0], -1, layout.width, logits.shape[2])
+        blocks = logits.reshape(logits.shape[0], -1, part.width, logits.shape[2])
         peak, total = jnp.max(blocks, axis=2), log_sum_exp(blocks, axis=2)
         top = jnp.maximum(top, jnp.max(peak, axis=1))
         return top, (total, peak if with_peaks else None)
 
     lowest = jnp.full_like(vectors[:, 0], -jnp.inf, dtype=of_sums(vectors.dtype))
-    top, blocks = layout.scan(body, lowest, embeddings.items)
+    top, blocks = part.layout.scan(body, lowest, embeddings.items)
     total, peak = jax.tree.map(lambda x: jnp.transpose(x, (2, 0, 1)), blocks)
     return top.T, total, peak
 
@@ -158,83 +184,100 @@ def _block_statistics(
 def _open(
     context: Int[Array, ""],
     embedding: Float[Array, "M D"],
-    items: Float[Array, "M N D"],
+    items: Float[Array, "M rows D"],
     environment: Environment,
-    layout: Layout,
+    part: Part,
     blocks: Int[Array, "M n"],
 ) -> tuple[Int[Array, "M n width"], Float[Array, "M n width"]]:
-    """The ids of some blocks' items, and their logits; -inf for an item of the block before."""
+    """The ids of some blocks' items, and their logits; -inf for an item of the block before, and for a block
+    that is not here."""
+    layout, first = part.layout, part.first_block() * part.width
 
     def one(blocks, table, embedding):
+        blocks, here = part.local(blocks)
         start = layout.start_of(blocks)
         rows = jax.vmap(lambda s: lax.dynamic_slice_in_dim(table, s, layout.width))(start)
-        ids = start[:, None] + jnp.arange(layout.width, dtype=jnp.int32)[None]
+        place = start[:, None] + jnp.arange(layout.width, dtype=jnp.int32)[None]
+        ids = first + place
         logits = lax.dot_general(
             rows.reshape(-1, rows.shape[2]), embedding, (((1,), (0,)), ((), ())),
             preferred_element_type=of_sums(rows.dtype),
         )  # fmt: skip
-        logits = _masked(logits[None, :, None], context[None], ids.reshape(-1), environment)
-        there = ids >= blocks[:, None] * layout.width
+        logits = _masked(logits[None, :, None], context[None], ids.reshape(-1), environment, part)
+        there = here[:, None] & (place >= blocks[:, None] * layout.width)
         return ids, jnp.where(there, logits.reshape(ids.shape), -jnp.inf)
 
     return jax.vmap(one)(blocks, items, embedding)
 
 
 def _search(
-    key, shift, total, peak, opened, quotas: Quotas, statistics: Statistics, layout: Layout
+    key, sound, shift, total, peak, opened, quotas: Quotas, statistics: Statistics, part: Part
 ) -> Candidates:
-    """One context's draw and listing; `_divide` adds the gradient."""
-    depth = min(layout.num_items, sum(quotas) + 1)
-    sound = jnp.max(shift) < jnp.inf  # a maximum passes NaN on, and NaN is not less
+    """One context's draw and listing; `attach` adds the gradient."""
+    depth = min(part.whole.num_items, sum(quotas) + 1)
+    opens = min(depth, part.whole.num_blocks)
     shift = jnp.where(jnp.isfinite(shift), shift, 0)
     total = total - shift[:, None]
+    experts, count = total.shape
+    of_blocks, within = (
+        jax.vmap(lambda m, k=k: jax.random.fold_in(k, m))(jnp.arange(experts, dtype=jnp.int32))
+        for k in jax.random.split(key)
+    )
+
+    here = part.first_block() + jnp.arange(count, dtype=jnp.int32)
+
+    def first_blocks(values):
+        """The first blocks of every expert, by their places in the catalogue."""
+        return jax.vmap(lambda v: part.first(v, here, opens))(values)
 
     def first_items(values, ids):
-        """The first `depth` of the opened items of one expert; masked ones stand behind."""
-        values, place = largest(values.reshape(-1), depth)
-        return ids.reshape(-1)[place], values
+        """The first `depth` of the opened items of one expert; -1 where no eligible one is left."""
+        values, ids = part.first(values.reshape(-1), ids.reshape(-1), depth)
+        return jnp.where(jnp.isneginf(values), -1, ids), values
 
-    noise_of_blocks, noise_within = jax.random.split(key)
-    noise = jax.random.gumbel(noise_of_blocks, total.shape, total.dtype, mode="high")
-    opens = min(depth, layout.num_blocks)
-    first, block = largest(total + noise, opens)
+    noise = jax.vmap(lambda k: gumbel_at(k, here, total.dtype))(of_blocks)
+    arrival, block = first_blocks(total + noise)
     ids, logits = opened(block)
-    noise = jax.random.gumbel(noise_within, logits.shape, total.dtype, mode="high")
-    raced = finish(first, logits - shift[:, None, None], noise, axis=-1)
+    place = block[..., None] * part.width + jnp.arange(part.width, dtype=jnp.int32)[None, None]
+    noise = jax.vmap(lambda k, p: gumbel_at(k, p.reshape(-1), total.dtype))(within, place)
+    raced = finish(arrival, logits - shift[:, None, None], noise.reshape(place.shape), axis=-1)
     arrived, perturbed = jax.vmap(first_items)(raced, ids)
     items = fill_quotas(arrived, quotas)[0]
 
     order, listed = arrived, items
     if statistics == "greedy":
-        ids, logits = opened(largest(peak, opens)[1])
+        ids, logits = opened(first_blocks(peak)[1])
         order = jax.vmap(first_items)(logits, ids)[0]
     if statistics in ("greedy", "arrivals"):
         listed = jnp.concatenate([items, order.reshape(-1)])
     return Candidates(
         items=items,
-        listing=_list(listed, total, shift, opened, layout),
-        order=order,
-        perturbed=perturbed,
+        listing=_list(listed, total, shift, opened, part),
+        order=order if statistics in ("greedy", "arrivals") else order[:, :0],
+        perturbed=perturbed if statistics == "arrivals" else perturbed[:, :0],
         sound=sound,
     )
 
 
-def _list(ids, total, shift, opened, layout: Layout) -> Listing:
+def _list(ids, total, shift, opened, part: Part) -> Listing:
     """The listing of some items: the sums of blocks without any, and what is left of the other blocks."""
-    items = jnp.sort(ids)
-    touched = layout.block_of(items)  # ascending, as the items
+    items = jnp.sort(jnp.where(ids < 0, jnp.max(ids), ids))
+    touched = part.whole.block_of(items)  # ascending, as the items
     again = _repeats(touched)
-    untouched = total.at[:, jnp.where(again, total.shape[1], touched)].set(-jnp.inf, mode="drop")
+    block, here = part.local(touched)
+    drop = jnp.where(again | ~here, part.num_blocks, block)
+    untouched = total.at[:, drop].set(-jnp.inf, mode="drop")
     _, logits = opened(jnp.broadcast_to(touched, (total.shape[0], len(touched))))
     logits = logits - shift[:, None, None]
-    row = layout.row_of(items)
+    start = part.first_block() * part.width + part.layout.start_of(block)
+    row = jnp.where(here, items - start, 0)
     place = jnp.searchsorted(touched, touched).astype(jnp.int32)  # where its block was opened first
-    off_list = jnp.tile(~again[:, None], (1, layout.width)).at[place, row].set(False)
+    off_list = jnp.tile(~again[:, None], (1, part.width)).at[place, row].set(False)
     left_over = jnp.where(off_list[None], logits, -jnp.inf).reshape(len(logits), -1)
     return Listing(
         items=items,
-        logits=jnp.where(_repeats(items), -jnp.inf, logits[:, place, row]),
-        log_rest=log_add(log_sum_exp(untouched), log_sum_exp(left_over)),
+        logits=jnp.where(_repeats(items), -jnp.inf, part.highest(logits[:, place, row])),
+        log_rest=part.log_sum(log_add(log_sum_exp(untouched), log_sum_exp(left_over))),
     )
 
 
@@ -243,32 +286,83 @@ def _repeats(ascending: Int[Array, "n"]) -> Bool[Array, "n"]:
     return jnp.concatenate([jnp.zeros(1, bool), ascending[1:] == ascending[:-1]])
 
 
+Listed = tuple[Array, Array]
+"""Logits [B, M, C] of listed items and log_rest [B, M], or what they receive."""
+
+
+def attach(
+    pull: Callable[..., Embeddings],
+    embeddings: Embeddings,
+    contexts: Int[Array, "B"],
+    environment: Environment,
+    found: Candidates,
+    shift: Float[Array, "B M"],
+) -> Candidates:
+    """What was found, with a gradient in the embeddings.
+
+    Args:
+      pull: `pull(embeddings, contexts, environment, items, shift, values, cotangents)`, their gradient.
+      embeddings, contexts, environment: as `find`.
+      found, shift: what it answered.
+    """
+    values = found.listing.logits, found.listing.log_rest
+    items = found.listing.items
+    attached = _attach(pull, embeddings, contexts, environment, items, shift, values)
+    listed, log_rest = cast("Listed", attached)
+    listing = Listing(items=items, logits=listed, log_rest=log_rest)
+    return Candidates(**{**vars(found), "listing": listing})
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _divide(layout: Layout, embeddings, contexts, environment, items, shift, values):
-    """The listed logits and log_rest as they were found, with a gradient in the embeddings."""
+def _attach(pull, embeddings, contexts, environment, items, shift, values) -> Listed:
     return values
 
 
-def _divide_fwd(layout: Layout, embeddings, contexts, environment, items, shift, values):
-    saved = embeddings, contexts, environment, items, shift, values
-    return values, saved
+def _attach_fwd(pull, embeddings, contexts, environment, items, shift, values):
+    return values, (embeddings, contexts, environment, items, shift, values)
 
 
-def _divide_bwd(layout: Layout, saved, cotangents):
-    """Score every chunk again: the share of each item in log_rest, or what its place on the list receives."""
-    embeddings, contexts, environment, items, shift, (listed, log_rest) = saved
-    to_listed, to_rest = cotangents  # [B, M, C], [B, M]
+def _attach_bwd(pull, saved, cotangents):
+    return pull(*saved, cotangents), None, None, None, None, None
+
+
+_attach.defvjp(_attach_fwd, _attach_bwd)
+
+
+def pull(
+    part: Part,
+    embeddings: Embeddings,
+    contexts: Int[Array, "B"],
+    environment: Environment,
+    items: Int[Array, "B C"],
+    shift: Float[Array, "B M"],
+    values: Listed,
+    cotangents: Listed,
+) -> Embeddings:
+    """Score every chunk again: the share of each item in log_rest, or what its place on the list receives.
+
+    Args:
+      part: whose items these are. The answer for them is of these contexts alone.
+      embeddings, contexts, environment: as `find`.
+      items: those listed.
+      shift: as `find` answered.
+      values: as `find` answered.
+      cotangents: of the values.
+    """
+    (listed, log_rest), (to_listed, to_rest) = values, cotangents
     to_listed = jnp.transpose(jnp.where(jnp.isneginf(listed), 0, to_listed), (1, 2, 0))
     shift = jnp.where(jnp.isfinite(shift), shift, 0)
     level = (jnp.where(jnp.isneginf(log_rest), jnp.inf, log_rest) + shift).T[:, None]
     to_rest = to_rest.T[:, None]
-    once = jnp.where(jax.vmap(_repeats)(items), layout.num_items, items).T  # [C, B]
+    beyond = part.devices * part.num_blocks * part.width
+    once = jnp.where(jax.vmap(_repeats)(items), beyond, items).T
+    once = once - part.first_block() * part.width  # [C, B], by its row here
     column = jnp.arange(once.shape[1], dtype=jnp.int32)[None]
     flat, upright = (jnp.transpose(embeddings.contexts, axes) for axes in ((1, 0, 2), (1, 2, 0)))
 
     def body(carry, start, rows):
         to_vectors, to_items = carry
-        logits = _score(upright, rows, start, contexts, environment)
+        logits = _score(upright, rows, start, contexts, environment, part)
         share = to_rest * jnp.exp(logits - level)
         place = once - start
         place = jnp.where((place >= 0) & (place < rows.shape[1]), place, rows.shape[1])
@@ -281,9 +375,5 @@ def _divide_bwd(layout: Layout, saved, cotangents):
         return (to_vectors + lax.optimization_barrier(more), to_items), None
 
     zeros = jnp.zeros_like(upright), jnp.zeros_like(embeddings.items)
-    (to_vectors, to_items), _ = layout.scan(body, zeros, embeddings.items)
-    gradient = Embeddings(contexts=jnp.transpose(to_vectors, (2, 0, 1)), items=to_items)
-    return gradient, None, None, None, None, None
-
-
-_divide.defvjp(_divide_fwd, _divide_bwd)
+    (to_vectors, to_items), _ = part.layout.scan(body, zeros, embeddings.items)
+    return Embeddings(contexts=part.sum(jnp.transpose(to_vectors, (2, 0, 1))), items=to_items)

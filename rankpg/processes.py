@@ -1,0 +1,61 @@
+"""Several processes that train one run together, and which of them speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from rankpg.settings import ConfigError
+
+__all__ = ["is_writer", "join_processes"]
+
+
+def join_processes(place: Sequence[str] = ()) -> None:
+    """Meet the other processes of this run, before JAX does anything else (`jax.distributed`).
+
+    Args:
+      place: ADDRESS:PORT of the first process, how many there are, and which one this is, from 0; empty
+        where the cluster tells: Slurm, a TPU pod, Open MPI, Kubernetes.
+
+    Raises:
+      ConfigError: the place is none, nobody tells it, or the others did not come.
+
+    >>> join_processes(["here"])
+    Traceback (most recent call last):
+    rankpg.settings.ConfigError: --distributed is here; expected nothing (where Slurm, ...
+    """
+    wrong = ConfigError(
+        f"--distributed is {' '.join(place)}; expected nothing (where Slurm, Open MPI, Kubernetes or a "
+        "TPU pod tells the rest), or ADDRESS:PORT COUNT INDEX, for instance 10.0.0.1:9876 2 0"
+    )
+    if not place:
+        _meet()
+        return
+    try:
+        address, count, index = place[0], int(place[1]), int(place[2])
+    except (ValueError, IndexError):
+        raise wrong from None
+    if len(place) > 3 or ":" not in address or not 0 <= index < count:
+        raise wrong
+    _meet(address, count, index)
+
+
+def _meet(*place: Any) -> None:
+    jax.config.update(
+        "jax_cpu_collectives_implementation", "gloo"
+    )  # CPUs talk over the network, too
+    try:
+        jax.distributed.initialize(*place)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(f"--distributed: {error}") from error
+
+
+def is_writer() -> bool:
+    """Whether this process writes files and reports: the first one does.
+
+    >>> is_writer()
+    True
+    """
+    return jax.process_index() == 0
