@@ -78,6 +78,12 @@ def test_what_is_not_finite_is_noticed_whoever_holds_it():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mesh", [(1, 8), (2, 4)], ids=str)
+def test_no_device_holds_the_whole_table(mesh):
+    finish(start(8, "spread", *mesh))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -104,7 +110,7 @@ def test_training_does_not_depend_on_the_number_of_devices(changes, tmp_path):
 @pytest.mark.slow
 def test_towers_over_features_are_spread_as_well(tmp_path):
     """Of a perceptron the answers are spread, not the parameters, which are few."""
-    # Not Adam: the items' last bias moves all logits alike, and Adam follows what rounding leaves of its gradient.
+    # Not Adam: the items' last bias moves all logits alike, and Adam follows the rounding of its gradient, 0.
     settings = {
         "num_steps": 20, "item_tower": "features", "context_tower": "features", "hidden": [8],
         "optimizer": "sgd", "learning_rate": 0.1,
