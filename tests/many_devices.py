@@ -6,6 +6,7 @@ The number of devices is fixed when JAX starts, so each of these is a process; X
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -22,8 +23,9 @@ from rankpg.processes import is_writer, join_processes
 from rankpg.retrieval import retrieve_sharded, retrieve_streamed
 from rankpg.retrieval.layout import Layout
 from rankpg.retrieval.sharded import part_of
-from rankpg.run import prepare, training_loop
+from rankpg.run import prepare, seed_keys, training_loop
 from rankpg.run_folder import RunFolder
+from rankpg.training import train_chunk
 from rankpg.types import Embeddings
 
 BATCH, CANDIDATES = 8, 7
@@ -129,6 +131,19 @@ def train(out: str, settings: dict, *place: str) -> None:
     state = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(run.state_of_hosts())]
     if is_writer():
         np.savez(Path(out) / "state.npz", *state)
+
+
+def spread(batch: int, items: int) -> None:
+    """Read from the program of a training step: no device ever holds a whole item table."""
+    config = TrainConfig(
+        num_items=10_001, embedding_dim=64, num_contexts=20, num_candidates=5, batch_size=8, seeds=(0,),
+        estimator="ca_pg", retrieval="sharded", mesh=(batch, items),
+    )  # fmt: skip
+    run = prepare(config)
+    roots = run.copies(seed_keys(run.config, "steps"))
+    chunk = train_chunk(run.pipeline, 2).lower(run.environment, run.state, roots).compile()
+    rows = [int(n) for n in re.findall(r"f32\[(?:\d+,)*(\d+),64\]", chunk.as_text())]
+    assert max(rows) == run.pipeline.placement.part.rows < 10_001 / items + 64, max(rows)
 
 
 if __name__ == "__main__":
