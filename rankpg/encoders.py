@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rankpg.blocks import scan_rows
 from rankpg.numerics import of_sums
 from rankpg.types import Apply, Array, Embeddings, Float, Int, Params, PRNGKey
 
@@ -133,21 +134,10 @@ def by_rows(
       features: all rows.
       rows: how many at a time; fewer rows than twice that go all at once.
     """
-    count = features.shape[0]
-    whole, rest = divmod(count, rows)
-    if whole < 2:
+    if features.shape[0] < 2 * rows:
         return function(features)
     again = jax.checkpoint(function)
-
-    def body(_, start):
-        return None, again(jax.lax.dynamic_slice_in_dim(features, start, rows))
-
-    starts = rows * jnp.arange(whole, dtype=jnp.int32)
-    answers = jnp.moveaxis(jax.lax.scan(body, None, starts)[1], 0, 1)  # [M, whole, rows, D]
-    answers = answers.reshape(answers.shape[0], whole * rows, answers.shape[3])
-    if not rest:
-        return answers
-    return jnp.concatenate([answers, again(features[whole * rows :])], axis=1)
+    return scan_rows(lambda _, start, some: (None, again(some[0])), None, features[None], rows)[1]
 
 
 class TwoTower(nnx.Module):

@@ -9,12 +9,10 @@ from typing import Any
 import jax
 
 from rankpg.evaluate import evaluation_block
-from rankpg.optimizing import is_dear
+from rankpg.optimizing import stepped_in_place
 from rankpg.pipeline import Pipeline
-from rankpg.retrieval.layout import layout_for
-from rankpg.retrieval.sharded import BATCH
 from rankpg.settings import ConfigError
-from rankpg.training import TrainState, init_state
+from rankpg.training import init_state
 from rankpg.types import Environment
 
 __all__ = ["Memory", "available_memory", "check_memory", "estimate_memory"]
@@ -53,42 +51,26 @@ def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) ->
     logits of a batch. Streamed: 6 times those of a chunk, 4 times the sums of all blocks, and what is opened.
     """
     state = jax.eval_shape(lambda: init_state(pipeline, jax.random.key(0)))
-    state, place = _on_a_device(state, pipeline), pipeline.placement
+    state = pipeline.placement.on_a_device(state)
     parameters, optimizer = _bytes(state.params), _bytes(state.optimizer_state)
     experts, num_items = len(pipeline.quotas), environment.num_items
     depth = min(num_items, sum(pipeline.quotas) + 1)
-    row = pipeline.batch_size * experts * _FLOAT
     if pipeline.retrieval.name == "dense":
-        retrieval = 6 * row * num_items
+        retrieval = 6 * pipeline.batch_size * experts * num_items * _FLOAT
     else:
-        layout = layout_for(num_items, depth)
-        if place is not None:
-            layout, row = place.part.layout, row // place.mesh.shape[BATCH]
-        listed = row * depth * layout.width * 4
-        retrieval = row * (6 * min(layout.size, num_items) + 4 * layout.num_blocks) + listed
+        contexts, layout = pipeline.placement.share(pipeline.batch_size, num_items, depth)
+        chunk = 6 * min(layout.size, num_items)
+        numbers = chunk + 4 * layout.num_blocks + 4 * depth * layout.width
+        retrieval = contexts * experts * numbers * _FLOAT
     block = evaluation_block(num_items, pipeline.quotas)
     return Memory(
         environment=_bytes(environment),
         parameters=seeds * parameters,
-        gradient=(1 if seeds == 1 and is_dear(state.params) else 3) * seeds * parameters,
+        gradient=(1 if seeds == 1 and stepped_in_place(state.params) else 3) * seeds * parameters,
         optimizer=seeds * optimizer,
         retrieval=seeds * retrieval,
         evaluation=seeds * block.size_of_one * block.contexts,
     )
-
-
-def _on_a_device(state: TrainState, pipeline: Pipeline) -> TrainState:
-    """The shapes of what one device holds of a state."""
-    place = pipeline.placement
-    if place is None:
-        return state
-
-    def one(path, x):
-        if not place.is_item_table(path, x.shape):
-            return x
-        return jax.ShapeDtypeStruct((*x.shape[:-2], place.part.rows, x.shape[-1]), x.dtype)
-
-    return jax.tree_util.tree_map_with_path(one, state)
 
 
 def check_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Memory:

@@ -20,10 +20,18 @@ from rankpg.numerics import of_sums
 from rankpg.settings import ConfigError
 from rankpg.types import Array, Bool, Float, Params
 
-__all__ = ["Stepped", "all_finite", "in_float32", "is_dear", "make_optimizer", "norm", "step"]
+__all__ = [
+    "Stepped",
+    "all_finite",
+    "in_float32",
+    "make_optimizer",
+    "norm",
+    "step",
+    "stepped_in_place",
+]
 
-_DEAR = 2**22
-"""Numbers of a model from which on no second copy is made of it."""
+_COPIED = 2**22
+"""Numbers of a model, at most, of which a step keeps a copy until it is judged."""
 
 
 def make_optimizer(config: TrainConfig) -> Any:
@@ -128,7 +136,7 @@ def step(
         return _add(params, updates), memory
 
     old = params, optimizer_state
-    if is_dear(params):
+    if stepped_in_place(params):
         sound = all_finite(params)
         new: Any = lax.cond(
             take & sound, move, lambda params, memory, _: (params, memory), *old, gradient
@@ -151,6 +159,6 @@ def widened(tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(of_sums(x.dtype)), tree)
 
 
-def is_dear(params: Params) -> bool:
+def stepped_in_place(params: Params) -> bool:
     """Whether a model is so large that it is stepped in place."""
-    return sum(x.size for x in jax.tree.leaves(params)) > _DEAR
+    return sum(x.size for x in jax.tree.leaves(params)) > _COPIED

@@ -19,7 +19,7 @@ from rankpg.encoders import Encoder, IdTower, from_nnx, to_logits, two_tower
 from rankpg.estimators import ESTIMATORS, Estimator, check_estimator
 from rankpg.late_stage import LATE_STAGES, learned, noisy
 from rankpg.optimizing import make_optimizer
-from rankpg.placement import Placement, place_on
+from rankpg.placement import OneDevice, Placement, place_on
 from rankpg.plackett_luce import expert_quotas
 from rankpg.retrieval import (
     Candidates,
@@ -75,13 +75,14 @@ class Pipeline:
     """The contexts that a batch is drawn from."""
     retrieval: Choice
     """dense, streamed or sharded, and why"""
-    placement: Placement | None = None
-    """Where arrays lie, if sharded."""
+    placement: Placement | OneDevice
+    """Where arrays lie."""
 
     def logits(self, params: Params, contexts: Int[Array, "B"]) -> Float[Array, "B M N"]:
         """f_m(a) of a batch of contexts."""
-        logits = to_logits(self.encoder.apply(params, contexts), self.temperature)
-        return logits if self.placement is None else logits[..., : self.placement.num_items]
+        return self.placement.trim(
+            to_logits(self.encoder.apply(params, contexts), self.temperature)
+        )
 
     def embeddings(self, encoded: Any) -> Embeddings:
         """What an encoder answered, unless it is logits."""
@@ -117,7 +118,7 @@ class Pipeline:
         towers = self.embeddings(encoded)
         scaled = dataclasses.replace(towers, contexts=towers.contexts / self.temperature)
         known = keys, scaled, contexts, environment, quotas, statistics
-        if self.placement is None:
+        if isinstance(self.placement, OneDevice):
             return retrieve_streamed(*known)
         return retrieve_sharded(*known, self.placement.mesh, self.placement.part)
 
@@ -165,7 +166,7 @@ def assemble(
             f"{jax.process_count()} processes would each train the whole run: retrieval {retrieval.name} "
             f"({retrieval.reason}) uses one device; choose --retrieval sharded"
         )
-    placement = None
+    placement = OneDevice()
     if retrieval.name == "sharded":
         placement = place_on(config.mesh, environment.num_items, config.num_candidates)
     pipeline = Pipeline(

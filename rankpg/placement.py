@@ -16,11 +16,13 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from rankpg.retrieval.layout import Layout, layout_for
 from rankpg.retrieval.part import Part
 from rankpg.retrieval.sharded import BATCH, ITEMS, part_of
 from rankpg.settings import ConfigError
+from rankpg.types import Array, Float
 
-__all__ = ["Placement", "place_on"]
+__all__ = ["OneDevice", "Placement", "place_on"]
 
 _AT_ONCE = 2**24
 """Numbers, about, that travel together from the devices of other hosts."""
@@ -45,6 +47,38 @@ def place_on(mesh: tuple[int, ...] | None, num_items: int, num_candidates: int) 
         )
     grid = Mesh(devices[:wanted].reshape(shape), (BATCH, ITEMS))
     return Placement(grid, part_of(grid, num_items, num_candidates))
+
+
+@dataclass(frozen=True)
+class OneDevice:
+    """Everything lies on one device, and nothing need be moved: a `Placement` that changes nothing."""
+
+    def trim(self, logits: Float[Array, "B M n"]) -> Float[Array, "B M N"]:
+        return logits
+
+    def share(self, batch_size: int, num_items: int, depth: int) -> tuple[int, Layout]:
+        return batch_size, layout_for(num_items, depth)
+
+    def on_a_device(self, state: Any) -> Any:
+        return state
+
+    def constrain(self, state: Any) -> Any:
+        return state
+
+    def copies(self, tree: Any) -> Any:
+        return tree
+
+    def copy(self, tree: Any) -> Any:
+        return tree
+
+    def place(self, state: Any) -> Any:
+        return jax.tree.map(jnp.asarray, state)
+
+    def collect(self, state: Any) -> Any:
+        return jax.device_get(state)
+
+    def shapes(self, state: Any) -> Any:
+        return jax.eval_shape(lambda: state)
 
 
 @dataclass(frozen=True)
@@ -79,6 +113,24 @@ class Placement:
             return self.everywhere
         leading = [None] * (len(shape) - 2)
         return NamedSharding(self.mesh, PartitionSpec(*leading, ITEMS, None))
+
+    def trim(self, logits: Float[Array, "B M n"]) -> Float[Array, "B M N"]:
+        """Without the padding."""
+        return logits[..., : self.num_items]
+
+    def share(self, batch_size: int, num_items: int, depth: int) -> tuple[int, Layout]:
+        """How many contexts of a batch a device has, and the layout of its items."""
+        return batch_size // self.mesh.shape[BATCH], self.part.layout
+
+    def on_a_device(self, state: Any) -> Any:
+        """The shapes of what one device holds of a training state."""
+
+        def one(path, x):
+            if not self.is_item_table(path, x.shape):
+                return x
+            return jax.ShapeDtypeStruct((*x.shape[:-2], self.part.rows, x.shape[-1]), x.dtype)
+
+        return jax.tree_util.tree_map_with_path(one, state)
 
     def constrain(self, state: Any) -> Any:
         """A training state inside of jit, padded, every leaf where it belongs."""

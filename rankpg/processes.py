@@ -43,9 +43,8 @@ def join_processes(place: Sequence[str] = ()) -> None:
 
 
 def _meet(*place: Any) -> None:
-    jax.config.update(
-        "jax_cpu_collectives_implementation", "gloo"
-    )  # CPUs talk over the network, too
+    # CPUs talk over the network, too.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(*place)
     except (ValueError, RuntimeError) as error:

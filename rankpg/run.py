@@ -115,16 +115,14 @@ class Run:
 
     def copies(self, tree: Any) -> Any:
         """Arrays as the run's programs take them: of a sharded run, a copy on every device."""
-        place = self.pipeline.placement
-        return tree if place is None else place.copy(tree)
+        return self.pipeline.placement.copy(tree)
 
     def state_of_hosts(self) -> Any:
         """The state in this host's memory, as it is written: whatever the devices, of N items.
 
         Every process of a sharded run must call it.
         """
-        place = self.pipeline.placement
-        return jax.device_get(self.state) if place is None else place.collect(self.state)
+        return self.pipeline.placement.collect(self.state)
 
     def stopped(self) -> list[str]:
         """One sentence for every seed that did not reach the end."""
@@ -186,12 +184,9 @@ def prepare(
     place = pipeline.placement
 
     def start(keys):
-        state = jax.vmap(lambda key: init_state(pipeline, key))(keys)
-        return state if place is None else place.constrain(state)
+        return place.constrain(jax.vmap(lambda key: init_state(pipeline, key))(keys))
 
-    keys = seed_keys(config, "start")
-    if place is not None:
-        keys, world = place.copy((keys, world))
+    keys, world = place.copy((seed_keys(config, "start"), world))
     return Run(config, world, pipeline, jax.jit(start)(keys), dataset=dataset, memory=memory)
 
 
@@ -286,8 +281,7 @@ def _evaluator(pipeline: Pipeline) -> Any:
 
 def _everywhere(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, its answer on every device of a sharded run, so that each host can read it."""
-    place = pipeline.placement
-    return function if place is None else lambda *arguments: place.copies(function(*arguments))
+    return lambda *arguments: pipeline.placement.copies(function(*arguments))
 
 
 def _questions(run: Run) -> tuple[Any, Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from rankpg import checkpoint
 from rankpg.config import ConfigError, TrainConfig
@@ -120,7 +120,11 @@ class RunFolder:
         _replace(self.path / METRICS, "".join(_line(row) for row in run.metrics))
 
     def follow(self, run: Run, progress: Progress) -> None:
-        """After an evaluation: append its rows and save the state, so that nothing computed is lost."""
+        """After an evaluation: append its rows and save the state, so that nothing computed is lost.
+
+        Parameters that are not finite (only those of a large model that was stepped in place ever are) do
+        not take the place of the last ones that were.
+        """
         if progress.phase != "evaluate":
             return
         state = run.state_of_hosts()
@@ -130,7 +134,8 @@ class RunFolder:
             # Metrics first: rows beyond the checkpoint are dropped on loading, missing ones are lost.
             with (self.path / METRICS).open("a") as file:
                 file.writelines(_line(row) for row in progress.rows)
-            checkpoint.save(self.path / CHECKPOINT, progress.step, state)
+            if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)):
+                checkpoint.save(self.path / CHECKPOINT, progress.step, state)
 
     def close(self, run: Run) -> str | None:
         """Draw the learning curve and write the run card; answers what could not be drawn, and why."""
@@ -216,9 +221,8 @@ def _check_data(run: Run, path: Path) -> None:
 def _load_state(run: Run, path: Path) -> None:
     _check_data(run, path)
     place = run.pipeline.placement
-    template = jax.eval_shape(lambda: run.state) if place is None else place.shapes(run.state)
-    step, state = checkpoint.restore(path / CHECKPOINT, template)
-    run.state = jax.tree.map(jnp.asarray, state) if place is None else place.place(state)
+    step, state = checkpoint.restore(path / CHECKPOINT, place.shapes(run.state))
+    run.state = place.place(state)
     # Rows beyond the checkpoint belong to an evaluation whose state was not saved.
     run.metrics = [row for row in read_metrics(path / METRICS) if row["step"] <= step]
     found = {row["seed"] for row in run.metrics if row["step"] == step}

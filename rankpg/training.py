@@ -245,16 +245,14 @@ def train_chunk(pipeline: Pipeline, length: int) -> Any:
         def body(state, _):
             key = jax.random.fold_in(root, state.step)
             state, metrics = update(pipeline, environment, state, key)
-            return state if place is None else place.constrain(state), metrics
+            return place.constrain(state), metrics
 
         state, metrics = lax.scan(body, state, length=length)
         return state, jax.tree.map(jnp.mean, metrics)
 
     def chunks(environment, states, roots):
         states, metrics = of_seeds(environment, states, roots)
-        return (
-            (states, metrics) if place is None else (place.constrain(states), place.copies(metrics))
-        )
+        return place.constrain(states), place.copies(metrics)
 
     def of_seeds(environment, states, roots):
         if len(roots) > 1:

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 from scipy import stats
+from test_streamed import Masks
 
 import rankpg
 from rankpg.large_inclusion import poisson_cdf
+from rankpg.retrieval import retrieve_streamed
+from rankpg.types import Embeddings
 
 INF = np.inf
 QUADRATURE = 1e-7  # relative; both sides integrate with the same nodes
@@ -252,8 +255,9 @@ def test_poisson_cdf(dtype):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("retrieval", ["dense", "streamed"])
 @pytest.mark.parametrize("sd", [0.5, 3.0])
-def test_inclusion_frequencies_at_100_000_items(key, sd):
+def test_inclusion_frequencies_at_100_000_items(key, sd, retrieval):
     """Chi-square of 4,000 draws against log P. Groups of equal items are counted, so rare ones are seen too.
 
     A count of draws without replacement varies less than a Poisson count, so the test is conservative.
@@ -263,12 +267,21 @@ def test_inclusion_frequencies_at_100_000_items(key, sd):
     logits = jnp.asarray(np.repeat(distinct, repeats), jnp.float32)[None]
     watched = jnp.arange(0, num_items, repeats, dtype=jnp.int32)[None]
 
+    def dense(keys):
+        return jax.vmap(lambda k: rankpg.sample_candidates(k, logits, (slots,)))(keys)
+
+    def streamed(keys):
+        ones = jnp.ones((len(keys), 1, 1), logits.dtype)
+        towers = Embeddings(contexts=ones, items=logits[:, :, None])
+        contexts = jnp.zeros(len(keys), jnp.int32)
+        given = keys, towers, contexts, Masks(None), (slots,), "candidates"
+        return retrieve_streamed(*given).items
+
     @jax.jit
     def counts(keys):
-        def one(k):
-            return jnp.bincount(rankpg.sample_candidates(k, logits, (slots,)) // repeats, length=40)
-
-        return jax.lax.map(one, keys, batch_size=50).sum(axis=0)
+        draw = {"dense": dense, "streamed": streamed}[retrieval]
+        drawn = jax.lax.map(draw, keys.reshape(-1, 50))
+        return jnp.bincount(drawn.reshape(-1) // repeats, length=40)
 
     def chi_square(policy):
         log_p = np.asarray(large(policy, watched, slots).log_probability[0], np.float64)

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from run_files import metrics_rows
 
-from rankpg import TrainConfig, checkpoint, run_folder
+from rankpg import TrainConfig, checkpoint, optimizing, run_folder
 from rankpg.checkpoint import CheckpointError
 from rankpg.cli import main
 from rankpg.environments import from_matrix
@@ -55,6 +55,29 @@ def finish(run, folder, until=None):
             return run
     folder.close(run)
     return run
+
+
+def test_parameters_that_are_lost_do_not_take_the_place_of_the_last_good_ones(
+    tmp_path, monkeypatch
+):
+    """A model that is stepped in place has no copy in memory: the one on disk stays."""
+    monkeypatch.setattr(optimizing, "_COPIED", 0)
+    world = from_matrix(1e8 * np.random.default_rng(0).uniform(1, 2, (20, 30))).environment
+    config = settings(
+        seeds=(0,), optimizer="sgd", learning_rate=1e38, reward_transform="none", preset="paper",
+        adaptive_learning_rate=False, estimator="top1_pg",
+    )  # fmt: skip
+    run, folder = prepare(config, world), RunFolder(tmp_path / "run")
+    good = jax.device_get(run.state.params)
+    folder.open(run)
+    finish(run, folder)
+    assert not all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(run.state.params)))
+    assert "seed 0 stopped" in run.stopped()[0]
+    step, kept = checkpoint.restore(
+        tmp_path / "run" / "checkpoint", jax.eval_shape(lambda: run.state)
+    )
+    assert step == 0
+    jax.tree.map(np.testing.assert_array_equal, kept.params, good)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from flax import struct
 from scipy import stats
 
 import rankpg
-from rankpg import TrainConfig, late_stage, training
+from rankpg import TrainConfig, late_stage, optimizing, training
 from rankpg import run as run_module
 from rankpg.contexts import split_contexts
 from rankpg.encoders import Encoder
@@ -527,6 +527,26 @@ def test_a_step_that_leaves_the_numbers_is_not_taken(world):
     after, _ = jax.jit(lambda s: update(pipeline, world, s, jax.random.key(1)))(state)
     assert FAULTS[int(after.fault)] == "parameters that are NaN or infinite"
     assert leaves_equal(after.replace(fault=state.fault), state)
+
+
+def test_a_large_model_is_stepped_alike_and_its_overflow_is_noticed_a_step_later(
+    world, monkeypatch
+):
+    """Without a copy the old parameters are judged: of what the step left, nothing moves any more."""
+    sound = assemble(settings(), world)
+
+    def after(pipeline, state):
+        return jax.jit(lambda s: update(pipeline, world, s, jax.random.key(1))[0])(state)
+
+    expected = after(sound, start(sound))
+    monkeypatch.setattr(optimizing, "_COPIED", 0)
+    assert leaves_equal(after(sound, start(sound)), expected)
+    pipeline = assemble(settings(), world, optimizer=optax.scale(-jnp.inf))
+    lost = after(pipeline, start(pipeline))
+    assert int(lost.fault) == 0
+    again = after(pipeline, lost)
+    assert int(again.fault) > 0
+    jax.tree.map(np.testing.assert_array_equal, again.replace(fault=lost.fault), lost)
 
 
 @pytest.mark.slow

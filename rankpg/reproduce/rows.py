@@ -27,7 +27,7 @@ class Scale:
     long_steps: int
     """for the rows of Table 2 that `LONG` names"""
     wide_steps: int
-    """for Tables 4 and 6, whose K up to 200 makes a step 5 to 30 times as dear"""
+    """for Tables 4 and 6, where K up to 200 makes a step many times as dear"""
     eval_every: int
     seeds: tuple[int, ...]
     stand_in: tuple[int, int]

@@ -60,7 +60,7 @@ def choose_retrieval(
         return _in_chunks(reason, devices)
     if 4 * logits_at_once <= _FEW_BYTES:
         return Choice("dense", f"{4 * logits_at_once / 2**20:.0f} MiB of logits fit the device")
-    return _in_chunks(f"{4 * logits_at_once / 2**30:.1f} GiB of logits would be dear", devices)
+    return _in_chunks(f"{4 * logits_at_once / 2**30:.1f} GiB of logits would be too many", devices)
 
 
 def _in_chunks(reason: str, devices: int | None) -> Choice:

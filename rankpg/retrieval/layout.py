@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jax import lax
 
+from rankpg.blocks import scan_rows
 from rankpg.types import Array, Float, Int
 
 __all__ = ["Layout", "layout_for"]
@@ -60,28 +59,9 @@ class Layout:
         """`carry, answer = body(carry, first item, rows of the table)` for every chunk, in order.
 
         Returns:
-          The last carry, and the answers [M, ...] of all chunks, put together along their second axis.
+          The last carry, and the answers of all chunks; see `blocks.scan_rows`.
         """
-        whole, rest = divmod(self.num_items, self.size)
-
-        def step(carry, chunk):
-            start = chunk * self.size
-            return body(carry, start, lax.dynamic_slice_in_dim(table, start, self.size, axis=1))
-
-        answers = []
-        if whole:
-            carry, stacked = lax.scan(step, carry, jnp.arange(whole, dtype=jnp.int32))
-            answers.append(jax.tree.map(_join_chunks, stacked))
-        if rest:
-            start = jnp.int32(whole * self.size)
-            carry, last = body(carry, start, table[:, whole * self.size :])
-            answers.append(last)
-        return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *answers)
-
-
-def _join_chunks(x: Float[Array, "chunks M n ..."]) -> Float[Array, "M blocks ..."]:
-    x = jnp.moveaxis(x, 0, 1)
-    return x.reshape(x.shape[0], -1, *x.shape[3:])
+        return scan_rows(body, carry, table, self.size)
 
 
 def layout_for(num_items: int, depth: int, chunk: int = _CHUNK) -> Layout:

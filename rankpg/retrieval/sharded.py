@@ -1,9 +1,9 @@
 """Sharded retrieval: every device holds a run of the items and a share of the batch.
 
-What a device does with its items is what the streamed retrieval does with all of them (`find`, `pull`); what
-travels are the first K + 1 blocks and items of every device, and a few sums. The draw is the one of the
-streamed retrieval with the same keys, however many devices there are: the noise is keyed by the blocks'
-places in the whole catalogue.
+What a device does with its items is what the streamed retrieval does with all of them (`find`,
+`pull_back`); what travels are the first K + 1 blocks and items of every device, and a few sums. The draw is
+the one of the streamed retrieval with the same keys, however many devices there are: the noise is keyed by
+the blocks' places in the whole catalogue.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jax.sharding import Mesh, PartitionSpec
 from rankpg.retrieval.dense import Candidates, Statistics
 from rankpg.retrieval.layout import Layout, layout_for
 from rankpg.retrieval.part import Part
-from rankpg.retrieval.streamed import attach, find, pull
+from rankpg.retrieval.streamed import find, pull_back, with_gradient
 from rankpg.types import Array, Embeddings, Environment, Int, Key, Quotas
 
 __all__ = ["BATCH", "ITEMS", "part_of", "retrieve_sharded"]
@@ -82,8 +82,8 @@ def retrieve_sharded(
         mesh, partial(find, part, quotas, statistics), (_ROWS, _TOWERS, _ROWS, _COPY), _ROWS
     )
     found, shift = search(keys, lax.stop_gradient(padded), contexts, environment)
-    back = partial(_pull, mesh, part)
-    return attach(back, padded, contexts, environment, found, shift)
+    back = partial(_pull_back, mesh, part)
+    return with_gradient(back, padded, contexts, environment, found, shift)
 
 
 _COPY = PartitionSpec()
@@ -94,11 +94,11 @@ def _on(mesh: Mesh, function: Any, given: Any, answered: Any) -> Any:
     return jax.shard_map(function, mesh=mesh, in_specs=given, out_specs=answered, check_vma=False)
 
 
-def _pull(mesh: Mesh, part: Part, *saved: Any) -> Embeddings:
+def _pull_back(mesh: Mesh, part: Part, *saved: Any) -> Embeddings:
     """The gradient: every device that of its items, from its contexts; then the sum over all contexts."""
 
     def here(*saved):
-        gradient = pull(part, *saved)
+        gradient = pull_back(part, *saved)
         if mesh.shape[BATCH] == 1:
             return gradient
         return Embeddings(contexts=gradient.contexts, items=lax.psum(gradient.items, BATCH))

@@ -10,8 +10,8 @@ log-sum-exp. They are all that a draw needs to know of most of the catalogue:
 An opened block is scored again, item by item. The gradient takes a second pass that scores every chunk again,
 as `listing._divide` does with all of them at once.
 
-`find` and `pull` do this for a part of the catalogue and put the parts together; here the part is all of it,
-in sharded.py every device has one.
+`find` and `pull_back` do this for a part of the catalogue and put the parts together; here the part is all of
+it, in sharded.py every device has one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rankpg.retrieval.noise import gumbel_at
 from rankpg.retrieval.part import Part
 from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, Quotas
 
-__all__ = ["attach", "find", "pull", "retrieve_streamed"]
+__all__ = ["find", "pull_back", "retrieve_streamed", "with_gradient"]
 
 _OPENED = 2**21
 """Numbers of the item table, about, that are read together for opened blocks."""
@@ -73,7 +73,7 @@ def retrieve_streamed(
     part = Part(layout or layout_for(num_items, min(num_items, sum(quotas) + 1)))
     fixed = lax.stop_gradient(embeddings)
     found, shift = find(part, quotas, statistics, keys, fixed, contexts, environment)
-    return attach(partial(pull, part), embeddings, contexts, environment, found, shift)
+    return with_gradient(partial(pull_back, part), embeddings, contexts, environment, found, shift)
 
 
 def find(
@@ -100,9 +100,8 @@ def find(
     shift, total, peak = _block_statistics(
         embeddings, contexts, environment, part, with_peaks=statistics == "greedy"
     )
-    sound = part.everywhere(
-        jnp.max(shift, axis=1) < jnp.inf
-    )  # NaN is not less, and max passes it on
+    finite = jnp.max(shift, axis=1) < jnp.inf  # NaN is not less, and a maximum passes it on
+    sound = part.everywhere(finite)
     shift = part.highest(shift)
 
     def search(of):
@@ -213,7 +212,7 @@ def _open(
 def _search(
     key, sound, shift, total, peak, opened, quotas: Quotas, statistics: Statistics, part: Part
 ) -> Candidates:
-    """One context's draw and listing; `attach` adds the gradient."""
+    """One context's draw and listing; `with_gradient` adds the gradient."""
     depth = min(part.whole.num_items, sum(quotas) + 1)
     opens = min(depth, part.whole.num_blocks)
     shift = jnp.where(jnp.isfinite(shift), shift, 0)
@@ -290,8 +289,8 @@ Listed = tuple[Array, Array]
 """Logits [B, M, C] of listed items and log_rest [B, M], or what they receive."""
 
 
-def attach(
-    pull: Callable[..., Embeddings],
+def with_gradient(
+    pull_back: Callable[..., Embeddings],
     embeddings: Embeddings,
     contexts: Int[Array, "B"],
     environment: Environment,
@@ -301,35 +300,36 @@ def attach(
     """What was found, with a gradient in the embeddings.
 
     Args:
-      pull: `pull(embeddings, contexts, environment, items, shift, values, cotangents)`, their gradient.
+      pull_back: `pull_back(embeddings, contexts, environment, items, shift, values, cotangents)`, the
+        gradient in the embeddings.
       embeddings, contexts, environment: as `find`.
       found, shift: what it answered.
     """
     values = found.listing.logits, found.listing.log_rest
     items = found.listing.items
-    attached = _attach(pull, embeddings, contexts, environment, items, shift, values)
+    attached = _with_gradient(pull_back, embeddings, contexts, environment, items, shift, values)
     listed, log_rest = cast("Listed", attached)
     listing = Listing(items=items, logits=listed, log_rest=log_rest)
     return Candidates(**{**vars(found), "listing": listing})
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attach(pull, embeddings, contexts, environment, items, shift, values) -> Listed:
+def _with_gradient(pull_back, embeddings, contexts, environment, items, shift, values) -> Listed:
     return values
 
 
-def _attach_fwd(pull, embeddings, contexts, environment, items, shift, values):
+def _with_gradient_fwd(pull_back, embeddings, contexts, environment, items, shift, values):
     return values, (embeddings, contexts, environment, items, shift, values)
 
 
-def _attach_bwd(pull, saved, cotangents):
-    return pull(*saved, cotangents), None, None, None, None, None
+def _with_gradient_bwd(pull_back, saved, cotangents):
+    return pull_back(*saved, cotangents), None, None, None, None, None
 
 
-_attach.defvjp(_attach_fwd, _attach_bwd)
+_with_gradient.defvjp(_with_gradient_fwd, _with_gradient_bwd)
 
 
-def pull(
+def pull_back(
     part: Part,
     embeddings: Embeddings,
     contexts: Int[Array, "B"],

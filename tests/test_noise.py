@@ -1,0 +1,40 @@
+"""The noise of a race: standard Gumbel, without ties, and a function of its place alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from rankpg.retrieval.noise import gumbel_at
+
+ENABLE_X64 = False
+
+
+def places(count):
+    return jnp.arange(count, dtype=jnp.int32)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_it_is_standard_gumbel(seed):
+    noise = np.asarray(gumbel_at(jax.random.key(seed), places(200_000), jnp.float32))
+    assert stats.kstest(noise, stats.gumbel_r.cdf).pvalue > 1e-4
+    assert stats.kstest(noise * 1.02, stats.gumbel_r.cdf).pvalue < 1e-4  # what it would notice
+
+
+def test_keys_and_places_are_streams_of_their_own():
+    first, second = (gumbel_at(jax.random.key(s), places(50_000), jnp.float32) for s in (0, 1))
+    assert abs(np.corrcoef(first, second)[0, 1]) < 0.02
+    assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.02
+
+
+def test_no_ties_among_the_first_of_ten_million():
+    """The default grid of JAX has dozens, and ties go to the lowest id."""
+    noise = gumbel_at(jax.random.key(3), places(10**7), jnp.float32)
+    assert bool(jnp.all(jnp.isfinite(noise)))
+    first = jax.lax.top_k(noise, 100)[0]
+    assert len(np.unique(first)) == 100
+    coarse = jax.random.gumbel(jax.random.key(3), (10**7,), mode="low")
+    assert len(np.unique(jax.lax.top_k(coarse, 100)[0])) < 100
