@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 from rankpg.run_folder import versions
 from rankpg.timing import interleaved
 
-__all__ = ["RESULTS", "fill_rows", "interleaved", "num_steps_given", "write"]
+__all__ = ["RESULTS", "fill_rows", "interleaved", "num_steps_given", "one_core", "write"]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -23,6 +24,13 @@ def write(name: str, body: dict[str, Any], folder: Path = RESULTS) -> Path:
     file = folder / f"{name}.json"
     file.write_text(json.dumps({"versions": versions(), **body}, indent=1, allow_nan=False) + "\n")
     return file
+
+
+def one_core() -> None:
+    """Keep XLA's products on one thread; before JAX is first used."""
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"
+    )
 
 
 def num_steps_given(description: str | None, default: int) -> int:

@@ -16,13 +16,11 @@ import sys
 import time
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import write
+from _common import one_core, write
 from peers import naive_jax_step
 
 from rankpg import TrainConfig
@@ -157,6 +155,7 @@ def main() -> None:
     parser.add_argument("--torch-python", help="an interpreter that has torch; none: no such arm")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
+    one_core()
     pytorch = PyTorch(arguments.torch_python) if arguments.torch_python else None
     shapes = {}
     for shape in SHAPES:
@@ -181,11 +180,9 @@ def main() -> None:
             f"{base * 1e3:.2f} ms",
             file=sys.stderr,
         )
-    growth = {}
-    for num_items in GROWTH:
-        arm = ours("top1_pg", (num_items, 64, 100), max(1, 200_000 // num_items))
-        growth[num_items] = in_turns({"top1_pg": arm}, arguments.rounds)["top1_pg"]
-        print(num_items, growth[num_items], file=sys.stderr)
+    growth = in_turns(
+        {n: ours("top1_pg", (n, 64, 100), max(1, 200_000 // n)) for n in GROWTH}, arguments.rounds
+    )
     times = np.log([growth[n]["median"] for n in GROWTH])
     exponent = float(np.polyfit(np.log(GROWTH), times, 1)[0])
     print(f"growth exponent {exponent:.3f}", file=sys.stderr)

@@ -135,7 +135,25 @@ def precision(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def retrievals(result: dict[str, Any]) -> list[list[str]]:
+    """Milliseconds of dense and streamed."""
+    rows = [["N", "K", "dense", "streamed"]]
+    for row in result["rows"]:
+        times = (f"{row['milliseconds'][name]:.3g}" for name in ("dense", "streamed"))
+        rows.append([f"{row['N']:,}", str(row["K"]), *times])
+    return rows
+
+
+def growth(result: dict[str, Any]) -> list[list[str]]:
+    """Seconds by N; the exponent stands in the last column."""
+    times = result["growth"]["seconds_per_step"]
+    body = [*(f"{t['median']:.3g}" for t in times.values()), f"{result['growth']['exponent']:.2f}"]
+    return [[*(f"N = {int(n):,}" for n in times), "exponent"], body]
+
+
 TABLES = (
+    retrievals,
+    growth,
     speed,
     precision,
     paper_instance,
@@ -145,6 +163,10 @@ TABLES = (
     throughput,
     exact_inclusion,
 )
+
+
+FILES = {"growth": "speed"}
+"""Tables that stand in a file of another name."""
 
 
 def markdown(rows: list[list[str]], versions: dict[str, str]) -> str:
@@ -181,7 +203,8 @@ def main() -> None:
     ):
         text = document.read_text()
         for table in TABLES:
-            name, file = table.__name__, RESULTS / f"{table.__name__}.json"
+            name = table.__name__
+            file = RESULTS / f"{FILES.get(name, name)}.json"
             if not file.exists():
                 continue
             result = json.loads(file.read_text())
