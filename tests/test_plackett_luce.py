@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import rankpg
+from rankpg.plackett_luce import greedy_order
 
 INF = np.inf
 LEVEL = 1e-4  # of every chi-square test; the keys are fixed, so a pass today is a pass tomorrow
@@ -393,3 +394,18 @@ def test_one_trace_serves_all_values(keys):
 )
 def test_expert_quotas(slots, experts, quotas):
     assert rankpg.expert_quotas(slots, experts) == quotas
+
+
+@pytest.mark.parametrize(("num_items", "depth"), [(1000, 11), (997, 6), (333, 5), (40, 20)])
+@pytest.mark.parametrize("kind", ["distinct", "many ties", "all alike", "nearly all masked"])
+def test_the_greedy_order_of_blocks_is_that_of_the_whole_row(num_items, depth, kind):
+    """Ties go to the lower id, across blocks too."""
+    random = np.random.default_rng(num_items)
+    logits = {
+        "distinct": random.normal(size=(2, num_items)),
+        "many ties": random.integers(0, 3, (2, num_items)).astype(float),
+        "all alike": np.zeros((2, num_items)),
+        "nearly all masked": np.where(random.random((2, num_items)) < 0.98, -np.inf, 1.0),
+    }[kind]
+    expected = np.argsort(-logits, axis=1, kind="stable")[:, :depth]
+    np.testing.assert_array_equal(greedy_order(jnp.asarray(logits), depth), expected)
