@@ -7,7 +7,7 @@ nnx modules are split into that form once; Linen modules and plain functions tak
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from flax import nnx
 
 from rankpg.blocks import scan_rows
 from rankpg.numerics import of_sums
-from rankpg.types import Apply, Array, Embeddings, Float, Int, Params, PRNGKey
+from rankpg.settings import ConfigError
+from rankpg.types import Apply, Array, Embeddings, Environment, Float, Int, Params, PRNGKey
 
 __all__ = [
     "Encoder",
@@ -28,6 +29,7 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "to_logits",
+    "towers_of",
     "two_tower",
 ]
 
@@ -40,11 +42,18 @@ class Encoder(NamedTuple):
     """Parameters from a key, and embeddings [B, M, D], [M, N, D] or logits [B, M, N] from contexts."""
 
     init: Callable[[PRNGKey], Params]
-    apply: Apply
+    apply: Apply | Callable[..., Embeddings | Float[Array, "B M N"]]
+    reads: Callable[[Any], Any] | None = None
+    """What `apply` takes of the environment as a third argument, if anything. Large arrays belong there: what
+    a function closes over is a constant of the compiled program, and the environment an argument."""
 
-
-class Features(nnx.Variable):
-    """Given features: an input of the encoder that is never trained."""
+    def encode(
+        self, params: Params, environment: Any, contexts: Int[Array, "B"]
+    ) -> Embeddings | Float[Array, "B M N"]:
+        """`apply`, with what it reads."""
+        if self.reads is None:
+            return self.apply(params, contexts)
+        return self.apply(params, contexts, self.reads(environment))
 
 
 class IdTower(nnx.Module):
@@ -70,7 +79,7 @@ class IdTower(nnx.Module):
 
 
 class FeatureTower(nnx.Module):
-    """A multi-layer perceptron over given features, one an expert: it also embeds ids it never trained on.
+    """A multi-layer perceptron over features, one an expert: it also embeds rows it never trained on.
 
     The last layer is scaled so that outputs start with standard deviation near `init_scale` for features
     of unit length.
@@ -78,7 +87,7 @@ class FeatureTower(nnx.Module):
 
     def __init__(
         self,
-        features: Float[Array, "n F"],
+        num_features: int,
         dim: int,
         num_experts: int,
         hidden: tuple[int, ...],
@@ -87,8 +96,7 @@ class FeatureTower(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        self.features = Features(features)
-        widths = (features.shape[1], *hidden, dim)
+        widths = (num_features, *hidden, dim)
         self.num_layers = len(widths) - 1
         for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(widths)):
             last = layer == self.num_layers - 1
@@ -99,19 +107,20 @@ class FeatureTower(nnx.Module):
             setattr(self, f"kernel_{layer}", nnx.Param(kernel.astype(dtype)))
             setattr(self, f"bias_{layer}", nnx.Param(jnp.zeros((num_experts, 1, fan_out), dtype)))
 
-    def __call__(self, ids: Int[Array, "n"] | None = None) -> Float[Array, "M n D"]:
-        """Embeddings of the given ids; of all, where None."""
-        features = self.features[...]
+    def __call__(self, features: Float[Array, "n F"]) -> Float[Array, "M n D"]:
+        """Embeddings of the rows of features."""
         layers = [
             (getattr(self, f"kernel_{layer}")[...], getattr(self, f"bias_{layer}")[...])
             for layer in range(self.num_layers)
         ]
-        return by_rows(partial(_perceptron, layers), features if ids is None else features[ids])
+        return by_rows(partial(_perceptron, layers), features)
 
 
 def _perceptron(layers: Any, features: Float[Array, "n F"]) -> Float[Array, "M n D"]:
     """Affine maps [(kernel [M, in, out], bias [M, 1, out]), ...] with relu between them, one an expert."""
-    x = jnp.broadcast_to(features[None], (layers[0][0].shape[0], *features.shape))
+    first = layers[0][0]
+    x = features.astype(first.dtype)
+    x = jnp.broadcast_to(x[None], (first.shape[0], *x.shape))
     for number, (kernel, bias) in enumerate(layers):
         x = jax.nn.relu(x) if number else x
         x = jnp.matmul(x, kernel)
@@ -147,9 +156,18 @@ class TwoTower(nnx.Module):
         self.contexts = contexts
         self.items = items
 
-    def __call__(self, contexts: Int[Array, "B"]) -> Embeddings:
-        """Embeddings of a batch of contexts and of the whole catalogue."""
-        return Embeddings(contexts=jnp.swapaxes(self.contexts(contexts), 0, 1), items=self.items())
+    def __call__(
+        self,
+        contexts: Int[Array, "B"],
+        context_features: Float[Array, "contexts F"] | None = None,
+        item_features: Float[Array, "N G"] | None = None,
+    ) -> Embeddings:
+        """Embeddings of a batch of contexts and of the whole catalogue; features for the towers over them."""
+        rows = contexts if context_features is None else context_features[contexts]
+        items = () if item_features is None else (item_features,)
+        return Embeddings(
+            contexts=jnp.swapaxes(self.contexts(rows), 0, 1), items=self.items(*items)
+        )
 
 
 def two_tower(
@@ -185,24 +203,83 @@ def two_tower(
     """
     _check_rows("context_features", context_features, num_contexts)
     _check_rows("item_features", item_features, num_items)
-
-    def tower(features, count, rngs):
-        if features is None:
-            return IdTower(count, dim, num_experts, init_scale, dtype, rngs=rngs)
-        features = features.astype(dtype)
-        return FeatureTower(features, dim, num_experts, hidden, init_scale, dtype, rngs=rngs)
-
-    return from_nnx(
-        lambda rngs: TwoTower(
-            tower(context_features, num_contexts, rngs), tower(item_features, num_items, rngs)
-        )
+    init, apply, _ = _towers(
+        [(num_contexts, context_features), (num_items, item_features)],
+        dim, num_experts, init_scale, hidden, dtype,
+    )  # fmt: skip
+    return Encoder(
+        init, lambda params, contexts: apply(params, contexts, context_features, item_features)
     )
+
+
+def towers_of(
+    environment: Environment,
+    dim: int = 10,
+    num_experts: int = 1,
+    *,
+    init_scale: float = 0.1,
+    context_tower: str = "ids",
+    item_tower: str = "ids",
+    hidden: tuple[int, ...] = (64,),
+    dtype: Any = jnp.float32,
+) -> Encoder:
+    """Two towers whose features stay where they are, in the environment, whatever their size.
+
+    Args:
+      environment: has `context_features` [contexts, F] or `item_features` [N, G] where a tower asks for them.
+      dim, num_experts, init_scale, hidden, dtype: as for `two_tower`.
+      context_tower, item_tower: "ids" for a table, "features" for a perceptron.
+
+    Raises:
+      ConfigError: the environment has no such features.
+
+    >>> from rankpg.environments import generate
+    >>> world = generate(jax.random.key(0), num_contexts=4, num_items=6, num_features=3)
+    >>> encoder = towers_of(world, dim=2, item_tower="features")
+    >>> encoder.encode(encoder.init(jax.random.key(1)), world, jnp.array([0, 1])).items.shape
+    (1, 6, 2)
+    """
+
+    def read(world):
+        return [
+            getattr(world, f"{side}_features") if tower == "features" else None
+            for side, tower in (("context", context_tower), ("item", item_tower))
+        ]
+
+    for side, tower in (("context", context_tower), ("item", item_tower)):
+        if tower == "features" and getattr(environment, f"{side}_features", None) is None:
+            raise ConfigError(
+                f"--{side}-tower is features, but the environment {type(environment).__name__} has no "
+                f"{side} features; choose --{side}-tower ids"
+            )
+    counts = environment.num_contexts, environment.num_items
+    init, apply, _ = _towers(
+        list(zip(counts, read(environment), strict=True)),
+        dim, num_experts, init_scale, hidden, dtype,
+    )  # fmt: skip
+    return Encoder(init, lambda params, contexts, read: apply(params, contexts, *read), read)
+
+
+def _towers(
+    sides: Sequence[tuple[int, Any]], dim: int, num_experts: int, init_scale: float,
+    hidden: tuple[int, ...], dtype: Any,
+) -> Encoder:  # fmt: skip
+    """Context and item tower from (rows, features or None) each; `apply` takes the features as well."""
+    widths = [(rows, None if given is None else given.shape[1]) for rows, given in sides]
+
+    def tower(rows, width, rngs):
+        if width is None:
+            return IdTower(rows, dim, num_experts, init_scale, dtype, rngs=rngs)
+        return FeatureTower(width, dim, num_experts, hidden, init_scale, dtype, rngs=rngs)
+
+    return from_nnx(lambda rngs: TwoTower(*(tower(*side, rngs) for side in widths)))
 
 
 def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Encoder:
     """An encoder from a function that builds an nnx module; the module is called with a batch of contexts.
 
-    `nnx.Param` is trained; every other variable (features, say) stays as it was built.
+    `nnx.Param` is trained; every other variable stays as it was built, and is a constant of the compiled
+    program: keep what is large in the environment (`Encoder.reads`).
     """
 
     def parts(key):
@@ -211,8 +288,8 @@ def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Encoder:
     graphdef = nnx.eval_shape(lambda: parts(jax.random.key(0)))[0]
     fixed = jax.jit(lambda: parts(jax.random.key(0))[2])()
 
-    def apply(params, contexts):
-        return nnx.merge(graphdef, params, fixed)(contexts)
+    def apply(params, *inputs):
+        return nnx.merge(graphdef, params, fixed)(*inputs)
 
     return Encoder(init=lambda key: parts(key)[1], apply=apply)
 

@@ -141,7 +141,7 @@ def evaluate(
 
     def one(args):
         context, key = args
-        logits = pipeline.logits(params, context[None])[0]
+        logits = pipeline.logits(params, environment, context[None])[0]
         return evaluate_context(pipeline, environment, key, context, logits)
 
     count = contexts.shape[0]
@@ -166,7 +166,9 @@ def share_aligned(
     catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
 
     def one(context):
-        log_probs = _item_log_probs(pipeline.logits(params, context[None])[0], pipeline.quotas)
+        log_probs = _item_log_probs(
+            pipeline.logits(params, environment, context[None])[0], pipeline.quotas
+        )
         rewards = environment.mean_rewards(context, catalogue)
         # Masked items are last, on both sides.
         log_probs, rewards = (

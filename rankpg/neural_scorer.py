@@ -5,13 +5,14 @@ It is trained before the retriever and stays fixed: the late stage that the user
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
 
-from rankpg.encoders import Features
 from rankpg.late_stage import Scorer
 from rankpg.types import Array, Environment, Float, Int, PRNGKey
 
@@ -32,27 +33,52 @@ class NeuralScorer(nnx.Module):
         *,
         rngs: nnx.Rngs,
     ):
-        self.contexts = _side(environment, "context", environment.num_contexts, dim, rngs)
-        self.items = _side(environment, "item", environment.num_items, dim, rngs)
-        self.project_context = nnx.Linear(self.contexts[...].shape[1], dim, rngs=rngs)
-        self.project_item = nnx.Linear(self.items[...].shape[1], dim, rngs=rngs)
+        self.contexts, width = _side(environment, "context", environment.num_contexts, dim, rngs)
+        self.project_context = nnx.Linear(width, dim, rngs=rngs)
+        self.items, width = _side(environment, "item", environment.num_items, dim, rngs)
+        self.project_item = nnx.Linear(width, dim, rngs=rngs)
         self.first = nnx.Linear(3 * dim, hidden[0], rngs=rngs)
         self.second = nnx.Linear(hidden[0], hidden[1], rngs=rngs)
         self.last = nnx.Linear(hidden[1], 1, rngs=rngs)
 
-    def __call__(self, contexts: Int[Array, "n"], items: Int[Array, "n"]) -> Float[Array, "n"]:
+    def __call__(
+        self, environment: Environment, contexts: Int[Array, "n"], items: Int[Array, "n"]
+    ) -> Float[Array, "n"]:
         """One score per pair."""
-        x = self.project_context(self.contexts[...][contexts])
-        e = self.project_item(self.items[...][items])
+        x = self.project_context(self.contexts(environment)[contexts])
+        e = self.project_item(self.items(environment)[items])
         hidden = nnx.relu(self.first(jnp.concatenate([x, e, x * e], axis=-1)))
         return jnp.squeeze(self.last(nnx.relu(self.second(hidden))), axis=-1)
 
 
-def _side(environment, side: str, count: int, dim: int, rngs: nnx.Rngs):
-    features = getattr(environment, f"{side}_features", None)
+class _Given(nnx.Module):
+    """Features that stay in the environment."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, environment: Environment) -> Float[Array, "rows F"]:
+        return getattr(environment, self.name)
+
+
+class _Table(nnx.Module):
+    """Learned embeddings, one row an id."""
+
+    def __init__(self, rows: int, dim: int, rngs: nnx.Rngs):
+        self.table = nnx.Param(jax.random.normal(rngs.params(), (rows, dim)))
+
+    def __call__(self, environment: Environment) -> Float[Array, "rows F"]:
+        del environment
+        return self.table[...]
+
+
+def _side(environment: Environment, side: str, count: int, dim: int, rngs: nnx.Rngs):
+    """What describes one side, and its width."""
+    name = f"{side}_features"
+    features = getattr(environment, name, None)
     if features is not None:
-        return Features(features)
-    return nnx.Param(jax.random.normal(rngs.params(), (count, dim)))
+        return _Given(name), features.shape[1]
+    return _Table(count, dim, rngs), dim
 
 
 def fit(
@@ -77,10 +103,10 @@ def fit(
     """
     init_key, data_key = jax.random.split(key)
     module = NeuralScorer(environment, rngs=nnx.Rngs(params=init_key))
-    graphdef, params, fixed = nnx.split(module, nnx.Param, ...)
+    graphdef, params = nnx.split(module, nnx.Param)
     optimizer = optax.adam(learning_rate)
 
-    def step(carry, step_key):
+    def step(environment, carry, step_key):
         params, optimizer_state = carry
         context_key, item_key, reward_key = jax.random.split(step_key, 3)
         contexts = jax.random.randint(context_key, (batch_size,), 0, environment.num_contexts)
@@ -90,7 +116,7 @@ def fit(
         )
 
         def squared_error(params):
-            predicted = nnx.merge(graphdef, params, fixed)(contexts, items)
+            predicted = nnx.merge(graphdef, params)(environment, contexts, items)
             return jnp.mean((predicted - rewards) ** 2)
 
         loss, gradient = jax.value_and_grad(squared_error)(params)
@@ -98,11 +124,15 @@ def fit(
         return (optax.apply_updates(params, updates), optimizer_state), loss
 
     keys = jax.random.split(data_key, num_steps)
-    (params, _), _ = jax.jit(lambda p: lax.scan(step, (p, optimizer.init(p)), keys))(params)
+
+    @jax.jit
+    def run(environment, params):
+        return lax.scan(partial(step, environment), (params, optimizer.init(params)), keys)[0]
+
+    params, _ = run(environment, params)
 
     def scorer(environment, context, candidates):
-        del environment
         contexts = jnp.broadcast_to(context, candidates.shape)
-        return nnx.merge(graphdef, params, fixed)(contexts, candidates)
+        return nnx.merge(graphdef, params)(environment, contexts, candidates)
 
     return scorer

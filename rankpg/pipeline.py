@@ -15,7 +15,7 @@ import optax
 from rankpg import neural_scorer
 from rankpg.config import ConfigError, TrainConfig
 from rankpg.contexts import split_contexts
-from rankpg.encoders import Encoder, IdTower, from_nnx, to_logits, two_tower
+from rankpg.encoders import Encoder, IdTower, from_nnx, to_logits, towers_of
 from rankpg.estimators import ESTIMATORS, Estimator, check_estimator
 from rankpg.late_stage import LATE_STAGES, learned, noisy
 from rankpg.optimizing import make_optimizer
@@ -78,11 +78,12 @@ class Pipeline:
     placement: Placement | OneDevice
     """Where arrays lie."""
 
-    def logits(self, params: Params, contexts: Int[Array, "B"]) -> Float[Array, "B M N"]:
+    def logits(
+        self, params: Params, environment: Environment, contexts: Int[Array, "B"]
+    ) -> Float[Array, "B M N"]:
         """f_m(a) of a batch of contexts."""
-        return self.placement.trim(
-            to_logits(self.encoder.apply(params, contexts), self.temperature)
-        )
+        encoded = self.encoder.encode(params, environment, contexts)
+        return self.placement.trim(to_logits(encoded, self.temperature))
 
     def embeddings(self, encoded: Any) -> Embeddings:
         """What an encoder answered, unless it is logits."""
@@ -108,7 +109,7 @@ class Pipeline:
     ) -> Candidates:
         """Candidates of a batch of contexts, one key each."""
         quotas, statistics = self.quotas, self.estimator.statistics
-        encoded = self.in_product_dtype(self.encoder.apply(params, contexts))
+        encoded = self.in_product_dtype(self.encoder.encode(params, environment, contexts))
         if self.retrieval.name == "dense":
 
             def one(key, context, logits):
@@ -159,7 +160,7 @@ def assemble(
         environment.num_items,
         len(config.seeds) * config.batch_size * config.num_experts * environment.num_items,
         whole_catalogue=estimator.statistics == "catalogue",
-        towers=_has_towers(encoder),
+        towers=_has_towers(encoder, environment),
     )
     if retrieval.name != "sharded" and jax.process_count() > 1:
         raise ConfigError(
@@ -232,35 +233,23 @@ def _check_kinds(
 
 
 def _make_encoder(config: TrainConfig, environment: Environment) -> Encoder:
-    def features(side: str, tower: str):
-        if tower == "ids":
-            return None
-        given = getattr(environment, f"{side}_features", None)
-        if given is None:
-            raise ConfigError(
-                f"--{side}-tower is features, but the environment {config.environment!r} has no "
-                f"{side} features; choose --{side}-tower ids"
-            )
-        return given
-
-    return two_tower(
-        environment.num_contexts,
-        environment.num_items,
+    return towers_of(
+        environment,
         config.embedding_dim,
         config.num_experts,
         init_scale=config.init_scale or 1.0,
-        context_features=features("context", config.context_tower),
-        item_features=features("item", config.item_tower),
+        context_tower=config.context_tower,
+        item_tower=config.item_tower,
         hidden=config.hidden,
         dtype=jnp.dtype(config.table_dtype),
     )
 
 
-def _has_towers(encoder: Encoder) -> bool:
+def _has_towers(encoder: Encoder, environment: Environment) -> bool:
     """Whether it answers embeddings; one that fails is named later, station by station."""
     try:
         params = jax.eval_shape(encoder.init, jax.random.key(0))
-        encoded = jax.eval_shape(encoder.apply, params, _shape((2,), jnp.int32))
+        encoded = jax.eval_shape(encoder.encode, params, environment, _shape((2,), jnp.int32))
     except Exception:
         return False
     return isinstance(encoded, Embeddings)
@@ -294,7 +283,8 @@ def _check_stations(pipeline: Pipeline, config: TrainConfig, environment: Enviro
     one, candidates = _shape((), jnp.int32), _shape((config.num_candidates,), jnp.int32)
     key, length = jax.random.key(0), config.ranking_length
     params = _traced("the encoder's init", pipeline.encoder.init, key)
-    logits = _traced("the encoder", pipeline.logits, params, _shape((2,), jnp.int32))
+    two = _shape((2,), jnp.int32)
+    logits = _traced("the encoder", pipeline.logits, params, environment, two)
     state = _traced("the optimizer's init", pipeline.optimizer.init, params)
     _traced(
         "the optimizer, given gradient, state and parameters,",
@@ -304,7 +294,7 @@ def _check_stations(pipeline: Pipeline, config: TrainConfig, environment: Enviro
         params,
     )
     if pipeline.retrieval.name != "dense":
-        encoded = _traced("the encoder", pipeline.encoder.apply, params, _shape((2,), jnp.int32))
+        encoded = _traced("the encoder", pipeline.encoder.encode, params, environment, two)
         pipeline.embeddings(encoded)
     wanted = (2, config.num_experts, environment.num_items)
     if logits.shape != wanted:

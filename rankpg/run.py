@@ -316,7 +316,8 @@ def evaluation_contexts(run: Run) -> Int[jax.Array, "contexts"]:
 
 def _greedy(pipeline: Pipeline, environment: Environment, params: Any, contexts: Any) -> Any:
     def one(context):
-        logits = mask(environment, context, pipeline.logits(params, context[None])[0])
+        logits = pipeline.logits(params, environment, context[None])[0]
+        logits = mask(environment, context, logits)
         return greedy_candidates(logits, pipeline.quotas)
 
     return jax.lax.map(one, contexts, batch_size=min(64, contexts.shape[0]))

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from rankpg import TrainConfig
 from rankpg.estimators import ESTIMATORS
+from rankpg.placement import Placement
 from rankpg.plackett_luce import expert_quotas
 from rankpg.processes import is_writer, join_processes
 from rankpg.retrieval import retrieve_sharded, retrieve_streamed
@@ -119,7 +120,8 @@ def train(out: str, settings: dict, *place: str) -> None:
     for progress in training_loop(run):
         folder.follow(run, progress)
     folder.close(run)
-    rows = run.pipeline.placement.part.rows if run.pipeline.placement else 37
+    placement = run.pipeline.placement
+    rows = placement.part.rows if isinstance(placement, Placement) else 37
     held = {
         shard.data.shape[-2]
         for path, leaf in jax.tree_util.tree_flatten_with_path(run.state)[0]

@@ -218,7 +218,7 @@ def test_encoders_of_your_own_answer_in_a_pipeline(make, world):
     params = encoder.init(jax.random.key(0))
     expected = to_logits(encoder.apply(params, BATCH))
     assert expected.shape == (3, 1, ITEMS)
-    assert jnp.array_equal(pipeline.logits(params, BATCH), expected)
+    assert jnp.array_equal(pipeline.logits(params, world, BATCH), expected)
 
 
 def test_an_encoder_of_your_own_is_trained(world):

@@ -43,6 +43,15 @@ class Reach:
     steps: int
 
 
+def _truth(params, contexts, environment):
+    catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
+    return jax.vmap(lambda c: environment.mean_rewards(c, catalogue))(contexts)[:, None]
+
+
+TRUTH = Encoder(init=lambda key: None, apply=_truth, reads=lambda environment: environment)
+"""An encoder without parameters whose logits are the mean rewards."""
+
+
 def find_reach(config: TrainConfig, measure: str, num_steps: int) -> Reach:
     """Fit the encoder of a config to the true rewards.
 
@@ -62,7 +71,7 @@ def find_reach(config: TrainConfig, measure: str, num_steps: int) -> Reach:
         found: Evaluation = evaluate(pipeline, environment, params, contexts, key)
         return getattr(found, measure)
 
-    perfect = dataclasses.replace(pipeline, encoder=_truth(environment))
+    perfect = dataclasses.replace(pipeline, encoder=TRUTH)
     limit = float(jax.jit(lambda: judged(perfect, None))())
 
     one = jax.tree.map(lambda leaf: leaf[0], run.state.params)
@@ -95,16 +104,6 @@ def targets(
     return jnp.stack([best(ranking_length), best(num_candidates), jax.nn.softmax(2 * rewards)])
 
 
-def _truth(environment: Environment) -> Encoder:
-    """An encoder without parameters whose logits are the mean rewards."""
-    catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
-
-    def apply(params, contexts):
-        return jax.vmap(lambda c: environment.mean_rewards(c, catalogue))(contexts)[:, None]
-
-    return Encoder(init=lambda key: None, apply=apply)
-
-
 def _fit(pipeline: Pipeline, environment: Environment, optimizer: Any, num_steps: int) -> Any:
     """`fit(params, state, key)`: so many steps of cross-entropy, every target's policy side by side."""
     training = jnp.asarray(pipeline.training_contexts)
@@ -119,7 +118,7 @@ def _fit(pipeline: Pipeline, environment: Environment, optimizer: Any, num_steps
         )(contexts)  # [B, targets, N]
 
         def loss(params, wanted):
-            log_probs = jax.nn.log_softmax(pipeline.logits(params, contexts)[:, 0])
+            log_probs = jax.nn.log_softmax(pipeline.logits(params, environment, contexts)[:, 0])
             return -jnp.mean(jnp.sum(wanted * log_probs, axis=-1))
 
         gradients = jax.vmap(jax.grad(loss), in_axes=(0, 1))(params, wanted)
