@@ -101,8 +101,9 @@ def _add_reproduce(kinds: Any) -> None:
         "reproduce",
         help="the paper's tables and figures beside ours",
         description="Train what the paper's tables and figures need, and write JSON, markdown and pictures. "
-        "What was interrupted goes on where it was; several processes may share one --out. The exit code "
-        "is 3 if a seed was stopped by a value that is not finite.",
+        "What was interrupted goes on where it was; rows that a report in --out has finished are not trained "
+        "again; several processes may share one --out. The exit code is 3 if a seed was stopped by a value "
+        "that is not finite.",
     )
     names = ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "all")
     reproduce.add_argument("names", nargs="+", choices=names, metavar="|".join(names))

@@ -18,7 +18,7 @@ from flax import nnx
 from rankpg.blocks import scan_rows
 from rankpg.numerics import of_sums
 from rankpg.settings import ConfigError
-from rankpg.types import Apply, Array, Embeddings, Environment, Float, Int, Params, PRNGKey
+from rankpg.types import Array, Embeddings, Environment, Float, Int, Params, PRNGKey
 
 __all__ = [
     "Encoder",
@@ -42,7 +42,8 @@ class Encoder(NamedTuple):
     """Parameters from a key, and embeddings [B, M, D], [M, N, D] or logits [B, M, N] from contexts."""
 
     init: Callable[[PRNGKey], Params]
-    apply: Apply | Callable[..., Embeddings | Float[Array, "B M N"]]
+    apply: Callable[..., Embeddings | Float[Array, "B M N"]]
+    """An `Apply`, with a third argument where it reads something."""
     reads: Callable[[Any], Any] | None = None
     """What `apply` takes of the environment as a third argument, if anything. Large arrays belong there: what
     a function closes over is a constant of the compiled program, and the environment an argument."""

@@ -129,8 +129,17 @@ def test_a_second_call_trains_nothing_and_says_the_same(trained, capsys):
 
 
 @pytest.mark.slow
+def test_a_report_is_enough_to_go_on_from(trained, tmp_path):
+    text = (trained / "learning.json").read_text()
+    (tmp_path / "learning.json").write_text(text)
+    outcome, _ = learning(["adverse"], "smoke", tmp_path)
+    assert outcome.trained == []
+    assert len(outcome.complete) == 2
+    assert (tmp_path / "learning.json").read_text() == text
+
+
 def test_a_folder_of_another_scale_is_refused(trained):
-    with pytest.raises(ConfigError, match="is of another problem or scale; choose another --out"):
+    with pytest.raises(ConfigError, match=r"report of learning at scale smoke; .* another --out"):
         learning(["adverse"], "laptop", trained)
 
 

@@ -16,7 +16,7 @@ from run_files import metrics_rows
 
 from rankpg import TrainConfig
 from rankpg.campaign import work
-from rankpg.campaign.files import read_json
+from rankpg.campaign.files import read_json, write_json
 from rankpg.campaign.locks import Taken, lock
 from rankpg.campaign.rows import unique_rows
 from rankpg.campaign.work import train_rows
@@ -183,6 +183,27 @@ def test_what_is_complete_is_not_run_again(straight):
     assert sorted(again.outcome.complete) == sorted(summary.outcome.trained)
     after = (out / "runs" / "standin9x52-K50-top1_pg" / "metrics.jsonl").stat().st_mtime_ns
     assert after == before
+
+
+@pytest.mark.slow
+def test_a_report_is_enough_to_go_on_from(straight, tmp_path):
+    """Without run folders; but not for a row that has other settings now, or was not trained to its end."""
+    summary, out = straight
+    report = read_json(out / "table4.json")
+    write_json(tmp_path / "table4.json", report)
+    again = reproduce(["table4"], "smoke", tmp_path)
+    assert again.outcome.trained == []
+    assert again.outcome.complete == summary.outcome.trained
+    assert read_json(tmp_path / "table4.json")["rows"] == report["rows"]
+    assert not (tmp_path / "runs").exists()
+
+    first, second = summary.outcome.trained
+    report["rows"][first]["config"]["learning_rate"] *= 2
+    report["rows"][second]["reached"] -= 2
+    write_json(tmp_path / "table4.json", report)
+    other = reproduce(["table4"], "smoke", tmp_path, report_only=True)
+    assert other.left == [first, second]
+    assert read_json(tmp_path / "table4.json")["not_begun"] == [first, second]
 
 
 @pytest.mark.slow

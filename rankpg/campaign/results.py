@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +11,33 @@ import numpy as np
 from rankpg.campaign.files import read_json
 from rankpg.campaign.rows import Row
 from rankpg.campaign.work import VERSIONS, check_same, run_folder
+from rankpg.config import TrainConfig
 from rankpg.run_folder import METRICS, read_metrics
 from rankpg.settings import ConfigError
 from rankpg.summary import mean_interval
 
-__all__ = ["collect", "mean_of", "read_report", "training_report"]
+__all__ = ["collect", "finished_before", "mean_of", "read_report", "training_report"]
 
 MARKS = (2_000, 20_000, 50_000, 500_000)
 """Steps whose means stand in a report beside the last one's."""
 
 
-def training_report(rows: Iterable[Row], out: Path) -> dict[str, Any]:
-    """The rows that were begun, with their values, and the names of those that were not."""
+Body = dict[str, Any]
+"""What a report holds of one row."""
+
+
+def training_report(
+    rows: Iterable[Row], out: Path, before: Mapping[str, Body] | None = None
+) -> dict[str, Any]:
+    """The rows that were begun, with their values, and the names of those that were not.
+
+    Args:
+      rows: of the report, in its order.
+      out: where their run folders are.
+      before: rows that an earlier report finished; see `finished_before`.
+    """
     rows = list(rows)
-    found = {row.name: collect(row, run_folder(out, row)) for row in rows}
+    found = {row.name: collect(row, run_folder(out, row), before=before) for row in rows}
     return {
         "rows": {name: body for name, body in found.items() if body is not None},
         "not_begun": [name for name, body in found.items() if body is None],
@@ -36,13 +49,41 @@ def training_report(rows: Iterable[Row], out: Path) -> dict[str, Any]:
     }
 
 
-def collect(row: Row, folder: Path, measure: str = "policy_value") -> dict[str, Any] | None:
+def finished_before(rows: Iterable[Row], bodies: Mapping[str, Body]) -> dict[str, Body]:
+    """The rows that a report has to their last step, with the settings they have now: name -> body.
+
+    So a report is enough to go on from, and run folders, which are large, need not be kept.
+    """
+    return {
+        row.name: bodies[row.name]
+        for row in rows
+        if row.name in bodies and _is_finished(row, bodies[row.name])
+    }
+
+
+def _is_finished(row: Row, body: Body) -> bool:
+    if body["reached"] < row.config.num_steps:
+        return False
+    try:
+        saved = TrainConfig.from_dict(body["config"]).resolve()
+    except ConfigError:  # of a version that knew other settings
+        return False
+    return saved == row.config.resolve()
+
+
+def collect(
+    row: Row,
+    folder: Path,
+    measure: str = "policy_value",
+    before: Mapping[str, Body] | None = None,
+) -> Body | None:
     """A row's config, values by seed and step, means with intervals, speed, and stopped seeds.
 
     Args:
       row: what was trained.
       folder: its run folder.
       measure: the metric that is the value.
+      before: rows that an earlier report finished; one of them counts where the run folder has less.
 
     Returns:
       None where nothing was evaluated yet.
@@ -50,6 +91,23 @@ def collect(row: Row, folder: Path, measure: str = "policy_value") -> dict[str, 
     Raises:
       ConfigError: the folder was run with other settings, or a file of it is damaged.
     """
+    known = (before or {}).get(row.name)
+    found = _read(row, folder, measure)
+    if known is None or (found is not None and found["reached"] >= row.config.num_steps):
+        return found
+    return known | _headings(row)
+
+
+def _headings(row: Row) -> Body:
+    """What a row is called in the report at hand: tables share rows."""
+    return {
+        "labels": row.labels,
+        "published": {str(step): value for step, value in row.published.items()},
+    }
+
+
+def _read(row: Row, folder: Path, measure: str) -> Body | None:
+    """What a run folder holds of a row."""
     if not (folder / METRICS).exists():
         return None
     check_same(folder, row)
@@ -63,9 +121,7 @@ def collect(row: Row, folder: Path, measure: str = "policy_value") -> dict[str, 
     last = by_step[steps[-1]]
     values = {seed: [by_step[step][seed][measure] for step in steps] for seed in seeds}
     speeds = [by_step[step][seeds[0]]["steps_per_second"] for step in steps]
-    return {
-        "labels": row.labels,
-        "published": {str(step): value for step, value in row.published.items()},
+    return _headings(row) | {
         "config": row.config.resolve().to_dict(),
         "reached": steps[-1],
         "at": {

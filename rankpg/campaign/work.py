@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,12 +72,18 @@ def is_complete(out: Path, row: Row) -> bool:
     return step is not None and step >= row.config.num_steps
 
 
-def train_rows(rows: Iterable[Row], out: Path) -> Outcome:
-    """Train every row that is not complete and that nobody else works on, in the given order."""
+def train_rows(rows: Iterable[Row], out: Path, finished: Container[str] = ()) -> Outcome:
+    """Train every row that is not complete and that nobody else works on, in the given order.
+
+    Args:
+      rows: what to train.
+      out: where run folders and locks are.
+      finished: names of rows that are complete although no folder holds them.
+    """
     outcome = Outcome()
     todo = []
     for row in rows:
-        if is_complete(out, row):
+        if row.name in finished or is_complete(out, row):
             outcome.complete.append(row.name)
         else:
             todo.append(row)

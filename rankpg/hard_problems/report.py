@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from rankpg.campaign.files import read_json, write_json
 from rankpg.campaign.locks import Taken, lock
-from rankpg.campaign.results import collect, mean_of
+from rankpg.campaign.results import collect, finished_before, mean_of, read_report
 from rankpg.campaign.rows import Row
 from rankpg.campaign.work import Outcome, run_folder, train_rows
 from rankpg.hard_problems.problems import COMPARED, PROBLEMS, SCALES, problem_rows
@@ -55,11 +55,13 @@ def learning(
     plt = pyplot()  # or say now that it is missing
     rows = {name: problem_rows(name, scale) for name in names or PROBLEMS}
     outcome = Outcome()
+    before = _before(scale, folder)
     if not report_only:
         for name, of_problem in rows.items():
             _fit_once(name, scale, of_problem[0], folder)
-        outcome = train_rows([row for of_problem in rows.values() for row in of_problem], folder)
-    report = gather(scale, folder)
+        todo = [row for of_problem in rows.values() for row in of_problem]
+        outcome = train_rows(todo, folder, before)
+    report = gather(scale, folder, before)
     if not report["problems"]:
         return outcome, []
     files = [folder / f"{NAME}.{ending}" for ending in ("json", "md", "png")]
@@ -67,6 +69,19 @@ def learning(
     files[1].write_text(f"# {report['title']}\n\n{markdown(report)}\n")
     draw(plt, report, files[2])
     return outcome, files
+
+
+def _before(scale: str, folder: Path) -> dict[str, Any]:
+    """The rows that the folder's own report finished; what it says of the reach becomes files again."""
+    file, before = folder / f"{NAME}.json", {}
+    if not file.exists():
+        return before
+    for name, found in read_report(file, NAME, scale)["problems"].items():
+        if not _reach_file(folder, name).exists():
+            write_json(_reach_file(folder, name), found["reach"])
+        bodies = {f"{name}-{estimator}": body for estimator, body in found["rows"].items()}
+        before |= finished_before(problem_rows(name, scale), bodies)
+    return before
 
 
 def _reach_file(folder: Path, name: str) -> Path:
@@ -91,13 +106,15 @@ def _fit_once(name: str, scale: str, row: Row, folder: Path) -> None:
         print(f"{name}: fitting left to {owner}", file=sys.stderr)
 
 
-def gather(scale: str, folder: Path) -> dict[str, Any]:
+def gather(scale: str, folder: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """All that a folder holds: by problem, what could be had and what every estimator got of it."""
     problems: dict[str, Any] = {}
     unfinished, not_begun = [], []
     for name, problem in PROBLEMS.items():
         file, rows = _reach_file(folder, name), problem_rows(name, scale)
-        found = {row.name: collect(row, run_folder(folder, row), problem.measure) for row in rows}
+        found = {
+            row.name: collect(row, run_folder(folder, row), problem.measure, before) for row in rows
+        }
         if not file.exists() or not any(found.values()):
             not_begun.append(name)
             continue
