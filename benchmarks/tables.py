@@ -151,7 +151,26 @@ def growth(result: dict[str, Any]) -> list[list[str]]:
     return [[*(f"N = {int(n):,}" for n in times), "exponent"], body]
 
 
+def v_pg_numerics(result: dict[str, Any]) -> list[list[str]]:
+    """Draws whose score is not finite, and the gradient's error in the others."""
+    rows = [
+        [
+            "standard deviation of the logits",
+            "subtracted: not finite", "subtracted: error of the gradient",
+            "summed: not finite", "summed: error of the gradient",
+        ]
+    ]  # fmt: skip
+    for spread, ways in result["rows"].items():
+        cells = [spread]
+        for way in ("subtracted", "summed"):
+            row = ways[way]
+            cells += [f"{row['not_finite']:.1%}", f"{row['gradient_error_99']:.0e}"]
+        rows.append(cells)
+    return rows
+
+
 TABLES = (
+    v_pg_numerics,
     retrievals,
     growth,
     speed,
@@ -198,7 +217,7 @@ def main() -> None:
     results = ROOT / "docs" / "results.md"
     results.write_text(reports(results.read_text()))
     for document in (
-        *(ROOT / "docs" / f"{page}.md" for page in ("settings", "speed")),
+        *(ROOT / "docs" / f"{page}.md" for page in ("results", "settings", "speed")),
         ROOT / "README.md",
     ):
         text = document.read_text()

@@ -18,7 +18,7 @@ from rankpg.encoders import (
     to_logits,
     two_tower,
 )
-from rankpg.environments import from_matrix
+from rankpg.environments import from_matrix, generate
 from rankpg.pipeline import assemble
 from rankpg.training import init_state, update
 from rankpg.types import Embeddings
@@ -267,6 +267,19 @@ def test_a_module_of_your_own():
     params = encoder.init(jax.random.key(0))
     assert encoder.apply(params, BATCH).shape == (1, 3, DIM)
     assert not jnp.any(encoder.apply(params, BATCH))
+
+
+@pytest.mark.parametrize("stage", ["optimal", "learned"])
+def test_features_are_arguments_of_the_program_and_no_constants(stage):
+    """Read from the program of a step: as text it would hold 4000 rows otherwise."""
+    world = generate(jax.random.key(0), num_contexts=3000, num_items=4000, num_features=5)
+    towers = {"context_tower": "features", "item_tower": "features"}
+    config = TrainConfig(**SETTINGS, **towers, late_stage=stage, num_experts=2)
+    pipeline = assemble(config, world)
+    state = jax.eval_shape(lambda: init_state(pipeline, jax.random.key(0)))
+    program = jax.jit(lambda w, s: update(pipeline, w, s, jax.random.key(1))).lower(world, state)
+    assert "tensor<4000x5xf32>" in program.as_text()
+    assert len(program.as_text()) < 1_000_000
 
 
 @pytest.mark.parametrize("count", [7, 8, 12, 15])
