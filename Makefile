@@ -1,6 +1,6 @@
 # `make demo` is all a newcomer needs: it sets up .venv by itself. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types fix bench lock clean
+.PHONY: help setup demo test lint types fix docs bench lock clean
 
 PY := .venv/bin/python
 JOBS ?= 2
@@ -32,11 +32,14 @@ fix: setup ## let ruff mend and format what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+docs: setup ## the documentation site, in docs/_build/html; a warning is an error
+	$(PY) -m sphinx -b html -q -W --keep-going docs docs/_build/html
+
 bench: setup ## every script in benchmarks/, one after the other
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(PY) "$$script" $(ARGS); done
 
 lock: setup ## requirements.lock with the newest versions
-	"$$(RANKPG_NO_UV= sh tools/setup.sh --uv)" pip compile pyproject.toml --extra test --upgrade --quiet \
+	"$$(RANKPG_NO_UV= sh tools/setup.sh --uv)" pip compile pyproject.toml --extra test --extra docs --upgrade --quiet \
 	    --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
 	    --no-annotate --no-header --no-emit-index-url --no-emit-find-links \
 	    --no-emit-package rankpg --output-file requirements.lock

@@ -58,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; answers the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     try:
         return arguments.command(arguments)
     except KeyboardInterrupt as interrupt:
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="rankpg", description="Policy gradients for early-stage retrieval.")
     kinds = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
     _add_train(kinds)

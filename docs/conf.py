@@ -1,0 +1,83 @@
+"""The documentation site: `make docs` builds it into docs/_build/html, and a warning is an error."""
+
+from __future__ import annotations
+
+import re
+
+import rankpg
+
+project = "rankpg"
+author = copyright = "The rankpg contributors"
+version = release = rankpg.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinxarg.ext",
+]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = "rankpg"
+html_static_path: list[str] = []
+pygments_style, pygments_dark_style = "friendly", "github-dark"
+
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+
+default_role = "code"
+smartquotes = False  # they would make one dash of two
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+python_maximum_signature_line_length = 88
+python_use_unqualified_type_names = True
+
+_OUTSIDE = re.compile(r"(!?)\[([^\]]*)\]\(\.\./(?!\w*\.md)([^)]*)\)")
+_FORMULA = re.compile(r"^ {4,}\S")
+
+
+def set_formulas_apart(app, what, name, obj, options, lines: list[str]) -> None:
+    """An indented paragraph of a docstring is a formula or a table, to be shown as it stands."""
+    found: list[str] = []
+    inside = False
+    for number, line in enumerate(lines):
+        if not inside and _FORMULA.match(line) and number and not lines[number - 1].strip():
+            above = next((text for text in reversed(lines[: number - 1]) if text.strip()), "")
+            if len(above) - len(above.lstrip()) < len(line) - len(line.lstrip()):
+                found += ["::", ""]
+                inside = True
+        elif line.strip() and not _FORMULA.match(line):
+            inside = False
+        found.append(line if inside else _escape(line))
+    lines[:] = found
+
+
+def _escape(line: str) -> str:
+    """A bar is an absolute value, and no substitution."""
+    texts = line.split("`")
+    return "`".join(
+        text if number % 2 else text.replace("|", r"\|") for number, text in enumerate(texts)
+    )
+
+
+def shorten(app, what, name, obj, options, signature, annotation):
+    """An array by the name that the code has for it."""
+    texts = (
+        text and text.replace("jaxlib._jax.Array", "Array") for text in (signature, annotation)
+    )
+    return tuple(texts)
+
+
+def name_what_is_outside(app, docname: str, source: list[str]) -> None:
+    """Links that lead out of docs/ lead to a file of the repository, which a site cannot open: name it."""
+    source[0] = _OUTSIDE.sub(
+        lambda link: link.group() if link.group(1) else f"{link.group(2)} (`{link.group(3)}`)",
+        source[0],
+    )
+
+
+def setup(app) -> None:
+    app.connect("autodoc-process-docstring", set_formulas_apart, priority=100)  # before Napoleon
+    app.connect("autodoc-process-signature", shorten)
+    app.connect("source-read", name_what_is_outside)
