@@ -106,7 +106,8 @@ def main() -> None:
     write(
         "speed",
         {
-            "batch_size": Shape().batch_size, "rounds": arguments.rounds, "cores": len(os.sched_getaffinity(0)),
+            "batch_size": Shape().batch_size, "rounds": arguments.rounds,
+            "cores": len(os.sched_getaffinity(0)),
             "torch": pytorch.version if pytorch else None, "shapes": shapes,
             "growth": {"D": 64, "K": 100, "seconds_per_step": growth, "exponent": exponent},
         },

@@ -21,7 +21,7 @@ def use_platform(platform: str) -> None:
     Raises:
       ConfigError: it does not; the message names what there is.
 
-    >>> use_platform("cpu")
+    >>> use_platform(jax.default_backend())
     """
     if platform == "cpu":  # an accelerator that is there is taken unless it is told otherwise
         jax.config.update("jax_platforms", "cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +61,7 @@ def benchmark(
     plt = pyplot()  # or say now that it is missing
     folder = Path(out or Path("runs") / what / scale)
     settings = _with_shape(kind.scales[scale], given)
-    _make(folder)
+    _check_writable(folder)
     head = {
         "benchmark": what,
         "scale": scale,
@@ -98,12 +99,12 @@ def _with_shape(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, An
     return merged
 
 
-def _make(folder: Path) -> None:
-    """Before anything is measured in vain."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {folder} is no folder that can be written: {error}") from None
+def _check_writable(folder: Path) -> None:
+    """Before anything is measured in vain; nothing is made yet."""
+    whole = folder.absolute()
+    nearest = next(place for place in (whole, *whole.parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ConfigError(f"--out {folder} cannot be written: {nearest} is no folder of yours")
 
 
 def _hardware(report: dict[str, Any]) -> str:
