@@ -234,7 +234,7 @@ def test_throughput(tmp_path_factory):
 
 @pytest.mark.slow
 def test_scale(tmp_path_factory):
-    """Dense memory grows with B x N, streamed memory by far less: it is the compiler's own account."""
+    """Dense retrieval holds several numbers a logit, streamed fewer: it is the compiler's own account."""
     sizes = (2000, 8000)
     report, text = measured(
         tmp_path_factory, "scale", "--sizes", *map(str, sizes), "--batch-size", "64"
@@ -251,7 +251,9 @@ def test_scale(tmp_path_factory):
         slope = np.log(medians[1] / medians[0]) / np.log(4)
         assert row["growth"]["time"]["exponent"] == pytest.approx(slope)
         assert f"{law['exponent']:.2f}" in text
-    assert dense["temporary_bytes"]["8000"] > 4 * 64 * 8000 > streamed["temporary_bytes"]["8000"]
+    most = dense["temporary_bytes"]["8000"]
+    assert most > 2 * 4 * 64 * 8000
+    assert most > 2 * streamed["temporary_bytes"]["8000"]
     assert dense["growth"]["memory"]["exponent"] > streamed["growth"]["memory"]["exponent"]
 
 

@@ -44,10 +44,10 @@ def throughput(plt: Any, report: dict[str, Any]) -> Any:
 
 def scale(plt: Any, report: dict[str, Any]) -> Any:
     """Time and memory against N, log-log; a pale line is the fitted power law, its exponent in the legend."""
-    figure, grid = plt.subplots(1, 2, figsize=(11.5, 5.2), layout="constrained")
+    figure, grid = plt.subplots(1, 2, figsize=(11.5, 6.4), layout="constrained")
     panels = (
         ("time", "milliseconds a step", 1e-3, lambda row: _medians(row["seconds_per_step"])),
-        ("memory", "temporary memory, MiB", 2**20, lambda row: row["temporary_bytes"]),
+        ("memory", "temporary memory, MiB", 2.0**20, lambda row: row["temporary_bytes"]),
     )
     for axes, (kind, label, unit, values_of) in zip(grid, panels, strict=True):
         for row in report["rows"]:
@@ -58,8 +58,11 @@ def scale(plt: Any, report: dict[str, Any]) -> Any:
         axes.grid(alpha=0.25)
         if axes.has_data():
             title = f"exponent of N (pale: the fit, from N = {report['fit_from']:,})"
-            axes.legend(frameon=False, fontsize=7, title=title, title_fontsize=7)
-    figure.supxlabel(_settings(report["settings"]), fontsize=8)
+            axes.legend(
+                loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=2, frameon=False, fontsize=7,
+                title=title, title_fontsize=7,
+            )  # fmt: skip
+        axes.set_title(_settings(report["settings"]), fontsize=8)
     return figure
 
 

@@ -114,7 +114,7 @@ def measure(
     return {"settings": settings, "sizes": sizes, "fit_from": fit_from, "rows": rows}
 
 
-def fit_power_law(values: Mapping[int, float], fit_from: int = 1) -> dict[str, float] | None:
+def fit_power_law(values: Mapping[int, int | float], fit_from: int = 1) -> dict[str, float] | None:
     """The power law factor * N^exponent that fits best, by least squares in logarithms.
 
     Args:
@@ -172,4 +172,5 @@ def _compile(
                             "or a smaller largest of --sizes"
                         ) from None
                     left_out[name, retrieval, n] = str(error)
+                    print(f"left out: {error}", file=sys.stderr)
     return trainings, left_out
