@@ -178,7 +178,7 @@ def _add_learning(kinds: Any) -> None:
 
 
 def _add_speed(kinds: Any) -> None:
-    """Measurements of the step itself. A flag that is not given is the scale's."""
+    """Measurements of the step itself. A flag that is not given is as --scale has it."""
     whats = {
         "throughput": "updates per second of every estimator, with the environment and without",
         "scale": "time and memory of a step against N, streamed and dense, with exponents of growth",
@@ -196,10 +196,10 @@ def _add_speed(kinds: Any) -> None:
             argument_default=argparse.SUPPRESS,
         )
         for name, letter in shapes.get(what, {"batch_size": "B", "num_experts": "M"}).items():
-            parser.add_argument(
-                flag(name), type=int, metavar=letter, help=f"{letter} [the scale's]"
-            )
-        parser.add_argument("--rounds", type=int, metavar="INT", help="[the scale's]")
+            parser.add_argument(flag(name), type=int, metavar=letter, help="[that of --scale]")
+        parser.add_argument(
+            "--rounds", type=int, metavar="INT", help="looks at the clock [that of --scale]"
+        )
         _add_what_is_timed(parser, what)
         parser.add_argument(
             "--scale", choices=("smoke", "laptop", "full"), default="laptop",
@@ -213,15 +213,15 @@ def _add_speed(kinds: Any) -> None:
 def _add_what_is_timed(parser: Any, what: str) -> None:
     """Sizes, estimators and retrieval of a measurement."""
     if what == "scale":
-        parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="[the scale's]")
+        parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="[those of --scale]")
     if what == "roofline":
-        parser.add_argument("--shapes", nargs="+", metavar="N,D,K", help="[the scale's]")
+        parser.add_argument("--shapes", nargs="+", metavar="N,D,K", help="[those of --scale]")
         parser.add_argument(
             "--estimator", choices=ESTIMATORS, metavar="NAME", help="whose step [top1_pg]"
         )
     else:
         parser.add_argument(
-            "--estimators", choices=ESTIMATORS, nargs="+", metavar="NAME", help="[the scale's]"
+            "--estimators", choices=ESTIMATORS, nargs="+", metavar="NAME", help="[those of --scale]"
         )
     if what != "scale":
         parser.add_argument("--retrieval", choices=("auto", "dense", "streamed"), help="[auto]")
