@@ -203,7 +203,7 @@ def _add_speed(kinds: Any) -> None:
         _add_what_is_timed(parser, what)
         parser.add_argument(
             "--scale", choices=("smoke", "laptop", "full"), default="laptop",
-            help="smoke: to see that it runs; laptop: minutes; full: larger, for an accelerator [laptop]",
+            help="smoke: to see that it runs; laptop: up to half an hour; full: for an accelerator [laptop]",
         )  # fmt: skip
         parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="[what JAX takes]")
         parser.add_argument("--out", type=_folder, metavar="FOLDER", help=f"[runs/{what}/SCALE]")
