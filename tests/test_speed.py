@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 
 import jax
 import jax.numpy as jnp
@@ -209,6 +210,7 @@ def measured(tmp_path_factory, what, *flags):
     assert report["scale"] == "smoke"
     assert {"jax", "device", "machine"} < set(report["versions"])
     assert report["cores"] >= 1
+    assert report["xla_flags"] == os.environ.get("XLA_FLAGS", "")
     return report, (out / f"{what}.md").read_text()
 
 

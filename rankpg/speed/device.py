@@ -10,7 +10,7 @@ import jax
 
 from rankpg.settings import ConfigError
 
-__all__ = ["PLATFORMS", "busyness", "use_platform"]
+__all__ = ["PLATFORMS", "circumstances", "use_platform"]
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 
@@ -38,8 +38,12 @@ def use_platform(platform: str) -> None:
     )
 
 
-def busyness() -> dict[str, Any]:
-    """The cores that this process may use, and what the machine was doing before: its load of a minute."""
+def circumstances() -> dict[str, Any]:
+    """The cores and flags of this process, and what the machine was doing before: its load of a minute."""
     whole = os.cpu_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else whole
-    return {"cores": cores, "load_before": round(os.getloadavg()[0], 2)}
+    return {
+        "cores": cores,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "load_before": round(os.getloadavg()[0], 2),
+    }

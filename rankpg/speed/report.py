@@ -14,7 +14,7 @@ from rankpg.reproduce.tables import grid
 from rankpg.run_folder import versions
 from rankpg.settings import ConfigError
 from rankpg.speed import pictures, roofline, scale, throughput
-from rankpg.speed.device import busyness, use_platform
+from rankpg.speed.device import circumstances, use_platform
 from rankpg.speed.shapes import Shape
 
 __all__ = ["MEASUREMENTS", "Measurement", "benchmark", "markdown"]
@@ -67,7 +67,7 @@ def benchmark(
         "scale": scale,
         "title": kind.title,
         "versions": versions(),
-        **busyness(),
+        **circumstances(),
     }
     report = head | {"rounds": settings["rounds"]} | kind.measure(**settings)
     files = [folder / f"{what}.{ending}" for ending in ("json", "md", "png")]
