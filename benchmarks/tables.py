@@ -3,7 +3,8 @@
     python benchmarks/tables.py
 
 A table stands between `<!-- name -->` and `<!-- /name -->`; it is replaced whole. The name
-`reproduce/laptop/table2` is the report of `rankpg reproduce table2 --scale laptop`, copied to results/.
+`reproduce/laptop/table2` is the report of `rankpg reproduce table2 --scale laptop`, copied to results/;
+`benchmark/cpu/scale` is that of `rankpg benchmark scale --device cpu --out results/benchmark/cpu`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Any
 
 from _common import RESULTS
 
-from rankpg.reproduce.tables import markdown as report_table
+from rankpg.reproduce.tables import markdown as reproduced
+from rankpg.speed.report import markdown as measured
 
 ROOT = Path(__file__).parent.parent
 
@@ -75,10 +77,11 @@ def reward_transforms(result: dict[str, Any]) -> list[list[str]]:
 
 
 def throughput(result: dict[str, Any]) -> list[list[str]]:
-    """Steps per second."""
-    rows = [["estimator", "steps per second"]]
-    for name, row in result["seconds_per_chunk"].items():
-        rows.append([f"`{name}`", f"{row['steps_per_second']:,.4g}"])
+    """Steps per second, with the environment and without it."""
+    rows = [["estimator", "steps per second", "without the environment"]]
+    for name, row in result["rows"].items():
+        parts = (row, row["without_environment"])
+        rows.append([f"`{name}`", *(f"{part['steps_per_second']:,.4g}" for part in parts)])
     return rows
 
 
@@ -184,7 +187,7 @@ TABLES = (
 )
 
 
-FILES = {"growth": "speed"}
+FILES = {"growth": "speed", "throughput": "benchmark/cpu/throughput"}
 """Tables that stand in a file of another name."""
 
 
@@ -204,18 +207,22 @@ def reports(text: str, results: Path = RESULTS) -> str:
         file = results / f"{name}.json"
         if not file.exists():
             return found.group()
-        parts = [report_table(json.loads(file.read_text()))]
+        table = reproduced if name.startswith("reproduce/") else measured
+        parts = [table(json.loads(file.read_text()))]
         if file.with_suffix(".png").exists():
             picture = f"../{results.relative_to(ROOT)}/{name}.png"
             parts.append(f"![{name}]({picture})")
         return "\n\n".join([f"<!-- {name} -->", *parts, f"<!-- /{name} -->"])
 
-    return re.sub(r"<!-- (reproduce/\S+) -->(?:.*?<!-- /\1 -->)?", fill, text, flags=re.DOTALL)
+    return re.sub(
+        r"<!-- ((?:reproduce|benchmark)/\S+) -->(?:.*?<!-- /\1 -->)?", fill, text, flags=re.DOTALL
+    )
 
 
 def main() -> None:
-    results = ROOT / "docs" / "results.md"
-    results.write_text(reports(results.read_text()))
+    for page in ("results", "speed"):
+        document = ROOT / "docs" / f"{page}.md"
+        document.write_text(reports(document.read_text()))
     for document in (
         *(ROOT / "docs" / f"{page}.md" for page in ("results", "settings", "speed")),
         ROOT / "README.md",

@@ -16,6 +16,7 @@ from jax.errors import JaxRuntimeError
 
 from rankpg import commands
 from rankpg.config import TrainConfig
+from rankpg.estimators import ESTIMATORS
 from rankpg.presets import PRESET_SETTINGS
 from rankpg.settings import choices_of, flag, setting_type
 
@@ -155,6 +156,7 @@ def _add_benchmark(kinds: Any) -> None:
     variance.set_defaults(command=commands.variance)
 
     _add_learning(measures)
+    _add_speed(measures)
 
 
 def _add_learning(kinds: Any) -> None:
@@ -173,6 +175,56 @@ def _add_learning(kinds: Any) -> None:
         "runs/learning/SCALE",
     )
     learning.set_defaults(command=commands.learning)
+
+
+def _add_speed(kinds: Any) -> None:
+    """Measurements of the step itself. A flag that is not given is as --scale has it."""
+    whats = {
+        "throughput": "updates per second of every estimator, with the environment and without",
+        "scale": "time and memory of a step against N, streamed and dense, with exponents of growth",
+        "roofline": "the share of the hardware's limit that a step reaches",
+    }
+    numbers = {"embedding_dim": "D", "num_candidates": "K", "batch_size": "B", "num_experts": "M"}
+    shapes = {"throughput": {"num_items": "N", **numbers}, "scale": numbers}
+    for what, words in whats.items():
+        parser = kinds.add_parser(
+            what,
+            help=words,
+            description=f"{words[0].upper()}{words[1:]}: JSON, a table and a picture. Arms take turns in "
+            "every round; compilation and a warm-up are not counted. For one core: taskset -c 0, and "
+            "XLA_FLAGS=--xla_cpu_multi_thread_eigen=false.",
+            argument_default=argparse.SUPPRESS,
+        )
+        for name, letter in shapes.get(what, {"batch_size": "B", "num_experts": "M"}).items():
+            parser.add_argument(flag(name), type=int, metavar=letter, help="[that of --scale]")
+        parser.add_argument(
+            "--rounds", type=int, metavar="INT", help="looks at the clock [that of --scale]"
+        )
+        _add_what_is_timed(parser, what)
+        parser.add_argument(
+            "--scale", choices=("smoke", "laptop", "full"), default="laptop",
+            help="smoke: to see that it runs; laptop: up to half an hour; full: for an accelerator [laptop]",
+        )  # fmt: skip
+        parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="[what JAX takes]")
+        parser.add_argument("--out", type=_folder, metavar="FOLDER", help=f"[runs/{what}/SCALE]")
+        parser.set_defaults(command=commands.speed, what=what)
+
+
+def _add_what_is_timed(parser: Any, what: str) -> None:
+    """Sizes, estimators and retrieval of a measurement."""
+    if what == "scale":
+        parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="[those of --scale]")
+    if what == "roofline":
+        parser.add_argument("--shapes", nargs="+", metavar="N,D,K", help="[those of --scale]")
+        parser.add_argument(
+            "--estimator", choices=ESTIMATORS, metavar="NAME", help="whose step [top1_pg]"
+        )
+    else:
+        parser.add_argument(
+            "--estimators", choices=ESTIMATORS, nargs="+", metavar="NAME", help="[those of --scale]"
+        )
+    if what != "scale":
+        parser.add_argument("--retrieval", choices=("auto", "dense", "streamed"), help="[auto]")
 
 
 def _add_train(kinds: Any) -> None:

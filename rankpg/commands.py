@@ -16,7 +16,7 @@ from rankpg.presets import PRESET_SETTINGS
 from rankpg.processes import is_writer, join_processes
 from rankpg.settings import ConfigError
 
-__all__ = ["demo", "evaluate", "learning", "reproduce", "train", "variance"]
+__all__ = ["demo", "evaluate", "learning", "reproduce", "speed", "train", "variance"]
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -143,6 +143,19 @@ def learning(arguments: argparse.Namespace) -> int:
     for sentence in outcome.stopped:
         print(f"rankpg: {sentence}", file=sys.stderr)
     return 3 if outcome.stopped else 0
+
+
+def speed(arguments: argparse.Namespace) -> int:
+    from rankpg.speed import benchmark
+    from rankpg.speed.shapes import parse_shape
+
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("command", "what")}
+    if "shapes" in settings:
+        settings["shapes"] = [parse_shape(text) for text in settings["shapes"]]
+    files = benchmark(arguments.what, **settings)
+    print(files[1].read_text())
+    print("\n".join(map(str, files)))
+    return 0
 
 
 def _describe(run: Any) -> None:

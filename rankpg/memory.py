@@ -15,9 +15,13 @@ from rankpg.settings import ConfigError
 from rankpg.training import init_state
 from rankpg.types import Environment
 
-__all__ = ["Memory", "available_memory", "check_memory", "estimate_memory"]
+__all__ = ["DoesNotFit", "Memory", "available_memory", "check_memory", "estimate_memory"]
 
 _FLOAT = 4
+
+
+class DoesNotFit(ConfigError):
+    """A run that needs more memory than there is."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def check_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Me
     """The estimate, where it fits the device.
 
     Raises:
-      ConfigError: it does not; the message says what would.
+      DoesNotFit: it does not; the message says what would.
     """
     needed, free = estimate_memory(pipeline, environment, seeds), available_memory()
     if free is None or needed.total <= free:
@@ -97,7 +101,7 @@ def check_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Me
     advice = (
         " or ".join(fitting[:2]) or "a smaller --embedding-dim, fewer items or a larger machine"
     )
-    raise ConfigError(
+    raise DoesNotFit(
         f"this run would need about {needed}, and {jax.devices()[0]} has {_size(free)} free. "
         f"What would fit: {advice}"
     )

@@ -26,6 +26,7 @@ from rankpg.reproduce.command import NAMES, reproduce
 from rankpg.reproduce.learning_speed import learning_speed, steps_to_reach
 from rankpg.reproduce.rows import SCALES, TRAINED, Scale, row_name, table_rows
 from rankpg.settings import ConfigError
+from rankpg.speed.constant import ConstantRewards
 from rankpg.timing import training_call
 
 ENABLE_X64 = False
@@ -435,7 +436,7 @@ def test_greedy_error_at_small_size(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_constant_rewards_cost_nothing_and_train():
     config = speed._config("top1_pg", 3, 1, 1)
-    environment = speed.ConstantRewards(7, 9)
+    environment = ConstantRewards(7, 9)
     call = training_call(config, 2, environment)
     assert float(call().reward[0]) == 1.0
     assert jax.tree.leaves(environment) == []

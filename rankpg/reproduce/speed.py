@@ -10,44 +10,15 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
-from flax import struct
-
 from rankpg.config import TrainConfig
 from rankpg.estimators import ESTIMATORS
 from rankpg.reproduce import published
 from rankpg.reproduce.published import PAPER_NAMES
 from rankpg.reproduce.rows import RATES, WHOLE_SET_RATE
+from rankpg.speed.constant import ConstantRewards
 from rankpg.timing import interleaved, training_call
-from rankpg.types import Array, Float, Int, PRNGKey, record
 
-__all__ = ["ConstantRewards", "measure"]
-
-
-@record
-class ConstantRewards:
-    """Every item earns 1: an environment that costs nothing."""
-
-    num_contexts: int = struct.field(pytree_node=False)
-    num_items: int = struct.field(pytree_node=False)
-
-    def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """1 for every item."""
-        return jnp.ones(items.shape, jnp.float32)
-
-    def sample_rewards(
-        self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
-    ) -> Float[Array, "n"]:
-        """1 for every item, without noise."""
-        return jnp.ones(items.shape, jnp.float32)
-
-    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """1 for every item."""
-        return jnp.ones(items.shape, jnp.float32)
-
-    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> None:
-        """Every item is eligible."""
-        return None
+__all__ = ["measure"]
 
 
 @dataclass(frozen=True)
