@@ -151,7 +151,27 @@ def growth(result: dict[str, Any]) -> list[list[str]]:
     return [[*(f"N = {int(n):,}" for n in times), "exponent"], body]
 
 
+def text_retrieval(result: dict[str, Any]) -> list[list[str]]:
+    """Means over test queries, and how far from the start they are."""
+    columns = {
+        "recall": "recall@100",
+        "ndcg none": "NDCG@10, own order",
+        "ndcg tfidf": "NDCG@10, TF-IDF re-ranks",
+        "ndcg optimal": "NDCG@10, at best",
+    }
+    rows = [["", *columns.values()]]
+    for name, row in result["rows"].items():
+        cells = []
+        for column in columns:
+            mean, gain = row[column]["mean"], row[column]["gain"]
+            change = f" ({gain['mean']:+.3f} ± {gain['half_width_95']:.3f})"
+            cells.append(f"{mean:.3f}" + (change if gain["half_width_95"] else ""))
+        rows.append([name, *cells])
+    return rows
+
+
 TABLES = (
+    text_retrieval,
     retrievals,
     growth,
     speed,
@@ -198,7 +218,7 @@ def main() -> None:
     results = ROOT / "docs" / "results.md"
     results.write_text(reports(results.read_text()))
     for document in (
-        *(ROOT / "docs" / f"{page}.md" for page in ("settings", "speed")),
+        *(ROOT / "docs" / f"{page}.md" for page in ("settings", "speed", "text")),
         ROOT / "README.md",
     ):
         text = document.read_text()

@@ -93,20 +93,22 @@ class TrainConfig:
         0,
         _PROBLEM,
         "contexts, a fixed random choice, that training never sees and on which alone values are measured "
-        "(--context-tower features or adapter)",
+        "(--context-tower features, adapter or given)",
     )
     num_candidates: int = setting(10, _POLICY, "K, how many candidates the early stage hands over")
     num_experts: int = setting(1, _POLICY, "M, experts that share the K slots")
     embedding_dim: int = setting(
-        10, _POLICY, "D, width of the towers' embeddings; beside an adapter, that of the features"
+        10,
+        _POLICY,
+        "D, width of the towers' embeddings; beside adapter or given, that of the features",
     )
-    context_tower: Literal["ids", "features", "adapter"] = setting(
+    context_tower: Literal["ids", "features", "adapter", "given"] = setting(
         "ids",
         _POLICY,
-        "embed contexts by a table of ids, by a perceptron over their features, or by an adapter: the "
-        "features themselves, and a perceptron on top that starts at 0",
+        "embed contexts by a table of ids, by a perceptron over their features, by an adapter: the "
+        "features themselves, and a perceptron on top that starts at 0, or as given: the features alone",
     )
-    item_tower: Literal["ids", "features", "adapter"] = setting(
+    item_tower: Literal["ids", "features", "adapter", "given"] = setting(
         "ids", _POLICY, "the same for items"
     )
     hidden: tuple[int, ...] = setting(
@@ -302,10 +304,10 @@ class TrainConfig:
                 "--environment text needs --path FOLDER (corpus.jsonl, queries.jsonl and qrels)"
             )
         towers = self.context_tower, self.item_tower
-        if "adapter" in towers and self.embedding_dim != type(self).embedding_dim:
+        if {"adapter", "given"} & {*towers} and self.embedding_dim != type(self).embedding_dim:
             raise ConfigError(
-                f"--embedding-dim is {self.embedding_dim}, but an adapter keeps the width of its features; "
-                "leave it out"
+                f"--embedding-dim is {self.embedding_dim}, but --context-tower {towers[0]} --item-tower "
+                f"{towers[1]} keep the width of the features; leave it out"
             )
         if self.columns is not None and len(self.columns) != 3:
             raise ConfigError(

@@ -15,13 +15,14 @@ from flax import nnx
 
 from rankpg.numerics import of_sums
 from rankpg.settings import ConfigError
-from rankpg.towers import AdapterTower, FeatureTower, IdTower, by_rows
+from rankpg.towers import AdapterTower, FeatureTower, GivenTower, IdTower, by_rows
 from rankpg.types import Array, Embeddings, Environment, Float, Int, Params, PRNGKey
 
 __all__ = [
     "AdapterTower",
     "Encoder",
     "FeatureTower",
+    "GivenTower",
     "IdTower",
     "TwoTower",
     "by_rows",
@@ -52,8 +53,10 @@ class Encoder(NamedTuple):
         return self.apply(params, contexts, self.reads(environment))
 
 
+_KEEP_WIDTH = ("adapter", "given")
+"""Towers over features whose embeddings are as wide as these."""
 _FEATURE_FILES = {"context": "queries.npy", "item": "corpus.npy"}
-Tower: TypeAlias = IdTower | FeatureTower | AdapterTower
+Tower: TypeAlias = IdTower | FeatureTower | AdapterTower | GivenTower
 
 
 class TwoTower(nnx.Module):
@@ -135,14 +138,15 @@ def towers_of(
 
     Args:
       environment: has `context_features` [contexts, F] or `item_features` [N, G] where a tower asks for them.
-      dim, num_experts, init_scale, hidden, dtype: as for `two_tower`; beside an adapter D is the width of the
-        features.
+      dim, num_experts, init_scale, hidden, dtype: as for `two_tower`; beside an adapter or given embeddings D
+        is their width.
       context_tower, item_tower: "ids" for a table, "features" for a perceptron, "adapter" for the features
-        themselves and a change that starts at 0. With adapters on both sides the logits start as the inner
-        products of the features.
+        themselves and a change that starts at 0, "given" for the features as they are. With an adapter on one
+        side, and one or the given features on the other, logits start as the inner products of the features.
 
     Raises:
-      ConfigError: the environment has no such features, or two adapters have features of different widths.
+      ConfigError: the environment has no such features, those of two sides that keep their width have
+        different ones, or nothing is left to learn.
 
     >>> from rankpg.environments import generate
     >>> world = generate(jax.random.key(0), num_contexts=4, num_items=6, num_features=3)
@@ -180,12 +184,17 @@ def towers_of(
 
 
 def _width(sides: Sequence[tuple[str, Any]], dim: int) -> int:
-    """D: the features' width beside an adapter, which does not change it; else as asked for."""
-    widths = [given.shape[1] for tower, given in sides if tower == "adapter"]
+    """D: the features' width where a tower keeps it; else as asked for."""
+    widths = [given.shape[1] for tower, given in sides if tower in _KEEP_WIDTH]
     if len(set(widths)) == 2:
         raise ConfigError(
-            f"context features have width {widths[0]} and item features {widths[1]}, so two adapters have no "
-            "inner product; bring both to one width, or choose features for one tower"
+            f"context features have width {widths[0]} and item features {widths[1]}, so towers that keep "
+            "them have no inner product; bring both to one width, or choose features for one tower"
+        )
+    if all(tower == "given" for tower, _ in sides):
+        raise ConfigError(
+            "--context-tower and --item-tower are both given, so there is nothing to learn; choose adapter "
+            "for one of them"
         )
     return widths[0] if widths else dim
 
@@ -202,6 +211,8 @@ def _towers(
     def tower(kind, rows, width, rngs):
         if kind == "ids":
             return IdTower(rows, dim, num_experts, init_scale, dtype, rngs=rngs)
+        if kind == "given":
+            return GivenTower(num_experts, dtype)
         if kind == "adapter":
             return AdapterTower(width, num_experts, hidden, dtype, rngs=rngs)
         return FeatureTower(width, dim, num_experts, hidden, init_scale, dtype, rngs=rngs)

@@ -17,7 +17,14 @@ from rankpg.retrieval import mask
 from rankpg.theory import is_aligned, is_partitioned
 from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Quotas, record
 
-__all__ = ["Evaluation", "evaluate", "evaluate_context", "share_aligned"]
+__all__ = [
+    "Evaluation",
+    "evaluate",
+    "evaluate_context",
+    "ndcg",
+    "relevant_recall",
+    "share_aligned",
+]
 
 _DRAWS = 16
 """Rankings per context over which a late stage that draws is averaged; the sampled policy has four."""
@@ -97,8 +104,8 @@ def evaluate_context(
         retrieval_regret=optimum - best_handed_over,
         late_stage_regret=best_handed_over - value,
         candidate_recall=_recall(rewards, candidates, best[depth - 1], depth),
-        relevant_recall=_relevant_recall(rewards, candidates),
-        ndcg=_ndcg(jnp.mean(rewards[shown], axis=0), best[:length]),
+        relevant_recall=relevant_recall(rewards, candidates),
+        ndcg=ndcg(jnp.mean(rewards[shown], axis=0), best[:length]),
         partitioned=is_partitioned(log_probs, rewards, num_candidates).astype(rewards.dtype),
     )
 
@@ -206,13 +213,14 @@ def _recall(
     return ((jnp.sum(handed > last) + ties) / size).astype(rewards.dtype)
 
 
-def _relevant_recall(rewards: Float[Array, "N"], candidates: Int[Array, "K"]) -> Float[Array, ""]:
+def relevant_recall(rewards: Float[Array, "N"], candidates: Int[Array, "K"]) -> Float[Array, ""]:
     """Share of the items of reward above 0 that the candidates hold; 0 if there are none."""
     relevant = jnp.sum(rewards > 0)
     return (jnp.sum(rewards[candidates] > 0) / jnp.maximum(relevant, 1)).astype(rewards.dtype)
 
 
-def _ndcg(gains: Float[Array, "L"], ideal: Float[Array, "L"]) -> Float[Array, ""]:
+def ndcg(gains: Float[Array, "L"], ideal: Float[Array, "L"]) -> Float[Array, ""]:
+    """Discounted cumulative gain of a list over that of the ideal one; 0 where the ideal one has none."""
     discount = 1 / jnp.log2(jnp.arange(2.0, gains.shape[0] + 2))
     best = ideal @ discount
     return jnp.where(best > 0, gains @ discount / jnp.where(best > 0, best, 1), 0)

@@ -147,7 +147,7 @@ def assemble(
     if config.held_out_contexts and encoder is None and config.context_tower == "ids":
         raise ConfigError(
             f"--held-out-contexts is {config.held_out_contexts}, but --context-tower ids learns nothing of "
-            "contexts that it never sees; choose --context-tower features or adapter"
+            "contexts that it never sees; choose --context-tower features, adapter or given"
         )
     estimator = check_estimator(config.estimator, config.num_experts)
     quotas = expert_quotas(config.num_candidates, config.num_experts)

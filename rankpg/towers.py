@@ -14,7 +14,7 @@ from flax import nnx
 from rankpg.blocks import scan_rows
 from rankpg.types import Array, Float, Int
 
-__all__ = ["AdapterTower", "FeatureTower", "IdTower", "by_rows"]
+__all__ = ["AdapterTower", "FeatureTower", "GivenTower", "IdTower", "by_rows"]
 
 _ROWS = 8192
 """Rows of features that a tower embeds at a time."""
@@ -105,6 +105,18 @@ class AdapterTower(nnx.Module):
         """Embeddings of the rows of features."""
         change = self.change(features)
         return jnp.broadcast_to(features.astype(change.dtype)[None], change.shape) + change
+
+
+class GivenTower(nnx.Module):
+    """Given embeddings as they are, the same for every expert: nothing is learned."""
+
+    def __init__(self, num_experts: int, dtype: Any = jnp.float32):
+        self.num_experts, self.dtype = num_experts, dtype
+
+    def __call__(self, features: Float[Array, "n D"]) -> Float[Array, "M n D"]:
+        """The rows of features."""
+        rows = features.astype(self.dtype)
+        return jnp.broadcast_to(rows[None], (self.num_experts, *rows.shape))
 
 
 def _perceptron(layers: Any, features: Float[Array, "n F"]) -> Float[Array, "M n D"]:
