@@ -172,8 +172,28 @@ def v_pg_numerics(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def text_retrieval(result: dict[str, Any]) -> list[list[str]]:
+    """Means over test queries, and how far from the start they are."""
+    columns = {
+        "recall": "recall@100",
+        "ndcg none": "NDCG@10, own order",
+        "ndcg tfidf": "NDCG@10, TF-IDF re-ranks",
+        "ndcg optimal": "NDCG@10, at best",
+    }
+    rows = [["", *columns.values()]]
+    for name, row in result["rows"].items():
+        cells = []
+        for column in columns:
+            mean, gain = row[column]["mean"], row[column]["gain"]
+            change = f" ({gain['mean']:+.3f} ± {gain['half_width_95']:.3f})"
+            cells.append(f"{mean:.3f}" + (change if gain["half_width_95"] else ""))
+        rows.append([name, *cells])
+    return rows
+
+
 TABLES = (
     v_pg_numerics,
+    text_retrieval,
     retrievals,
     growth,
     speed,
@@ -224,7 +244,7 @@ def main() -> None:
         document = ROOT / "docs" / f"{page}.md"
         document.write_text(reports(document.read_text()))
     for document in (
-        *(ROOT / "docs" / f"{page}.md" for page in ("results", "settings", "speed")),
+        *(ROOT / "docs" / f"{page}.md" for page in ("results", "settings", "speed", "text")),
         ROOT / "README.md",
     ):
         text = document.read_text()

@@ -283,7 +283,7 @@ def _argument(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
         return options | {"action": argparse.BooleanOptionalAction}
     if get_origin(hint) is tuple:
         element = get_args(hint)[0]
-        return options | {"nargs": "+", "type": element, "metavar": element.__name__.upper()}
+        return options | {"nargs": "*", "type": element, "metavar": element.__name__.upper()}
     if choices:
         return options | {"choices": choices, "metavar": "|".join(choices)}
     return options | {"type": hint, "metavar": hint.__name__.upper()}

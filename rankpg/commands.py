@@ -168,9 +168,11 @@ def _describe(run: Any) -> None:
         file=sys.stderr,
     )
     if run.dataset is not None:
+        lack = "judgement" if config.environment == "text" else "row"
+        choice = f" (--missing {config.missing})" if config.environment == "ratings" else ""
         print(
-            f"{run.dataset.missing_share:.1%} of all (context, item) pairs have no row and count as 0 "
-            f"(--missing {config.missing})",
+            f"{run.dataset.missing_share:.1%} of all (context, item) pairs have no {lack} and count as 0"
+            f"{choice}",
             file=sys.stderr,
         )
     chosen = run.pipeline.retrieval

@@ -26,6 +26,8 @@ _PROBLEM, _POLICY, _LATE, _LEARN, _RUN = (
 )
 _SHARDED = {"retrieval": "sharded"}
 _SYNTHETIC, _RATINGS = {"environment": "synthetic"}, {"environment": "ratings"}
+_FILES = {"environment": ("ratings", "text")}
+_OVER_FEATURES = ("features", "adapter")
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,15 @@ class TrainConfig:
         "synthetic",
         _PROBLEM,
         "where contexts and rewards come from: synthetic (at 1000 x 1000 and 10 features the "
-        "paper's own instance) or ratings (--path)",
-        ("synthetic", "ratings"),
+        "paper's own instance), ratings or text (--path)",
+        ("synthetic", "ratings", "text"),
     )
     path: str | None = setting(
         None,
         _PROBLEM,
         "ratings: a csv, parquet or npz file of (user, item, value) triples, or a matrix as npy, npz or csv "
-        "without header",
-        needs=_RATINGS,
+        "without header; text: a folder with corpus.jsonl, queries.jsonl, qrels, corpus.npy and queries.npy",
+        needs=_FILES,
     )
     columns: tuple[str, ...] | None = setting(
         None,
@@ -91,22 +93,29 @@ class TrainConfig:
         0,
         _PROBLEM,
         "contexts, a fixed random choice, that training never sees and on which alone values are measured "
-        "(--context-tower features)",
+        "(--context-tower features, adapter or given)",
     )
     num_candidates: int = setting(10, _POLICY, "K, how many candidates the early stage hands over")
     num_experts: int = setting(1, _POLICY, "M, experts that share the K slots")
-    embedding_dim: int = setting(10, _POLICY, "D, width of the towers' embeddings")
-    context_tower: Literal["ids", "features"] = setting(
+    embedding_dim: int = setting(
+        10,
+        _POLICY,
+        "D, width of the towers' embeddings; beside adapter or given, that of the features",
+    )
+    context_tower: Literal["ids", "features", "adapter", "given"] = setting(
         "ids",
         _POLICY,
-        "embed contexts by a table of ids, or by a perceptron over their features",
+        "embed contexts by a table of ids, by a perceptron over their features, by an adapter: the "
+        "features themselves, and a perceptron on top that starts at 0, or as given: the features alone",
     )
-    item_tower: Literal["ids", "features"] = setting("ids", _POLICY, "the same for items")
+    item_tower: Literal["ids", "features", "adapter", "given"] = setting(
+        "ids", _POLICY, "the same for items"
+    )
     hidden: tuple[int, ...] = setting(
         (64,),
         _POLICY,
-        "hidden widths of feature towers",
-        needs={"context_tower": "features", "item_tower": "features"},
+        "hidden widths of the towers over features; none is a linear map",
+        needs={"context_tower": _OVER_FEATURES, "item_tower": _OVER_FEATURES},
     )
     temperature: float = setting(1.0, _POLICY, "divides the logits")
     init_scale: float | None = setting(
@@ -200,6 +209,11 @@ class TrainConfig:
         _RUN,
         "contexts an evaluation visits at most; of more, a fixed random subset",
     )
+    recall_depth: int | None = setting(
+        None,
+        _RUN,
+        "candidate_recall is of so many best items of each context; K of them if left out",
+    )
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
@@ -221,10 +235,12 @@ class TrainConfig:
                 raise ConfigError(f"{flag(name)} is {value}; expected at least 1")
             if value >= 2**31:
                 raise ConfigError(f"{flag(name)} is {value}; expected less than 2^31")
+        if self.recall_depth is not None and not 1 <= self.recall_depth < 2**31:
+            raise ConfigError(f"--recall-depth is {self.recall_depth}; expected at least 1")
         if self.num_features > 2**16:  # the problem's matrices are num_features squared
             raise ConfigError(f"--num-features is {self.num_features}; expected at most {2**16}")
         if self.path is not None and not self.path.strip():
-            raise ConfigError("--path is empty; expected the name of a file")
+            raise ConfigError("--path is empty; expected the name of a file or folder")
         for name in ("temperature", "init_scale", "learning_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -283,6 +299,16 @@ class TrainConfig:
             )
         if self.environment == "ratings" and self.path is None:
             raise ConfigError("--environment ratings needs --path FILE (csv, parquet or npz)")
+        if self.environment == "text" and self.path is None:
+            raise ConfigError(
+                "--environment text needs --path FOLDER (corpus.jsonl, queries.jsonl and qrels)"
+            )
+        towers = self.context_tower, self.item_tower
+        if {"adapter", "given"} & {*towers} and self.embedding_dim != type(self).embedding_dim:
+            raise ConfigError(
+                f"--embedding-dim is {self.embedding_dim}, but --context-tower {towers[0]} --item-tower "
+                f"{towers[1]} keep the width of the features; leave it out"
+            )
         if self.columns is not None and len(self.columns) != 3:
             raise ConfigError(
                 f"--columns has {len(self.columns)} names; expected three: USER ITEM VALUE"

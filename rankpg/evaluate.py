@@ -17,7 +17,14 @@ from rankpg.retrieval import mask
 from rankpg.theory import is_aligned, is_partitioned
 from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Quotas, record
 
-__all__ = ["Evaluation", "evaluate", "evaluate_context", "share_aligned"]
+__all__ = [
+    "Evaluation",
+    "evaluate",
+    "evaluate_context",
+    "ndcg",
+    "relevant_recall",
+    "share_aligned",
+]
 
 _DRAWS = 16
 """Rankings per context over which a late stage that draws is averaged; the sampled policy has four."""
@@ -41,8 +48,11 @@ class Evaluation:
     late_stage_regret: Float[Array, ""]
     """Lost because the best candidates are not shown first."""
     candidate_recall: Float[Array, ""]
-    """Share of the K best items that are among the K candidates; of items that tie for the last place among
-    the best, as many count as there are places."""
+    """Share of the T best items that are among the K candidates, T = K or the pipeline's `recall_depth`; of
+    items that tie for the last place among the best, as many count as there are places."""
+    relevant_recall: Float[Array, ""]
+    """Share of the items whose mean reward is above 0 that are among the K candidates: recall@K where rewards
+    are relevance judgements. 0 for a context without such items."""
     ndcg: Float[Array, ""]
     """Discounted cumulative gain of the shown list over that of the best list, gain = mean reward; 0 where
     even the best list has no gain above 0, so it says nothing of rewards below 0."""
@@ -80,7 +90,8 @@ def evaluate_context(
         drawn = sample_candidates(draw_key, logits, quotas)
         return rewards[late_stage(rank_key, environment, context, drawn).items] @ alpha
 
-    best = largest(rewards, num_candidates)[0]
+    depth = pipeline.recall_depth or num_candidates
+    best = largest(rewards, max(depth, length))[0]
     best_handed_over = largest(rewards[candidates], length)[0] @ heaviest_first
     optimum, value = best[:length] @ heaviest_first, jnp.mean(rewards[shown] @ alpha)
     log_probs = _item_log_probs(logits, quotas)
@@ -92,8 +103,9 @@ def evaluate_context(
         share_of_optimum=jnp.zeros_like(value),  # of the means, not the mean of shares
         retrieval_regret=optimum - best_handed_over,
         late_stage_regret=best_handed_over - value,
-        candidate_recall=_recall(rewards, candidates, best[-1]),
-        ndcg=_ndcg(jnp.mean(rewards[shown], axis=0), best[:length]),
+        candidate_recall=_recall(rewards, candidates, best[depth - 1], depth),
+        relevant_recall=relevant_recall(rewards, candidates),
+        ndcg=ndcg(jnp.mean(rewards[shown], axis=0), best[:length]),
         partitioned=is_partitioned(log_probs, rewards, num_candidates).astype(rewards.dtype),
     )
 
@@ -188,16 +200,27 @@ def _item_log_probs(logits: Float[Array, "M N"], quotas: Any) -> Float[Array, "N
 
 
 def _recall(
-    rewards: Float[Array, "N"], candidates: Int[Array, "K"], last: Float[Array, ""]
+    rewards: Float[Array, "N"], candidates: Int[Array, "K"], last: Float[Array, ""], depth: int
 ) -> Float[Array, ""]:
-    """Share of a top K that the candidates hold, `last` being the smallest reward of such a top K."""
+    """Share of a top T that the candidates hold, `last` being the smallest reward of such a top T.
+
+    An item that is not eligible has reward -inf and is in no top: fewer than T eligible items are the top.
+    """
     handed = rewards[candidates]
-    places_for_ties = candidates.shape[0] - jnp.sum(rewards > last)
+    size = jnp.minimum(depth, jnp.sum(rewards > -jnp.inf))
+    places_for_ties = size - jnp.sum(rewards > last)
     ties = jnp.minimum(jnp.sum(handed == last), places_for_ties)
-    return ((jnp.sum(handed > last) + ties) / candidates.shape[0]).astype(rewards.dtype)
+    return ((jnp.sum(handed > last) + ties) / size).astype(rewards.dtype)
 
 
-def _ndcg(gains: Float[Array, "L"], ideal: Float[Array, "L"]) -> Float[Array, ""]:
+def relevant_recall(rewards: Float[Array, "N"], candidates: Int[Array, "K"]) -> Float[Array, ""]:
+    """Share of the items of reward above 0 that the candidates hold; 0 if there are none."""
+    relevant = jnp.sum(rewards > 0)
+    return (jnp.sum(rewards[candidates] > 0) / jnp.maximum(relevant, 1)).astype(rewards.dtype)
+
+
+def ndcg(gains: Float[Array, "L"], ideal: Float[Array, "L"]) -> Float[Array, ""]:
+    """Discounted cumulative gain of a list over that of the ideal one; 0 where the ideal one has none."""
     discount = 1 / jnp.log2(jnp.arange(2.0, gains.shape[0] + 2))
     best = ideal @ discount
     return jnp.where(best > 0, gains @ discount / jnp.where(best > 0, best, 1), 0)

@@ -18,7 +18,7 @@ from rankpg.numerics import centre, largest
 from rankpg.plackett_luce import ordered_log_prob
 from rankpg.types import Array, Float, Int, LateStage, PRNGKey, Ranking
 
-__all__ = ["LATE_STAGES", "anti", "custom", "learned", "noisy", "optimal", "uniform"]
+__all__ = ["LATE_STAGES", "anti", "custom", "learned", "noisy", "optimal", "similarity", "uniform"]
 
 Scorer = Callable[[Any, Int[Array, ""], Int[Array, "K"]], Float[Array, "K"]]
 """(environment, context, candidates) -> one score per candidate."""
@@ -116,6 +116,24 @@ def learned(ranking_length: int, scorer: Scorer) -> LateStage:
     return _Reranker(ranking_length, rank, rank)
 
 
+def similarity(ranking_length: int) -> LateStage:
+    """Show the candidates whose features have the largest inner product with those of the context.
+
+    A re-ranker as imperfect as the features are: of text embeddings, the ranking of the untrained retriever.
+    """
+
+    def scorer(environment, context, candidates):
+        sides = [getattr(environment, f"{side}_features", None) for side in ("context", "item")]
+        if sides[0] is None or sides[1] is None:
+            raise ValueError(
+                f"the late stage similarity needs features of contexts and of items, which the environment "
+                f"{type(environment).__name__} lacks"
+            )
+        return sides[1][candidates] @ sides[0][context]
+
+    return learned(ranking_length, scorer)
+
+
 def custom(
     ranking_length: int,
     function: Callable[[PRNGKey, Int[Array, ""], Int[Array, "K"]], Int[Array, "L"]],
@@ -152,5 +170,6 @@ LATE_STAGES: dict[str, Callable[..., LateStage]] = {
     "uniform": uniform,
     "anti": anti,
     "learned": learned,
+    "similarity": similarity,
 }
 """name -> builder; the first argument is always the ranking length."""

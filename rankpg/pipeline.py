@@ -77,6 +77,8 @@ class Pipeline:
     """dense, streamed or sharded, and why"""
     placement: Placement | OneDevice
     """Where arrays lie."""
+    recall_depth: int | None = None
+    """How many of a context's best items `candidate_recall` asks for; K of them if None."""
 
     def logits(
         self, params: Params, environment: Environment, contexts: Int[Array, "B"]
@@ -145,7 +147,7 @@ def assemble(
     if config.held_out_contexts and encoder is None and config.context_tower == "ids":
         raise ConfigError(
             f"--held-out-contexts is {config.held_out_contexts}, but --context-tower ids learns nothing of "
-            "contexts that it never sees; choose --context-tower features"
+            "contexts that it never sees; choose --context-tower features, adapter or given"
         )
     estimator = check_estimator(config.estimator, config.num_experts)
     quotas = expert_quotas(config.num_candidates, config.num_experts)
@@ -153,6 +155,11 @@ def assemble(
         raise ConfigError(
             f"--num-candidates is {config.num_candidates}, but the catalogue has only "
             f"{environment.num_items} items; K can be at most N"
+        )
+    if (config.recall_depth or 1) > environment.num_items:
+        raise ConfigError(
+            f"--recall-depth is {config.recall_depth}, but the catalogue has only {environment.num_items} "
+            "items; T can be at most N"
         )
     encoder = encoder or _make_encoder(config, environment)
     retrieval = choose_retrieval(
@@ -188,6 +195,7 @@ def assemble(
         training_contexts=split_contexts(environment.num_contexts, config.held_out_contexts)[0],
         retrieval=retrieval,
         placement=placement,
+        recall_depth=config.recall_depth,
     )
     _check_stations(pipeline, config, environment)
     return pipeline

@@ -34,25 +34,33 @@ def setting(
     group: str,
     help: str,
     choices: tuple[str, ...] = (),
-    needs: Mapping[str, str] = types.MappingProxyType({}),
+    needs: Mapping[str, str | tuple[str, ...]] = types.MappingProxyType({}),
 ) -> Any:
     """A field of a config: its default, the group it is listed in, its help, and its choices if any.
 
-    `needs` are settings and values any one of which gives this one an effect; empty if it always has one.
+    `needs` are settings and their values, one or several, any of which gives this one an effect; empty if it
+    always has one.
     """
-    metadata = {"group": group, "help": help, "choices": choices, "needs": needs}
+    ways = [
+        (name, value)
+        for name, values in needs.items()
+        for value in ((values,) if isinstance(values, str) else values)
+    ]
+    metadata = {"group": group, "help": help, "choices": choices, "needs": ways}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_effects(config: Any) -> None:
     """Refuse a setting that was given (is not its default) and changes nothing beside the others."""
     for field in dataclasses.fields(config):
-        value, needs = getattr(config, field.name), field.metadata["needs"]
-        effective = not needs or any(getattr(config, name) == want for name, want in needs.items())
+        value, ways = getattr(config, field.name), field.metadata["needs"]
+        effective = not ways or any(getattr(config, name) == want for name, want in ways)
         if value != field.default and not effective:
             words = " ".join(map(str, value)) if isinstance(value, tuple) else value
-            now = " ".join(f"{flag(name)} {getattr(config, name)}" for name in needs)
-            wanted = " or ".join(f"{flag(name)} {want}" for name, want in needs.items())
+            now = " ".join(
+                f"{flag(n)} {getattr(config, n)}" for n in dict.fromkeys(n for n, _ in ways)
+            )
+            wanted = " or ".join(f"{flag(name)} {want}" for name, want in ways)
             raise ConfigError(
                 f"{flag(field.name)} is {words}, but has no effect with {now}; "
                 f"leave it out, or choose {wanted}"

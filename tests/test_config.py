@@ -66,13 +66,14 @@ def refusal(settings, *parts):
         ({"reward_transform": "batch", "batch_size": 1}, ["--reward-transform batch", "--batch-size"]),
         ({"batch_size": 10, "draws_per_context": 4}, ["--batch-size 10", "--draws-per-context 4"]),
         ({"environment": "ratings"}, ["--environment ratings", "--path FILE"]),
+        ({"environment": "text"}, ["--environment text", "--path FOLDER"]),
         ({"path": "a.csv"}, ["--path", "--environment synthetic", "--environment ratings"]),
         (
             {"columns": ["user", "item"], "environment": "ratings", "path": "a.csv"},
             ["--columns has 2 names", "USER ITEM VALUE"],
         ),
         # choices
-        ({"environment": "movies"}, ["--environment is 'movies'", "synthetic, ratings"]),
+        ({"environment": "movies"}, ["--environment is 'movies'", "synthetic, ratings, text"]),
         ({"late_stage": "best"}, ["--late-stage is 'best'", "optimal", "anti"]),
         ({"preset": "fast"}, ["--preset is 'fast'", "tuned, paper"]),
         ({"missing": "mean"}, ["--missing is 'mean'", "zero, error"]),
@@ -105,7 +106,7 @@ RATINGS = {"environment": "ratings", "path": "a.csv"}
 @pytest.mark.parametrize(
     ("settings", "given", "instead"),
     [
-        ({"path": "a.csv"}, "--path is a.csv", "--environment ratings"),
+        ({"path": "a.csv"}, "--path is a.csv", "--environment ratings or --environment text"),
         ({"columns": ["u", "i", "v"]}, "--columns is u i v", "--environment ratings"),
         ({"missing": "error"}, "--missing is error", "--environment ratings"),
         ({"duplicates": "mean"}, "--duplicates is mean", "--environment ratings"),
@@ -120,7 +121,8 @@ RATINGS = {"environment": "ratings", "path": "a.csv"}
         (
             {"hidden": [8, 4]},
             "--hidden is 8 4",
-            "--context-tower features or --item-tower features",
+            "--context-tower features or --context-tower adapter or --item-tower features or "
+            "--item-tower adapter",
         ),
         ({"inverse_temperature": 2.0}, "--inverse-temperature is 2.0", "--late-stage noisy"),
     ],
@@ -143,7 +145,7 @@ def test_a_setting_without_an_effect_is_refused(settings, given, instead):
 def test_every_need_is_a_setting_and_a_value_it_may_take():
     hints = typing.get_type_hints(TrainConfig)
     fields = {f.name: f for f in dataclasses.fields(TrainConfig)}
-    needs = [pair for f in fields.values() for pair in f.metadata["needs"].items()]
+    needs = [pair for f in fields.values() for pair in f.metadata["needs"]]
     assert len(needs) >= 10
     for name, value in needs:
         assert value in choices_of(fields[name], hints[name])

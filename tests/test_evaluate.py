@@ -208,7 +208,7 @@ def test_of_equal_rewards_any_may_be_among_the_top(ask, third):
 def test_recall_counts_ties_no_more_often_than_there_are_places(rewards, candidates, recall):
     rewards = jnp.asarray(rewards, jnp.float32)
     last = jnp.sort(rewards)[-len(candidates)]
-    found = _recall(rewards, jnp.asarray(candidates, jnp.int32), last)
+    found = _recall(rewards, jnp.asarray(candidates, jnp.int32), last, len(candidates))
     assert float(found) == pytest.approx(recall)
 
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import jax
 
-from rankpg.environments import ratings, synthetic
+from rankpg.environments import ratings, synthetic, text
 from rankpg.environments.ratings import Dataset, from_file, from_matrix, from_triples
 from rankpg.environments.synthetic import Synthetic, generate, paper_instance
+from rankpg.environments.text import from_text, from_text_folder
 from rankpg.types import Environment
 
 if TYPE_CHECKING:
@@ -24,12 +25,15 @@ __all__ = [
     "Synthetic",
     "from_file",
     "from_matrix",
+    "from_text",
+    "from_text_folder",
     "from_triples",
     "generate",
     "make_environment",
     "paper_instance",
     "ratings",
     "synthetic",
+    "text",
 ]
 
 
@@ -51,9 +55,14 @@ def _ratings(config: TrainConfig) -> Dataset:
     )
 
 
+def _text(config: TrainConfig) -> Dataset:
+    return from_text_folder(config.path or "")
+
+
 ENVIRONMENTS: dict[str, Callable[[TrainConfig], Environment | Dataset]] = {
     "synthetic": _synthetic,
     "ratings": _ratings,
+    "text": _text,
 }
 """name -> builder; a Dataset also knows what its row numbers stand for."""
 

@@ -1,7 +1,7 @@
 """Ratings as an environment: users are contexts, and what a user gave to an item is its mean reward.
 
-`Ratings` stores the rated pairs only, whatever the size of contexts x items; `RewardMatrix` is a dense
-table. Both come inside a `Dataset`, which keeps what JAX cannot hold: the ids of the rows.
+Rewards are stored as `Ratings` or as a `RewardMatrix` (see stored.py), inside a `Dataset`, which keeps what
+JAX cannot hold: the ids of the rows.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
-from jax import lax
 
 from rankpg.environments.compressed import compress
+from rankpg.environments.features import feature_rows
+from rankpg.environments.stored import Ratings, RewardMatrix
 from rankpg.environments.tables import read
 from rankpg.environments.triples import IdMap, Matrix, TableError, Triples, encode
-from rankpg.types import Array, Bool, Float, Int, PRNGKey, record
+from rankpg.types import Array, Bool, Float
 
 __all__ = ["Dataset", "Ratings", "RewardMatrix", "from_file", "from_matrix", "from_triples"]
 
@@ -37,99 +37,6 @@ else:  # what a user passes is checked here, in words, and not by a type checker
 RELATIVE_NOISE = 0.3
 CLIPS = {"watch_ratio": (0.0, 10.0)}
 """What `clip="auto"` does, by column: a KuaiRec video left running in a loop has a ratio of hundreds."""
-
-
-@record
-class Ratings:
-    """Rewards value * (1 + relative_noise * z), z standard normal; a pair without rating earns 0.
-
-    The ratings of context c are the entries row_starts[c] to row_starts[c + 1], sorted by item, so that a
-    look-up is a binary search of `search_steps` halvings, the same for every context.
-    """
-
-    row_starts: Int[Array, "num_contexts_plus_1"]
-    items: Int[Array, "num_ratings"]
-    values: Float[Array, "num_ratings"]
-    relative_noise: Float[Array, ""]
-    where: Bool[Array, "num_contexts N"] | None
-    num_items: int = struct.field(pytree_node=False)
-    search_steps: int = struct.field(pytree_node=False)
-
-    @property
-    def num_contexts(self) -> int:
-        return self.row_starts.shape[0] - 1
-
-    def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """The rating that the context gave to each item, 0 where there is none."""
-        end = jnp.broadcast_to(self.row_starts[context + 1], items.shape)
-        start = jnp.broadcast_to(self.row_starts[context], items.shape)
-        wanted = items.astype(self.items.dtype)
-
-        def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bounds
-            middle = low + (high - low) // 2
-            right = (low < high) & (self.items.at[middle].get(mode="clip") < wanted)
-            return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
-
-        place, _ = lax.fori_loop(0, self.search_steps, halve, (start, end), unroll=True)
-        found = (place < end) & (self.items.at[place].get(mode="clip") == wanted)
-        return jnp.where(found, self.values.at[place].get(mode="clip"), 0)
-
-    def sample_rewards(
-        self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
-    ) -> Float[Array, "n"]:
-        """value * (1 + relative_noise * z), independently for each item."""
-        mean = self.mean_rewards(context, items)
-        return mean * (1 + self.relative_noise * jax.random.normal(key, mean.shape, mean.dtype))
-
-    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """The mean reward."""
-        return self.mean_rewards(context, items)
-
-    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
-        """From the mask that the user gave; None without one."""
-        return None if self.where is None else self.where[context][items]
-
-
-@record
-class RewardMatrix:
-    """Rewards mean * (1 + relative_noise * z) + noise_std * z, z standard normal, from a dense table."""
-
-    means: Float[Array, "num_contexts N"]
-    relative_noise: Float[Array, ""]
-    noise_std: Float[Array, ""] | Float[Array, "num_contexts N"]
-    where: Bool[Array, "num_contexts N"] | None
-
-    @property
-    def num_contexts(self) -> int:
-        return self.means.shape[0]
-
-    @property
-    def num_items(self) -> int:
-        return self.means.shape[1]
-
-    def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """means[context, items]."""
-        return self.means[jnp.broadcast_to(context, items.shape), items]
-
-    def sample_rewards(
-        self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
-    ) -> Float[Array, "n"]:
-        """mean * (1 + relative_noise * z) + noise_std * z, independently for each item."""
-        mean = self.mean_rewards(context, items)
-        absolute = self.noise_std
-        if absolute.ndim == 2:
-            absolute = absolute[jnp.broadcast_to(context, items.shape), items]
-        noise = jax.random.normal(key, mean.shape, mean.dtype)
-        return mean + (self.relative_noise * mean + absolute) * noise
-
-    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """The mean reward."""
-        return self.mean_rewards(context, items)
-
-    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
-        """From the mask that the user gave; None without one."""
-        return None if self.where is None else self.where[context][items]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -224,6 +131,8 @@ def from_triples(
     eligible: ArrayLike | None = None,
     context_ids: ArrayLike | None = None,
     item_ids: ArrayLike | None = None,
+    context_features: ArrayLike | None = None,
+    item_features: ArrayLike | None = None,
 ) -> Dataset:
     """The ratings of R triples in memory: one id of a user, one of an item and one value each.
 
@@ -231,6 +140,8 @@ def from_triples(
       users, items: R ids of any one type.
       values: R numbers.
       context_ids, item_ids: all ids, in the order of the rows; by default those that occur, sorted.
+      context_features, item_features: one row of numbers an id, for feature towers; in the order of
+        `context_ids` and `item_ids`, which they need.
       missing, duplicates, clip, relative_noise, eligible: as for `from_file`.
 
     Raises:
@@ -251,8 +162,17 @@ def from_triples(
     table = Triples.build(
         encode(columns[0], "triples", "users"), encode(columns[1], "triples", "items"), columns[2]
     )
+    for side, ids, given in (
+        ("context", context_ids, context_features),
+        ("item", item_ids, item_features),
+    ):
+        if given is not None and ids is None:
+            raise TableError(
+                f"{side}_features: say which row is which with {side}_ids, in their order"
+            )
     table = _with_ids(table, context_ids, item_ids)
-    return _from_triples(table, missing, duplicates, clip, relative_noise, eligible)
+    data = _from_triples(table, missing, duplicates, clip, relative_noise, eligible)
+    return _with_features(data, context_features, item_features)
 
 
 def from_matrix(
@@ -264,6 +184,8 @@ def from_matrix(
     eligible: ArrayLike | None = None,
     context_ids: ArrayLike | None = None,
     item_ids: ArrayLike | None = None,
+    context_features: ArrayLike | None = None,
+    item_features: ArrayLike | None = None,
 ) -> Dataset:
     """A reward matrix of your own: matrix[num_contexts, N], mean rewards.
 
@@ -273,6 +195,7 @@ def from_matrix(
       relative_noise: the same in units of the mean; the two add up.
       clip, eligible: as for `from_file`.
       context_ids, item_ids: what the rows and columns stand for; their numbers by default.
+      context_features, item_features: one row of numbers for each row and column, for feature towers.
 
     Raises:
       TableError: not a matrix of finite numbers, noise of another shape or below 0, a context without
@@ -289,7 +212,8 @@ def from_matrix(
     if values.dtype == jnp.bfloat16:
         values = values.astype(np.float32)
     table = Matrix.build(values, context_ids, item_ids)
-    return _from_matrix(table, relative_noise, noise_std, clip, eligible)
+    data = _from_matrix(table, relative_noise, noise_std, clip, eligible)
+    return _with_features(data, context_features, item_features)
 
 
 def _clipped(values: np.ndarray, clip: Clip) -> np.ndarray:
@@ -327,6 +251,16 @@ def _mask(
             f"eligible: context {contexts.one(row)!r} (row {row}) has no eligible item"
         )
     return jnp.asarray(mask)
+
+
+def _with_features(data: Dataset, contexts: ArrayLike | None, items: ArrayLike | None) -> Dataset:
+    sides = (("context", contexts, data.context_ids), ("item", items, data.item_ids))
+    given = {
+        f"{side}_features": jnp.asarray(feature_rows(rows, f"{side}_features", len(ids)))
+        for side, rows, ids in sides
+        if rows is not None
+    }
+    return dataclasses.replace(data, environment=dataclasses.replace(data.environment, **given))
 
 
 def _from_matrix(

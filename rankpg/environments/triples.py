@@ -30,6 +30,7 @@ __all__ = [
     "in_one_line",
     "is_empty",
     "sorted_ids",
+    "unusable",
 ]
 
 Columns: TypeAlias = tuple[str, str, str]
@@ -156,7 +157,7 @@ class Triples:
                     f"{source}, {place(row)}, column {column!r}: the id is empty: "
                     "fill it in or remove the row"
                 )
-        wrong = _unusable(values)
+        wrong = unusable(values)
         if wrong.any():
             row = int(np.argmax(wrong))
             raise TableError(
@@ -205,7 +206,7 @@ class Matrix:
                 f"for a matrix of {values.shape}"
             )
         matrix = cls(values, IdMap(ids[0], "user"), IdMap(ids[1], "item"), **where)
-        wrong = _unusable(values)
+        wrong = unusable(values)
         if wrong.any():
             row, column = (int(i) for i in np.unravel_index(np.argmax(wrong), values.shape))
             what = _describe(values[row, column])
@@ -241,8 +242,8 @@ def is_empty(labels: np.ndarray) -> np.ndarray:
     return labels != labels  # NaN, NaT
 
 
-def _unusable(values: np.ndarray) -> np.ndarray:
-    """True where a value is NaN, infinite, or too large for the float32 that rewards are."""
+def unusable(values: np.ndarray) -> np.ndarray:
+    """True where a value is NaN, infinite, or too large for float32."""
     return ~(np.abs(values.astype(np.float64, copy=False)) <= np.finfo(np.float32).max)
 
 
