@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from dataclasses import dataclass
 from functools import partial
@@ -104,7 +105,8 @@ class Retriever:
           ConfigError: a run of several seeds, or with a station that needs its late stage inside the program.
         """
         check_live(run, importance, clip)
-        self.run, self.importance, self.clip, self.log = run, importance, clip, log
+        self.importance: Importance = importance
+        self.run, self.clip, self.log = run, clip, log
         self.draws, self._queue = draws or OpenDraws(), queue or []
         self._root = seed_keys(run.config, "steps")[0]
         self._lock = threading.RLock()
@@ -322,7 +324,8 @@ class Retriever:
         self.run.state, metrics = self._learns(self.run.environment, self.run.state, told)
         fault = int(self.run.state.fault[0])
         if fault:
-            self.run.state = self.run.state.replace(fault=jnp.zeros_like(self.run.state.fault))
+            state = self.run.state
+            self.run.state = dataclasses.replace(state, fault=jnp.zeros_like(state.fault))
             raise LearnError(
                 f"update {self.step + 1} was not made: it met {FAULTS[fault]}. The parameters are those "
                 f"before it, its {size} rows are dropped. {REMEDIES[fault]}"

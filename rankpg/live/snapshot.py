@@ -115,7 +115,7 @@ def _arrays(run: Run, draws: OpenDraws, queue: list[ToldRows]) -> dict[str, np.n
     rows = join([none, *(ToldRows(draw.rows, *none[1:]) for draw in waiting)]).rows
     told = join([none, *queue])
     return {
-        "serials": np.int64(draws.serials),
+        "serials": np.array(draws.serials),
         "serial": np.array([draw.serial for draw in waiting], np.int64),
         "seal": np.array([draw.seal for draw in waiting], "U8"),
         "size": np.array([len(draw.told) for draw in waiting], np.int64),
