@@ -188,6 +188,10 @@ def raises(contexts, candidates):
     raise ConnectionError("the service is down")
 
 
+def exits(contexts, candidates):
+    raise SystemExit(1)
+
+
 def hangs(contexts, candidates):
     threading.Event().wait(5)
     return by_table(contexts, candidates)
@@ -227,6 +231,7 @@ def nan_reward(contexts, candidates):
 
 FAULTS = {
     raises: ("scores", "ConnectionError: the service is down"),
+    exits: ("scores", "SystemExit: 1"),
     hangs: ("scores", r"TimeoutError: no answer within 0\.3 s"),
     nan: ("scores", "answered NaN as the score of candidate 1 of row 3"),
     stranger: ("ranking", "row 5 shows 99 at position 2, which is none of its candidates"),

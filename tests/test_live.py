@@ -16,6 +16,7 @@ from rankpg.checkpoint import CheckpointError
 from rankpg.encoders import Encoder
 from rankpg.environments import from_matrix
 from rankpg.live import programs
+from rankpg.live.fitness import check_live
 from rankpg.pipeline import assemble
 from rankpg.run_folder import load_run
 from rankpg.settings import ConfigError
@@ -189,13 +190,19 @@ def test_a_row_of_the_same_parameters_has_weight_one_whatever_was_written_down()
 # --- what is described again is what was drawn ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("retrieval", ["dense", "streamed"])
-@pytest.mark.parametrize(("estimator", "experts"), [("ca_pg", 2), ("v_pg", 1), ("ca_pg_exact", 1)])
+@pytest.mark.parametrize(
+    ("estimator", "experts", "retrieval"),
+    [
+        ("ca_pg", 2, "dense"),
+        ("ca_pg", 2, "streamed"),
+        ("v_pg", 1, "dense"),
+        ("v_pg", 1, "streamed"),
+        ("ca_pg_exact", 1, "dense"),
+    ],
+)
 def test_a_draw_described_again_has_the_statistics_and_the_gradient_of_the_draw(
     estimator, experts, retrieval
 ):
-    if retrieval == "streamed" and estimator == "ca_pg_exact":
-        pytest.skip("lists the whole catalogue")
     config = settings(estimator=estimator, num_experts=experts, retrieval=retrieval, batch_size=6)
     where = np.random.default_rng(0).uniform(size=(CONTEXTS, 40)) < 0.8
     world = live.catalogue(CONTEXTS, 40, eligible=where)
@@ -310,7 +317,6 @@ def test_tokens_that_name_nothing_say_why(waiting):
     identity, serial, seal = drawn.token.split(".")
     cases = {
         "nonsense": "expected one that `draw` answered",
-        7: "expected one that `draw` answered",
         f"{identity}.-1.{seal}": "expected one that `draw` answered",
         new(batch_size=5).draw(0).token: f"and this one is {identity}",
         f"{identity}.99.{seal}": "unknown to this retriever",
@@ -380,7 +386,6 @@ REFUSED = {
         {"estimator": "v_pg", "importance": "item"},
         "scores the whole candidate set",
     ),
-    "unknown weights": ({"importance": "both"}, "expected set, item or none"),
 }
 
 
@@ -389,6 +394,12 @@ def test_runs_that_cannot_go_live_are_refused(name):
     changes, message = REFUSED[name]
     with pytest.raises(ConfigError, match=message):
         new(**changes)
+
+
+@pytest.mark.parametrize(("importance", "clip"), [("both", 10.0), ("set", 0.5), ("set", np.inf)])
+def test_weights_that_cannot_be_are_refused(importance, clip, waiting):
+    with pytest.raises(ConfigError, match=r"expected set, item or none|a number of at least 1"):
+        check_live(waiting[0].run, importance, clip)
 
 
 def test_eq_9_is_refused_where_the_late_stage_is_outside():
@@ -469,6 +480,7 @@ def test_a_trained_run_goes_live():
     retriever = live.Retriever(run)
     drawn = retriever.draw([0, 1, 2, 3])
     assert (drawn.step, retriever.learn(drawn.token, *first_two(drawn)).step) == (2, 3)
+    assert drawn.token.split(".")[1] == "2"  # the keys of steps 0 and 1 are used up
 
 
 # --- the log ----------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from rankpg import TrainConfig, encoders, live
 from rankpg.run import Run, prepare
 from rankpg.run_folder import versions
 
-SIZES = {"users": 1000, "items": 1000, "held_out": 200, "steps": 2000, "trees": 100, "seeds": 3}
+SIZES = {"users": 1000, "items": 1000, "held_out": 200, "steps": 1000, "trees": 100, "seeds": 3}
 TOY = {"users": 40, "items": 30, "held_out": 10, "steps": 4, "trees": 5, "seeds": 1}
 FEATURES, CANDIDATES, SHOWN = 10, 20, 5
 

@@ -140,7 +140,7 @@ class Call:
                 time.sleep(self._reranker.pause * 2 ** (attempt - 1))
             try:
                 return self._attempt(rows)
-            except Exception as error:
+            except BaseException as error:  # of a thread, which nothing else would notice
                 failure = f"{type(error).__name__}: {error}"
         where = f"rows {rows[0]} to {rows[-1]} of the batch"
         times = "once" if tries == 1 else f"{tries} times"

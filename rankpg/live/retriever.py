@@ -107,7 +107,9 @@ class Retriever:
         check_live(run, importance, clip)
         self.importance: Importance = importance
         self.run, self.clip, self.log = run, clip, log
-        self.draws, self._queue = draws or OpenDraws(), queue or []
+        # A run that goes on draws with the keys of its next steps, and not again with those it had.
+        self.draws = draws or OpenDraws(serials=self.step)
+        self._queue = queue or []
         self._root = seed_keys(run.config, "steps")[0]
         self._lock = threading.RLock()
         self._compile()
@@ -199,6 +201,7 @@ class Retriever:
             return self._draw(np.asarray(contexts))
 
     def _draw(self, contexts: np.ndarray) -> Draw:
+        contexts = contexts.astype(np.int32)
         padded = np.resize(contexts, self._padded(len(contexts)))
         drawn = self._draws(
             self.run.environment, self.run.state.params, self._root, self._serial, padded
@@ -208,7 +211,7 @@ class Retriever:
             raise LearnError(f"nothing was drawn: the policy has {FAULTS[1]}. {REMEDIES[1]}")
         step = self.step
         rows = Rows(
-            contexts.astype(np.int32),
+            contexts,
             drawn.items,
             drawn.log_propensity,
             drawn.log_inclusion,
