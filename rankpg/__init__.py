@@ -1,6 +1,6 @@
 """rankpg: train an early-stage ranker on the reward of the final list, by policy gradient, in JAX."""
 
-from rankpg import encoders, environments, late_stage, rewards, theory
+from rankpg import encoders, environments, late_stage, live, rewards, theory
 from rankpg.config import ConfigError, TrainConfig
 from rankpg.estimators import ESTIMATORS, score
 from rankpg.inclusion import log_inclusion, log_inclusion_threshold
@@ -26,6 +26,7 @@ __all__ = [
     "expert_quotas",
     "greedy_candidates",
     "late_stage",
+    "live",
     "log_inclusion",
     "log_inclusion_large",
     "log_inclusion_threshold",

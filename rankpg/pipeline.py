@@ -25,6 +25,8 @@ from rankpg.retrieval import (
     Candidates,
     Choice,
     choose_retrieval,
+    describe,
+    describe_streamed,
     mask,
     retrieve,
     retrieve_sharded,
@@ -96,6 +98,11 @@ class Pipeline:
             )
         return encoded
 
+    def scaled(self, encoded: Any) -> Embeddings:
+        """Embeddings whose inner products are logits."""
+        towers = self.embeddings(encoded)
+        return dataclasses.replace(towers, contexts=towers.contexts / self.temperature)
+
     def in_product_dtype(self, encoded: Any) -> Any:
         """Embeddings rounded to fewer bits where the config wants that; all else as it is."""
         if self.product_dtype != jnp.bfloat16 or not isinstance(encoded, Embeddings):
@@ -118,12 +125,40 @@ class Pipeline:
                 return retrieve(key, mask(environment, context, logits), quotas, statistics)
 
             return jax.vmap(one)(keys, contexts, to_logits(encoded, self.temperature))
-        towers = self.embeddings(encoded)
-        scaled = dataclasses.replace(towers, contexts=towers.contexts / self.temperature)
-        known = keys, scaled, contexts, environment, quotas, statistics
+        known = keys, self.scaled(encoded), contexts, environment, quotas, statistics
         if isinstance(self.placement, OneDevice):
             return retrieve_streamed(*known)
         return retrieve_sharded(*known, self.placement.mesh, self.placement.part)
+
+    def describe(
+        self,
+        items: Int[Array, "B K"],
+        params: Params,
+        environment: Environment,
+        contexts: Int[Array, "B"],
+    ) -> Candidates:
+        """What `retrieve` answers under these parameters, of candidates that were drawn before.
+
+        Raises:
+          ValueError: a score that needs the noise that drew; a sharded run.
+        """
+        quotas, statistics = self.quotas, self.estimator.statistics
+        if statistics == "arrivals" or self.retrieval.name == "sharded":
+            raise ValueError(
+                f"candidates drawn before cannot be described with statistics {statistics!r} and retrieval "
+                f"{self.retrieval.name!r}; expected a score that needs no noise, and one device"
+            )
+        encoded = self.in_product_dtype(self.encoder.encode(params, environment, contexts))
+        if self.retrieval.name == "dense":
+
+            def one(items, context, logits):
+                logits = mask(environment, context, logits)
+                described = describe(logits, items, items[:0], quotas, statistics)
+                return dataclasses.replace(described, sound=jnp.max(logits) < jnp.inf)
+
+            return jax.vmap(one)(items, contexts, to_logits(encoded, self.temperature))
+        known = self.scaled(encoded), contexts, environment, quotas, statistics
+        return describe_streamed(items, *known)
 
 
 def assemble(

@@ -92,13 +92,27 @@ class Run:
         Returns:
           Item ids [contexts, K], of the dataset where the run has one.
         """
+        rows = self.context_rows(contexts)
+        if seed is not None and seed not in self.config.seeds:
+            raise ValueError(f"seed {seed} was not trained; the run has {self.config.seeds}")
+        index = 0 if seed is None else self.config.seeds.index(seed)
+        params = jax.tree.map(lambda leaf: leaf[index], self.state.params)
+        items = _greedy(
+            self.pipeline, self.environment, params, self.copies(jnp.asarray(rows, jnp.int32))
+        )
+        return self.dataset.item_ids[np.asarray(items)] if self.dataset else np.asarray(items)
+
+    def context_rows(self, contexts: Any) -> np.ndarray:
+        """Row numbers, int[n], of one context id or of a list of them.
+
+        Raises:
+          ValueError: no ids, or one that the environment does not have.
+        """
         rows = np.asarray(self.dataset.context_ids.rows(contexts) if self.dataset else contexts)
         if not np.issubdtype(rows.dtype, np.integer) or rows.ndim > 1 or not rows.size:
             raise ValueError(
                 f"contexts is {rows.dtype}{list(rows.shape)}; expected one context id or a list of them"
             )
-        if seed is not None and seed not in self.config.seeds:
-            raise ValueError(f"seed {seed} was not trained; the run has {self.config.seeds}")
         rows = np.atleast_1d(rows)
         outside = rows[(rows < 0) | (rows >= self.environment.num_contexts)]
         if outside.size:
@@ -106,12 +120,7 @@ class Run:
                 f"context {outside[0]} is unknown; the environment has the contexts 0 to "
                 f"{self.environment.num_contexts - 1}"
             )
-        index = 0 if seed is None else self.config.seeds.index(seed)
-        params = jax.tree.map(lambda leaf: leaf[index], self.state.params)
-        items = _greedy(
-            self.pipeline, self.environment, params, self.copies(jnp.asarray(rows, jnp.int32))
-        )
-        return self.dataset.item_ids[np.asarray(items)] if self.dataset else np.asarray(items)
+        return rows
 
     def copies(self, tree: Any) -> Any:
         """Arrays as the run's programs take them: of a sharded run, a copy on every device."""

@@ -4,10 +4,14 @@
 
     contexts -> encoder -> retrieval -> late stage -> rewards
              -> scores -> surrogate loss -> gradient -> optimizer
+
+Where the late stage or the user is not to be had inside the program, live/ puts a wait between its first line
+and its second: what is drawn there is scored, judged and stepped along here.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -23,9 +27,17 @@ __all__ = [
     "FAULTS",
     "REMEDIES",
     "Feedback",
+    "Shown",
+    "StepKeys",
     "StepMetrics",
     "TrainState",
+    "assess",
+    "draw_contexts",
+    "follow",
     "init_state",
+    "show",
+    "split_rows",
+    "surrogate_loss",
     "train_chunk",
     "update",
 ]
@@ -67,13 +79,21 @@ class TrainState:
 
 
 @record
-class Feedback:
-    """What one context's rollout yields."""
+class Shown:
+    """What became of one context's candidates: the ranking that was shown, and what it earned."""
 
+    items: Int[Array, "L"]
     rewards: Float[Array, "L"]
-    scores: Float[Array, "L"]
     log_propensity: Float[Array, ""]
     """of the late stage's greedy ranking, where the step size asks for it; else 0."""
+
+
+@record
+class Feedback:
+    """What one context's draw contributes to the surrogate loss."""
+
+    shown: Shown
+    scores: Float[Array, "L"]
     sound: Bool[Array, "3"]
     """Whether logits, ranking and rewards are what they must be, in the order of FAULTS."""
 
@@ -120,20 +140,92 @@ def update(
     """
     keys = StepKeys(*jax.random.split(key, 4))
     contexts = draw_contexts(keys.contexts, pipeline, environment)
+    rows = split_rows(keys, pipeline.batch_size)
 
     def surrogate(params):
-        rows = split_rows(keys, pipeline.batch_size)
         candidates = pipeline.retrieve(rows.retrieval, params, environment, contexts)
-        feedback = jax.vmap(rollout, in_axes=(None, None, 0, 0, 0))(
-            pipeline, environment, rows, contexts, candidates
+        shown = jax.vmap(show, in_axes=(None, None, 0, 0, 0))(
+            pipeline, environment, rows, contexts, candidates.items
         )
-        advantages, baseline = pipeline.reward_transform.apply(
-            state.baseline_state, contexts, feedback.rewards
-        )
-        alpha = jnp.asarray(pipeline.position_weights, advantages.dtype)
-        credit = lax.stop_gradient(alpha[None] * advantages)
-        return -jnp.mean(jnp.sum(credit * feedback.scores, axis=-1)), (feedback, baseline)
+        feedback = assess(pipeline, candidates, shown)
+        return surrogate_loss(pipeline, state.baseline_state, contexts, feedback)
 
+    return follow(pipeline, state, surrogate)
+
+
+def show(
+    pipeline: Pipeline,
+    environment: Environment,
+    keys: StepKeys,
+    context: Int[Array, ""],
+    candidates: Int[Array, "K"],
+) -> Shown:
+    """One context's candidates through late stage and rewards."""
+    ranking = pipeline.late_stage(keys.late_stage, environment, context, candidates)
+    rewards = environment.sample_rewards(keys.rewards, context, ranking.items)
+    log_propensity = jnp.zeros((), rewards.dtype)
+    if pipeline.adaptive_learning_rate:
+        greedy = pipeline.late_stage.greedy(keys.late_stage, environment, context, candidates)
+        log_propensity = lax.stop_gradient(greedy.log_propensity)
+    return Shown(items=ranking.items, rewards=rewards, log_propensity=log_propensity)
+
+
+def assess(pipeline: Pipeline, candidates: Candidates, shown: Shown) -> Feedback:
+    """The scores of what was shown, and whether every station did its part; of a batch."""
+
+    def one(candidates: Candidates, shown: Shown) -> Feedback:
+        from_candidates = jnp.any(shown.items[:, None] == candidates.items[None, :], axis=1)
+        same = shown.items[:, None] == shown.items[None, :]
+        repeated = jnp.any(jnp.tril(same, k=-1), axis=1)
+        sound = (
+            candidates.sound,
+            jnp.all(from_candidates) & ~jnp.any(repeated),
+            jnp.all(jnp.isfinite(shown.rewards)),
+        )
+        scores = pipeline.estimator.score(candidates, shown.items, pipeline.quotas)
+        return Feedback(shown=shown, scores=scores, sound=jnp.stack(sound))
+
+    return jax.vmap(one)(candidates, shown)
+
+
+def surrogate_loss(
+    pipeline: Pipeline,
+    baseline_state: Any,
+    contexts: Int[Array, "B"],
+    feedback: Feedback,
+    weights: Float[Array, "B L"] | None = None,
+) -> tuple[Float[Array, ""], tuple[Feedback, Any]]:
+    """- mean over the batch of sum_l w_l * alpha_l * A_l * score_l, and the next state of the baseline.
+
+    Only the scores carry a gradient.
+
+    Args:
+      pipeline: the run's stations.
+      baseline_state: of the reward transform.
+      contexts: of the batch.
+      feedback: with a leading axis B.
+      weights: w_l of draws that another policy made; None is 1.
+    """
+    advantages, baseline = pipeline.reward_transform.apply(
+        baseline_state, contexts, feedback.shown.rewards
+    )
+    alpha = jnp.asarray(pipeline.position_weights, advantages.dtype)
+    credit = lax.stop_gradient(alpha[None] * advantages)
+    if weights is not None:
+        credit = credit * lax.stop_gradient(weights)
+    return -jnp.mean(jnp.sum(credit * feedback.scores, axis=-1)), (feedback, baseline)
+
+
+def follow(
+    pipeline: Pipeline, state: TrainState, surrogate: Callable[[Params], Any]
+) -> tuple[TrainState, StepMetrics]:
+    """The optimizer's step along the gradient of a surrogate loss.
+
+    Args:
+      pipeline: the run's stations.
+      state: before the step.
+      surrogate: `surrogate(params)` answers what `surrogate_loss` does.
+    """
     (loss, (feedback, baseline)), gradient = jax.value_and_grad(surrogate, has_aux=True)(
         state.params
     )
@@ -141,43 +233,14 @@ def update(
     fault = first_fault(feedback, loss, length)
     step_size = None
     if pipeline.adaptive_learning_rate:
-        step_size = 1 / jnp.mean(jnp.exp(feedback.log_propensity))  # Eq. 9
+        step_size = 1 / jnp.mean(jnp.exp(feedback.shown.log_propensity))  # Eq. 9
+    rewards = feedback.shown.rewards
     metrics = StepMetrics(
         loss=loss,
-        reward=jnp.mean(
-            feedback.rewards @ pipeline.position_weights.astype(feedback.rewards.dtype)
-        ),
+        reward=jnp.mean(rewards @ pipeline.position_weights.astype(rewards.dtype)),
         gradient_norm=length,
     )
     return take_step(pipeline, state, gradient, step_size, baseline, fault), metrics
-
-
-def rollout(
-    pipeline: Pipeline,
-    environment: Environment,
-    keys: StepKeys,
-    context: Int[Array, ""],
-    candidates: Candidates,
-) -> Feedback:
-    """One context's candidates through late stage, rewards and scores."""
-    ranking = pipeline.late_stage(keys.late_stage, environment, context, candidates.items)
-    rewards = environment.sample_rewards(keys.rewards, context, ranking.items)
-    scores = pipeline.estimator.score(candidates, ranking.items, pipeline.quotas)
-    log_propensity = jnp.zeros((), scores.dtype)
-    if pipeline.adaptive_learning_rate:
-        greedy = pipeline.late_stage.greedy(keys.late_stage, environment, context, candidates.items)
-        log_propensity = lax.stop_gradient(greedy.log_propensity)
-    from_candidates = jnp.any(ranking.items[:, None] == candidates.items[None, :], axis=1)
-    same = ranking.items[:, None] == ranking.items[None, :]
-    repeated = jnp.any(jnp.tril(same, k=-1), axis=1)
-    sound = (
-        candidates.sound,
-        jnp.all(from_candidates) & ~jnp.any(repeated),
-        jnp.all(jnp.isfinite(rewards)),
-    )
-    return Feedback(
-        rewards=rewards, scores=scores, log_propensity=log_propensity, sound=jnp.stack(sound)
-    )
 
 
 def draw_contexts(key: PRNGKey, pipeline: Pipeline, environment: Environment) -> Int[Array, "B"]:

@@ -15,7 +15,7 @@ choice.py     which of the three suits a catalogue
 from rankpg.retrieval.choice import Choice, choose_retrieval
 from rankpg.retrieval.dense import Candidates, Statistics, describe, mask, retrieve
 from rankpg.retrieval.sharded import retrieve_sharded
-from rankpg.retrieval.streamed import retrieve_streamed
+from rankpg.retrieval.streamed import describe_streamed, retrieve_streamed
 
 __all__ = [
     "Candidates",
@@ -23,6 +23,7 @@ __all__ = [
     "Statistics",
     "choose_retrieval",
     "describe",
+    "describe_streamed",
     "mask",
     "retrieve",
     "retrieve_sharded",

@@ -34,7 +34,7 @@ from rankpg.retrieval.noise import gumbel_at
 from rankpg.retrieval.part import Part
 from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, Quotas
 
-__all__ = ["find", "pull_back", "retrieve_streamed", "with_gradient"]
+__all__ = ["describe_streamed", "find", "pull_back", "retrieve_streamed", "with_gradient"]
 
 _OPENED = 2**21
 """Numbers of the item table, about, that are read together for opened blocks."""
@@ -69,18 +69,49 @@ def retrieve_streamed(
     Raises:
       ValueError: a score that needs the logits of the whole catalogue.
     """
-    num_items = embeddings.items.shape[1]
-    part = Part(layout or layout_for(num_items, min(num_items, sum(quotas) + 1)))
+    part = Part(layout or _layout(embeddings, quotas))
     fixed = lax.stop_gradient(embeddings)
     found, shift = find(part, quotas, statistics, keys, fixed, contexts, environment)
     return with_gradient(partial(pull_back, part), embeddings, contexts, environment, found, shift)
+
+
+def describe_streamed(
+    items: Int[Array, "B K"],
+    embeddings: Embeddings,
+    contexts: Int[Array, "B"],
+    environment: Environment,
+    quotas: Quotas,
+    statistics: Statistics,
+    layout: Layout | None = None,
+) -> Candidates:
+    """Describe candidates that were drawn before, as `dense.describe` does for one context.
+
+    Args:
+      items: the candidates of every context, in slot order.
+      embeddings, contexts, environment, quotas, layout: as `retrieve_streamed`.
+      statistics: "candidates" or "greedy".
+
+    Raises:
+      ValueError: a score that needs the logits of the whole catalogue, or the noise that drew.
+    """
+    if statistics == "arrivals":
+        raise ValueError("this score needs the noise that drew; expected retrieve_streamed")
+    part = Part(layout or _layout(embeddings, quotas))
+    fixed = lax.stop_gradient(embeddings)
+    found, shift = find(part, quotas, statistics, items, fixed, contexts, environment)
+    return with_gradient(partial(pull_back, part), embeddings, contexts, environment, found, shift)
+
+
+def _layout(embeddings: Embeddings, quotas: Quotas) -> Layout:
+    num_items = embeddings.items.shape[1]
+    return layout_for(num_items, min(num_items, sum(quotas) + 1))
 
 
 def find(
     part: Part,
     quotas: Quotas,
     statistics: Statistics,
-    keys: Key[Array, "B"],
+    draws: Key[Array, "B"] | Int[Array, "B K"],
     embeddings: Embeddings,
     contexts: Int[Array, "B"],
     environment: Environment,
@@ -89,7 +120,8 @@ def find(
 
     Args:
       part: whose items these are; every device answers the same.
-      quotas, statistics, keys, contexts, environment: as `retrieve_streamed`.
+      quotas, statistics, contexts, environment: as `retrieve_streamed`.
+      draws: a key a context, or the candidates that were drawn before.
       embeddings: contexts [B, M, D] and the part's items [M, rows, D].
 
     Raises:
@@ -105,11 +137,11 @@ def find(
     shift = part.highest(shift)
 
     def search(of):
-        key, context, embedding, sound, shift, total, peak = of
+        draw, context, embedding, sound, shift, total, peak = of
         opened = partial(_open, context, embedding, embeddings.items, environment, part)
-        return _search(key, sound, shift, total, peak, opened, quotas, statistics, part)
+        return _search(draw, sound, shift, total, peak, opened, quotas, statistics, part)
 
-    rows = keys, contexts, embeddings.contexts, sound, shift, total, peak
+    rows = draws, contexts, embeddings.contexts, sound, shift, total, peak
     read = min(part.rows, sum(quotas) + 1) * part.width * embeddings.items[:, 0].size
     return _by_row(search, rows, at_once=max(1, _OPENED // read)), shift
 
@@ -210,19 +242,14 @@ def _open(
 
 
 def _search(
-    key, sound, shift, total, peak, opened, quotas: Quotas, statistics: Statistics, part: Part
+    draw, sound, shift, total, peak, opened, quotas: Quotas, statistics: Statistics, part: Part
 ) -> Candidates:
-    """One context's draw and listing; `with_gradient` adds the gradient."""
+    """One context's draw, from a key, and listing; `with_gradient` adds the gradient."""
     depth = min(part.whole.num_items, sum(quotas) + 1)
     opens = min(depth, part.whole.num_blocks)
     shift = jnp.where(jnp.isfinite(shift), shift, 0)
     total = total - shift[:, None]
     experts, count = total.shape
-    of_blocks, within = (
-        jax.vmap(lambda m, k=k: jax.random.fold_in(k, m))(jnp.arange(experts, dtype=jnp.int32))
-        for k in jax.random.split(key)
-    )
-
     here = part.first_block() + jnp.arange(count, dtype=jnp.int32)
 
     def first_blocks(values):
@@ -234,16 +261,27 @@ def _search(
         values, ids = part.first(values.reshape(-1), ids.reshape(-1), depth)
         return jnp.where(jnp.isneginf(values), -1, ids), values
 
-    noise = jax.vmap(lambda k: gumbel_at(k, here, total.dtype))(of_blocks)
-    arrival, block = first_blocks(total + noise)
-    ids, logits = opened(block)
-    place = block[..., None] * part.width + jnp.arange(part.width, dtype=jnp.int32)[None, None]
-    noise = jax.vmap(lambda k, p: gumbel_at(k, p.reshape(-1), total.dtype))(within, place)
-    raced = finish(arrival, logits - shift[:, None, None], noise.reshape(place.shape), axis=-1)
-    arrived, perturbed = jax.vmap(first_items)(raced, ids)
-    items = fill_quotas(arrived, quotas)[0]
+    def race(key):
+        """The first items of every expert to arrive, and their perturbed logits."""
+        of_blocks, within = (
+            jax.vmap(lambda m, k=k: jax.random.fold_in(k, m))(jnp.arange(experts, dtype=jnp.int32))
+            for k in jax.random.split(key)
+        )
+        noise = jax.vmap(lambda k: gumbel_at(k, here, total.dtype))(of_blocks)
+        arrival, block = first_blocks(total + noise)
+        ids, logits = opened(block)
+        place = block[..., None] * part.width + jnp.arange(part.width, dtype=jnp.int32)[None, None]
+        noise = jax.vmap(lambda k, p: gumbel_at(k, p.reshape(-1), total.dtype))(within, place)
+        raced = finish(arrival, logits - shift[:, None, None], noise.reshape(place.shape), axis=-1)
+        return jax.vmap(first_items)(raced, ids)
 
-    order, listed = arrived, items
+    if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
+        order, perturbed = race(draw)
+        items = fill_quotas(order, quotas)[0]
+    else:
+        order, perturbed = jnp.zeros((experts, 0), jnp.int32), jnp.zeros((experts, 0), total.dtype)
+        items = draw
+    listed = items
     if statistics == "greedy":
         ids, logits = opened(first_blocks(peak)[1])
         order = jax.vmap(first_items)(logits, ids)[0]
