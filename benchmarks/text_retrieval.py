@@ -10,7 +10,7 @@ Nested cross-validation in five folds: every query is a test query once. For eac
 the step at which to stop are those of the best recall@100 in a cross-validation among the other four folds,
 the start being one of the choices; then the retriever is trained on these four. So it is for the policy
 gradients and for softmax cross-entropy to the relevant documents, which have one encoder, one start and one
-optimizer. Intervals are over the 93 test queries.
+optimizer. Intervals are over the 93 test queries. An arm that the result holds already is not trained again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
+import json
 import sys
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -44,14 +45,15 @@ from rankpg.types import Array, Float, record
 FOLDS, SHOWN = 5, 10
 SETTINGS: dict[str, Any] = {
     "num_candidates": 100, "ranking_length": SHOWN, "context_tower": "adapter",
-    "item_tower": "adapter", "hidden": (), "batch_size": 32, "seeds": (0,), "optimizer": "adamw",
-    "learning_rate": 1e-3, "temperature": 0.1,
+    "item_tower": "adapter", "hidden": (), "batch_size": 32, "seeds": (0,),
+    "optimizer": "adamw", "learning_rate": 1e-3, "temperature": 0.1,
 }  # fmt: skip
 WEIGHT_DECAYS = (0.0, 10.0)
 """It pulls the change back to 0, and so the embeddings to those that were given."""
+START = "given embeddings, cosine: the start"
 ARMS = {
-    "softmax cross-entropy": ("cross-entropy", "optimal"),
     "`ca_pg_swr`": ("ca_pg_swr", "optimal"),
+    "softmax cross-entropy": ("cross-entropy", "optimal"),
     "`ca_pg_swr` under a TF-IDF re-ranker": ("ca_pg_swr", "tfidf"),
     "`v_pg_swr`": ("v_pg_swr", "optimal"),
 }
@@ -127,16 +129,13 @@ def _products(file: dict[str, np.ndarray]) -> np.ndarray:
 def cross_entropy_chunk(pipeline: Pipeline, length: int) -> Any:
     """As `train_chunk`, of -sum_a relevance(a) log softmax(logits)_a / sum_a relevance(a)."""
 
-    def step(environment, root, state, _):
+    def step(environment, targets, root, state, _):
         key = jax.random.fold_in(root, state.step)
         contexts = draw_contexts(key, pipeline, environment)
-        catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
-        worth = jax.vmap(environment.mean_rewards, in_axes=(0, None))(contexts, catalogue)
-        target = worth / jnp.sum(worth, axis=1, keepdims=True)
 
         def loss(params):
             logits = pipeline.logits(params, environment, contexts)[:, 0]
-            return jnp.mean(optax.softmax_cross_entropy(logits, target))
+            return jnp.mean(optax.softmax_cross_entropy(logits, targets[contexts]))
 
         gradient = jax.grad(loss)(state.params)
         updates, memory = pipeline.optimizer.update(gradient, state.optimizer_state, state.params)
@@ -144,8 +143,13 @@ def cross_entropy_chunk(pipeline: Pipeline, length: int) -> Any:
         return state.replace(params=params, optimizer_state=memory, step=state.step + 1), None
 
     def chunk(environment, states, roots):
+        contexts = jnp.arange(environment.num_contexts, dtype=jnp.int32)
+        catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
+        worth = jax.vmap(environment.mean_rewards, in_axes=(0, None))(contexts, catalogue)
+        targets = worth / jnp.sum(worth, axis=1, keepdims=True)
+
         def one(state, root):
-            return jax.lax.scan(partial(step, environment, root), state, length=length)[0]
+            return jax.lax.scan(partial(step, environment, targets, root), state, length=length)[0]
 
         return jax.vmap(one)(states, roots), None
 
@@ -260,14 +264,18 @@ class Bench:
 
 
 def summary(queries: dict[str, np.ndarray], start: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Means over queries, and differences to the start, with 95 % intervals."""
+    """Means over queries, and differences to the start, with 95 % intervals; and every query's figure."""
 
     def interval(values):
         mean, half = mean_interval(values)
         return {"mean": mean, "half_width_95": half}
 
     return {
-        name: interval(values) | {"gain": interval(values - start[name])}
+        name: interval(values)
+        | {
+            "gain": interval(values - start[name]),
+            "queries": [round(float(v), 4) for v in values],
+        }
         for name, values in queries.items()
     }
 
@@ -286,7 +294,7 @@ def baselines(text: Text, bench: Bench) -> dict[str, dict[str, np.ndarray]]:
         reads=lambda environment: environment.tfidf,
     )
     return {
-        "given embeddings, cosine: the start": bench.ask(world, params),
+        START: bench.ask(world, params),
         "given embeddings, inner product": bench.ask(plain, params),
         "TF-IDF": judge(dataclasses.replace(pipeline, encoder=lexical))(world, params),
     }
@@ -305,16 +313,24 @@ def main() -> None:
     given = parser.parse_args()
     text = Text(given.path)
     bench = Bench(text, given.num_steps, given.every)
-    untrained = jax.device_get(baselines(text, bench))
-    start = next(iter(untrained.values()))
-    rows: dict[str, Any] = {name: summary(found, start) for name, found in untrained.items()}
-    settings = {k: v for k, v in vars(given).items() if k not in ("path", "out", "arms")}
-    body = {"settings": settings | SETTINGS | {"weight_decays": WEIGHT_DECAYS, "folds": FOLDS}}
-    for name in given.arms:
-        found = bench.arm(*ARMS[name], seed=given.seed)
-        rows[name] = summary(found["queries"], start) | {"chosen": found["chosen"]}
-        print(name, {k: v["gain"] for k, v in rows[name].items() if k != "chosen"}, file=sys.stderr)
-        write("text_retrieval", body | {"rows": rows}, given.out)
+    names = ("seed", "num_steps", "every")
+    settings = {name: getattr(given, name) for name in names} | SETTINGS
+    settings |= {"weight_decays": WEIGHT_DECAYS, "folds": FOLDS}
+    settings = json.loads(json.dumps(settings))  # as it will be read back
+    file = given.out / "text_retrieval.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    done = before["rows"] if before.get("settings") == settings else {}
+    untrained = {name: jax.device_get(found) for name, found in baselines(text, bench).items()}
+    rows: dict[str, Any] = {n: summary(found, untrained[START]) for n, found in untrained.items()}
+    for name, arm in ARMS.items():
+        if name in done:
+            rows[name] = done[name]
+        elif name in given.arms:
+            found = bench.arm(*arm, seed=given.seed)
+            row = summary(found["queries"], untrained[START]) | {"chosen": found["chosen"]}
+            rows[name] = row
+            print(name, row["recall"]["mean"], row["recall"]["gain"], file=sys.stderr)
+        write("text_retrieval", {"settings": settings, "rows": rows}, given.out)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def test_uniform_draws_at_evaluation_too(method, world):
 
 
 def test_the_table_names_what_the_flag_offers():
-    assert set(LATE_STAGES) == {"optimal", "noisy", "uniform", "anti", "learned"}
+    assert set(LATE_STAGES) == {"optimal", "noisy", "uniform", "anti", "learned", "similarity"}
     for name in ("optimal", "noisy", "uniform", "anti"):
         assert isinstance(LATE_STAGES[name](3), LateStage)
         assert LATE_STAGES[name](3).ranking_length == 3

@@ -108,11 +108,12 @@ def test_training_does_not_depend_on_the_number_of_devices(changes, tmp_path):
 
 
 @pytest.mark.slow
-def test_towers_over_features_are_spread_as_well(tmp_path):
+@pytest.mark.parametrize("tower", ["features", "adapter"])
+def test_towers_over_features_are_spread_as_well(tower, tmp_path):
     """Of a perceptron the answers are spread, not the parameters, which are few."""
     # Not Adam: the items' last bias moves all logits alike, and Adam follows the rounding of its gradient, 0.
     settings = {
-        "num_steps": 20, "item_tower": "features", "context_tower": "features", "hidden": [8],
+        "num_steps": 20, "item_tower": tower, "context_tower": tower, "hidden": [8],
         "optimizer": "sgd", "learning_rate": 0.1,
     }  # fmt: skip
     for devices, name, changes in ((8, "eight", {"retrieval": "sharded"}), (1, "one", ALONE)):

@@ -220,6 +220,11 @@ def test_a_broken_judgement(folder, line, parts):
     refusal(lambda: from_text_folder(folder), where, *parts)
 
 
+def test_a_broken_first_judgement_is_no_header(folder):
+    (folder / "qrels.tsv").write_text("q1\td4\thigh\nq1\td3\t1\n")
+    refusal(lambda: from_text_folder(folder), "qrels.tsv, line 1: ", "'high' is no finite number")
+
+
 def test_judgements_of_nothing(folder):
     (folder / "qrels.tsv").write_text(tsv({}))
     refusal(lambda: from_text_folder(folder), "qrels.tsv", "no judgements")

@@ -80,7 +80,7 @@ def read_collection(path: str | os.PathLike[str]) -> Collection:
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
     """(number, line) of those that hold something, counted from 1."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file")
+        raise FileNotFoundError(f"{file}: no such file, and a text collection needs it")
     try:
         with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
@@ -140,10 +140,10 @@ def _read_judgements(
     for file in files:
         for number, line in _lines(file):
             where = f"{file}, line {number}"
-            parsed = _parse(line, where, is_first=number == 1)
-            if parsed is None:
-                continue
-            query, document, relevance = parsed
+            query, document, worth = _columns(line, where)
+            is_known = query in queries or document in documents
+            if number == 1 and not is_known and math.isnan(_number(worth)):
+                continue  # a header
             for label, known, source in (
                 (query, queries, "queries.jsonl"),
                 (document, documents, "corpus.jsonl"),
@@ -159,30 +159,31 @@ def _read_judgements(
                     f"{where}: query {query!r} and document {document!r} are judged in {places[pair]} "
                     "already: keep one of the lines"
                 )
-            found[pair], places[pair] = relevance, where
+            found[pair], places[pair] = _number(worth), where
+            if not math.isfinite(found[pair]):
+                raise TableError(f"{where}: the relevance {worth!r} is no finite number: mend it")
     if not found:
         raise TableError(f"{', '.join(map(str, files))}: no judgements: expected one a line")
     return found
 
 
-def _parse(line: str, where: str, *, is_first: bool) -> tuple[str, str, float] | None:
-    """(query, document, relevance) of three or four columns; None for a header."""
+def _columns(line: str, where: str) -> tuple[str, str, str]:
+    """(query, document, relevance) of three or four columns, separated by tabs if there are any."""
     cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
     if len(cells) not in (3, 4):
         raise TableError(
             f"{where}: {len(cells)} columns: expected query id, document id and relevance, or TREC's four: "
             "query id, 0, document id, relevance"
         )
-    query, document, text = cells[0], cells[-2], cells[-1]
+    return cells[0], cells[-2], cells[-1]
+
+
+def _number(text: str) -> float:
+    """NaN for what is no number."""
     try:
-        relevance = float(text)
+        return float(text)
     except ValueError:
-        relevance = math.nan
-        if is_first:
-            return None
-    if not math.isfinite(relevance):
-        raise TableError(f"{where}: the relevance {text!r} is no finite number: mend it")
-    return query, document, relevance
+        return math.nan
 
 
 def _read_embeddings(file: Path, count: int) -> np.ndarray | None:
@@ -194,6 +195,10 @@ def _read_embeddings(file: Path, count: int) -> np.ndarray | None:
             if opened.read(6) != b"\x93NUMPY":
                 raise TableError(f"{file}: not a NumPy array: write it with numpy.save")
         embeddings = np.load(file, allow_pickle=False)
+    except MemoryError as cause:
+        raise TableError(
+            f"{file}: more than memory holds, or a damaged file: {in_one_line(cause)}"
+        ) from cause
     except (ValueError, EOFError, OSError) as cause:
         if isinstance(cause, TableError):
             raise

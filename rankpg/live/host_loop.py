@@ -203,17 +203,20 @@ class _Judge:
         run, step = self.retriever.run, self.retriever.step
         means = {name: float(np.mean([m[name] for m in metrics])) for name in (metrics or [{}])[0]}
         row = {"step": step, "seed": run.config.seeds[0], "policy_value": None}
+        shown = None
         if self.reranker.answers != "rewards":  # else a call is a list before a user
-            row |= self._values(run)
+            shown = self._shown(run)
+        if shown is not None:
+            row |= self._values(run, shown)
         row |= means | {"steps_per_second": speed}
         run.metrics.append({name: _finite(value) for name, value in row.items()})
         return Progress("evaluate", step, speed, (run.metrics[-1],))
 
-    def _values(self, run: Run) -> dict[str, float]:
+    def _values(self, run: Run, shown: np.ndarray) -> dict[str, float]:
         """Of `Evaluation` what does not depend on the late stage, and the value under this one."""
         params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
         found = self.evaluate(run.environment, params, self.contexts, self.key)
-        rewards = self.mean_rewards(run.environment, self.contexts, self._shown(run))
+        rewards = self.mean_rewards(run.environment, self.contexts, shown)
         value = float(np.mean(np.asarray(rewards) @ run.pipeline.position_weights))
         optimum, retrieval_regret = float(found.optimum), float(found.retrieval_regret)
         return {
@@ -226,13 +229,16 @@ class _Judge:
             "partitioned": float(found.partitioned),
         }
 
-    def _shown(self, run: Run) -> np.ndarray:
-        """int32[contexts, L]: what the re-ranker makes of the greedy candidates."""
+    def _shown(self, run: Run) -> np.ndarray | None:
+        """int32[contexts, L]: what the re-ranker makes of the greedy candidates; None where it failed and is
+        to be skipped."""
         data, rows = run.dataset, np.asarray(self.contexts)
         ids = data.context_ids[rows] if data else rows
         candidates = run.candidates(ids)
         ranking = np.empty((len(ids), run.config.ranking_length), candidates.dtype)
         for answer in self.reranker.call(ids, candidates, run.config.ranking_length).answers():
+            if answer.ranking is None and self.reranker.on_failure == "skip":
+                return None
             if answer.ranking is None:
                 raise RerankError(
                     f"{answer.failure}. It was to be evaluated; what was learnt is kept"

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -17,6 +17,13 @@ from rankpg.live.answers import Answers, best_first, check_ranking, check_reward
 __all__ = ["Answer", "Call", "RerankError", "Reranker"]
 
 OnFailure = Literal["stop", "skip"]
+
+if TYPE_CHECKING:
+    Function: TypeAlias = Callable[[np.ndarray, np.ndarray], Any]
+    Kind: TypeAlias = Answers
+    Policy: TypeAlias = OnFailure
+else:  # what a user passes is checked here, in words, and not by a type checker at run time
+    Function = Kind = Policy = Any
 
 
 class RerankError(RuntimeError):
@@ -52,8 +59,8 @@ class Reranker:
     runs.
     """
 
-    function: Callable[[np.ndarray, np.ndarray], Any]
-    answers: Answers = "scores"
+    function: Function
+    answers: Kind = "scores"
     rows_per_call: int | None = None
     """Rows of a batch that go into one call; all of them if None."""
     concurrency: int = 1
@@ -64,7 +71,7 @@ class Reranker:
     """Further attempts after one that raised, took too long, or answered what cannot be used."""
     pause: float = 0.0
     """Seconds before the first further attempt; twice as many before every next one."""
-    on_failure: OnFailure = "stop"
+    on_failure: Policy = "stop"
     """When all attempts failed: stop, or skip these rows and go on."""
     give_up_after: int = 10
     """With skip: stop after so many failed calls in a row."""

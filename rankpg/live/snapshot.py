@@ -73,7 +73,7 @@ def load(path: Path, **overrides: Any) -> tuple[Run, OpenDraws, list[ToldRows]]:
     run = load_run(path, **overrides)
     file = path / LIVE / f"{int(run.state.step[0])}.npz"
     try:
-        with np.load(file, allow_pickle=False) as saved:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as saved:
             arrays = dict(saved)
         draws = _draws(identity, arrays)
         queue = [_told(arrays)] if len(arrays["queue_rewards"]) else []
