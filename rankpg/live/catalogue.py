@@ -29,7 +29,7 @@ class Catalogue:
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
         """Unknown."""
         del context
-        return jnp.full(items.shape, jnp.nan)
+        return jnp.full(items.shape, jnp.nan, jnp.float32)
 
     def sample_rewards(
         self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
@@ -67,8 +67,8 @@ def catalogue(
     Raises:
       ValueError: a count below 1, or an array of another shape.
 
-    >>> catalogue(3, 5).mean_rewards(jnp.int32(0), jnp.array([4]))
-    Array([nan], dtype=float32)
+    >>> catalogue(3, 5).mean_rewards(jnp.int32(0), jnp.array([4, 0]))
+    Array([nan, nan], dtype=float32)
     """
     for name, count in (("num_contexts", num_contexts), ("num_items", num_items)):
         if not isinstance(count, int | np.integer) or count < 1:
