@@ -172,6 +172,23 @@ def v_pg_numerics(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def million_items(result: dict[str, Any]) -> list[list[str]]:
+    """Recall and value by step, and the time until then."""
+    rows = [["step", "minutes", "recall of the top 10", "times a blind policy's", "of the optimum"]]
+    for row in result["curve"]:
+        recall = row["candidate_recall"]
+        rows.append(
+            [
+                str(row["step"]),
+                f"{row['seconds'] / 60:.1f}",
+                f"{recall:.1%}",
+                f"{recall / result['recall_of_a_blind_policy']:,.0f}",
+                f"{row['share_of_optimum']:.1%}",
+            ]
+        )
+    return rows
+
+
 TEXT_MEASURES = {
     "recall": "recall@100",
     "ndcg none": "NDCG@10, own order",
@@ -204,6 +221,7 @@ def text_differences(result: dict[str, Any]) -> list[list[str]]:
 
 TABLES = (
     v_pg_numerics,
+    million_items,
     text_retrieval,
     text_differences,
     retrievals,
@@ -260,7 +278,10 @@ def main() -> None:
         document = ROOT / "docs" / f"{page}.md"
         document.write_text(reports(document.read_text()))
     for document in (
-        *(ROOT / "docs" / f"{page}.md" for page in ("results", "settings", "speed", "text")),
+        *(
+            ROOT / "docs" / f"{page}.md"
+            for page in ("results", "scaling", "settings", "speed", "text")
+        ),
         ROOT / "README.md",
     ):
         text = document.read_text()
