@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from rankpg.evaluate import evaluation_block
 from rankpg.optimizing import stepped_in_place
 from rankpg.pipeline import Pipeline
 from rankpg.settings import ConfigError
 from rankpg.training import init_state
-from rankpg.types import Environment
+from rankpg.types import Embeddings, Environment
 
 __all__ = ["DoesNotFit", "Memory", "available_memory", "check_memory", "estimate_memory"]
 
@@ -31,6 +32,8 @@ class Memory:
     environment: int
     parameters: int
     gradient: int
+    embeddings: int
+    """of the items, and their gradient, where a tower computes them"""
     optimizer: int
     retrieval: int
     evaluation: int
@@ -39,7 +42,7 @@ class Memory:
     def total(self) -> int:
         """Training and evaluation take turns, so the larger of the two counts."""
         held = self.environment + self.parameters + self.optimizer
-        return held + max(self.gradient + self.retrieval, self.evaluation)
+        return held + max(self.gradient + self.embeddings + self.retrieval, self.evaluation)
 
     def __str__(self) -> str:
         parts = {name: size for name, size in vars(self).items() if size >= 2**20}
@@ -53,16 +56,19 @@ def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) ->
     The factors are what XLA's buffers came to on a CPU, rounded up. Gradient: 3 times the parameters, with
     what the optimizer makes of it; once where a large model is stepped in place. Dense retrieval: 6 times the
     logits of a batch. Streamed: 6 times those of a chunk, 4 times the sums of all blocks, and what is opened.
+    Items that a tower embeds: 3 times their embeddings, with the gradient of these.
     """
     state = jax.eval_shape(lambda: init_state(pipeline, jax.random.key(0)))
     state = pipeline.placement.on_a_device(state)
     parameters, optimizer = _bytes(state.params), _bytes(state.optimizer_state)
     experts, num_items = len(pipeline.quotas), environment.num_items
     depth = min(num_items, sum(pipeline.quotas) + 1)
+    embedded, share = _embedded(pipeline, environment, state.params), 1.0
     if pipeline.retrieval.name == "dense":
         retrieval = 6 * pipeline.batch_size * experts * num_items * _FLOAT
     else:
         contexts, layout = pipeline.placement.share(pipeline.batch_size, num_items, depth)
+        share = layout.num_items / num_items
         chunk = 6 * min(layout.size, num_items)
         numbers = chunk + 4 * layout.num_blocks + 4 * depth * layout.width
         retrieval = contexts * experts * numbers * _FLOAT
@@ -71,10 +77,21 @@ def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) ->
         environment=_bytes(environment),
         parameters=seeds * parameters,
         gradient=(1 if seeds == 1 and stepped_in_place(state.params) else 3) * seeds * parameters,
+        embeddings=3 * seeds * int(share * embedded),
         optimizer=seeds * optimizer,
         retrieval=seeds * retrieval,
         evaluation=seeds * block.size_of_one * block.contexts,
     )
+
+
+def _embedded(pipeline: Pipeline, environment: Environment, params: Any) -> int:
+    """Bytes of the item embeddings that an encoder computes; 0 where they are its parameters."""
+    one = jax.ShapeDtypeStruct((1,), jnp.int32)
+    encoded = jax.eval_shape(pipeline.encoder.encode, params, environment, one)
+    if not isinstance(encoded, Embeddings):
+        return 0
+    tables = {leaf.shape for leaf in jax.tree.leaves(params)}
+    return 0 if encoded.items.shape in tables else _bytes(encoded.items)
 
 
 def check_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Memory:
