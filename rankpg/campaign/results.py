@@ -16,7 +16,7 @@ from rankpg.run_folder import METRICS, read_metrics
 from rankpg.settings import ConfigError
 from rankpg.summary import mean_interval
 
-__all__ = ["collect", "finished_before", "mean_of", "read_report", "training_report"]
+__all__ = ["collect", "finished", "mean_of", "read_report", "rows_before", "training_report"]
 
 MARKS = (2_000, 20_000, 50_000, 500_000)
 """Steps whose means stand in a report beside the last one's."""
@@ -34,7 +34,7 @@ def training_report(
     Args:
       rows: of the report, in its order.
       out: where their run folders are.
-      before: rows that an earlier report finished; see `finished_before`.
+      before: rows of an earlier report; see `rows_before`.
     """
     rows = list(rows)
     found = {row.name: collect(row, run_folder(out, row), before=before) for row in rows}
@@ -49,21 +49,28 @@ def training_report(
     }
 
 
-def finished_before(rows: Iterable[Row], bodies: Mapping[str, Body]) -> dict[str, Body]:
-    """The rows that a report has to their last step, with the settings they have now: name -> body.
+def rows_before(rows: Iterable[Row], bodies: Mapping[str, Body]) -> dict[str, Body]:
+    """The rows that a report has with the settings they have now: name -> body.
 
     So a report is enough to go on from, and run folders, which are large, need not be kept.
     """
     return {
         row.name: bodies[row.name]
         for row in rows
-        if row.name in bodies and _is_finished(row, bodies[row.name])
+        if row.name in bodies and _has_settings(bodies[row.name], row)
     }
 
 
-def _is_finished(row: Row, body: Body) -> bool:
-    if body["reached"] < row.config.num_steps:
-        return False
+def finished(rows: Iterable[Row], before: Mapping[str, Body]) -> set[str]:
+    """Names of the rows that were trained to their last step before."""
+    return {
+        row.name
+        for row in rows
+        if row.name in before and before[row.name]["reached"] >= row.config.num_steps
+    }
+
+
+def _has_settings(body: Body, row: Row) -> bool:
     try:
         saved = TrainConfig.from_dict(body["config"]).resolve()
     except ConfigError:  # of a version that knew other settings
@@ -83,7 +90,7 @@ def collect(
       row: what was trained.
       folder: its run folder.
       measure: the metric that is the value.
-      before: rows that an earlier report finished; one of them counts where the run folder has less.
+      before: rows of an earlier report; one of them counts where the run folder has less.
 
     Returns:
       None where nothing was evaluated yet.
@@ -93,7 +100,7 @@ def collect(
     """
     known = (before or {}).get(row.name)
     found = _read(row, folder, measure)
-    if known is None or (found is not None and found["reached"] >= row.config.num_steps):
+    if known is None or (found is not None and found["reached"] >= known["reached"]):
         return found
     return known | _headings(row)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from rankpg.campaign.files import read_json, write_json
 from rankpg.campaign.locks import Taken, lock
-from rankpg.campaign.results import collect, finished_before, mean_of, read_report
+from rankpg.campaign.results import collect, finished, mean_of, read_report, rows_before
 from rankpg.campaign.rows import Row
 from rankpg.campaign.work import Outcome, run_folder, train_rows
 from rankpg.hard_problems.problems import COMPARED, PROBLEMS, SCALES, problem_rows
@@ -60,7 +60,7 @@ def learning(
         for name, of_problem in rows.items():
             _fit_once(name, scale, of_problem[0], folder)
         todo = [row for of_problem in rows.values() for row in of_problem]
-        outcome = train_rows(todo, folder, before)
+        outcome = train_rows(todo, folder, finished(todo, before))
     report = gather(scale, folder, before)
     if not report["problems"]:
         return outcome, []
@@ -72,7 +72,7 @@ def learning(
 
 
 def _before(scale: str, folder: Path) -> dict[str, Any]:
-    """The rows that the folder's own report finished; what it says of the reach becomes files again."""
+    """The rows of the folder's own report; what it says of the reach becomes files again."""
     file, before = folder / f"{NAME}.json", {}
     if not file.exists():
         return before
@@ -80,7 +80,7 @@ def _before(scale: str, folder: Path) -> dict[str, Any]:
         if not _reach_file(folder, name).exists():
             write_json(_reach_file(folder, name), found["reach"])
         bodies = {f"{name}-{estimator}": body for estimator, body in found["rows"].items()}
-        before |= finished_before(problem_rows(name, scale), bodies)
+        before |= rows_before(problem_rows(name, scale), bodies)
     return before
 
 

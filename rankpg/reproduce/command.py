@@ -11,7 +11,7 @@ from typing import Any
 
 from rankpg.campaign.files import write_json
 from rankpg.campaign.locks import Taken, lock
-from rankpg.campaign.results import finished_before, read_report, training_report
+from rankpg.campaign.results import finished, read_report, rows_before, training_report
 from rankpg.campaign.rows import Row, unique_rows
 from rankpg.campaign.work import Outcome, train_rows
 from rankpg.reproduce import greedy_error, pictures, speed, tables
@@ -87,12 +87,12 @@ def reproduce(
     if rows is not None and not by_table:
         raise ConfigError(f"--rows: {' '.join(names)} trains no rows")
     chosen = _chosen(by_table, rows)
-    before = _finished_before(by_table, scale, folder)
+    before = _before(by_table, scale, folder)
     summary = Summary(Outcome())
     if not report_only:
         if "table4" in names and path is None:
             _say(f"{KUAIREC} Without it, a generated problem of its size stands in.")
-        summary.outcome = train_rows(chosen, folder, before)
+        summary.outcome = train_rows(chosen, folder, finished(chosen, before))
     for name in names:
         if name in TRAINED:
             body = training_report(by_table[name], folder, before)
@@ -123,13 +123,15 @@ def _chosen(by_table: dict[str, list[Row]], names: Sequence[str] | None) -> list
     return [row for row in rows if row.name in names]
 
 
-def _finished_before(by_table: dict[str, list[Row]], scale: str, folder: Path) -> dict[str, Any]:
-    """Rows that the folder's own reports have to their end: they are not trained again."""
+def _before(by_table: dict[str, list[Row]], scale: str, folder: Path) -> dict[str, Any]:
+    """Rows that the folder's own reports have: finished ones are not trained again."""
     before: dict[str, Any] = {}
     for name, rows in by_table.items():
         file = folder / f"{name}.json"
         if file.exists():
-            before |= finished_before(rows, read_report(file, name, scale)["rows"])
+            for row, body in rows_before(rows, read_report(file, name, scale)["rows"]).items():
+                if row not in before or body["reached"] > before[row]["reached"]:
+                    before[row] = body  # tables share rows
     return before
 
 
