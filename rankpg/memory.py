@@ -115,12 +115,20 @@ def check_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Me
         ways = {way: how for way, how in ways.items() if "streamed" not in way}
     sizes = {way: estimate_memory(how, environment, s).total for way, (how, s) in ways.items()}
     fitting = [f"{way} ({_size(size)})" for way, size in sizes.items() if size <= free]
-    advice = (
-        " or ".join(fitting[:2]) or "a smaller --embedding-dim, fewer items or a larger machine"
-    )
+    advice = " or ".join(fitting[:2]) or _smaller(environment.num_items, needed.total / free)
     raise DoesNotFit(
         f"this run would need about {needed}, and {jax.devices()[0]} has {_size(free)} free. "
         f"What would fit: {advice}"
+    )
+
+
+def _smaller(num_items: int, times: float) -> str:
+    """What helps a run that is too large whatever its settings: most of it grows with the items."""
+    fewer = float(f"{num_items / times:.2g}")
+    return (
+        f"about {fewer:,.0f} items, {times:.2g} times less of --embedding-dim, towers over "
+        "features (--item-tower features) in place of a table and its moments, --table-dtype bfloat16, "
+        "more devices (--retrieval sharded), or a larger machine"
     )
 
 

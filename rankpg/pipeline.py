@@ -209,6 +209,8 @@ def assemble(
             f"{jax.process_count()} processes would each train the whole run: retrieval {retrieval.name} "
             f"({retrieval.reason}) uses one device; choose --retrieval sharded"
         )
+    with jax.ensure_compile_time_eval():  # numbers, also where the environment is but shapes
+        alpha = np.asarray(position_weights(config.position_weights, config.ranking_length))
     placement = OneDevice()
     if retrieval.name == "sharded":
         placement = place_on(config.mesh, environment.num_items, config.num_candidates)
@@ -219,9 +221,7 @@ def assemble(
         quotas=quotas,
         late_stage=late_stage or _make_late_stage(config, environment),
         reward_transform=reward_transform or _make_transform(config, environment),
-        position_weights=np.asarray(
-            position_weights(config.position_weights, config.ranking_length), np.float32
-        ),
+        position_weights=alpha.astype(np.float32),
         estimator=estimator,
         optimizer=optimizer or make_optimizer(config),
         adaptive_learning_rate=bool(config.adaptive_learning_rate),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -42,6 +42,9 @@ Row = dict[str, Any]
 """One evaluation of one seed: plain numbers, or None where there is none."""
 
 _LONGEST_CHUNK = 50
+
+_LARGE = 2**20
+"""Contexts and items of a generated problem that is worth checking before it is generated."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +188,8 @@ def prepare(
 ) -> Run:
     """A run at step 0: settings resolved, stations assembled and checked, parameters drawn."""
     config = config.resolve()
+    if environment is None:
+        _check_before_generating(config)
     source = make_environment(config) if environment is None else environment
     dataset = source if isinstance(source, Dataset) else None
     world = source.environment if isinstance(source, Dataset) else source
@@ -197,6 +202,21 @@ def prepare(
 
     keys, world = place.copy((seed_keys(config, "start"), world))
     return Run(config, world, pipeline, jax.jit(start)(keys), dataset=dataset, memory=memory)
+
+
+def _check_before_generating(config: TrainConfig) -> None:
+    """Refuse a large generated problem that will not fit, from shapes alone: before any of it is made."""
+    if config.environment != "synthetic" or config.num_items + config.num_contexts < _LARGE:
+        return
+    # What needs numbers, and takes little memory, is left for later.
+    plain = replace(config, late_stage="optimal", adaptive_learning_rate=False)
+
+    def from_shapes():
+        world = make_environment(plain)
+        assert not isinstance(world, Dataset)
+        check_memory(assemble(plain, world), world, len(plain.seeds))
+
+    jax.eval_shape(from_shapes)
 
 
 def training_loop(run: Run) -> Iterator[Progress]:

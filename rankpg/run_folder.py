@@ -65,7 +65,9 @@ class RunFolder:
         self.path = Path(path)
 
     def check_free(self) -> None:
-        """Refuse a folder that holds a run already: ConfigError."""
+        """Refuse a folder that holds a run already, or is none: ConfigError."""
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"--out {self.path} is a file; expected the name of a folder")
         held = [name for name in (METRICS, CHECKPOINT) if (self.path / name).exists()]
         if held:
             raise ConfigError(

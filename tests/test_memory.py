@@ -104,10 +104,23 @@ def test_what_does_not_fit_is_refused_with_what_would(monkeypatch):
         memory.check_memory(pipeline, environment, 3)
     assert memory.check_memory(streamed, environment, 3).total <= between
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
-    with pytest.raises(ConfigError, match="a smaller --embedding-dim, fewer items or a larger"):
+    with pytest.raises(
+        ConfigError,
+        match=r"about \d items, \S+ times less of --embedding-dim, .* or a larger machine",
+    ):
         memory.check_memory(streamed, environment, 1)
     monkeypatch.setattr(memory, "available_memory", lambda: None)  # a device that does not tell
     memory.check_memory(pipeline, environment, 3)
+
+
+def test_a_large_problem_is_refused_before_it_is_generated(monkeypatch):
+    """Its features alone would be 40 GiB: nothing of them may be made."""
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**33)
+    config = settings(num_items=2**30, late_stage="learned", adaptive_learning_rate=True)
+    with pytest.raises(
+        ConfigError, match=r"environment 40\.0 GiB.*What would fit: about [\d,]+ items"
+    ):
+        prepare(config)
 
 
 def test_this_machine_tells_its_memory():

@@ -392,8 +392,10 @@ def test_a_folder_that_holds_a_run_is_refused(half):
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
+    with pytest.raises(ConfigError, match=r"--out /proc/runs is no folder that can be written"):
+        RunFolder("/proc/runs").open(prepare(settings()))
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"--out .*file is no folder that can be written"):
+    with pytest.raises(ConfigError, match=r"--out .*file is a file; expected the name of a folder"):
         RunFolder(tmp_path / "file").open(prepare(settings()))
 
 

@@ -32,9 +32,10 @@ def use_platform(platform: str) -> None:
     there = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
     wish = os.environ.get("JAX_PLATFORMS")
     cause = f", and JAX_PLATFORMS is {wish}" if wish else ""
+    remedy = {"gpu": " (NVIDIA: pip install 'rankpg[cuda]')", "tpu": " (pip install 'jax[tpu]')"}
     raise ConfigError(
         f"--device is {platform}, but JAX computes on {there}{cause}; expected --device {found}, or a "
-        f"JAX that sees a {platform} (for NVIDIA: pip install 'rankpg[cuda]')"
+        f"JAX that sees a {platform}{remedy.get(platform, '')}"
     )
 
 

@@ -57,11 +57,12 @@ def measure(
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
         raise ConfigError(f"--estimators leaves nothing to measure: {reasons}")
     calls: dict[str, tuple[Training, Training]] = {}
-    for name in suited:
+    configs = {
+        name: shape.config(name, preset="tuned", adaptive_learning_rate=None, retrieval=retrieval)
+        for name in suited
+    }
+    for name, config in configs.items():
         print(f"{name}: compiling", file=sys.stderr)
-        config = shape.config(
-            name, preset="tuned", adaptive_learning_rate=None, retrieval=retrieval
-        )
         steps = steps_per_call(config, items_per_call)
         constant = ConstantRewards(config.num_contexts, config.num_items)
         calls[name] = training_call(config, steps), training_call(config, steps, constant)
