@@ -312,7 +312,8 @@ def test_skip_goes_on_with_what_was_answered():
     reranker = live.Reranker(half_down, rows_per_call=4, on_failure="skip")
     run = live.train(retriever, reranker, num_steps=2)
     assert retriever.step == 2
-    assert calls[0] == 2 + 8 + 2  # four batches for two updates, between two evaluations
+    # Four batches of two calls for two updates, between two evaluations that may end at their first failure.
+    assert 8 + 2 <= calls[0] <= 8 + 2 + 2
     assert not retriever.draws.waiting
     assert [row["policy_value"] for row in run.metrics] == [None, None]
 

@@ -77,7 +77,7 @@ def count(jaxpr, times: int = 1) -> dict[str, int]:
     """Operations in products, and exponentials, of a program; a loop's body as often as it runs."""
     found = {"flop": 0, "exponentials": 0}
     for equation in jaxpr.eqns:
-        size = math.prod(equation.outvars[0].aval.shape)
+        size = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             terms = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
