@@ -103,8 +103,9 @@ class Pipeline:
         towers = self.embeddings(encoded)
         return dataclasses.replace(towers, contexts=towers.contexts / self.temperature)
 
-    def in_product_dtype(self, encoded: Any) -> Any:
-        """Embeddings rounded to fewer bits where the config wants that; all else as it is."""
+    def encode(self, params: Params, environment: Environment, contexts: Int[Array, "B"]) -> Any:
+        """What the encoder answers, as training multiplies it: of fewer bits where the config says so."""
+        encoded = self.encoder.encode(params, environment, contexts)
         if self.product_dtype != jnp.bfloat16 or not isinstance(encoded, Embeddings):
             return encoded
         return jax.tree.map(lambda x: x.astype(jnp.bfloat16), encoded)
@@ -118,7 +119,7 @@ class Pipeline:
     ) -> Candidates:
         """Candidates of a batch of contexts, one key each."""
         quotas, statistics = self.quotas, self.estimator.statistics
-        encoded = self.in_product_dtype(self.encoder.encode(params, environment, contexts))
+        encoded = self.encode(params, environment, contexts)
         if self.retrieval.name == "dense":
 
             def one(key, context, logits):
@@ -148,7 +149,7 @@ class Pipeline:
                 f"candidates drawn before cannot be described with statistics {statistics!r} and retrieval "
                 f"{self.retrieval.name!r}; expected a score that needs no noise, and one device"
             )
-        encoded = self.in_product_dtype(self.encoder.encode(params, environment, contexts))
+        encoded = self.encode(params, environment, contexts)
         if self.retrieval.name == "dense":
 
             def one(items, context, logits):

@@ -5,6 +5,7 @@ The shape checks are installed before `rankpg` is imported, so this file must no
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import tempfile
@@ -63,6 +64,27 @@ def jax_flags(request):
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def as_a_user(jax_flags):
+    """As users have it: types are checked in the config's own words, and dtypes promoted by JAX's rules.
+
+    For a module that runs whole programs: `pytestmark = pytest.mark.usefixtures("as_a_user")`.
+    """
+    from rankpg import TrainConfig
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainConfig, "__init__", inspect.unwrap(TrainConfig.__init__))
+        jax.config.update("jax_numpy_dtype_promotion", "standard")
+        yield
+
+
+@pytest.fixture(scope="module")
+def as_scripts_run(jax_flags):
+    """Without the strict flags, which a reader's snippet and script do not have."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+    jax.config.update("jax_numpy_rank_promotion", "allow")
 
 
 @pytest.fixture

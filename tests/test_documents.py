@@ -14,17 +14,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
-@pytest.fixture(autouse=True)
-def as_users_have_it(jax_flags):
-    """Snippets run without the strict flags of the other tests."""
-    import jax
-
-    before = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    jax.config.update("jax_numpy_rank_promotion", "allow")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", before[0])
-    jax.config.update("jax_numpy_rank_promotion", before[1])
+pytestmark = pytest.mark.usefixtures("as_scripts_run")
 
 
 def run_snippets(document: Path) -> dict[str, Any]:

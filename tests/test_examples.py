@@ -6,22 +6,13 @@ import json
 import runpy
 from pathlib import Path
 
-import jax
 import pytest
 
 ENABLE_X64 = False
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
 
-@pytest.fixture(autouse=True)
-def as_users_have_it(jax_flags):
-    """Scripts run without the strict flags of the other tests."""
-    before = jax.config.jax_numpy_dtype_promotion, jax.config.jax_numpy_rank_promotion
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    jax.config.update("jax_numpy_rank_promotion", "allow")
-    yield
-    jax.config.update("jax_numpy_dtype_promotion", before[0])
-    jax.config.update("jax_numpy_rank_promotion", before[1])
+pytestmark = pytest.mark.usefixtures("as_scripts_run")
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 
 import jax
@@ -21,13 +20,7 @@ from rankpg.settings import ConfigError
 ENABLE_X64 = False
 
 
-@pytest.fixture(scope="module", autouse=True)
-def as_a_user(jax_flags):
-    """The config checks types in words of its own; optax promotes dtypes by the standard rules."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainConfig, "__init__", inspect.unwrap(TrainConfig.__init__))
-        jax.config.update("jax_numpy_dtype_promotion", "standard")
-        yield
+pytestmark = pytest.mark.usefixtures("as_a_user")
 
 
 @pytest.mark.parametrize("scale", SCALES)

@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from data_files import refusal, rewards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankpg.environments import ratings
 from rankpg.environments.tables import read
-from rankpg.environments.triples import IdMap, Matrix, TableError, Triples, UnknownIdError
+from rankpg.environments.triples import IdMap, Matrix, Triples, UnknownIdError
 
 KUAIREC = """user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio
 14,148,4381,6067,2020-07-05 05:27:48.378,20200705.0,1593898068.378,0.722103
@@ -31,21 +32,6 @@ def write(folder, text, name="ratings.csv"):
     file = folder / name
     file.write_bytes(text.encode() if isinstance(text, str) else text)
     return file
-
-
-def rewards(data, user, items):
-    row = jnp.asarray(data.context_ids.rows(user))
-    return data.environment.mean_rewards(row, jnp.asarray(data.item_ids.rows(items))).tolist()
-
-
-def refusal(call, *parts, error: type[Exception] = TableError):
-    """The one message of the error, which holds every part."""
-    with pytest.raises(error) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 # Files that are right.

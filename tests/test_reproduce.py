@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 import shutil
@@ -33,12 +32,7 @@ ENABLE_X64 = False
 AS_SHIPPED = SCALES["smoke"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def as_a_user(jax_flags):
-    """The config checks types in words of its own."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainConfig, "__init__", inspect.unwrap(TrainConfig.__init__))
-        yield
+pytestmark = pytest.mark.usefixtures("as_a_user")
 
 
 # The rows.

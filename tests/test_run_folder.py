@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import shutil
 import signal
@@ -29,13 +28,7 @@ from rankpg.settings import ConfigError
 ENABLE_X64 = False
 
 
-@pytest.fixture(scope="module", autouse=True)
-def as_a_user(jax_flags):
-    """optax's Adam promotes dtypes by the standard rules, and the config checks types in words of its own."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainConfig, "__init__", inspect.unwrap(TrainConfig.__init__))
-        yield
+pytestmark = pytest.mark.usefixtures("as_a_user")
 
 
 def settings(**changes) -> TrainConfig:

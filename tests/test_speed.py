@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rankpg import ESTIMATORS, TrainConfig, memory
+from rankpg import ESTIMATORS, memory
 from rankpg.cli import main
 from rankpg.pipeline import assemble
 from rankpg.run import prepare, seed_keys
@@ -27,13 +27,7 @@ from rankpg.training import train_chunk
 ENABLE_X64 = False
 
 
-@pytest.fixture(scope="module", autouse=True)
-def as_a_user(jax_flags):
-    """The config checks types in words of its own; optax promotes dtypes by the standard rules."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TrainConfig, "__init__", inspect.unwrap(TrainConfig.__init__))
-        jax.config.update("jax_numpy_dtype_promotion", "standard")
-        yield
+pytestmark = pytest.mark.usefixtures("as_a_user")
 
 
 # The fit.

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from data_files import refusal, rewards
 
 from rankpg import TrainConfig, late_stage, train
 from rankpg.cli import main
@@ -62,21 +63,6 @@ def with_embeddings(folder):
     np.save(folder / "corpus.npy", embeddings(len(DOCUMENTS), seed=1))
     np.save(folder / "queries.npy", embeddings(len(QUERIES), seed=2))
     return folder
-
-
-def rewards(data, query, documents):
-    row = jnp.asarray(data.context_ids.rows(query))
-    return data.environment.mean_rewards(row, jnp.asarray(data.item_ids.rows(documents))).tolist()
-
-
-def refusal(call, *parts, error: type[Exception] = TableError):
-    """The one message of the error, which holds every part."""
-    with pytest.raises(error) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert str(part) in message, message
 
 
 # Folders that are right.

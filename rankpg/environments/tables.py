@@ -24,6 +24,7 @@ from rankpg.environments.triples import (
     Triples,
     encode,
     in_one_line,
+    numpy_fault,
     sorted_ids,
 )
 
@@ -146,12 +147,7 @@ def _read_numpy(path: Path, columns: Columns | None) -> Triples | Matrix:
     except TableError:
         raise
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as cause:
-        if "allow_pickle" in str(cause):
-            raise TableError(
-                f"{path}: holds pickled Python objects, which are never loaded because they can run code: "
-                "save numbers or strings (array.astype(str)) instead"
-            ) from cause
-        raise TableError(f"{path}: a damaged NumPy file: {in_one_line(cause)}") from cause
+        raise numpy_fault(path, cause) from cause
 
 
 def _from_arrays(

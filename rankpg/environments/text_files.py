@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from rankpg.environments.features import feature_rows
-from rankpg.environments.triples import TableError, in_one_line
+from rankpg.environments.triples import TableError, in_one_line, numpy_fault
 
 __all__ = ["Collection", "read_collection"]
 
@@ -202,10 +202,5 @@ def _read_embeddings(file: Path, count: int) -> np.ndarray | None:
     except (ValueError, EOFError, OSError) as cause:
         if isinstance(cause, TableError):
             raise
-        if "allow_pickle" in str(cause):
-            raise TableError(
-                f"{file}: holds pickled Python objects, which are never loaded because they can run code: "
-                "save numbers instead"
-            ) from None
-        raise TableError(f"{file}: a damaged NumPy file: {in_one_line(cause)}") from cause
+        raise numpy_fault(file, cause) from cause
     return feature_rows(embeddings, str(file), count)

@@ -29,6 +29,7 @@ __all__ = [
     "encode",
     "in_one_line",
     "is_empty",
+    "numpy_fault",
     "sorted_ids",
     "unusable",
 ]
@@ -102,6 +103,16 @@ class IdMap:
                 f"unknown {self.kind} {unknown}: the table holds {len(self)} of them, such as {some}"
             ) from None
         return np.array(rows, np.int32).reshape(wanted.shape)
+
+
+def numpy_fault(source: Any, cause: Exception) -> TableError:
+    """What is wrong with a NumPy file that `numpy.load` refused."""
+    if "allow_pickle" in str(cause):
+        return TableError(
+            f"{source}: holds pickled Python objects, which are never loaded because they can run code: "
+            "save numbers or strings (array.astype(str)) instead"
+        )
+    return TableError(f"{source}: a damaged NumPy file: {in_one_line(cause)}")
 
 
 def in_one_line(cause: Exception) -> str:

@@ -202,6 +202,7 @@ def importance_weights(
     """
     if importance == "none":
         return jnp.ones_like(told.rewards), jnp.zeros((), told.rewards.dtype)
+    # The surrogate's own forward pass asks for the same: the compiler makes one of the two.
     candidates = pipeline.describe(told.drawn.items, params, environment, told.context)
 
     def one(candidates, told):
