@@ -1,4 +1,4 @@
-"""The command line: `python -m rankpg train | evaluate | demo | reproduce | benchmark`.
+"""The command line: `python -m rankpg train | evaluate | demo | report | reproduce | benchmark`.
 
 Every setting of TrainConfig is a flag of `train`.
 """
@@ -92,9 +92,28 @@ def parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s")
     demo.add_argument("--num-steps", type=int, default=2000, help="default: %(default)s")
     demo.set_defaults(command=commands.demo)
+    _add_report(kinds)
     _add_reproduce(kinds)
     _add_benchmark(kinds)
     return parser
+
+
+def _add_report(kinds: Any) -> None:
+    report = kinds.add_parser(
+        "report",
+        help="runs compared on one HTML page",
+        description="Write one page that compares runs: summary, settings, learning curves, recall, regret, "
+        "calibration, exposure of items, item map. It holds its pictures and needs no network. What a run "
+        "lacks is said on the page.",
+    )
+    report.add_argument("runs", nargs="+", type=_folder, metavar="RUN", help="--out folders of runs")
+    report.add_argument(
+        "--out", type=Path, metavar="FILE", default=Path("report.html"), help="default: %(default)s"
+    )
+    report.add_argument(
+        "--groups", type=Path, metavar="FILE", help="item id and group: csv, tsv or parquet"
+    )
+    report.set_defaults(command=commands.report)
 
 
 def _add_reproduce(kinds: Any) -> None:

@@ -16,7 +16,7 @@ from rankpg.presets import PRESET_SETTINGS
 from rankpg.processes import is_writer, join_processes
 from rankpg.settings import ConfigError
 
-__all__ = ["demo", "evaluate", "learning", "reproduce", "speed", "train", "variance"]
+__all__ = ["demo", "evaluate", "learning", "report", "reproduce", "speed", "train", "variance"]
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -107,6 +107,16 @@ def demo(arguments: argparse.Namespace) -> int:
     if arguments.num_steps < 1:
         raise ConfigError(f"--num-steps is {arguments.num_steps}; expected at least 1")
     print(demonstration.demo(arguments.out, arguments.num_steps))
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    from rankpg.report import report as compare
+
+    def tell(sentence: str) -> None:
+        print(f"rankpg: {sentence}", file=sys.stderr)
+
+    print(compare(arguments.runs, arguments.out, groups=arguments.groups, on_progress=tell))
     return 0
 
 

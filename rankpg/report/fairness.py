@@ -1,0 +1,177 @@
+"""Statistical parity in rankings: rND, rKL and rRD (Yang and Stoyanovich 2017, "Measuring fairness in
+ranked outputs").
+
+N items, of which S+ are in the group; c_i of them are among the first i of a ranking. At the cut-offs
+i = s, 2 s, ... (s = 10 in the paper) a distance between the first i and the whole is discounted by position,
+
+    measure = 1/Z * sum_i d_i(c_i) / log2(i)
+
+    rND   d_i(c) = | c / i - S+ / N |
+    rKL   d_i(c) = c/i log( (c/i) / (S+/N) ) + (1 - c/i) log( (1 - c/i) / (1 - S+/N) ),   0 log 0 = 0
+    rRD   d_i(c) = | c / (i - c) - S+ / (N - S+) |,   a fraction with a 0 above or below counting as 0
+
+0 is parity at every cut-off. Z is the largest value that any ranking of these items has, so 1 is the least
+fair one. It is worked out exactly: the sum depends on the counts at the cut-offs alone, and from one cut-off
+to the next a count grows by 0 to s, so the maximum is one of a path over (cut-off, count).
+
+rND and rKL are symmetric in the group and the rest. rRD is meant for a group that is the minority.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+__all__ = ["MEASURES", "largest_sum", "rkl", "rnd", "rrd"]
+
+Distance = Callable[[np.ndarray, np.ndarray, int, int], np.ndarray]
+"""d_i(c) of counts and cut-offs, given S+ and N."""
+
+
+def rnd(
+    in_group: np.ndarray,
+    num_items: int | None = None,
+    num_in_group: int | None = None,
+    every: int = 10,
+) -> np.ndarray:
+    """rND, the normalised discounted difference; the formula stands at the top of this module.
+
+    Args:
+      in_group: whether the item at each position is in the group, bool[..., n], best first.
+      num_items: N, where the ranking is only the first n of N; n if None.
+      num_in_group: S+; those of the ranking if None.
+      every: s, the distance of the cut-offs.
+
+    Returns:
+      A number in [0, 1] for each ranking, [...].
+
+    Raises:
+      ValueError: a group that is empty or everything, counts that cannot be, fewer positions than `every`.
+
+    >>> ranking = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
+    >>> float(rnd(ranking, every=2)), float(rnd(ranking[::-1], every=2))  # as unfair as it gets
+    (1.0, 1.0)
+    >>> float(rnd(np.array([1, 0, 0, 1, 0, 1, 1, 0], bool), every=2))  # half of every first i
+    0.0
+    """
+    return _measure(_difference, in_group, num_items, num_in_group, every)
+
+
+def rkl(
+    in_group: np.ndarray,
+    num_items: int | None = None,
+    num_in_group: int | None = None,
+    every: int = 10,
+) -> np.ndarray:
+    """rKL, the normalised discounted Kullback-Leibler divergence; Args, Returns, Raises as `rnd`.
+
+    >>> float(rkl(np.array([1, 0, 1, 1, 0, 0], bool), every=2).round(4))
+    0.0862
+    """
+    return _measure(_divergence, in_group, num_items, num_in_group, every)
+
+
+def rrd(
+    in_group: np.ndarray,
+    num_items: int | None = None,
+    num_in_group: int | None = None,
+    every: int = 10,
+) -> np.ndarray:
+    """rRD, the normalised discounted ratio; Args, Returns, Raises as `rnd`.
+
+    >>> float(rrd(np.array([1, 0, 0, 0, 0, 1], bool), every=2).round(4))
+    0.7778
+    """
+    return _measure(_ratio, in_group, num_items, num_in_group, every)
+
+
+def _difference(count: np.ndarray, cutoff: np.ndarray, members: int, total: int) -> np.ndarray:
+    return np.abs(count / cutoff - members / total)
+
+
+def _divergence(count: np.ndarray, cutoff: np.ndarray, members: int, total: int) -> np.ndarray:
+    from scipy.special import rel_entr  # slow to import
+
+    here, whole = count / cutoff, members / total
+    return rel_entr(here, whole) + rel_entr(1 - here, 1 - whole)
+
+
+def _ratio(count: np.ndarray, cutoff: np.ndarray, members: int, total: int) -> np.ndarray:
+    rest = cutoff - count
+    here = np.where(rest > 0, count / np.maximum(rest, 1), 0)
+    return np.abs(here - members / (total - members))
+
+
+MEASURES = {"rND": rnd, "rKL": rkl, "rRD": rrd}
+"""name -> measure"""
+
+
+def _measure(
+    distance: Distance,
+    in_group: np.ndarray,
+    num_items: int | None,
+    num_in_group: int | None,
+    every: int,
+) -> np.ndarray:
+    ranking = np.asarray(in_group)
+    if ranking.dtype != bool or not ranking.ndim:
+        raise ValueError(
+            f"in_group is {ranking.dtype} of shape {ranking.shape}; expected bool[..., n], best first"
+        )
+    length = ranking.shape[-1]
+    total = length if num_items is None else num_items
+    listed = ranking.sum(axis=-1)
+    members = int(listed.flat[0]) if num_in_group is None else num_in_group
+    _check(listed, length, total, members, every)
+    cutoffs = np.arange(every, length + 1, every)
+    counts = np.cumsum(ranking, axis=-1)[..., cutoffs - 1]
+    terms = distance(counts, cutoffs, members, total) / np.log2(cutoffs)
+    largest = largest_sum(distance, cutoffs, members, total)
+    if largest == 0:
+        raise ValueError(
+            f"every ranking has parity at the cut-offs {cutoffs.tolist()}; expected one below N = {total}, "
+            "so lower `every`"
+        )
+    return terms.sum(axis=-1) / largest
+
+
+def largest_sum(distance: Distance, cutoffs: np.ndarray, members: int, total: int) -> float:
+    """Z: the largest sum over cut-offs of d_i(c_i) / log2(i) that a ranking of these items can have.
+
+    best_j(c) = d_j(c) / log2(i_j) + max over c' in c - (i_j - i_{j-1}), ..., c of best_{j-1}(c')
+    """
+    counts = np.arange(members + 1)
+    best = np.where(counts == 0, 0.0, -np.inf)
+    before = 0
+    for cutoff in cutoffs:
+        step = min(int(cutoff) - before, members)
+        padded = np.concatenate([np.full(step, -np.inf), best])
+        reachable = np.lib.stride_tricks.sliding_window_view(padded, step + 1).max(axis=1)
+        possible = (counts <= cutoff) & (cutoff - counts <= total - members)
+        here = np.minimum(counts, cutoff)  # what lies beyond is not possible
+        gain = distance(here, np.asarray(cutoff), members, total) / np.log2(cutoff)
+        best = np.where(possible, reachable + gain, -np.inf)
+        before = int(cutoff)
+    return float(best.max())
+
+
+def _check(listed: np.ndarray, length: int, total: int, members: int, every: int) -> None:
+    if every < 2 or every > length:
+        raise ValueError(
+            f"every is {every}; expected 2 (log2(1) is 0) to the length of the ranking, {length}"
+        )
+    if total < length:
+        raise ValueError(f"num_items is {total}, but the ranking has {length} items already")
+    if not 0 < members < total:
+        raise ValueError(
+            f"the group has {members} of {total} items; expected some and not all: there is nothing to compare"
+        )
+    few = listed < members - (total - length)
+    many = listed > members
+    if np.any(few | many):
+        wrong = int(listed[few | many].flat[0])
+        raise ValueError(
+            f"a ranking holds {wrong} items of the group, which has {members} of {total}; expected rankings "
+            "of the same items"
+        )

@@ -1,0 +1,134 @@
+"""The groups of items, from a file of item id and group: csv or tsv with a header, or Parquet."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankpg.environments.csv_table import arrow
+from rankpg.environments.triples import TableError, in_one_line
+
+__all__ = ["NO_GROUP", "group_of_items", "read_groups"]
+
+NO_GROUP = "(no group)"
+
+_ITEM, _GROUP = ("item", "item_id", "id"), ("group", "item_group", "category")
+
+
+def read_groups(path: Path | str) -> dict[str, str]:
+    """The group of every item id, both as text.
+
+    The columns are called item (or item_id, id) and group (or item_group, category); a file of two columns
+    may call them otherwise, item first.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      TableError: it cannot be read, a line has too few fields, an id or group is empty, or an item is in
+        two groups; with the line.
+      ImportError: Parquet needs pyarrow.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "groups.csv"
+    >>> _ = file.write_text("item,group\\n7,new\\n9,old\\n")
+    >>> read_groups(file)
+    {'7': 'new', '9': 'old'}
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"--groups {path}: no such file")
+    kind = path.suffix.lower()
+    if kind not in (".csv", ".tsv", ".parquet"):
+        raise TableError(
+            f"--groups {path}: unknown extension {path.suffix!r}: expected .csv, .tsv or .parquet"
+        )
+    rows = _parquet_rows(path) if kind == ".parquet" else _csv_rows(path)
+    return _by_item(path, rows)
+
+
+def group_of_items(groups: dict[str, str], item_ids: Iterable[Any]) -> np.ndarray:
+    """The group of every item of a run, NO_GROUP for one that the file lacks; text [N].
+
+    Raises:
+      TableError: the file holds none of the items.
+
+    >>> group_of_items({"7": "new"}, [7, 8]).tolist()
+    ['new', '(no group)']
+    """
+    names = [str(item) for item in item_ids]
+    if not any(name in groups for name in names):
+        raise TableError(
+            f"--groups names no item of this run: it has ids such as {next(iter(groups))!r}, and the run "
+            f"such as {names[0]!r}"
+        )
+    return np.array([groups.get(name, NO_GROUP) for name in names])
+
+
+def _by_item(path: Path, rows: Iterator[tuple[str, str, str]]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for place, item, group in rows:
+        if not item or not group:
+            raise TableError(
+                f"--groups {path}, {place}: the {'group' if item else 'item id'} is empty: fill it in or "
+                "remove the row"
+            )
+        if found.setdefault(item, group) != group:
+            raise TableError(
+                f"--groups {path}, {place}: item {item!r} is in the group {group!r} and, further up, in "
+                f"{found[item]!r}; an item has one group"
+            )
+    if not found:
+        raise TableError(f"--groups {path}: no rows; expected item id and group")
+    return found
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    """(place, item, group) of every row."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+            names = [name.strip() for name in next(reader, [])]
+            item, group = _columns(path, names)
+            for row in reader:
+                place = f"line {reader.line_num}"
+                if row and len(row) != len(names):
+                    raise TableError(
+                        f"--groups {path}, {place}: {len(row)} fields where the first line has {len(names)}: "
+                        "mend or remove the line"
+                    )
+                if row:
+                    yield place, row[item].strip(), row[group].strip()
+    except (OSError, UnicodeDecodeError, csv.Error) as cause:
+        raise TableError(f"--groups {path} cannot be read: {in_one_line(cause)}") from cause
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    pyarrow, parquet = arrow("pyarrow"), arrow("pyarrow.parquet")
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            item, group = _columns(path, names)
+            table = file.read(columns=[names[item], names[group]])
+    except (OSError, pyarrow.ArrowException) as cause:
+        raise TableError(f"--groups {path} cannot be read: {in_one_line(cause)}") from cause
+    columns = [table.column(names[place]).to_pylist() for place in (item, group)]
+    for row, values in enumerate(zip(*columns, strict=True)):
+        yield f"row {row}", *("" if value is None else str(value).strip() for value in values)
+
+
+def _columns(path: Path, names: list[str]) -> tuple[int, int]:
+    """Where item and group stand among the columns."""
+    lower = [name.lower() for name in names]
+    found = [
+        next((lower.index(name) for name in known if name in lower), None)
+        for known in (_ITEM, _GROUP)
+    ]
+    if found[0] is not None and found[1] is not None:
+        return found[0], found[1]
+    if len(names) == 2 and found[0] != 1 and found[1] != 0:
+        return 0, 1
+    listed = ", ".join(map(repr, names)) or "no columns"
+    raise TableError(f"--groups {path}: expected the columns item and group; found {listed}")
