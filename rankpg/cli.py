@@ -106,7 +106,9 @@ def _add_report(kinds: Any) -> None:
         "calibration, exposure of items, item map. It holds its pictures and needs no network. What a run "
         "lacks is said on the page.",
     )
-    report.add_argument("runs", nargs="+", type=_folder, metavar="RUN", help="--out folders of runs")
+    report.add_argument(
+        "runs", nargs="+", type=_folder, metavar="RUN", help="--out folders of runs"
+    )
     report.add_argument(
         "--out", type=Path, metavar="FILE", default=Path("report.html"), help="default: %(default)s"
     )

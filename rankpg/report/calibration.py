@@ -22,8 +22,8 @@ CLAIMS = {
 }
 """estimator -> the inclusion probability (see `inclusion`) that its score stands for.
 
-The score of `v_pg` is the exact probability of the whole draw, and that of `ca_pg_threshold` is unbiased: they
-approximate nothing.
+The score of `v_pg` is the exact probability of the whole draw, and that of `ca_pg_threshold` is unbiased:
+they approximate nothing.
 """
 
 EDGES = 10.0 ** np.arange(-3, 1.01, 0.25)
@@ -92,9 +92,12 @@ def reliability(
 
 
 def calibration_error(bins: Sequence[Bin]) -> float:
-    """The expected calibration error: mean over pairs of |claimed - observed| of their bin (Naeini et al. 2015).
+    """The expected calibration error: mean over pairs of |claimed - observed| of their bin.
 
-    sum_b m_b |claimed_b - observed_b| / sum_b m_b
+    sum_b m_b |claimed_b - observed_b| / sum_b m_b  (Naeini, Cooper and Hauskrecht 2015)
+
+    Raises:
+      ValueError: no bins.
 
     >>> calibration_error([Bin(3, 0.5, 0.4, 0.3, 0.5), Bin(1, 0.1, 0.1, 0.0, 0.2)])
     0.075

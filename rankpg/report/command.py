@@ -56,7 +56,7 @@ def report(
     unreadable: list[str] = []
     for source, name in zip(sources, name_apart(sources), strict=True):
         try:
-            subject, load = read(source, name)
+            subject, load = read(source, name, len(subjects))
         except ConfigError as error:
             unreadable.append(f"{name} is left out: {error}")
             continue

@@ -121,7 +121,7 @@ def _measure(
         )
     length = ranking.shape[-1]
     total = length if num_items is None else num_items
-    listed = ranking.sum(axis=-1)
+    listed = np.asarray(ranking.sum(axis=-1))
     members = int(listed.flat[0]) if num_in_group is None else num_in_group
     _check(listed, length, total, members, every)
     cutoffs = np.arange(every, length + 1, every)
@@ -133,7 +133,7 @@ def _measure(
             f"every ranking has parity at the cut-offs {cutoffs.tolist()}; expected one below N = {total}, "
             "so lower `every`"
         )
-    return terms.sum(axis=-1) / largest
+    return np.asarray(terms.sum(axis=-1) / largest)
 
 
 def largest_sum(distance: Distance, cutoffs: np.ndarray, members: int, total: int) -> float:
@@ -165,7 +165,8 @@ def _check(listed: np.ndarray, length: int, total: int, members: int, every: int
         raise ValueError(f"num_items is {total}, but the ranking has {length} items already")
     if not 0 < members < total:
         raise ValueError(
-            f"the group has {members} of {total} items; expected some and not all: there is nothing to compare"
+            f"the group has {members} of {total} items; expected some and not all, or there is nothing to "
+            "compare"
         )
     few = listed < members - (total - length)
     many = listed > members

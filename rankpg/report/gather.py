@@ -52,6 +52,8 @@ class Subject:
 
     name: str
     where: str
+    place: int
+    """among the runs of the page: its colour"""
     config: TrainConfig
     metrics: list[dict[str, Any]]
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -91,7 +93,7 @@ class Subject:
         ]
 
 
-def read(source: Path | Run, name: str) -> tuple[Subject, Callable[[], Run]]:
+def read(source: Path | Run, name: str, place: int) -> tuple[Subject, Callable[[], Run]]:
     """What is known of a run without loading its state, and a function that loads it.
 
     Raises:
@@ -100,13 +102,13 @@ def read(source: Path | Run, name: str) -> tuple[Subject, Callable[[], Run]]:
     if isinstance(source, Run):
         if not source.metrics:
             raise ConfigError(f"{name} was not evaluated yet: train it first")
-        subject = Subject(name, "in memory", source.config, source.metrics, versions())
+        subject = Subject(name, "in memory", place, source.config, source.metrics, versions())
         return subject, lambda: source
     config = load_config(source).resolve()
     metrics = read_metrics(source / METRICS)
     if not metrics:
         raise ConfigError(f"{source / METRICS} is empty: the run has no evaluation yet")
-    subject = Subject(name, str(source), config, metrics, _card_versions(source / CARD))
+    subject = Subject(name, str(source), place, config, metrics, _card_versions(source / CARD))
     return subject, lambda: _load(source)
 
 

@@ -114,9 +114,15 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
             table = file.read(columns=[names[item], names[group]])
     except (OSError, pyarrow.ArrowException) as cause:
         raise TableError(f"--groups {path} cannot be read: {in_one_line(cause)}") from cause
-    columns = [table.column(names[place]).to_pylist() for place in (item, group)]
-    for row, values in enumerate(zip(*columns, strict=True)):
-        yield f"row {row}", *("" if value is None else str(value).strip() for value in values)
+    items, of_item = (
+        [
+            "" if value is None else str(value).strip()
+            for value in table.column(names[k]).to_pylist()
+        ]
+        for k in (item, group)
+    )
+    for row, pair in enumerate(zip(items, of_item, strict=True)):
+        yield f"row {row}", *pair
 
 
 def _columns(path: Path, names: list[str]) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from rankpg.report.gather import Subject
 from rankpg.summary import curve, mean_interval
 
 __all__ = [
+    "against_recall",
     "color_of",
     "item_map",
     "lorenz_curves",
@@ -27,7 +28,6 @@ __all__ = [
     "regrets",
     "reliability_curve",
     "shares_of_groups",
-    "value_against_recall",
 ]
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#000000")
@@ -43,8 +43,9 @@ def color_of(place: int) -> str:
     return _COLORS[place % len(_COLORS)]
 
 
-def _line(place: int, subject: Subject) -> Style:
+def _line(subject: Subject) -> Style:
     """Colour, marker, stroke and name of a run."""
+    place = subject.place
     again = place // len(_COLORS)
     return {
         "color": color_of(place),
@@ -101,11 +102,11 @@ def _legend(figure: Any, axes: Any, columns: int = 2) -> None:
 def over_steps(subjects: Sequence[Subject], name: str, title: str, limit: str | None = None) -> str:
     """A metric against steps, mean over seeds with its 95 % interval; a cross where a seed stopped.
 
-    `limit` is the metric that is drawn as a dashed line.
+    `limit` is the metric, the same for all, that is drawn as a dashed line.
     """
     with _canvas() as (figure, axes):
-        for place, subject in enumerate(subjects):
-            style = _line(place, subject)
+        for subject in subjects:
+            style = _line(subject)
             steps, mean, half = curve(subject.metrics, name)
             axes.plot(steps, mean, **style)
             axes.fill_between(
@@ -115,10 +116,10 @@ def over_steps(subjects: Sequence[Subject], name: str, title: str, limit: str | 
                 if row.get("stopped_by") and row.get(name) is not None:
                     at = row["stopped_at_step"], row[name]
                     axes.plot(*at, "x", color=style["color"], ms=10, mew=2)
-        limits = {round(v, 6) for s in subjects for v in (s.final(limit) if limit else [])}
-        for value in sorted(limits):
+        limits = [value for s in subjects for value in (s.final(limit) if limit else [])]
+        if limits:
+            value = max(limits)
             axes.axhline(value, color="0.35", ls="--", lw=1)
-        if len(limits) == 1:
             axes.annotate(
                 f"{limit} {value:.4g}", (1, value), xycoords=("axes fraction", "data"), ha="right",
                 textcoords="offset points", xytext=(-2, 4), color="0.35", fontsize=9,
@@ -129,15 +130,15 @@ def over_steps(subjects: Sequence[Subject], name: str, title: str, limit: str | 
         return _address(figure)
 
 
-def value_against_recall(subjects: Sequence[Subject]) -> str:
-    """The final value against candidate recall, a point a seed."""
+def against_recall(subjects: Sequence[Subject], name: str, title: str) -> str:
+    """A metric at the end against candidate recall, a point a seed."""
     with _canvas() as (figure, axes):
-        for place, subject in enumerate(subjects):
-            style = _line(place, subject) | {"linestyle": "none", "markersize": 7, "alpha": 0.85}
-            rows = [row for row in subject.last if _has(row, "policy_value", "candidate_recall")]
+        for subject in subjects:
+            style = _line(subject) | {"linestyle": "none", "markersize": 7, "alpha": 0.85}
+            rows = [row for row in subject.last if _has(row, name, "candidate_recall")]
             recall = [row["candidate_recall"] for row in rows]
-            axes.plot(recall, [row["policy_value"] for row in rows], **style)
-        axes.set(xlabel="candidate recall at the end", ylabel="policy value at the end")
+            axes.plot(recall, [row[name] for row in rows], **style)
+        axes.set(xlabel="candidate recall at the end", ylabel=f"{title} at the end")
         axes.margins(0.12)
         _legend(figure, axes)
         return _address(figure)
@@ -148,41 +149,53 @@ def _has(row: dict[str, Any], *names: str) -> bool:
 
 
 def regrets(subjects: Sequence[Subject]) -> str:
-    """What is lost at each stage at the end, stacked, with the interval of the sum."""
+    """The share of the optimum that is lost at each stage at the end, stacked, with the sum's interval."""
+    from matplotlib.ticker import PercentFormatter
+
+    parts = (
+        ("retrieval_regret", "lost in retrieval", "#0072B2"),
+        ("late_stage_regret", "lost in the late stage", "#E69F00"),
+    )
+    names = [name for name, _, _ in parts]
     with _canvas(1.7 + 0.42 * len(subjects)) as (figure, axes):
-        parts = (
-            ("retrieval_regret", "lost in retrieval", "#0072B2"),
-            ("late_stage_regret", "lost in the late stage", "#E69F00"),
-        )
+        shares = [
+            np.array([[row[name] / row["optimum"] for name in names] for row in subject.last
+                      if _has(row, "optimum", *names)])
+            for subject in subjects
+        ]  # fmt: skip
+        means = np.stack([of_run.mean(axis=0) for of_run in shares])
         left = np.zeros(len(subjects))
-        for name, words, color in parts:
-            width = np.array([np.mean(subject.final(name)) for subject in subjects])
-            axes.barh(range(len(subjects)), width, left=left, color=color, height=0.6, label=words)
-            left += width
-        for place, subject in enumerate(subjects):
-            total = [
-                row["retrieval_regret"] + row["late_stage_regret"]
-                for row in subject.last
-                if _has(row, "retrieval_regret", "late_stage_regret")
-            ]
-            half = mean_interval(total)[1]
-            axes.errorbar(left[place], place, xerr=half, color="0.25", capsize=3, fmt="none")
+        for column, (_, words, color) in enumerate(parts):
+            axes.barh(
+                range(len(subjects)),
+                means[:, column],
+                left=left,
+                color=color,
+                height=0.6,
+                label=words,
+            )
+            left += means[:, column]
+        for row, of_run in enumerate(shares):
+            half = mean_interval(of_run.sum(axis=1))[1]
+            axes.errorbar(left[row], row, xerr=half, color="0.25", capsize=3, fmt="none")
         axes.set_yticks(range(len(subjects)), [label(s.name, 22) for s in subjects])
         axes.invert_yaxis()
-        axes.set_xlim(left=min(0.0, float(left.min())))
-        axes.set_xlabel("reward lost against the optimum")
+        axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+        axes.set_xlabel("lost, of the optimum")
         axes.grid(axis="y", visible=False)
         _legend(figure, axes)
         return _address(figure)
 
 
-def reliability_curve(place: int, subject: Subject) -> str:
+def reliability_curve(subject: Subject) -> str:
     """Frequency in draws against the claimed and the exact probability, with binomial intervals."""
+    from matplotlib.ticker import NullFormatter
+
     found = subject.calibration
     assert found is not None
     series = [
         (found.exact, "exact probability", {"color": "0.45", "marker": "s", "mfc": "none"}),
-        (found.claimed, f"claimed by `{found.method}`", _line(place, subject)),
+        (found.claimed, f"claimed by {found.method}", _line(subject)),
     ]
     with _canvas() as (figure, axes):
         lowest, highest = 1.0, 1.0
@@ -197,8 +210,10 @@ def reliability_curve(place: int, subject: Subject) -> str:
         ends = [lowest / 1.5, highest * 1.15]
         axes.plot(ends, ends, "--", color="0.35", lw=1, label="perfect", zorder=0)
         axes.set(xscale="log", yscale="log", xlim=ends, ylim=(ends[0], 1.3))
+        for axis in (axes.xaxis, axes.yaxis):  # powers of ten would be formulas
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="probability to be a candidate", ylabel="frequency in real draws")
-        axes.set_title(label(subject.name, 44), fontsize=10)
         _legend(figure, axes, 3)
         return _address(figure)
 
@@ -206,10 +221,10 @@ def reliability_curve(place: int, subject: Subject) -> str:
 def lorenz_curves(subjects: Sequence[Subject], counts: Callable[[Subject], Any]) -> str:
     """Lorenz curves of the first seed, and the diagonal."""
     with _canvas() as (figure, axes):
-        for place, subject in enumerate(subjects):
+        for subject in subjects:
             items, places = lorenz(counts(subject))
             some = np.unique(np.linspace(0, len(items) - 1, 301).round().astype(int))
-            axes.plot(items[some], places[some], **(_line(place, subject) | {"marker": ""}))
+            axes.plot(items[some], places[some], **(_line(subject) | {"marker": ""}))
         axes.plot([0, 1], [0, 1], "--", color="0.35", lw=1, label="all items the same")
         axes.set(xlabel="share of the items, rarest first", ylabel="share of the places")
         _legend(figure, axes)
@@ -225,7 +240,7 @@ def shares_of_groups(
         for place, (subject, of_run) in enumerate(zip(subjects, ratios, strict=True)):
             at = np.arange(len(groups)) + (place - (len(subjects) - 1) / 2) * height
             widths = [np.nan if value is None else value for value in of_run]
-            style = _line(place, subject)
+            style = _line(subject)
             axes.barh(at, widths, height=height, color=style["color"], label=style["label"])
         axes.axvline(1, color="0.35", ls="--", lw=1)
         axes.set_yticks(range(len(groups)), [label(group, 22) for group in groups])
@@ -259,7 +274,6 @@ def item_map(subject: Subject) -> str:
         axes.set_xlabel(f"first component ({found.explained[0]:.0%} of the variance)")
         axes.set_ylabel(f"second component ({found.explained[1]:.0%})")
         axes.set_aspect("equal", adjustable="datalim")
-        axes.set_title(label(subject.name, 44), fontsize=10)
         return _address(figure, "png")
 
 

@@ -16,13 +16,19 @@ from rankpg.summary import mean_interval
 __all__ = ["SECTIONS", "summary"]
 
 
+_ROUNDING = 1e-6
+
+
 def number(values: Iterable[float]) -> str:
-    """Mean over seeds and 95 % interval; a dash where there is nothing."""
+    """Mean over seeds and 95 % interval, without what rounding left; a dash where there is nothing."""
     found = list(values)
     if not found:
         return "–"
     mean, half = mean_interval(found)
-    return f"{mean:.4g}" if half is None else f"{mean:.4g} ± {half:.2g}"
+    if abs(mean) < _ROUNDING and (half or 0) < _ROUNDING:
+        return "0"
+    same = half is None or half <= _ROUNDING * abs(mean)
+    return f"{mean:.4g}" if same else f"{mean:.4g} ± {half:.2g}"
 
 
 def summary(subjects: Sequence[Subject], unreadable: Sequence[str]) -> Section:
@@ -48,7 +54,7 @@ def summary(subjects: Sequence[Subject], unreadable: Sequence[str]) -> Section:
         )
         for subject in subjects
     ]
-    colors = tuple(map(pictures.color_of, range(len(subjects))))
+    colors = tuple(pictures.color_of(subject.place) for subject in subjects)
     words = "Mean over seeds ± half of the 95 % interval (Student's t), after the last evaluation."
     return Section(
         "Summary", "", [Table(head, rows, words, colors)], [], [*unreadable, *_cautions(subjects)]
@@ -68,7 +74,7 @@ def _cautions(subjects: Sequence[Subject]) -> list[str]:
         for subject in subjects
         if len(subject.last) == 1
     ]
-    optima = {round(float(np.mean(found)), 4) for s in subjects if (found := s.final("optimum"))}
+    optima = _optima(subjects)
     if len(optima) > 1:
         listed = ", ".join(f"{optimum:g}" for optimum in sorted(optima))
         notes.append(
@@ -81,6 +87,18 @@ def _cautions(subjects: Sequence[Subject]) -> list[str]:
             "the runs have different numbers of steps: compare the curves at equal steps, not the ends"
         )
     return notes
+
+
+def _optima(subjects: Sequence[Subject]) -> set[float]:
+    """What could be had; more than one where the runs had different problems."""
+    return {round(float(np.mean(found)), 4) for s in subjects if (found := s.final("optimum"))}
+
+
+def _value(subjects: Sequence[Subject]) -> tuple[str, str, str | None]:
+    """Metric, its name and its limit, by which these runs can be compared."""
+    if len(_optima(subjects)) > 1:
+        return "share_of_optimum", "share of the optimum", None
+    return "policy_value", "policy value", "optimum"
 
 
 def settings(subjects: Sequence[Subject]) -> Section:
@@ -104,17 +122,18 @@ def _setting(value: Any) -> str:
 
 def learning(subjects: Sequence[Subject]) -> Section:
     """Value against steps."""
-    having, notes = _having(subjects, "policy_value")
+    name, title, limit = _value(subjects)
+    having, notes = _having(subjects, name)
     panels = []
     if having:
         panels.append(
             Panel(
-                "Policy value against training steps",
-                pictures.over_steps(having, "policy_value", "policy value", "optimum"),
+                f"{title.capitalize()} against training steps",
+                pictures.over_steps(having, name, title, limit),
                 "The line is the mean over seeds and the band its 95 % interval: a curve that still rises "
-                "wants more steps, one that is flat below the dashed optimum wants another estimator, "
-                "more candidates or another step size, and bands that overlap tell no winner (more seeds do); "
-                "a cross marks a seed that stopped.",
+                "wants more steps, one that is flat below the optimum wants another estimator, more "
+                "candidates or another step size, and bands that overlap tell no winner (more seeds do); a "
+                "cross marks a seed that stopped.",
             )
         )
     return Section("Learning curves", "", [], panels, notes)
@@ -122,7 +141,8 @@ def learning(subjects: Sequence[Subject]) -> Section:
 
 def recall(subjects: Sequence[Subject]) -> Section:
     """Candidate recall against steps and against value."""
-    having, notes = _having(subjects, "candidate_recall")
+    name, title, _ = _value(subjects)
+    having, notes = _having(subjects, "candidate_recall", name)
     if not having:
         return Section("Candidate recall", notes=notes)
     panels = [
@@ -134,10 +154,10 @@ def recall(subjects: Sequence[Subject]) -> Section:
             "for a few items only, which is fine unless the late stage changes.",
         ),
         Panel(
-            "Policy value against candidate recall",
-            pictures.value_against_recall(having),
+            f"{title.capitalize()} against candidate recall",
+            pictures.against_recall(having, name, title),
             "Each point is a seed at the end: points on one rising line say that recall buys value, so raise "
-            "K; high recall beside low value says that the late stage wastes good candidates, so mend that one.",
+            "K; high recall beside low value says that the late stage wastes good candidates, so mend it.",
         ),
     ]
     return Section("Candidate recall", "", [], panels, notes)
@@ -145,7 +165,7 @@ def recall(subjects: Sequence[Subject]) -> Section:
 
 def regret(subjects: Sequence[Subject]) -> Section:
     """What is lost at each stage."""
-    having, notes = _having(subjects, "retrieval_regret", "late_stage_regret")
+    having, notes = _having(subjects, "optimum", "retrieval_regret", "late_stage_regret")
     if not having:
         return Section("Regret by stage", notes=notes)
     stages = ("retrieval_regret", "late_stage_regret")
@@ -156,9 +176,9 @@ def regret(subjects: Sequence[Subject]) -> Section:
     panel = Panel(
         "Reward lost at each stage",
         pictures.regrets(having),
-        "The bar is what is missing to the optimum, split by who lost it (the line is the 95 % interval of the "
-        "sum): blue, the best items were not handed over, asks for a better retriever or more candidates; "
-        "orange, the best candidates were not shown first, asks for a better late stage.",
+        "The bar is what is missing to the optimum, split by who lost it (the line is the 95 % interval of "
+        "the sum): blue, the best items were not handed over, asks for a better retriever or more "
+        "candidates; orange, the best candidates were not shown first, asks for a better late stage.",
     )
     words = "Retrieval regret + late-stage regret = optimum − policy value."
     head = ("run", "optimum", "retrieval regret", "late-stage regret")

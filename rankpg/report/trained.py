@@ -24,7 +24,7 @@ def calibration(subjects: Sequence[Subject]) -> Section:
     having = [subject for subject in subjects if subject.calibration is not None]
     notes = _lacking(subjects, "calibration")
     panels, rows, colors = [], [], []
-    for place, subject in enumerate(subjects):
+    for subject in subjects:
         found = subject.calibration
         if found is None:
             continue
@@ -40,11 +40,11 @@ def calibration(subjects: Sequence[Subject]) -> Section:
         if found.method is None and found.exact is None:
             continue
         rows.append((subject.name, found.method or "none", *_errors(subject)))
-        colors.append(pictures.color_of(place))
+        colors.append(pictures.color_of(subject.place))
         panels.append(
             Panel(
                 subject.name,
-                pictures.reliability_curve(place, subject),
+                pictures.reliability_curve(subject),
                 "A point above the dashed line is claimed too small and one below too large (bars: 95 % "
                 "binomial intervals): where claims leave the line the score's gradient is biased, so if that "
                 "is where your items are, try ca_pg_threshold, which has no such bias, or a smaller K.",
@@ -52,8 +52,8 @@ def calibration(subjects: Sequence[Subject]) -> Section:
         )
     words = (
         "How often an item really is a candidate in draws of the policy (the first seed's), against the "
-        "probability that the estimator's own approximation claims; greedy is Eq. 8 of the paper, swr is with "
-        "replacement, sum is the expected number of draws."
+        "probability that the estimator's own approximation claims; greedy is Eq. 8 of the paper, swr is "
+        "with replacement, sum is the expected number of draws."
     )
     head = (
         "run", "claimed by", "error of the claim", "error of the exact", "claimed / exact", "pairs",
@@ -79,7 +79,7 @@ def _errors(subject: Subject) -> tuple[str, str, str, str]:
         middling = (found.exact > _MIDDLING[0]) & (found.exact < _MIDDLING[1])
         if middling.any():
             ratio = f"{np.median(found.claimed[middling] / found.exact[middling]):.3g}"
-    return errors[0], errors[1], ratio, f"{len(found.hits)} of {found.num_draws} draws"
+    return errors[0], errors[1], ratio, f"{len(found.hits):,} x {found.num_draws:,} draws"
 
 
 def exposure(subjects: Sequence[Subject]) -> Section:
@@ -104,18 +104,19 @@ def exposure(subjects: Sequence[Subject]) -> Section:
         "run", "contexts", "coverage, candidates", "Gini, candidates", "coverage, shown",
         "Gini, shown", "coverage, best K", "Gini, best K",
     )  # fmt: skip
-    colors = tuple(pictures.color_of(p) for p, s in enumerate(subjects) if s in having)
+    colors = tuple(pictures.color_of(subject.place) for subject in having)
     told = (
-        "Coverage: share of the items that ever have a place. Gini: 0 all items the same, towards 1 a few have "
-        "all. Best K: the K items of largest reward of each context, what a perfect retriever would hand over."
+        "Coverage: share of the items that ever have a place. Gini: 0 all items the same, towards 1 a few "
+        "have all. Best K: the K items of largest reward of each context, what a perfect retriever would "
+        "hand over."
     )
     panels = [
         Panel(
             f"Lorenz curve of {what}",
-            pictures.lorenz_curves(subjects, counts),
+            pictures.lorenz_curves(having, counts),
             f"The further a curve sags below the diagonal, the fewer items share the places among {what}: if "
             "it sags far more than the best K of the table do, the policy has narrowed without need, so try "
-            "a higher --temperature, a smaller --init-scale or shorter training.",
+            "a higher temperature, a smaller init_scale or shorter training.",
         )
         for what, counts in _SIDES
     ]
@@ -156,7 +157,9 @@ def groups(subjects: Sequence[Subject]) -> Section:
         "says that the group is passed over, so ask whether its rewards really are lower (the best K of the "
         "table) before you correct it by rewards or by a quota of experts.",
     )
-    rows = [row for subject in having for row in _group_rows(subject, names)]
+    told_apart = [(s.place, row) for s in having for row in _group_rows(s, names)]
+    rows = [row for _, row in told_apart]
+    colors = tuple(pictures.color_of(place) for place, _ in told_apart)
     head = (
         "run", "group", "share of items", "of candidates", "of what is shown", "of the best K", *MEASURES,
     )  # fmt: skip
@@ -171,7 +174,7 @@ def groups(subjects: Sequence[Subject]) -> Section:
         "(S/N, 1 − S/N); rRD d = |c/(i − c) − S/(N − S)|; Z the largest sum that any order has "
         "(Yang and Stoyanovich 2017)."
     )
-    return Section(title, words, [Table(head, rows, told)], [panel], notes)
+    return Section(title, words, [Table(head, rows, told, colors)], [panel], notes)
 
 
 def _ratios(subject: Subject, names: Sequence[str]) -> list[float | None]:
@@ -207,7 +210,7 @@ def item_maps(subjects: Sequence[Subject]) -> Section:
             subject.name,
             pictures.item_map(subject),
             "Near items have like embeddings: candidates from one corner only, or a group in a clump of its "
-            "own, say that the retriever tells items apart by little else, so widen --embedding-dim or add "
+            "own, say that the retriever tells items apart by little else, so widen embedding_dim or add "
             "item features; little of the variance on the axes says that the map hides most.",
         )
         for subject in subjects
