@@ -355,7 +355,6 @@ def test_the_page_has_every_part_of_both_runs(page, run):
     assert seen.count("img") == 11
     assert all(tag.get("alt") for name, tag in seen.tags if name == "img")
     assert seen.count("figcaption") == 11
-    assert "share of the optimum" in seen.text
     last = [row["policy_value"] for row in run.metrics if row["step"] == 20]
     assert f"{np.mean(last):.4g} ± " in seen.text
     assert f"jax {jax.__version__}" in seen.text
@@ -402,7 +401,8 @@ def test_what_runs_lack_is_said_and_the_others_are_shown(two_seeds, tmp_path):
     cut, empty, given = (
         shutil.copytree(two_seeds, tmp_path / n) for n in ("cut", "empty", "given")
     )
-    largest = max((cut / "checkpoint").rglob("*"), key=lambda f: f.stat().st_size)
+    files = [file for file in (cut / "checkpoint").rglob("*") if file.is_file()]
+    largest = max(files, key=lambda file: file.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-1])
     (empty / "metrics.jsonl").write_text("")
     (given / "data.json").write_text("{}")
@@ -418,6 +418,7 @@ def test_what_runs_lack_is_said_and_the_others_are_shown(two_seeds, tmp_path):
         report([empty], tmp_path / "other.html")
 
 
+@pytest.mark.slow
 def test_a_run_in_memory_without_embeddings_has_everything_else(tmp_path):
     encoder = rankpg.encoders.Encoder(
         init=lambda key: jnp.zeros((6, 1, 12)), apply=lambda params, contexts: params[contexts]

@@ -64,7 +64,7 @@ def reliability(
     Raises:
       ValueError: shapes that differ, or hits that R draws cannot have.
 
-    >>> curve = reliability(np.array([0.1, 0.1, 0.6]), np.array([9, 13, 60]), 100, edges=[0, 0.5, 1])
+    >>> curve = reliability(np.array([0.1, 0.1, 0.6]), np.array([9, 13, 60]), 100, edges=[0.0, 0.5, 1.0])
     >>> [(b.pairs, b.claimed, b.observed) for b in curve]
     [(2, 0.1, 0.11), (1, 0.6, 0.6)]
     >>> (round(curve[0].low, 3), round(curve[0].high, 3))

@@ -10,6 +10,7 @@ from pathlib import Path
 from rankpg.report.gather import Subject, measure, name_apart, read
 from rankpg.report.groups import read_groups
 from rankpg.report.page import render, write
+from rankpg.report.sections import SECTIONS, summary
 from rankpg.run import Run
 from rankpg.settings import ConfigError
 
@@ -40,13 +41,6 @@ def report(
       ConfigError: no runs, a folder that does not exist, none that can be read, or an impossible `out`.
       FileNotFoundError, TableError: as `groups.read_groups`.
       ModuleNotFoundError: jinja2 or matplotlib is missing; names the extra.
-
-    >>> import tempfile
-    >>> import rankpg
-    >>> config = rankpg.TrainConfig(num_items=9, num_contexts=4, num_candidates=2, num_steps=2, seeds=(0,))
-    >>> page = report([rankpg.train(config)], Path(tempfile.mkdtemp()) / "report.html")
-    >>> "Learning curves" in page.read_text()
-    True
     """
     _check_extra()
     sources = _sources(runs)
@@ -71,8 +65,6 @@ def report(
 
 
 def _page(subjects: Sequence[Subject], unreadable: Sequence[str]) -> str:
-    from rankpg.report.sections import SECTIONS, summary  # what draws is loaded when it is needed
-
     names = [subject.name for subject in subjects]
     title = names[0] if len(names) == 1 else f"{len(names)} runs compared"
     steps = {s.measured_at for s in subjects if s.measured_at is not None}

@@ -26,7 +26,7 @@ from rankpg.run import Run
 from rankpg.run_folder import CARD, DATA, METRICS, load_config, load_run, read_metrics, versions
 from rankpg.settings import ConfigError
 
-__all__ = ["GroupRow", "Subject", "measure", "name_apart", "read"]
+__all__ = ["MOST_GROUPS", "GroupRow", "Subject", "measure", "name_apart", "read"]
 
 _PROBLEMS = (
     ValueError, TypeError, KeyError, OSError, ImportError, MemoryError, ArithmeticError,
@@ -34,7 +34,7 @@ _PROBLEMS = (
 )  # fmt: skip
 """What a measurement of somebody's run may raise; it is told on the page."""
 
-_MOST_GROUPS = 12
+MOST_GROUPS = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +189,7 @@ def _parity(run: Run, groups: np.ndarray) -> tuple[int, list[GroupRow]]:
     rankings = groups[rank_items(run, depth)]  # [seeds, contexts, depth]
     names, sizes = np.unique(groups, return_counts=True)
     rows = []
-    for name, size in sorted(zip(names, sizes, strict=True), key=lambda x: -x[1])[:_MOST_GROUPS]:
+    for name, size in sorted(zip(names, sizes, strict=True), key=lambda x: -x[1])[:MOST_GROUPS]:
         parity = {}
         if size < len(groups):
             inside = rankings == name

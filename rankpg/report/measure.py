@@ -90,7 +90,7 @@ class ItemMap:
 def judged_contexts(run: Run, most: int) -> Int[Array, "contexts"]:
     """The contexts of an evaluation, or a fixed random choice of `most` of them."""
     size = run.environment.num_items * len(run.pipeline.quotas)
-    few = max(8, min(most, _MOST_LOGITS // size))
+    few = max(1, min(most, _MOST_LOGITS // size))
     return jnp.asarray(choose_contexts(np.asarray(evaluation_contexts(run)), few))
 
 
@@ -185,12 +185,12 @@ def calibrate(
 
     Args:
       run: from a run folder.
-      num_contexts: that are asked.
+      num_contexts: that are asked; fewer if there are more than a million items.
       num_draws: of each.
       num_pairs: items that are followed in each context, at most.
     """
     quotas, num_items = run.pipeline.quotas, run.environment.num_items
-    contexts = judged_contexts(run, num_contexts)
+    contexts = judged_contexts(run, max(4, min(num_contexts, 2**25 // num_items)))
     method = CLAIMS.get(run.config.estimator)
     exactly = len(quotas) == 1 and num_items <= _MOST_EXACT
     methods = {method} - {None} | ({"exact"} if exactly else set())

@@ -10,7 +10,7 @@ from rankpg.report import pictures
 from rankpg.report.calibration import calibration_error, reliability
 from rankpg.report.exposure import coverage, gini, group_shares
 from rankpg.report.fairness import MEASURES
-from rankpg.report.gather import Subject
+from rankpg.report.gather import MOST_GROUPS, Subject
 from rankpg.report.page import Panel, Section, Table
 from rankpg.summary import mean_interval
 
@@ -148,7 +148,13 @@ def groups(subjects: Sequence[Subject]) -> Section:
     having = [s for s in subjects if s.group_rows and s.exposure is not None]
     if not having:
         return Section(title, notes=notes)
-    names = list(dict.fromkeys(row.group for subject in having for row in subject.group_rows))[:12]
+    every = dict.fromkeys(row.group for subject in having for row in subject.group_rows)
+    names = list(every)[:MOST_GROUPS]
+    notes += [
+        f"{subject.name}: {count} groups, of which the largest are here"
+        for subject in having
+        if (count := len(np.unique(_groups_of(subject)))) > len(names)
+    ]
     ratios = [_ratios(subject, names) for subject in subjects]
     panel = Panel(
         "What each group gets of the candidates, for its size",
@@ -177,6 +183,11 @@ def groups(subjects: Sequence[Subject]) -> Section:
     return Section(title, words, [Table(head, rows, told, colors)], [panel], notes)
 
 
+def _groups_of(subject: Subject) -> np.ndarray:
+    assert subject.groups is not None
+    return subject.groups
+
+
 def _ratios(subject: Subject, names: Sequence[str]) -> list[float | None]:
     """Places over items among the first seed's candidates, of the named groups."""
     if subject.exposure is None or subject.groups is None:
@@ -187,9 +198,8 @@ def _ratios(subject: Subject, names: Sequence[str]) -> list[float | None]:
 
 def _group_rows(subject: Subject, names: Sequence[str]) -> list[tuple[str, ...]]:
     """A row for each of the named groups."""
-    found, of_item = subject.exposure, subject.groups
+    found, of_item = subject.exposure, _groups_of(subject)
     assert found is not None
-    assert of_item is not None
     sides = (found.candidates, found.shown, found.best[None])
     places = [[{s.group: s for s in group_shares(x, of_item)} for x in side] for side in sides]
     rows = []
