@@ -18,6 +18,17 @@ __all__ = ["calibration", "exposure", "groups", "item_maps"]
 
 _MIDDLING = (0.02, 0.98)
 
+_CLAIMED = (
+    "A point above the dashed line is claimed too small and one below too large (bars: 95 % binomial "
+    "intervals): where claims leave the line the score's gradient is biased, so if that is where your items "
+    "are, try ca_pg_threshold, which has no such bias, or a smaller K."
+)
+_EXACT_ONLY = (
+    "The estimator approximates nothing, so this is the exact probability alone (bars: 95 % binomial "
+    "intervals): it should stay on the dashed line, and if it does not, the draws are not those of the "
+    "policy, which is a fault to report."
+)
+
 
 def calibration(subjects: Sequence[Subject]) -> Section:
     """Claimed and exact inclusion probabilities against real draws."""
@@ -45,9 +56,7 @@ def calibration(subjects: Sequence[Subject]) -> Section:
             Panel(
                 subject.name,
                 pictures.reliability_curve(subject),
-                "A point above the dashed line is claimed too small and one below too large (bars: 95 % "
-                "binomial intervals): where claims leave the line the score's gradient is biased, so if that "
-                "is where your items are, try ca_pg_threshold, which has no such bias, or a smaller K.",
+                _CLAIMED if found.method else _EXACT_ONLY,
             )
         )
     words = (
