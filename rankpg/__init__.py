@@ -1,6 +1,6 @@
 """rankpg: train an early-stage ranker on the reward of the final list, by policy gradient, in JAX."""
 
-from rankpg import encoders, environments, late_stage, live, rewards, theory
+from rankpg import encoders, environments, export, late_stage, live, rewards, theory
 from rankpg.config import ConfigError, TrainConfig
 from rankpg.estimators import ESTIMATORS, score
 from rankpg.inclusion import log_inclusion, log_inclusion_threshold
@@ -24,6 +24,7 @@ __all__ = [
     "encoders",
     "environments",
     "expert_quotas",
+    "export",
     "greedy_candidates",
     "late_stage",
     "live",

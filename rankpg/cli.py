@@ -1,4 +1,4 @@
-"""The command line: `python -m rankpg train | evaluate | demo | report | reproduce | benchmark`.
+"""The command line: `python -m rankpg train | evaluate | export | demo | report | reproduce | benchmark`.
 
 Every setting of TrainConfig is a flag of `train`.
 """
@@ -86,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", type=Path, help="the --out folder of a run")
     evaluate.add_argument("--json", action="store_true", help="one JSON object per seed")
     evaluate.set_defaults(command=commands.evaluate)
+    _add_export(kinds)
     demo = kinds.add_parser(
         "demo", help="four estimators on the paper's instance, in a few minutes"
     )
@@ -116,6 +117,33 @@ def _add_report(kinds: Any) -> None:
         "--groups", type=Path, metavar="FILE", help="item id and group: csv, tsv or parquet"
     )
     report.set_defaults(command=commands.report)
+
+
+def _add_export(kinds: Any) -> None:
+    export = kinds.add_parser(
+        "export",
+        help="a trained run as files that serve without rankpg",
+        description="Write item embeddings and ids, the context tower as a program of jax.export, an index "
+        "an expert with its recall measured against exact search, a card, and a manifest with the sums of "
+        "all. docs/examples/serve.py answers from them.",
+    )
+    export.add_argument("run", type=Path, help="the --out folder of a run")
+    export.add_argument(
+        "--out", type=_folder, metavar="FOLDER", required=True, help="does not exist yet"
+    )
+    export.add_argument("--seed", type=int, help="one of the run's [its first]")
+    export.add_argument(
+        "--index", choices=("none", "faiss", "usearch", "both"), default="both", help="[both]"
+    )
+    platforms = ("cpu", "cuda", "tpu")
+    export.add_argument(
+        "--platforms", nargs="+", choices=platforms, default=platforms, help="of the tower [all]"
+    )
+    export.add_argument(
+        "--recall", type=float, default=0.99, metavar="SHARE",
+        help="what an index should find of an expert's K best; it looks harder until it does [%(default)s]",
+    )  # fmt: skip
+    export.set_defaults(command=commands.export)
 
 
 def _add_reproduce(kinds: Any) -> None:

@@ -16,7 +16,17 @@ from rankpg.presets import PRESET_SETTINGS
 from rankpg.processes import is_writer, join_processes
 from rankpg.settings import ConfigError
 
-__all__ = ["demo", "evaluate", "learning", "report", "reproduce", "speed", "train", "variance"]
+__all__ = [
+    "demo",
+    "evaluate",
+    "export",
+    "learning",
+    "report",
+    "reproduce",
+    "speed",
+    "train",
+    "variance",
+]
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -98,6 +108,18 @@ def evaluate(arguments: argparse.Namespace) -> int:
     else:
         print(f"{arguments.run}: {run.config.estimator}, step {run.step}")
         print(_table(rows))
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    from rankpg.export import check_free, export
+    from rankpg.run_folder import load_run
+
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("command", "run", "out")}
+    check_free(arguments.out)  # before anything is read or compiled
+    folder = export(load_run(arguments.run), arguments.out, **settings)
+    print((folder / "CARD.md").read_text().partition("\n## Data")[0])
+    print(folder)
     return 0
 
 
