@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def open_indexes(folder: Path, search: str, known: dict[str, Any] | None) -> lis
         index.expansion_search = known["effort"] or 0  # the file does not keep it
         return index
 
-    return [lambda queries, depth, i=load(file): ask(queries, depth, i) for file in files]
+    return [partial(ask, index=load(file)) for file in files]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -13,12 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export as jax_export
+from jax import lax
 
 from rankpg.pipeline import Pipeline
 from rankpg.settings import ConfigError
-from rankpg.types import Environment, Params
+from rankpg.types import Array, Environment, Float, Params
 
-__all__ = ["LARGEST_BATCH", "PLATFORMS", "ContextTower", "context_tower"]
+__all__ = ["LARGEST_BATCH", "PLATFORMS", "ContextTower", "context_tower", "widen"]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -126,7 +127,16 @@ def _function(pipeline: Pipeline, tree: Any, kept: dict[str, Any], reads: bool) 
 
 def _scaled(pipeline: Pipeline, params: Params, environment: Any, rows: Any) -> Any:
     encoded = pipeline.encoder.encode(params, environment, rows)
-    return pipeline.scaled(encoded).contexts.astype(jnp.float32)
+    return widen(pipeline.scaled(encoded).contexts)
+
+
+def widen(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The same numbers in float32.
+
+    XLA may leave out a rounding to fewer bits that a conversion to more would follow; so it is asked for.
+    """
+    few = jnp.finfo(x.dtype)
+    return lax.reduce_precision(x.astype(jnp.float32), min(few.nexp, 8), min(few.nmant, 23))
 
 
 def _used(pipeline: Pipeline, tree: Any) -> set[int]:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankpg.export.context_tower import ContextTower, context_tower
+from rankpg.export.context_tower import ContextTower, context_tower, widen
 from rankpg.run import Run, evaluation_contexts
 from rankpg.settings import ConfigError
 from rankpg.types import Embeddings
@@ -65,7 +65,7 @@ def take_parts(run: Run, seed: int | None, platforms: Sequence[str]) -> Parts:
     @jax.jit
     def embed_items(params, environment):
         encoded: Any = encode(params, environment, jnp.zeros(1, jnp.int32))
-        return encoded.items.astype(jnp.float32)
+        return widen(encoded.items)
 
     items = np.ascontiguousarray(embed_items(params, run.environment))
     _check_finite(f"the embeddings of items of seed {seed}", items)
@@ -88,11 +88,13 @@ def _queries(run: Run, params: Any, tower: ContextTower) -> np.ndarray:
     @jax.jit
     def embed(params, environment, rows):
         encoded = run.pipeline.encoder.encode(params, environment, rows)
-        return run.pipeline.scaled(encoded).contexts.astype(jnp.float32)
+        return widen(run.pipeline.scaled(encoded).contexts)
 
+    # Backwards, so that the place in the batch is not the row.
+    rows = rows[::-1]
     wanted = np.asarray(embed(params, run.environment, rows))
     if not tower.runs_here():
-        return wanted
+        return wanted[::-1]
     inputs: Any = rows
     if tower.width is not None:
         features: Any = run.environment
@@ -103,7 +105,7 @@ def _queries(run: Run, params: Any, tower: ContextTower) -> np.ndarray:
             "the exported context tower answers otherwise than the run's encoder: an encoder that reads "
             "context_features must read nothing else of a context, such as a table of ids"
         )
-    return wanted
+    return wanted[::-1]
 
 
 def ids_of(run: Run, side: str) -> list[int] | list[str]:
