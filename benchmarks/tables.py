@@ -194,6 +194,23 @@ def million_items(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def export_recall(result: dict[str, Any]) -> list[list[str]]:
+    """Recall and queries per second by index and effort."""
+    depth = result["setting"]["depth"]
+    rows = [["index", "effort", f"recall@{depth}", "queries per second", "seconds to build"]]
+    for row in result["rows"]:
+        rows.append(
+            [
+                f"{row['index']} ({row['kind']})",
+                "—" if row["effort"] is None else str(row["effort"]),
+                f"{row['recall']:.4f}",
+                f"{row['queries_per_second']:,.4g}",
+                f"{row['seconds_to_build']:.3g}",
+            ]
+        )
+    return rows
+
+
 TEXT_MEASURES = {
     "recall": "recall@100",
     "ndcg none": "NDCG@10, own order",
@@ -229,6 +246,7 @@ TABLES = (
     million_items,
     text_retrieval,
     text_differences,
+    export_recall,
     retrievals,
     growth,
     speed,
@@ -286,7 +304,7 @@ def main() -> None:
     for document in (
         *(
             ROOT / "docs" / f"{page}.md"
-            for page in ("results", "scaling", "settings", "speed", "text")
+            for page in ("export", "results", "scaling", "settings", "speed", "text")
         ),
         ROOT / "README.md",
     ):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg.contexts import choose_contexts
 from rankpg.export.context_tower import ContextTower, context_tower, widen
 from rankpg.run import Run, evaluation_contexts
 from rankpg.settings import ConfigError
@@ -83,16 +84,15 @@ def _check_finite(what: str, array: Any) -> None:
 
 def _queries(run: Run, params: Any, tower: ContextTower) -> np.ndarray:
     """Embeddings of some of the run's contexts by its encoder; refused where the exported tower differs."""
-    rows = np.asarray(evaluation_contexts(run))[:_JUDGING]
+    rows = choose_contexts(np.asarray(evaluation_contexts(run)), _JUDGING)
+    rows = rows[::-1]  # so that the place in a batch is not the row
 
-    @jax.jit
     def embed(params, environment, rows):
         encoded = run.pipeline.encoder.encode(params, environment, rows)
-        return widen(run.pipeline.scaled(encoded).contexts)
+        return run.pipeline.scaled(encoded).contexts
 
-    # Backwards, so that the place in the batch is not the row.
-    rows = rows[::-1]
-    wanted = np.asarray(embed(params, run.environment, rows))
+    known = params, run.environment, rows
+    wanted = np.asarray(jax.jit(lambda *known: widen(embed(*known)))(*known))
     if not tower.runs_here():
         return wanted[::-1]
     inputs: Any = rows
@@ -100,7 +100,8 @@ def _queries(run: Run, params: Any, tower: ContextTower) -> np.ndarray:
         features: Any = run.environment
         inputs = np.asarray(features.context_features[rows], np.float32)
     found = np.asarray(tower.program.call(tower.parameters, inputs))
-    if not np.allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(np.abs(wanted).max())):
+    rounding = float(jnp.finfo(jax.eval_shape(embed, *known).dtype).eps) ** 0.5
+    if not np.allclose(found, wanted, rtol=rounding, atol=rounding * float(np.abs(wanted).max())):
         raise ConfigError(
             "the exported context tower answers otherwise than the run's encoder: an encoder that reads "
             "context_features must read nothing else of a context, such as a table of ids"
