@@ -42,6 +42,7 @@ class Server:
         self.tower = manifest["context_tower"]
         program = (self.folder / self.tower["program"]).read_bytes()
         self.program = jax.export.deserialize(bytearray(program))
+        self.embed = jax.jit(self.program.call)  # compiled once for each size of batch
         self.parameters = jax.device_put(load_file(self.folder / self.tower["parameters"]))
         self.row_of = {}
         if self.tower["ids"]:
@@ -59,7 +60,7 @@ class Server:
         answers = [np.zeros((0, self.manifest["num_candidates"]), int)]
         for start in range(0, len(inputs), CONTEXTS_AT_ONCE):
             some = inputs[start : start + CONTEXTS_AT_ONCE]
-            queries = np.asarray(self.program.call(self.parameters, some))  # [B, M, D]
+            queries = np.asarray(self.embed(self.parameters, some))  # [B, M, D]
             answers.append(self.retrieve(queries))
         return np.concatenate(answers)
 

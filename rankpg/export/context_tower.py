@@ -32,7 +32,7 @@ class ContextTower(NamedTuple):
 
     program: jax_export.Exported
     parameters: dict[str, np.ndarray]
-    """float32 where training kept fewer bits: the program rounds them back, without a loss."""
+    """float32 also where training kept fewer bits: the program rounds them back, without a loss."""
     width: int | None
     """F, where inputs are features float32[B, F]; None where they are rows int32[B]."""
 
@@ -159,4 +159,4 @@ def _name(path: Any) -> str:
 
 def _widened(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
-    return array.astype(np.float32) if array.dtype == jnp.bfloat16 else array
+    return array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array

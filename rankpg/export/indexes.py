@@ -18,8 +18,6 @@ from rankpg.settings import ConfigError
 __all__ = ["INDEXES", "FaissIndex", "ItemIndex", "UsearchIndex", "check_installed", "kind_for"]
 
 _CONNECTIVITY, _EFFORT_OF_BUILDING, _SEED = 32, 200, 0
-_FEW_FOR_LISTS = 2_000_000
-"""Items from which on a graph takes long to build, and FAISS's inverted lists do not."""
 _PER_LIST = 64
 """Items to a list, on average, that its centre is fitted to."""
 
@@ -130,14 +128,16 @@ INDEXES: dict[str, Any] = {"faiss": FaissIndex, "usearch": UsearchIndex}
 
 
 def kind_for(name: str, num_items: int, exact_below: int) -> str:
-    """flat for a small catalogue, hnsw for a larger one, and of FAISS ivf for one that is larger still.
+    """flat for a small catalogue; for a larger one ivf of FAISS, and hnsw of usearch.
 
-    >>> [kind_for("faiss", num_items, 20_000) for num_items in (10**3, 10**5, 10**7)]
-    ['flat', 'hnsw', 'ivf']
+    For inner products FAISS's lists find more in less time than its graph (benchmarks/export_recall.py).
+
+    >>> [kind_for(name, 10**5, 20_000) for name in ("faiss", "usearch")]
+    ['ivf', 'hnsw']
     """
     if num_items < exact_below:
         return "flat"
-    return "ivf" if name == "faiss" and num_items >= _FEW_FOR_LISTS else "hnsw"
+    return {"faiss": "ivf", "usearch": "hnsw"}[name]
 
 
 def check_installed(names: Sequence[str]) -> None:
