@@ -20,9 +20,18 @@
 # The notebook takes about a minute on one core.
 
 # %%
-# In Colab: keep its own jax, and add only what is missing:
-#   !pip install --no-deps "rankpg @ git+<this repository>"
-#   !pip install --no-deps flax optax chex
+# Where rankpg is missing (in Colab) it is installed beside the jax that is there, which stays as it is.
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("rankpg") is None:
+    import jax
+
+    wanted = ["rankpg[cli] @ git+<this repository>", f"jax=={jax.__version__}"]
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+
+# %%
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
