@@ -4,46 +4,170 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-__all__ = ["CheckpointError", "latest_step", "restore", "save", "uninterrupted"]
+__all__ = [
+    "CheckpointError",
+    "SaveError",
+    "Saved",
+    "drop_beyond",
+    "find",
+    "latest_step",
+    "restore",
+    "save",
+    "saved_steps",
+    "uninterrupted",
+    "writer_of",
+]
 
 SUMS = "SHA256SUMS"
 """The sums of a checkpoint's files, as `sha256sum --check` reads them."""
 
+NOTES = "notes.json"
+"""What belongs to a state and is no array of it."""
+
+_BEFORE = ".before"
+"""Behind the step of a checkpoint while another one takes its place."""
+
+FORMAT = 1
+"""Of the notes and the state's names. What this version does not know it refuses."""
+
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged, or of another config."""
+    """A checkpoint that is missing, damaged, or of another config or version."""
 
 
-def save(folder: Path, step: int, state: Any) -> None:
-    """Write the state under `folder/<step>` and then drop older steps; a half-written one never counts.
+class SaveError(OSError):
+    """What was to be saved could not be written."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint whose files are as they were written."""
+
+    path: Path
+    step: int
+    notes: dict[str, Any]
+
+    def state(self, template: Any) -> Any:
+        """The state, in the shape of `template` (arrays or their shapes).
+
+        Raises:
+          CheckpointError: it cannot be read, or belongs to another config.
+        """
+        try:
+            with _checkpointer() as checkpointer:
+                saved = checkpointer.restore(self.path.resolve())
+        except Exception as error:
+            raise _unreadable(self.path, _first_line(error)) from error
+        wanted = _flat(template)
+        for name in sorted({*wanted, *saved}):
+            have, want = saved.get(name), wanted.get(name)
+            if have is None or want is None or (have.shape, have.dtype) != (want.shape, want.dtype):
+                raise CheckpointError(
+                    f"the checkpoint {self.path} is of another config: {name} is {_words(have)} there, "
+                    f"and this config needs {_words(want)}{_other_version(self.notes)}"
+                )
+        leaves = [np.asarray(saved[name]) for name in wanted]
+        return jax.tree.unflatten(jax.tree.structure(template), leaves)
+
+
+def save(
+    folder: Path,
+    step: int,
+    state: Any,
+    *,
+    notes: Mapping[str, Any] | None = None,
+    keep: Collection[int] = (),
+) -> None:
+    """Write the state under `folder/<step>` and then drop the other steps; a half-written one never counts.
 
     Of several processes one writes.
+
+    Args:
+      folder: of all checkpoints of a run.
+      step: the name of this one.
+      state: a tree of arrays.
+      notes: what JSON can hold and `find` gives back.
+      keep: other steps that stay.
+
+    Raises:
+      SaveError: it could not be written, on a full disk for instance. What was there stays.
     """
     state = jax.device_get(state)
     target = folder.resolve() / str(step)
     partial = target.with_name(f"{step}.partial")
-    for left in (partial, target):
-        if left.exists():
-            shutil.rmtree(left)
+    try:
+        _write(partial, state, notes or {})
+        if target.exists():
+            os.replace(target, _cleared(target.with_name(f"{step}{_BEFORE}")))
+        os.replace(partial, target)  # from here on it counts
+    except Exception as error:  # the file system's, in the words of Python, Orbax or TensorStore
+        for left in target.parent.glob(f"{partial.name}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        raise _not_saved(folder, step, state, error) from error
+    kept = {_path(folder, kept).name for kept in {step, *keep}}
+    for old in folder.iterdir():
+        if old.name not in kept:  # or what an interrupted write left
+            shutil.rmtree(old)
+
+
+def _write(partial: Path, state: Any, notes: Mapping[str, Any]) -> None:
+    import rankpg
+
     with _checkpointer() as checkpointer:
-        checkpointer.save(partial, _flat(state))
+        checkpointer.save(_cleared(partial), _flat(state))
+    known = {"format": FORMAT, "rankpg": rankpg.__version__, **notes}
+    (partial / NOTES).write_text(json.dumps(known, allow_nan=False, indent=1) + "\n")
     sums = "".join(f"{digest}  {name}\n" for name, digest in _sums(partial).items())
     (partial / SUMS).write_text(sums)
-    os.replace(partial, target)  # from here on it counts
-    for old in folder.iterdir():
-        if old.name != str(step):  # an older step, or what an interrupted write left
-            shutil.rmtree(old)
+
+
+def _cleared(path: Path) -> Path:
+    """The path, with nothing there."""
+    if path.exists():
+        shutil.rmtree(path)
+    return path
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps that have a checkpoint, ascending."""
+    if not folder.is_dir():
+        return []
+    names = {entry.name.removesuffix(_BEFORE) for entry in folder.iterdir()}
+    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
+
+
+def _path(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is; the one that was being replaced, if a crash came in between."""
+    path, before = folder / str(step), folder / f"{step}{_BEFORE}"
+    return before if before.is_dir() and not path.is_dir() else path
+
+
+def drop_beyond(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps: a run goes on from this one."""
+    for later in saved_steps(folder):
+        if later > step:
+            shutil.rmtree(_path(folder, later))
+
+
+def writer_of(folder: Path) -> str:
+    """Which version of rankpg wrote the newest checkpoint, in brackets; empty if this one did."""
+    try:
+        return _other_version(json.loads((_path(folder, latest_step(folder)) / NOTES).read_text()))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return ""
 
 
 def latest_step(folder: Path) -> int:
@@ -52,51 +176,62 @@ def latest_step(folder: Path) -> int:
     Raises:
       CheckpointError: there is none.
     """
-    steps = _steps(folder)
+    steps = saved_steps(folder)
     if not steps:
         raise CheckpointError(
             f"{folder} holds no checkpoint; was the run stopped before its first one?"
         )
-    return max(steps)
+    return steps[-1]
+
+
+def find(folder: Path, step: int | None = None) -> Saved:
+    """The checkpoint of a step, the newest by default, its files checked against their sums.
+
+    Raises:
+      CheckpointError: there is none, it is damaged, or another version wrote what this one cannot read.
+    """
+    newest = latest_step(folder)
+    step = newest if step is None else step
+    path = _path(folder, step)
+    if not path.is_dir():
+        there = ", ".join(map(str, saved_steps(folder)))
+        raise CheckpointError(f"{folder} holds no checkpoint of step {step}; it has step {there}")
+    damage = _damage(path)
+    if damage:
+        raise _unreadable(path, damage)
+    if not (path / NOTES).exists():  # written before there were notes
+        return Saved(path, step, {})
+    try:
+        notes = json.loads((path / NOTES).read_text())
+        written = notes["format"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _unreadable(path, f"{NOTES}: {type(error).__name__}") from None
+    if written != FORMAT:
+        raise CheckpointError(
+            f"the checkpoint {path} is of format {written}, and this version of rankpg reads format "
+            f"{FORMAT}{_other_version(notes)}. Install that version to go on"
+        )
+    return Saved(path, step, notes)
 
 
 def restore(folder: Path, template: Any) -> tuple[int, Any]:
-    """The newest checkpoint, in the shape of `template` (arrays or their shapes).
-
-    Raises:
-      CheckpointError: there is none, it is damaged, or it belongs to another config.
-    """
-    step = latest_step(folder)
-    _verify(folder / str(step))
-    try:
-        with _checkpointer() as checkpointer:
-            saved = checkpointer.restore((folder / str(step)).resolve())
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _unreadable(folder / str(step), reason) from error
-    wanted = _flat(template)
-    for name in sorted({*wanted, *saved}):
-        have, want = saved.get(name), wanted.get(name)
-        if have is None or want is None or (have.shape, have.dtype) != (want.shape, want.dtype):
-            raise CheckpointError(
-                f"the checkpoint {folder / str(step)} is of another config: {name} is {_words(have)} there, "
-                f"and this config needs {_words(want)}"
-            )
-    leaves = [np.asarray(saved[name]) for name in wanted]
-    return step, jax.tree.unflatten(jax.tree.structure(template), leaves)
+    """The newest checkpoint's step and state; see `find` and `Saved.state`."""
+    saved = find(folder)
+    return saved.step, saved.state(template)
 
 
-def _verify(checkpoint: Path) -> None:
-    """Refuse a checkpoint any file of which is not as it was written, before its values are trusted."""
+def _damage(checkpoint: Path) -> str | None:
+    """Which file of a checkpoint is not as it was written; known before its values are trusted."""
     try:
         lines = (checkpoint / SUMS).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise _unreadable(checkpoint, f"no manifest {SUMS}: {type(error).__name__}") from None
+        return f"no manifest {SUMS}: {type(error).__name__}"
     written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
     found = _sums(checkpoint)
     for name in sorted({*written, *found}):
         if written.get(name) != found.get(name):
-            raise _unreadable(checkpoint, f"its file {name} is missing or not the one of {SUMS}")
+            return f"its file {name} is missing or not the one of {SUMS}"
+    return None
 
 
 def _sums(checkpoint: Path) -> dict[str, str]:
@@ -111,16 +246,56 @@ def _sums(checkpoint: Path) -> dict[str, str]:
 
 
 def _unreadable(checkpoint: Path, reason: str) -> CheckpointError:
-    return CheckpointError(
-        f"the checkpoint {checkpoint} cannot be read ({reason}); "
-        "restore a copy of it, or train again into another --out"
+    folder = checkpoint.parent
+    others = [
+        path for path in (_path(folder, s) for s in saved_steps(folder)) if path != checkpoint
+    ]
+    whole = next(
+        (path.name.removesuffix(_BEFORE) for path in others[::-1] if not _damage(path)), None
     )
+    advice = "restore a copy of it, or train again into another --out"
+    if whole is not None:
+        advice = (
+            f"the one of step {whole} is whole: go on from there with --resume --step {whole}, or read it "
+            f"with load_run(..., step={whole})"
+        )
+    return CheckpointError(f"the checkpoint {checkpoint} cannot be read ({reason}); {advice}")
+
+
+def _not_saved(folder: Path, step: int, state: Any, error: Exception) -> SaveError:
+    size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
+    steps = [saved for saved in saved_steps(folder) if saved != step]
+    kept = (
+        f"Nothing that was saved before is lost: the checkpoint of step {steps[-1]} stays, and --resume goes "
+        "on from there"
+        if steps
+        else "There is no earlier checkpoint: the run begins anew"
+    )
+    return SaveError(
+        f"the state of step {step} ({size / 2**20:.1f} MiB) could not be saved in {folder}: "
+        f"{_first_line(error)}. {kept}. Make room, or keep fewer checkpoints (--keep-last 1), first"
+    )
+
+
+def _other_version(notes: Mapping[str, Any]) -> str:
+    """Who wrote it, where that was not this version."""
+    import rankpg
+
+    writer = notes.get("rankpg")
+    if writer in (None, rankpg.__version__):
+        return ""
+    return f" (rankpg {writer} wrote it, and this is {rankpg.__version__})"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait until what is being written is whole."""
-    if threading.current_thread() is not threading.main_thread():
+    """Let Ctrl-C wait until what is being written is whole; somebody else's handler is left in its place."""
+    mine = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not mine or threading.current_thread() is not threading.main_thread():
         yield
         return
     received: list[int] = []
@@ -144,16 +319,6 @@ def _checkpointer() -> Any:
     return ocp.Checkpointer(
         ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
     )
-
-
-def _steps(folder: Path) -> list[int]:
-    if not folder.is_dir():
-        return []
-    return [
-        int(entry.name)
-        for entry in folder.iterdir()
-        if entry.name.isascii() and entry.name.isdigit()
-    ]
 
 
 def _flat(state: Any) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rankpg.config import TrainConfig
 from rankpg.estimators import ESTIMATORS
 from rankpg.presets import PRESET_SETTINGS
 from rankpg.settings import choices_of, flag, setting_type
+from rankpg.stopping import Stopped
 
 __all__ = ["main"]
 
@@ -40,7 +41,7 @@ examples:
 
 A flag overrides --config, and both override the preset. The exit code is 0 if every seed was trained to the
 end; 2 for a setting or a file that you can mend; 3 if a seed was stopped by a value that is not finite; 130
-after Ctrl-C.
+after Ctrl-C and 143 after SIGTERM, with the state of the step that was reached saved in --out.
 """
 
 
@@ -62,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     try:
         return arguments.command(arguments)
+    except Stopped as stopped:
+        print(f"rankpg: {stopped}", file=sys.stderr)
+        return stopped.code
     except KeyboardInterrupt as interrupt:
         print(f"rankpg: interrupted. {interrupt}".rstrip(), file=sys.stderr)
         return 130
@@ -84,6 +88,9 @@ def parser() -> argparse.ArgumentParser:
     _add_train(kinds)
     evaluate = kinds.add_parser("evaluate", help="measure a trained run again, from its folder")
     evaluate.add_argument("run", type=Path, help="the --out folder of a run")
+    evaluate.add_argument(
+        "--step", type=_step, metavar="N|best", help="of the checkpoint; the newest if left out"
+    )
     evaluate.add_argument("--json", action="store_true", help="one JSON object per seed")
     evaluate.set_defaults(command=commands.evaluate)
     _add_export(kinds)
@@ -289,6 +296,22 @@ def _add_train(kinds: Any) -> None:
     files.add_argument("--config", type=Path, metavar="FILE", help="settings from a YAML file")
     files.add_argument("--out", type=_folder, metavar="FOLDER", help="where the run is written")
     files.add_argument("--resume", action="store_true", help="continue the run that --out holds")
+    files.add_argument(
+        "--step", type=_step, metavar="N|best",
+        help="with --resume: the checkpoint to go on from; what came later is dropped [the newest]",
+    )  # fmt: skip
+    files.add_argument(
+        "--keep-last", type=int, metavar="INT", help="checkpoints that stay, the newest ones [2]"
+    )
+    files.add_argument(
+        "--keep-best",
+        action=argparse.BooleanOptionalAction,
+        help="keep the checkpoint of the largest policy value, mean over seeds, as well [no]",
+    )
+    files.add_argument(
+        "--track", nargs="+", choices=("tensorboard", "wandb"), metavar="NAME",
+        help="show the metrics in tensorboard or wandb too [none]",
+    )  # fmt: skip
     processes = train.add_argument_group("several processes")
     processes.add_argument(
         "--distributed",
@@ -311,6 +334,13 @@ def _folder(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("empty; expected the name of a folder")
     return Path(text)
+
+
+def _step(text: str) -> int | str:
+    """The step of a checkpoint, or best."""
+    if text != "best" and not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r}; expected the step of a checkpoint, or best")
+    return text if text == "best" else int(text)
 
 
 def _argument(field: dataclasses.Field, hint: Any) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
 from rankpg.config import TrainConfig
 from rankpg.presets import PRESET_SETTINGS
-from rankpg.processes import is_writer, join_processes
-from rankpg.settings import ConfigError
+from rankpg.processes import agreed, is_writer, join_processes
+from rankpg.settings import ConfigError, flag
 
 __all__ = [
     "demo",
@@ -28,23 +29,27 @@ __all__ = [
     "variance",
 ]
 
+_KEEPING = ("keep_last", "keep_best", "track")
+"""Flags of `train` that say how its folder is kept; `RunFolder` takes them by these names."""
+
 
 def train(arguments: argparse.Namespace) -> int:
     from rankpg.progress import progress_bar
     from rankpg.run import prepare, training_loop
     from rankpg.run_folder import RunFolder, load_settings
+    from rankpg.stopping import Stopped, listening
 
-    others = ("command", "config", "out", "resume", "distributed")
+    others = ("command", "config", "out", "resume", "distributed", "step", *_KEEPING)
     given = {k: v for k, v in vars(arguments).items() if k not in others}
     if hasattr(arguments, "distributed"):
         join_processes(arguments.distributed)
     file, out = getattr(arguments, "config", None), getattr(arguments, "out", None)
-    resume = getattr(arguments, "resume", False)
-    if resume and out is None:
-        raise ConfigError("--resume needs --out, the folder of the run that goes on")
+    resume, step = getattr(arguments, "resume", False), getattr(arguments, "step", None)
+    keeping = {name: vars(arguments)[name] for name in _KEEPING if name in vars(arguments)}
+    _check_files(out, resume, step, keeping)
     if given.get("path"):
         given["path"] = str(Path(given["path"]).resolve())  # the run may be read from elsewhere
-    folder = None if out is None else RunFolder(out)
+    folder = None if out is None else RunFolder(out, **keeping)
     if resume and file is None and folder is not None:
         file = folder.path / "config.yaml"
     settings = {} if file is None else load_settings(file)
@@ -54,24 +59,20 @@ def train(arguments: argparse.Namespace) -> int:
     run = prepare(config)
     if is_writer():
         _describe(run)
-    if folder is not None:
-        (folder.resume if resume else folder.open)(run)
+    if folder is not None and resume:
+        folder.resume(run, step)
+    elif folder is not None:
+        folder.open(run)
     try:
-        with progress_bar(run.config.num_steps, shown=is_writer()) as bar:
+        with progress_bar(run.config.num_steps, shown=is_writer()) as bar, listening() as stop:
             bar.start(run.config.estimator)
             for progress in training_loop(run):
                 if folder is not None:
                     folder.follow(run, progress)
                 bar.follow(run, progress)
-    except KeyboardInterrupt:
-        saved = (
-            f"Go on from step {run.step}: --resume --out {out}"
-            if run.metrics
-            else "Nothing was run yet"
-        )
-        raise KeyboardInterrupt(
-            "Nothing was saved: no --out" if folder is None else saved
-        ) from None
+                number = agreed(stop.signal)
+                if number and run.evaluated < run.config.num_steps:
+                    raise Stopped(number, _saved(run, folder, progress))
     finally:
         problem = folder.close(run) if folder is not None and run.metrics else None
         if problem:
@@ -81,6 +82,30 @@ def train(arguments: argparse.Namespace) -> int:
         for sentence in run.stopped():
             print(f"rankpg: {sentence}", file=sys.stderr)
     return 3 if run.stopped() else 0
+
+
+def _check_files(out: Path | None, resume: bool, step: Any, keeping: dict[str, Any]) -> None:
+    """Refuse flags about files that would have no effect."""
+    if resume and out is None:
+        raise ConfigError("--resume needs --out, the folder of the run that goes on")
+    if step is not None and not resume:
+        raise ConfigError("--step says where --resume goes on; it has no effect without it")
+    if keeping and out is None:
+        raise ConfigError(f"{flag(next(iter(keeping)))} needs --out, the folder of the run")
+
+
+def _saved(run: Any, folder: Any, progress: Any) -> str:
+    """Save a run that is asked to stop, and say what became of it."""
+    if folder is None:
+        return f"It was at step {run.step}. Nothing was saved: no --out"
+    if not run.metrics:
+        return "Nothing was run yet"
+    if progress.phase == "train":  # else this state is there already
+        folder.save(run)
+    return (
+        f"The state of step {run.step} is saved in {folder.path}. Go on with: "
+        f"python -m rankpg train --resume --out {shlex.quote(str(folder.path))}"
+    )
 
 
 def _open_up(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +125,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from rankpg.run import evaluate_run
     from rankpg.run_folder import load_run
 
-    run = load_run(arguments.run)
+    run = load_run(arguments.run, step=arguments.step)
     rows = evaluate_run(run)
     if arguments.json:
         for row in rows:
@@ -212,9 +237,8 @@ def _describe(run: Any) -> None:
 
 
 def _report(run: Any, folder: Any) -> str:
-    last = [row for row in run.metrics if row["step"] == run.step]
     where = "not saved (no --out)" if folder is None else f"in {folder.path}"
-    return f"{run.config.estimator}, step {run.step}, {where}\n{_table(last)}"
+    return f"{run.config.estimator}, step {run.step}, {where}\n{_table(run.last_rows)}"
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

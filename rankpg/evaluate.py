@@ -19,6 +19,7 @@ from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Quotas
 
 __all__ = [
     "Evaluation",
+    "correlation",
     "evaluate",
     "evaluate_context",
     "ndcg",
@@ -58,6 +59,11 @@ class Evaluation:
     even the best list has no gain above 0, so it says nothing of rewards below 0."""
     partitioned: Float[Array, ""]
     """Share of contexts in which every top-K item is more probable than every other (Definition 3.2)."""
+    effective_items: Float[Array, ""]
+    """exp(H), H the entropy of softmax(f_m): how many items an expert chooses among; mean over experts."""
+    recall_reward_correlation: Float[Array, ""]
+    """Between candidate recall and what the policy's value lacks to the optimum, with the sign of a gain,
+    across contexts; NaN where one of the two is the same everywhere."""
 
 
 def evaluate_context(
@@ -107,6 +113,8 @@ def evaluate_context(
         relevant_recall=relevant_recall(rewards, candidates),
         ndcg=ndcg(jnp.mean(rewards[shown], axis=0), best[:length]),
         partitioned=is_partitioned(log_probs, rewards, num_candidates).astype(rewards.dtype),
+        effective_items=jnp.mean(_effective_items(logits)),
+        recall_reward_correlation=jnp.zeros_like(value),  # across contexts
     )
 
 
@@ -161,8 +169,14 @@ def evaluate(
     padded = jnp.pad(contexts, (0, -count % block), mode="edge")  # whole blocks compile once
     keys = jax.random.split(key, padded.shape[0])
     each = lax.map(one, (padded, keys), batch_size=block)
-    mean = jax.tree.map(lambda x: jnp.mean(x[:count], axis=0), each)
-    return mean.replace(share_of_optimum=mean.policy_value / mean.optimum)
+    each = jax.tree.map(lambda x: x[:count], each)
+    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
+    return mean.replace(
+        share_of_optimum=mean.policy_value / mean.optimum,
+        recall_reward_correlation=correlation(
+            each.candidate_recall, each.policy_value - each.optimum
+        ),
+    )
 
 
 def share_aligned(
@@ -211,6 +225,25 @@ def _recall(
     places_for_ties = size - jnp.sum(rewards > last)
     ties = jnp.minimum(jnp.sum(handed == last), places_for_ties)
     return ((jnp.sum(handed > last) + ties) / size).astype(rewards.dtype)
+
+
+def _effective_items(logits: Float[Array, "M N"]) -> Float[Array, "M"]:
+    """exp of each expert's entropy, - sum_a pi(a) log pi(a); a masked item has none."""
+    log_probs = jax.nn.log_softmax(logits, axis=1)
+    inside = jnp.where(jnp.isneginf(logits), 0, log_probs)
+    return jnp.exp(-jnp.sum(jnp.exp(log_probs) * inside, axis=1))
+
+
+def correlation(one: Float[Array, "n"], other: Float[Array, "n"]) -> Float[Array, ""]:
+    """Pearson's; NaN where one of the two does not vary.
+
+    >>> correlation(jnp.array([0.0, 1.0, 2.0]), jnp.array([1.0, 3.0, 5.0])).round(4)
+    Array(1., dtype=float32)
+    """
+    varies = (jnp.ptp(one) > 0) & (jnp.ptp(other) > 0)  # the std of equal floats is rounding
+    one, other = one - jnp.mean(one), other - jnp.mean(other)
+    lengths = jnp.sqrt(jnp.sum(one**2) * jnp.sum(other**2))
+    return jnp.where(varies, jnp.sum(one * other) / jnp.where(varies, lengths, 1), jnp.nan)
 
 
 def relevant_recall(rewards: Float[Array, "N"], candidates: Int[Array, "K"]) -> Float[Array, ""]:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from rankpg.settings import ConfigError
 
-__all__ = ["is_writer", "join_processes"]
+__all__ = ["agreed", "is_writer", "join_processes"]
 
 
 def join_processes(place: Sequence[str] = ()) -> None:
@@ -58,3 +59,16 @@ def is_writer() -> bool:
     True
     """
     return jax.process_index() == 0
+
+
+def agreed(number: int) -> int:
+    """The largest of all processes' numbers: what one was told, all of them know. Every process must call it.
+
+    >>> agreed(15)
+    15
+    """
+    if jax.process_count() == 1:
+        return number
+    from jax.experimental import multihost_utils
+
+    return int(np.max(multihost_utils.process_allgather(np.int32(number))))

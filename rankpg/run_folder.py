@@ -3,18 +3,19 @@
 config.yaml          the settings, resolved
 metrics.jsonl        one object per evaluation and seed
 learning_curve.png   policy value against steps
-checkpoint/          the state of all seeds at the last evaluation
+checkpoint/<step>/   the state of all seeds: the newest ones, on request the best, and where a run was stopped
+folder.json          which checkpoints are kept, and who else is told
+writer.lock          held by the process that writes here
 data.json            where rewards came from a table: the sums that tell its ids and its numbers
 RUN.md               the run card: what was run, with what, and how it ended
 """
 
 from __future__ import annotations
 
-import dataclasses
+import errno
 import json
 import os
-import platform
-from importlib import metadata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +23,56 @@ import jax
 import numpy as np
 
 from rankpg import checkpoint
+from rankpg.checkpoint import SaveError
 from rankpg.config import ConfigError, TrainConfig
+from rankpg.locks import Held, Taken, acquire
 from rankpg.plots import learning_curves
 from rankpg.processes import is_writer
-from rankpg.run import Progress, Run, prepare
-from rankpg.summary import mean_interval
-
-__all__ = ["RunFolder", "load_config", "load_run", "read_metrics", "versions"]
-
-CONFIG, METRICS, CURVE, CHECKPOINT, DATA, CARD = (
-    "config.yaml",
-    "metrics.jsonl",
-    "learning_curve.png",
-    "checkpoint",
-    "data.json",
-    "RUN.md",
+from rankpg.run import Progress, Run
+from rankpg.run_card import card, versions
+from rankpg.run_metrics import append_rows, best_step, line, read_metrics
+from rankpg.stored_run import (
+    CHECKPOINT,
+    CONFIG,
+    DATA,
+    MAY_CHANGE,
+    METRICS,
+    difference,
+    load_config,
+    load_run,
+    load_settings,
+    load_state,
+    yaml_module,
 )
-_MAY_CHANGE = ("num_steps", "eval_every", "eval_contexts", "mesh")
-"""Settings that a resumed run may have otherwise than the run it continues."""
+from rankpg.trackers import Tracks, check_trackers
 
-_SAME_DRAW = {"streamed", "sharded"}
-"""Retrievals that may take each other's place."""
+__all__ = ["RunFolder", "load_config", "load_run", "load_settings", "read_metrics", "versions"]
+
+CURVE, CARD, KEEP, LOCK = "learning_curve.png", "RUN.md", "folder.json", "writer.lock"
+
+_DEFAULTS: dict[str, Any] = {"keep_last": 2, "keep_best": False, "track": []}
+"""Of two checkpoints one is whole even if the disk loses the other."""
 
 
 class RunFolder:
     """Writes a run as it goes: `open` or `resume` it, `follow` the training, `close` it.
 
-    Of several processes that train one run all call it, and one writes.
+    Of several processes that train one run all call it, and one writes. Another run is refused until `close`,
+    or until this process ends.
+
+    Args:
+      path: the folder.
+      keep_last: how many checkpoints stay, the newest ones.
+      keep_best: whether the one of the largest policy value, mean over seeds, stays as well.
+      track: names of `trackers.TRACKERS`.
+
+    What is None is as the folder has it: 2 checkpoints, not the best, no trackers.
+
+    Raises:
+      ConfigError: no checkpoint would be kept, or a tracker is unknown.
 
     >>> import tempfile
-    >>> from rankpg.run import training_loop
+    >>> from rankpg.run import prepare, training_loop
     >>> config = TrainConfig(num_candidates=2, num_items=9, num_contexts=4, num_steps=2, seeds=(0,))
     >>> folder, run = RunFolder(tempfile.mkdtemp()), prepare(config)
     >>> folder.open(run)
@@ -61,13 +82,32 @@ class RunFolder:
     2
     """
 
-    def __init__(self, path: Path | str):
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        keep_last: int | None = None,
+        keep_best: bool | None = None,
+        track: Sequence[str] | None = None,
+    ):
         self.path = Path(path)
+        if keep_last is not None and keep_last < 1:
+            raise ConfigError(f"--keep-last is {keep_last}; expected at least 1")
+        check_trackers(track or ())
+        given = {"keep_last": keep_last, "keep_best": keep_best}
+        given["track"] = None if track is None else list(track)  # pyright: ignore[reportArgumentType]
+        self._given = {name: value for name, value in given.items() if value is not None}
+        self._keeping = dict(_DEFAULTS)
+        self._lock: Held | None = None
+        self._tracks: Tracks | None = None
 
     def check_free(self) -> None:
-        """Refuse a folder that holds a run already, or is none: ConfigError."""
+        """ConfigError where the folder holds a run already, another process writes it, or it is none."""
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--out {self.path} is a file; expected the name of a folder")
+        if is_writer() and self._lock is None and (self.path / LOCK).exists():
+            self._hold()
+            self._release()
         held = [name for name in (METRICS, CHECKPOINT) if (self.path / name).exists()]
         if held:
             raise ConfigError(
@@ -79,253 +119,178 @@ class RunFolder:
         """Make the folder and write the settings.
 
         Raises:
-          ConfigError: the folder holds a run already, or cannot be made.
+          ConfigError: the folder holds a run already, another process writes it, or it cannot be made.
         """
         self.check_free()
         if not is_writer():
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._write_config(run.config)
+            self._hold()
+            self.check_free()  # now that nobody else can begin
+            self._write_settings(run.config)
             if run.dataset is not None:
                 _replace(self.path / DATA, json.dumps(run.dataset.sums(), indent=1) + "\n")
         except OSError as error:
             raise ConfigError(
                 f"--out {self.path} is no folder that can be written: {error}"
             ) from error
+        self._tracks = Tracks(self._keeping["track"], self.path, run)
 
-    def resume(self, run: Run) -> None:
-        """Bring a prepared run to the state this folder holds.
+    def resume(self, run: Run, step: int | str | None = None) -> None:
+        """Bring a prepared run to the state this folder holds; what it has beyond that step is dropped.
+
+        Args:
+          run: from `run.prepare`.
+          step: of the checkpoint to go on from, or "best"; the newest if None.
 
         Raises:
-          ConfigError: no run is here, it was run with other settings, or it is finished.
-          CheckpointError: its checkpoint is missing, damaged, or of another config.
+          ConfigError: no run is here, it was run with other settings, it is finished, or another process
+            writes it.
+          CheckpointError: its checkpoint is missing, damaged, or of another config or version.
         """
         saved = load_config(self.path)
-        for name, now in run.config.to_dict().items():
-            before = saved.to_dict()[name]
-            same_draw = name == "retrieval" and {before, now} <= _SAME_DRAW
-            if name not in _MAY_CHANGE and before != now and not same_draw:
-                raise ConfigError(
-                    f"--resume: {self.path} was run with {name} = {before}, and now it is {now}; only "
-                    f"{', '.join(_MAY_CHANGE)} may change. Choose another --out for other settings"
-                )
-        _load_state(run, self.path)
-        if run.step >= run.config.num_steps:
+        self._hold()
+        changed = difference(saved.to_dict(), run.config.to_dict())
+        if changed:
+            name, before, now = changed
+            raise ConfigError(
+                f"--resume: {self.path} was run with {name} = {before}, and now it is {now}; only "
+                f"{', '.join(MAY_CHANGE)} may change. Choose another --out for other settings"
+            )
+        load_state(run, self.path, step)
+        if run.evaluated >= run.config.num_steps or run.step > run.config.num_steps:
             raise ConfigError(
                 f"--resume: {self.path} is already at step {run.step}; "
                 f"ask for more with --num-steps above {run.step}"
             )
         if not is_writer():
             return
-        self._write_config(run.config)
-        _replace(self.path / METRICS, "".join(_line(row) for row in run.metrics))
+        self._keeping = _read_keeping(self.path)
+        self._write_settings(run.config)
+        checkpoint.drop_beyond(self.path / CHECKPOINT, run.step)
+        _replace(self.path / METRICS, "".join(line(row) for row in run.metrics))
+        self._tracks = Tracks(self._keeping["track"], self.path, run)
 
     def follow(self, run: Run, progress: Progress) -> None:
         """After an evaluation: append its rows and save the state, so that nothing computed is lost.
 
-        Parameters that are not finite (only those of a large model that was stepped in place ever are) do
-        not take the place of the last ones that were.
+        Raises:
+          SaveError: the disk does not take it.
         """
         if progress.phase != "evaluate":
             return
+        self._save(run, progress.step, progress.rows)
+        if self._tracks is not None:
+            self._tracks.log(progress.step, progress.rows)
+
+    def save(self, run: Run) -> None:
+        """Save the state between two evaluations, with what its stretch of updates had so far.
+
+        A run that goes on from there is, bit by bit, one that was never stopped.
+
+        Raises:
+          SaveError: the disk does not take it.
+        """
+        self._save(run, run.step, ())
+
+    def _save(self, run: Run, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Parameters that are not finite (only those of a large model that was stepped in place ever are) do
+        not take the place of the last ones that were."""
         state = run.state_of_hosts()
         if not is_writer():
             return
+        notes = {"config": run.config.to_dict(), "stretch": run.stretch.notes()}
         with checkpoint.uninterrupted():
             # Metrics first: rows beyond the checkpoint are dropped on loading, missing ones are lost.
-            with (self.path / METRICS).open("a") as file:
-                file.writelines(_line(row) for row in progress.rows)
+            try:
+                append_rows(self.path / METRICS, rows)
+            except OSError as error:
+                raise SaveError(
+                    f"the rows of step {step} could not be written to {self.path / METRICS}: {error}. "
+                    "What was saved before is not lost: make room, and go on with --resume"
+                ) from error
             if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)):
-                checkpoint.save(self.path / CHECKPOINT, progress.step, state)
+                keep = self._kept(run, step)
+                checkpoint.save(self.path / CHECKPOINT, step, state, notes=notes, keep=keep)
+
+    def _kept(self, run: Run, step: int) -> set[int]:
+        """The steps whose checkpoints stay when this one is there."""
+        steps = {*checkpoint.saved_steps(self.path / CHECKPOINT), step}
+        kept = set(sorted(steps)[-self._keeping["keep_last"] :])
+        best = best_step(row for row in run.metrics if row["step"] in steps)
+        if self._keeping["keep_best"] and best is not None:
+            kept.add(best)
+        return kept
 
     def close(self, run: Run) -> str | None:
-        """Draw the learning curve and write the run card; answers what could not be drawn, and why."""
+        """Draw the learning curve, write the run card and let others write here.
+
+        Answers what could not be written, and why.
+        """
         problem = None
         if not is_writer():
             return problem
         try:
             learning_curves({run.config.estimator: run.metrics}, self.path / CURVE)
-        except ModuleNotFoundError as error:
+        except (ModuleNotFoundError, OSError) as error:
             problem = f"no {CURVE}: {error}"
-        _replace(self.path / CARD, _card(run))
+        try:
+            _replace(self.path / CARD, card(run))
+        except OSError as error:
+            problem = f"no {CARD}: {error}"
+        if self._tracks is not None:
+            self._tracks.close()
+        self._release()
         return problem
 
-    def _write_config(self, config: TrainConfig) -> None:
-        text = _yaml().safe_dump(config.to_dict(), sort_keys=False)
-        _replace(self.path / CONFIG, text)
-
-
-def load_config(path: Path | str) -> TrainConfig:
-    """The settings of a run folder, or of a YAML file.
-
-    Raises:
-      ConfigError: it is missing, no YAML mapping, or holds an unknown or impossible setting.
-    """
-    file = Path(path) / CONFIG if Path(path).is_dir() else Path(path)
-    return TrainConfig.from_dict(load_settings(file), source=str(file))
-
-
-def load_settings(file: Path) -> dict[str, Any]:
-    """A YAML mapping, safely loaded."""
-    yaml = _yaml()
-    try:
-        settings = yaml.safe_load(file.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist: no run or settings file is there") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise ConfigError(f"{file} is nested too deeply; expected settings and values") from None
-    if settings is None:
-        return {}
-    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
-        raise ConfigError(
-            f"{file} must be a mapping of settings to values, such as num_steps: 2000"
-        )
-    return settings
-
-
-def load_run(path: Path | str, **overrides: Any) -> Run:
-    """A run as its folder holds it, ready for `candidates`, evaluation, or more training.
-
-    Args:
-      path: the run folder.
-      **overrides: `environment` and stations that were your own, as for `train`.
-
-    Raises:
-      ConfigError, CheckpointError: as `RunFolder.resume`.
-    """
-    run = prepare(load_config(path), **overrides)
-    _load_state(run, Path(path))
-    return run
-
-
-def _check_data(run: Run, path: Path) -> None:
-    """Refuse a table other than the one that was trained on: its rows would stand for other ids."""
-    file = path / DATA
-    if run.dataset is None or not file.exists():
-        return
-    try:
-        saved = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
-    for name, now in run.dataset.sums().items():
-        if not isinstance(saved, dict) or saved.get(name) != now:
-            raise ConfigError(
-                f"{path} was trained on other data: {name.replace('_', ' ')} of {run.config.path or 'yours'} "
-                "are not what they were. Bring the table back, or train again into another --out"
-            )
-
-
-def _load_state(run: Run, path: Path) -> None:
-    _check_data(run, path)
-    place = run.pipeline.placement
-    step, state = checkpoint.restore(path / CHECKPOINT, place.shapes(run.state))
-    run.state = place.place(state)
-    # Rows beyond the checkpoint belong to an evaluation whose state was not saved.
-    run.metrics = [row for row in read_metrics(path / METRICS) if row["step"] <= step]
-    found = {row["seed"] for row in run.metrics if row["step"] == step}
-    if found != set(run.config.seeds):
-        raise ConfigError(
-            f"{path / METRICS} lacks rows of step {step}, which the checkpoint holds: was it edited? "
-            "Train again into another --out"
-        )
-
-
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file; a last line that was cut off is left out."""
-    rows = []
-    try:
-        lines = file.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
-    for number, line in enumerate(lines, start=1):
+    def _hold(self) -> None:
+        """Be the one that writes here."""
+        if self._lock is not None or not is_writer():
+            return
         try:
-            row = json.loads(line)
-        except RecursionError:
-            raise ConfigError(f"{file}, line {number} is nested too deeply") from None
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # the run was cut off while it wrote its last line
-                break
-            raise ConfigError(f"{file}, line {number} is not JSON: {error}") from None
-        if not isinstance(row, dict) or not _is_row(row):
+            self._lock = acquire(self.path / LOCK)
+        except Taken as owner:
             raise ConfigError(
-                f"{file}, line {number} is no row of metrics: step, seed or policy_value is missing or no "
-                "number; restore that line, or train again into another --out"
-            )
-        rows.append(row)
-    return rows
+                f"--out {self.path} is being written by {owner}, and two runs in one folder would spoil each "
+                "other; wait for it, stop it, or choose another folder"
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+                raise  # else a file system without locks: nobody can be kept out
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _write_settings(self, config: TrainConfig) -> None:
+        self._keeping |= self._given
+        _replace(self.path / CONFIG, yaml_module().safe_dump(config.to_dict(), sort_keys=False))
+        _replace(self.path / KEEP, json.dumps(self._keeping, indent=1) + "\n")
 
 
-def _is_row(row: dict[str, Any]) -> bool:
-    whole = all(type(row.get(name)) is int for name in ("step", "seed"))
-    others = [value for name, value in row.items() if name != "stopped_by"]
-    numbers = all(value is None or type(value) in (int, float) for value in others)
-    return whole and numbers and "policy_value" in row
-
-
-def versions() -> dict[str, str]:
-    """The versions and the hardware that a figure depends on."""
-    import rankpg
-
-    names = ("jax", "jaxlib", "flax", "optax", "numpy")
-    found = {"python": platform.python_version(), "rankpg": rankpg.__version__}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    device = jax.devices()[0]
-    found["device"] = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
-    found["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
-    return found
-
-
-def _card(run: Run) -> str:
-    """The run card, in Markdown."""
-    last = [row for row in run.metrics if row["step"] == run.step]
-    lines = [f"# {run.config.estimator}, step {run.step}", ""]
-    for name in ("policy_value", "share_of_optimum", "candidate_recall", "steps_per_second"):
-        values = [row[name] for row in last if row.get(name) is not None]
-        if values:
-            mean, half = mean_interval(values)
-            interval = "" if half is None else f" +- {half:.4g}"
-            lines.append(f"- {name}: {mean:.5g}{interval} (mean of {len(values)} seeds, 95 %)")
-    lines += [f"- {sentence}" for sentence in run.stopped()]
-    settings = dataclasses.asdict(run.config)
-    lines += ["", "## Settings", "", *(f"- {k}: {v}" for k, v in settings.items())]
-    lines += ["", "## Versions", "", *(f"- {k}: {v}" for k, v in versions().items())]
-    judged = (
-        f"on {run.config.held_out_contexts} contexts that training never drew; it says nothing about items "
-        if run.config.held_out_contexts
-        else "on contexts that training drew from as well; it says nothing about contexts or items "
-    )
-    limits = (
-        "The value is the mean reward under this run's environment and late stage, evaluated "
-        f"{judged}that were not there."
-    )
-    return "\n".join([*lines, "", "## Limits", "", limits, ""])
-
-
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, allow_nan=False) + "\n"
+def _read_keeping(path: Path) -> dict[str, Any]:
+    """What folder.json has; the defaults where there is none."""
+    file = path / KEEP
+    if not file.exists():
+        return dict(_DEFAULTS)
+    try:
+        found = json.loads(file.read_text())
+        kinds = {name: type(found[name]) for name in _DEFAULTS}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{file} cannot be read ({error}); remove it for the defaults") from None
+    if kinds != {name: type(value) for name, value in _DEFAULTS.items()} or found["keep_last"] < 1:
+        raise ConfigError(f"{file} holds {found}; expected values like {_DEFAULTS}")
+    return {name: found[name] for name in _DEFAULTS}
 
 
 def _replace(file: Path, text: str) -> None:
     """Write a file whole or not at all."""
     partial = file.with_name(file.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, file)
-
-
-def _yaml() -> Any:
     try:
-        import yaml
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "settings files need PyYAML: pip install 'rankpg[cli]'"
-        ) from error
-    return yaml
+        partial.write_text(text)
+        os.replace(partial, file)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -32,12 +32,15 @@ __all__ = [
     "StepMetrics",
     "TrainState",
     "assess",
+    "credit_of",
     "draw_contexts",
     "follow",
     "init_state",
+    "over_seeds",
     "show",
     "split_rows",
     "surrogate_loss",
+    "surrogate_of_draw",
     "train_chunk",
     "update",
 ]
@@ -92,6 +95,7 @@ class Shown:
 class Feedback:
     """What one context's draw contributes to the surrogate loss."""
 
+    candidates: Candidates
     shown: Shown
     scores: Float[Array, "L"]
     sound: Bool[Array, "3"]
@@ -138,6 +142,21 @@ def update(
     A step whose logits, ranking, rewards, loss, gradient or new parameters are unsound changes nothing but
     `fault`.
     """
+    _, surrogate = surrogate_of_draw(pipeline, environment, state.baseline_state, key)
+    return follow(pipeline, state, surrogate)
+
+
+def surrogate_of_draw(
+    pipeline: Pipeline, environment: Environment, baseline_state: Any, key: PRNGKey
+) -> tuple[Int[Array, "B"], Callable[[Params], Any]]:
+    """One draw of a batch: its contexts, and `surrogate(params)`, which answers what `surrogate_loss` does.
+
+    Args:
+      pipeline: the run's stations.
+      environment: answers rewards.
+      baseline_state: of the reward transform.
+      key: of the step.
+    """
     keys = StepKeys(*jax.random.split(key, 4))
     contexts = draw_contexts(keys.contexts, pipeline, environment)
     rows = split_rows(keys, pipeline.batch_size)
@@ -148,9 +167,9 @@ def update(
             pipeline, environment, rows, contexts, candidates.items
         )
         feedback = assess(pipeline, candidates, shown)
-        return surrogate_loss(pipeline, state.baseline_state, contexts, feedback)
+        return surrogate_loss(pipeline, baseline_state, contexts, feedback)
 
-    return follow(pipeline, state, surrogate)
+    return contexts, surrogate
 
 
 def show(
@@ -183,7 +202,7 @@ def assess(pipeline: Pipeline, candidates: Candidates, shown: Shown) -> Feedback
             jnp.all(jnp.isfinite(shown.rewards)),
         )
         scores = pipeline.estimator.score(candidates, shown.items, pipeline.quotas)
-        return Feedback(shown=shown, scores=scores, sound=jnp.stack(sound))
+        return Feedback(candidates=candidates, shown=shown, scores=scores, sound=jnp.stack(sound))
 
     return jax.vmap(one)(candidates, shown)
 
@@ -206,14 +225,22 @@ def surrogate_loss(
       feedback: with a leading axis B.
       weights: w_l of draws that another policy made; None is 1.
     """
-    advantages, baseline = pipeline.reward_transform.apply(
-        baseline_state, contexts, feedback.shown.rewards
-    )
-    alpha = jnp.asarray(pipeline.position_weights, advantages.dtype)
-    credit = lax.stop_gradient(alpha[None] * advantages)
+    credit, baseline = credit_of(pipeline, baseline_state, contexts, feedback.shown.rewards)
     if weights is not None:
         credit = credit * lax.stop_gradient(weights)
     return -jnp.mean(jnp.sum(credit * feedback.scores, axis=-1)), (feedback, baseline)
+
+
+def credit_of(
+    pipeline: Pipeline,
+    baseline_state: Any,
+    contexts: Int[Array, "B"],
+    rewards: Float[Array, "B L"],
+) -> tuple[Float[Array, "B L"], Any]:
+    """alpha_l * A_l, which multiplies the scores and carries no gradient, and the next baseline state."""
+    advantages, baseline = pipeline.reward_transform.apply(baseline_state, contexts, rewards)
+    alpha = jnp.asarray(pipeline.position_weights, advantages.dtype)
+    return lax.stop_gradient(alpha[None] * advantages), baseline
 
 
 def follow(
@@ -298,8 +325,8 @@ def take_step(
 def train_chunk(pipeline: Pipeline, length: int) -> Any:
     """`chunk(environment, states, roots) -> (states, metrics)`: `length` updates of every seed, compiled.
 
-    States and root keys carry a leading axis of seeds. The states are donated. Metrics are means over
-    the chunk.
+    States and root keys carry a leading axis of seeds. The states are donated. Metrics [seeds, length] are
+    those of every update, so that nobody's sums depend on where a chunk ends.
     """
 
     place = pipeline.placement
@@ -310,18 +337,25 @@ def train_chunk(pipeline: Pipeline, length: int) -> Any:
             state, metrics = update(pipeline, environment, state, key)
             return place.constrain(state), metrics
 
-        state, metrics = lax.scan(body, state, length=length)
-        return state, jax.tree.map(jnp.mean, metrics)
+        return lax.scan(body, state, length=length)
 
     def chunks(environment, states, roots):
-        states, metrics = of_seeds(environment, states, roots)
+        states, metrics = over_seeds(chunk)(environment, states, roots)
         return place.constrain(states), place.copies(metrics)
 
-    def of_seeds(environment, states, roots):
-        if len(roots) > 1:
-            return jax.vmap(chunk, in_axes=(None, 0, 0))(environment, states, roots)
-        # Under vmap a condition becomes a selection, which holds both of its answers.
-        only = chunk(environment, *jax.tree.map(lambda x: x[0], (states, roots)))
+    return jax.jit(chunks, donate_argnums=1)
+
+
+def over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function(environment, state, key)` of every seed: states and keys have a leading axis of seeds.
+
+    Under vmap a condition becomes a selection, which holds both of its answers; so one seed goes alone.
+    """
+
+    def of_all(environment, states, keys):
+        if len(keys) > 1:
+            return jax.vmap(function, in_axes=(None, 0, 0))(environment, states, keys)
+        only = function(environment, *jax.tree.map(lambda x: x[0], (states, keys)))
         return jax.tree.map(lambda x: x[None], only)
 
-    return jax.jit(chunks, donate_argnums=1)
+    return of_all

@@ -91,7 +91,8 @@ class _Tee:
 def test_the_folder(trained):
     out, *_ = trained
     names = {
-        "config.yaml", "metrics.jsonl", "learning_curve.png", "checkpoint", "data.json", "RUN.md"
+        "config.yaml", "metrics.jsonl", "learning_curve.png", "checkpoint", "data.json", "RUN.md",
+        "folder.json", "writer.lock",
     }  # fmt: skip
     assert {entry.name for entry in out.iterdir()} == names
     config = load_config(out)

@@ -16,10 +16,10 @@ from run_files import metrics_rows
 from rankpg import TrainConfig
 from rankpg.campaign import work
 from rankpg.campaign.files import read_json, write_json
-from rankpg.campaign.locks import Taken, lock
 from rankpg.campaign.rows import unique_rows
 from rankpg.campaign.work import train_rows
 from rankpg.cli import main
+from rankpg.locks import Taken, lock
 from rankpg.reproduce import greedy_error, published, rows, speed, tables
 from rankpg.reproduce.command import NAMES, reproduce
 from rankpg.reproduce.learning_speed import learning_speed, steps_to_reach
@@ -239,7 +239,7 @@ def test_a_row_that_somebody_works_on_is_left_to_them(tiny, tmp_path):
     """Until they die: a killed process holds nothing."""
     name = "standin9x52-K50-top1_pg"
     program = (
-        "import sys, pathlib; from rankpg.campaign.locks import lock\n"
+        "import sys, pathlib; from rankpg.locks import lock\n"
         "with lock(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(

@@ -5,10 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +15,6 @@ from run_files import metrics_rows
 
 from rankpg import TrainConfig, checkpoint, optimizing, run_folder
 from rankpg.checkpoint import CheckpointError
-from rankpg.cli import main
 from rankpg.environments import from_matrix
 from rankpg.run import Progress, evaluate_run, prepare, train, training_loop
 from rankpg.run_folder import RunFolder, load_config, load_run
@@ -174,36 +169,6 @@ def test_more_steps_than_were_asked_for(tmp_path):
     assert sorted({row["step"] for row in metrics_rows(folder.path)}) == [0, 2, 3, 4, 6, 8]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_real_kill(tmp_path, how):
-    out = tmp_path / "run"
-    flags = [
-        "--num-contexts", "20", "--num-items", "30", "--num-candidates", "3", "--seeds", "0",
-        "--batch-size", "8", "--num-steps", "2000000", "--eval-every", "50", "--out", str(out),
-    ]  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-m", "rankpg", "train", *flags])
-    try:
-        deadline = time.monotonic() + 300
-        while not (out / "metrics.jsonl").exists() or len(read_whole_lines(out)) < 6:
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    finally:
-        process.send_signal(how)
-        process.wait(60)
-    reached = int(load_run(out).state.step[0])
-    assert reached % 50 == 0
-    assert main(["train", "--resume", "--out", str(out), "--num-steps", str(reached + 50)]) == 0
-    run = load_run(out)
-    assert run.state.step.tolist() == [reached + 50]
-    assert [row["step"] for row in metrics_rows(out)] == list(range(0, reached + 51, 50))
-
-
-def read_whole_lines(path):
-    return (path / "metrics.jsonl").read_text().split("\n")[:-1]
-
-
 # What a crash leaves behind.
 
 
@@ -235,7 +200,7 @@ def test_a_checkpoint_without_its_rows_is_refused(half, rows_left):
 
 
 def test_a_crash_while_the_state_is_saved_loses_one_evaluation(half, monkeypatch):
-    def crash(*_):
+    def crash(*_, **__):
         raise OSError("no space left on device")
 
     run, folder = prepare(settings()), RunFolder(half)
@@ -410,7 +375,10 @@ def test_other_settings_and_finished_runs_are_refused(whole):
 
 def test_the_folder_of_a_finished_run(whole):
     run, path = whole
-    names = {"config.yaml", "metrics.jsonl", "learning_curve.png", "checkpoint", "RUN.md"}
+    names = {
+        "config.yaml", "metrics.jsonl", "learning_curve.png", "checkpoint", "RUN.md", "folder.json",
+        "writer.lock",
+    }  # fmt: skip
     assert {entry.name for entry in path.iterdir()} == names
     assert yaml.safe_load((path / "config.yaml").read_text()) == run.config.to_dict()
     assert load_config(path) == run.config

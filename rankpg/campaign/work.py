@@ -10,9 +10,9 @@ from typing import Any
 
 from rankpg import checkpoint
 from rankpg.campaign.files import write_json
-from rankpg.campaign.locks import Taken, lock
 from rankpg.campaign.rows import Row
 from rankpg.checkpoint import CheckpointError
+from rankpg.locks import Taken, lock
 from rankpg.progress import progress_bar
 from rankpg.run import Run, prepare, training_loop
 from rankpg.run_folder import (

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from rankpg.campaign.files import read_json, write_json
-from rankpg.campaign.locks import Taken, lock
 from rankpg.campaign.results import collect, finished, mean_of, read_report, rows_before
 from rankpg.campaign.rows import Row
 from rankpg.campaign.work import Outcome, run_folder, train_rows
 from rankpg.hard_problems.problems import COMPARED, PROBLEMS, SCALES, problem_rows
 from rankpg.hard_problems.reach import find_reach
+from rankpg.locks import Taken, lock
 from rankpg.plots import COLORS, pyplot
 from rankpg.reproduce.tables import grid
 from rankpg.run_folder import versions

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rankpg.campaign.files import write_json
-from rankpg.campaign.locks import Taken, lock
 from rankpg.campaign.results import finished, read_report, rows_before, training_report
 from rankpg.campaign.rows import Row, unique_rows
 from rankpg.campaign.work import Outcome, train_rows
+from rankpg.locks import Taken, lock
 from rankpg.reproduce import greedy_error, pictures, speed, tables
 from rankpg.reproduce.learning_speed import learning_speed
 from rankpg.reproduce.published import SOURCE

@@ -1,0 +1,145 @@
+"""What is asked of a run between its updates: evaluation and diagnosis of every seed, as rows of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankpg.config import TrainConfig
+from rankpg.contexts import choose_contexts, split_contexts
+from rankpg.diagnostics import Diagnostics, diagnose, number_of_draws
+from rankpg.evaluate import evaluate, share_aligned
+from rankpg.pipeline import Pipeline
+from rankpg.run_state import Progress, Row, Run
+from rankpg.stretch import Stretch
+from rankpg.training import FAULTS, over_seeds
+from rankpg.types import Int
+
+__all__ = ["Judge", "columns_of", "evaluate_run", "evaluation_contexts", "seed_keys"]
+
+
+class Judge:
+    """What is asked of a run between its updates, compiled."""
+
+    def __init__(self, run: Run):
+        self.run, self.questions = run, _questions(run)
+        evaluator = _evaluator(run.pipeline)
+        self.evaluate = evaluator.lower(
+            run.environment, run.state.params, *self.questions
+        ).compile()
+        config = run.config
+        draws = number_of_draws(min(config.eval_every, config.num_steps))
+        self.diagnose = None
+        if draws > 1:
+            examine = _examiner(run.pipeline, draws)
+            self.diagnose = examine.lower(run.environment, run.state, self._keys()).compile()
+
+    def evaluated(self) -> Progress:
+        """Evaluate every seed and append its row; a new stretch of updates begins."""
+        run, step, speed = self.run, self.run.step, self.run.stretch.speed
+        columns = columns_of(self.evaluate(run.environment, run.state.params, *self.questions))
+        columns |= run.stretch.means()
+        columns |= self._diagnostics()
+        reached, faults = jax.device_get((run.state.step, run.state.fault))
+        rows = tuple(
+            {"step": step, "seed": seed}
+            | {name: _number(values[index]) for name, values in columns.items()}
+            | {"steps_per_second": _number(speed)}
+            | _stop(int(reached[index]), int(faults[index]))
+            for index, seed in enumerate(run.config.seeds)
+        )
+        run.metrics.extend(rows)
+        run.stretch = Stretch()
+        return Progress("evaluate", step, speed, rows)
+
+    def _diagnostics(self) -> dict[str, Any]:
+        """None for each where evaluations are too close together."""
+        run = self.run
+        if self.diagnose is None:
+            nothing = [None] * len(run.config.seeds)
+            return {column.name: nothing for column in fields(Diagnostics)}
+        return columns_of(self.diagnose(run.environment, run.state, self._keys()))
+
+    def _keys(self) -> Any:
+        """A key a seed, of this step."""
+        roots = seed_keys(self.run.config, "diagnostics")
+        return self.run.copies(jax.vmap(lambda k: jax.random.fold_in(k, self.run.step))(roots))
+
+
+def _stop(reached: int, fault: int) -> Row:
+    """Where and why a seed stopped; None while it trains."""
+    return {
+        "stopped_at_step": reached if fault else None,
+        "stopped_by": FAULTS[fault] if fault else None,
+    }
+
+
+def columns_of(record: Any) -> dict[str, np.ndarray]:
+    """A record of arrays [seeds] by name."""
+    return {name: np.asarray(value) for name, value in vars(jax.device_get(record)).items()}
+
+
+def evaluate_run(run: Run) -> list[Row]:
+    """Evaluate every seed as training does, and its alignment: one row a seed."""
+    questions = _questions(run)
+    result = _evaluator(run.pipeline)(run.environment, run.state.params, *questions)
+    aligned = jax.vmap(partial(share_aligned, run.pipeline), in_axes=(None, 0, None))
+    aligned = jax.jit(_everywhere(run.pipeline, aligned))
+    columns = columns_of(result)
+    columns["aligned"] = np.asarray(aligned(run.environment, run.state.params, questions[0]))
+    return [
+        {"step": run.step, "seed": seed} | {name: _number(v[i]) for name, v in columns.items()}
+        for i, seed in enumerate(run.config.seeds)
+    ]
+
+
+def _evaluator(pipeline: Pipeline) -> Any:
+    """`judge(environment, params, contexts, keys) -> Evaluation` of every seed, compiled."""
+
+    def judge(environment, params, contexts, key):
+        return evaluate(pipeline, environment, params, contexts, key)
+
+    return jax.jit(_everywhere(pipeline, jax.vmap(judge, in_axes=(None, 0, None, 0))))
+
+
+def _examiner(pipeline: Pipeline, draws: int) -> Any:
+    """`examine(environment, states, keys) -> Diagnostics` of every seed, compiled."""
+
+    def examine(environment, state, key):
+        return diagnose(pipeline, environment, state, key, draws)
+
+    return jax.jit(_everywhere(pipeline, over_seeds(examine)))
+
+
+def _everywhere(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, its answer on every device of a sharded run, so that each host can read it."""
+    return lambda *arguments: pipeline.placement.copies(function(*arguments))
+
+
+def _questions(run: Run) -> tuple[Any, Any]:
+    """The contexts that an evaluation visits, and a key a seed."""
+    return run.copies((evaluation_contexts(run), seed_keys(run.config, "evaluation")))
+
+
+def seed_keys(config: TrainConfig, stream: str) -> Any:
+    """One key a seed, of a stream of its own."""
+    streams = ("start", "steps", "evaluation", "diagnostics")
+    seeds = jnp.asarray(config.seeds, jnp.uint32)
+    return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), streams.index(stream)))(seeds)
+
+
+def evaluation_contexts(run: Run) -> Int[jax.Array, "contexts"]:
+    """The contexts on which a run is judged: those held out, if any; at most `eval_contexts`."""
+    _, judging = split_contexts(run.environment.num_contexts, run.config.held_out_contexts)
+    return jnp.asarray(choose_contexts(judging, run.config.eval_contexts))
+
+
+def _number(value: Any) -> float | None:
+    """A float that JSON can hold; None for what is not finite."""
+    return float(value) if value is not None and np.isfinite(value) else None

@@ -1,0 +1,77 @@
+"""RUN.md, the card of a run: what was run, with what, and how it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from importlib import metadata
+
+import jax
+
+from rankpg.run_state import Run
+from rankpg.summary import mean_interval
+
+__all__ = ["card", "versions"]
+
+_FIGURES = ("policy_value", "share_of_optimum", "candidate_recall", "steps_per_second")
+
+_DIAGNOSTICS = (
+    "gradient_norm", "gradient_variance", "gradient_signal_to_noise", "credit_ess", "effective_items",
+    "saturated_candidates", "recall_reward_correlation",
+)  # fmt: skip
+"""Explained in docs/diagnostics.md."""
+
+
+def versions() -> dict[str, str]:
+    """The versions and the hardware that a figure depends on."""
+    import rankpg
+
+    names = ("jax", "jaxlib", "flax", "optax", "numpy")
+    found = {"python": platform.python_version(), "rankpg": rankpg.__version__}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    device = jax.devices()[0]
+    found["device"] = f"{jax.device_count()} x {device.device_kind} ({device.platform})"
+    found["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+    return found
+
+
+def card(run: Run) -> str:
+    """The run card, in Markdown."""
+    lines = [f"# {run.config.estimator}, step {run.step}", ""]
+    if run.stretch.steps:
+        lines += [f"Stopped between evaluations; figures are those of step {run.evaluated}.", ""]
+    lines += _figures(run, _FIGURES)
+    lines += [f"- {sentence}" for sentence in run.stopped()]
+    diagnostics = _figures(run, _DIAGNOSTICS)
+    if diagnostics:
+        lines += ["", "## Diagnostics", "", *diagnostics]
+    settings = dataclasses.asdict(run.config)
+    lines += ["", "## Settings", "", *(f"- {k}: {v}" for k, v in settings.items())]
+    lines += ["", "## Versions", "", *(f"- {k}: {v}" for k, v in versions().items())]
+    judged = (
+        f"on {run.config.held_out_contexts} contexts that training never drew; it says nothing about items "
+        if run.config.held_out_contexts
+        else "on contexts that training drew from as well; it says nothing about contexts or items "
+    )
+    limits = (
+        "The value is the mean reward under this run's environment and late stage, evaluated "
+        f"{judged}that were not there."
+    )
+    return "\n".join([*lines, "", "## Limits", "", limits, ""])
+
+
+def _figures(run: Run, names: tuple[str, ...]) -> list[str]:
+    """One line for each that the last evaluation has, with its interval."""
+    lines = []
+    for name in names:
+        values = [row[name] for row in run.last_rows if row.get(name) is not None]
+        if values:
+            mean, half = mean_interval(values)
+            interval = "" if half is None else f" +- {half:.4g}"
+            lines.append(f"- {name}: {mean:.5g}{interval} (mean of {len(values)} seeds, 95 %)")
+    return lines
