@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rankpg.evaluate import evaluation_block
-from rankpg.optimizing import stepped_in_place
+from rankpg.optimizing import stepped_in_place, widened
 from rankpg.pipeline import Pipeline
 from rankpg.settings import ConfigError
 from rankpg.training import init_state
@@ -37,12 +37,15 @@ class Memory:
     optimizer: int
     retrieval: int
     evaluation: int
+    diagnostics: int
+    """a gradient and a sum of several"""
 
     @property
     def total(self) -> int:
-        """Training and evaluation take turns, so the larger of the two counts."""
+        """Training, evaluation and diagnostics take turns, so the largest counts."""
         held = self.environment + self.parameters + self.optimizer
-        return held + max(self.gradient + self.embeddings + self.retrieval, self.evaluation)
+        step = max(self.gradient, self.diagnostics) + self.embeddings + self.retrieval
+        return held + max(step, self.evaluation)
 
     def __str__(self) -> str:
         parts = {name: size for name, size in vars(self).items() if size >= 2**20}
@@ -56,7 +59,8 @@ def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) ->
     The factors are what XLA's buffers came to on a CPU, rounded up. Gradient: 3 times the parameters, with
     what the optimizer makes of it; once where a large model is stepped in place. Dense retrieval: 6 times the
     logits of a batch. Streamed: 6 times those of a chunk, 4 times the sums of all blocks, and what is opened.
-    Items that a tower embeds: 3 times their embeddings, with the gradient of these.
+    Items that a tower embeds: 3 times their embeddings, with the gradient of these. Diagnostics: a gradient,
+    and a sum of several in float32.
     """
     state = jax.eval_shape(lambda: init_state(pipeline, jax.random.key(0)))
     state = pipeline.placement.on_a_device(state)
@@ -81,6 +85,7 @@ def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) ->
         optimizer=seeds * optimizer,
         retrieval=seeds * retrieval,
         evaluation=seeds * block.size_of_one * block.contexts,
+        diagnostics=seeds * (parameters + _bytes(jax.eval_shape(widened, state.params))),
     )
 
 
