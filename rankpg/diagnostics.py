@@ -99,10 +99,15 @@ def diagnose(
                 batch_size=min(_AT_ONCE, pipeline.batch_size),
             )
         )
-        return (total, squares + norm(gradient) ** 2, size, certain + share), None
+        return (
+            total,
+            squares + norm(gradient) ** 2,
+            size,
+            certain + share.astype(certain.dtype),
+        ), None
 
-    zero = jnp.zeros(())
     nothing = jax.tree.map(jnp.zeros_like, widened(state.params))
+    zero = norm(nothing)  # in the dtype of sums
     draws = jax.random.split(key, num_draws)
     (total, squares, size, certain), _ = lax.scan(add, (nothing, zero, zero, zero), draws)
     of_sum = norm(total) ** 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -81,7 +82,7 @@ class _WandB:
         self.file = folder / "wandb.json"
         known = self._known()
         if known is None or known["step"] > run.evaluated:
-            known = {"id": wandb.util.generate_id(), "step": -1}
+            known = {"id": secrets.token_hex(4), "step": -1}
         self.id, self.step = known["id"], known["step"]
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "rankpg"),

@@ -16,6 +16,12 @@ import sys
 import time
 from pathlib import Path
 
+# What a run imports when it needs it, here once for all.
+import matplotlib.pyplot  # noqa: F401
+import orbax.checkpoint  # noqa: F401
+import rich.progress  # noqa: F401
+import scipy.stats  # noqa: F401
+
 from rankpg.checkpoint import saved_steps
 from rankpg.cli import main
 

@@ -60,17 +60,16 @@ def expected(*steps):
 
 
 def interrupted_and_resumed(path, run_of, name, step=None):
-    """Steps 0, 10, 20; then, perhaps from an earlier one, on to 40. The first process just vanishes."""
+    """Steps 0, 10, 20; then, perhaps from an earlier one, on to 40."""
     run, folder = run_of(), RunFolder(path, track=[name], keep_last=3)
     folder.open(run)
     evaluated(folder, run, 0, 10, 20)
-    folder._release()
+    folder.close(run)
     run, again = run_of(), RunFolder(path)
     again.resume(run, step)
     last = 20 if step is None else step
     evaluated(again, run, *range(last + 10, 41, 10))
     again.close(run)
-    folder.close(run)  # its files would have been closed by the system
 
 
 # TensorBoard.
