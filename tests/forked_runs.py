@@ -68,7 +68,7 @@ def killed(how: signal.Signals, count: int, seed: int, base: Path, flags: list[s
         folder = base / str(number)
         child = start("--out", str(folder), *flags, log=log)
         wait_for_checkpoint(folder, child)
-        time.sleep(moments.uniform(0, length))
+        time.sleep(moments.uniform(0, 0.7 * length))  # the rest is the picture and the card
         os.kill(child, how)
         code, steps = end(child), saved_steps(folder / "checkpoint")
         ends.append({"code": code, "step": steps[-1]})
