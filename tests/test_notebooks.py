@@ -13,7 +13,8 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
 
 _spec = importlib.util.spec_from_file_location("notebooks", ROOT / "tools" / "notebooks.py")
-assert _spec and _spec.loader
+assert _spec is not None
+assert _spec.loader is not None
 notebooks = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(notebooks)
 

@@ -43,7 +43,7 @@ def card(run: Run, seed: int, manifest: dict[str, Any]) -> str:
 
 def _measured(run: Run, seed: int) -> list[str]:
     """The last evaluation of this seed."""
-    rows = [row for row in run.metrics if (row["step"], row["seed"]) == (run.step, seed)]
+    rows = [row for row in run.last_rows if row["seed"] == seed]
     lines = [
         f"{name}: {row[name]:.5g}" for row in rows for name in _METRICS if row.get(name) is not None
     ]
