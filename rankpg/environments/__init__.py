@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING
 import jax
 
 from rankpg.environments import ratings, synthetic, text
-from rankpg.environments.ratings import Dataset, from_file, from_matrix, from_triples
+from rankpg.environments.catalogue import catalogue
+from rankpg.environments.dataset import Dataset, LeftOut
+from rankpg.environments.featurizer import Features, Featurizer
+from rankpg.environments.joined import from_table
+from rankpg.environments.ratings import from_file, from_matrix, from_triples
 from rankpg.environments.synthetic import Synthetic, generate, paper_instance
 from rankpg.environments.text import from_text, from_text_folder
 from rankpg.types import Environment
@@ -22,9 +26,14 @@ if TYPE_CHECKING:
 __all__ = [
     "ENVIRONMENTS",
     "Dataset",
+    "Features",
+    "Featurizer",
+    "LeftOut",
     "Synthetic",
+    "catalogue",
     "from_file",
     "from_matrix",
+    "from_table",
     "from_text",
     "from_text_folder",
     "from_triples",

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rankpg.environments.arrow_table import arrow
 from rankpg.environments.columns import positions
 from rankpg.environments.triples import (
     Columns,
@@ -26,21 +26,11 @@ from rankpg.environments.triples import (
     sorted_ids,
 )
 
-__all__ = ["arrow", "read_csv"]
+__all__ = ["read_csv", "read_text", "whole_numbers"]
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
 _NOT_FINITE = re.compile(r"|[+-]?(nan|inf|infinity)|n/?a|null", re.IGNORECASE)
-
-
-def arrow(module: str) -> Any:
-    """pyarrow, or a module of it, loaded when a file needs it."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as cause:
-        raise ImportError(
-            "CSV and Parquet are read by pyarrow: pip install 'rankpg[data]' (.npz needs nothing)"
-        ) from cause
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,20 +73,14 @@ def _scan(path: Path, delimiter: str) -> Iterator[tuple[int, int, list[str]]]:
 
 def read_csv(path: Path, columns: Columns | None) -> Triples | Matrix:
     """Triples, or the matrix that a file without header holds."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        head = next((line for line in file if line.strip()), "")
-    delimiter = next((d for d in ",\t;" if d in head), ",")
-    _, end, first = next(_scan(path, delimiter), (0, 0, []))
-    names = [name.strip() for name in first]
-    if not names:
-        raise TableError(f"{path}: the file is empty")
+    layout = _layout(path)
+    names = [name.strip() for name in layout.first]
     if columns is None and all(map(_NUMBER.fullmatch, names)):
         _refuse_unless_matrix(path, names)
-        layout = _Csv(path, delimiter, first, 0)
+        layout = dataclasses.replace(layout, skip=0)
         numbers = _parse_csv(layout, [], range(len(names)))
         values = np.stack([_floats(column) for column in numbers], axis=1)
         return Matrix.build(values, source=str(path), column=path.stem, place=layout.cell)
-    layout = _Csv(path, delimiter, first, end)
     where = positions(str(path), names, columns)
     columns = (names[where[0]], names[where[1]], names[where[2]])
     users, items, values = _parse_csv(layout, where[:2], where[2:])
@@ -108,6 +92,34 @@ def read_csv(path: Path, columns: Columns | None) -> Triples | Matrix:
         columns,
         layout.place,
     )
+
+
+def read_text(path: Path) -> tuple[dict[str, Any], Callable[[int], str]]:
+    """Every column of a CSV or TSV with a header as Arrow text, and where a row stands in the file.
+
+    Raises:
+      TableError: a broken line, a name that occurs twice, no rows.
+    """
+    layout = _layout(path)
+    names = [name.strip() for name in layout.first]
+    for name in names:
+        if names.count(name) > 1:
+            raise TableError(f"{path}: more than one column {name!r}: rename or drop one")
+    columns = _parse_csv(layout, range(len(names)), [])
+    if not len(columns[0]):
+        raise TableError(f"{path}: no rows after the header")
+    return dict(zip(names, columns, strict=True)), layout.place
+
+
+def _layout(path: Path) -> _Csv:
+    """How a file with a header is laid out."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        head = next((line for line in file if line.strip()), "")
+    delimiter = next((d for d in ",\t;" if d in head), ",")
+    _, end, first = next(_scan(path, delimiter), (0, 0, []))
+    if not first:
+        raise TableError(f"{path}: the file is empty")
+    return _Csv(path, delimiter, first, end)
 
 
 def _refuse_unless_matrix(path: Path, first: list[str]) -> None:
@@ -173,10 +185,19 @@ def _floats(column: Any) -> np.ndarray:
 
 
 def _text_ids(column: Any, source: str, name: str) -> Encoded:
-    labels = np.char.strip(np.asarray(column.dictionary.to_pylist(), dtype=str))
+    labels = whole_numbers(np.asarray(column.dictionary.to_pylist(), dtype=str))
+    return sorted_ids(labels, column.indices.to_numpy(), source, name)
+
+
+def whole_numbers(labels: np.ndarray) -> np.ndarray:
+    """Ids read as text: int64 if all of them are whole numbers as these are written, else the text.
+
+    >>> whole_numbers(np.array([" 7", "10"])), whole_numbers(np.array(["007", "10"]))
+    (array([ 7, 10]), array(['007', '10'], dtype='<U3'))
+    """
+    labels = np.char.strip(labels)
     try:
         whole = labels.astype(np.int64)
-        labels = whole if np.array_equal(whole.astype(str), labels) else labels
+        return whole if np.array_equal(whole.astype(str), labels) else labels
     except (ValueError, OverflowError):
-        pass  # not all of them whole numbers: text
-    return sorted_ids(labels, column.indices.to_numpy(), source, name)
+        return labels  # not all of them whole numbers

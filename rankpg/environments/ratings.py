@@ -7,23 +7,34 @@ JAX cannot hold: the ids of the rows.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rankpg.environments.compressed import compress
+from rankpg.environments.dataset import Dataset
 from rankpg.environments.features import feature_rows
 from rankpg.environments.stored import Ratings, RewardMatrix
 from rankpg.environments.tables import read
 from rankpg.environments.triples import IdMap, Matrix, TableError, Triples, encode
 from rankpg.types import Array, Bool, Float
 
-__all__ = ["Dataset", "Ratings", "RewardMatrix", "from_file", "from_matrix", "from_triples"]
+__all__ = [
+    "Dataset",
+    "Ratings",
+    "RewardMatrix",
+    "clip_of",
+    "dataset_of_matrix",
+    "dataset_of_triples",
+    "from_file",
+    "from_matrix",
+    "from_triples",
+    "with_features",
+    "with_ids",
+]
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -37,41 +48,6 @@ else:  # what a user passes is checked here, in words, and not by a type checker
 RELATIVE_NOISE = 0.3
 CLIPS = {"watch_ratio": (0.0, 10.0)}
 """What `clip="auto"` does, by column: a KuaiRec video left running in a loop has a ratio of hundreds."""
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Dataset:
-    """An environment and what its row numbers stand for.
-
-    `context_ids[rows]` and `item_ids[rows]` give ids back, `.rows(ids)` the row numbers of ids;
-    `missing_share` is the share of (context, item) pairs without a rating, which earn 0.
-    """
-
-    environment: Ratings | RewardMatrix
-    context_ids: IdMap
-    item_ids: IdMap
-    missing_share: float
-
-    def sums(self) -> dict[str, str]:
-        """SHA-256 of the ids of either side and of the numbers: what a trained policy belongs to."""
-        return {
-            "context_ids": _sum(map(repr, self.context_ids.ids.tolist())),
-            "item_ids": _sum(map(repr, self.item_ids.ids.tolist())),
-            "numbers": _sum(map(_bytes, jax.tree.leaves(self.environment))),
-        }
-
-
-def _bytes(leaf: Array) -> bytes:
-    values = np.ascontiguousarray(leaf)
-    return f"{values.dtype}{values.shape}".encode() + values.tobytes()
-
-
-def _sum(parts: Iterable[str | bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.encode() if isinstance(part, str) else part)
-        digest.update(b"\0")
-    return digest.hexdigest()
 
 
 def from_file(
@@ -112,11 +88,10 @@ def from_file(
     ('ann', 0.25)
     """
     table = read(path, columns)
-    name = table.column if isinstance(table, Matrix) else table.columns[2]
-    bounds = CLIPS.get(name) if isinstance(clip, str) and clip == "auto" else clip
+    bounds = clip_of(table, clip)
     if isinstance(table, Matrix):
-        return _from_matrix(table, relative_noise, 0.0, bounds, eligible)
-    return _from_triples(table, missing, duplicates, bounds, relative_noise, eligible)
+        return dataset_of_matrix(table, relative_noise, 0.0, bounds, eligible)
+    return dataset_of_triples(table, missing, duplicates, bounds, relative_noise, eligible)
 
 
 def from_triples(
@@ -170,9 +145,9 @@ def from_triples(
             raise TableError(
                 f"{side}_features: say which row is which with {side}_ids, in their order"
             )
-    table = _with_ids(table, context_ids, item_ids)
-    data = _from_triples(table, missing, duplicates, clip, relative_noise, eligible)
-    return _with_features(data, context_features, item_features)
+    table = with_ids(table, context_ids, item_ids)
+    data = dataset_of_triples(table, missing, duplicates, clip, relative_noise, eligible)
+    return with_features(data, context_features, item_features)
 
 
 def from_matrix(
@@ -212,8 +187,14 @@ def from_matrix(
     if values.dtype == jnp.bfloat16:
         values = values.astype(np.float32)
     table = Matrix.build(values, context_ids, item_ids)
-    data = _from_matrix(table, relative_noise, noise_std, clip, eligible)
-    return _with_features(data, context_features, item_features)
+    data = dataset_of_matrix(table, relative_noise, noise_std, clip, eligible)
+    return with_features(data, context_features, item_features)
+
+
+def clip_of(table: Triples | Matrix, clip: Clip | Literal["auto"]) -> Clip:
+    """What `auto` means for this table."""
+    name = table.column if isinstance(table, Matrix) else table.columns[2]
+    return CLIPS.get(name) if isinstance(clip, str) and clip == "auto" else clip
 
 
 def _clipped(values: np.ndarray, clip: Clip) -> np.ndarray:
@@ -253,7 +234,7 @@ def _mask(
     return jnp.asarray(mask)
 
 
-def _with_features(data: Dataset, contexts: ArrayLike | None, items: ArrayLike | None) -> Dataset:
+def with_features(data: Dataset, contexts: ArrayLike | None, items: ArrayLike | None) -> Dataset:
     sides = (("context", contexts, data.context_ids), ("item", items, data.item_ids))
     given = {
         f"{side}_features": jnp.asarray(feature_rows(rows, f"{side}_features", len(ids)))
@@ -263,7 +244,7 @@ def _with_features(data: Dataset, contexts: ArrayLike | None, items: ArrayLike |
     return dataclasses.replace(data, environment=dataclasses.replace(data.environment, **given))
 
 
-def _from_matrix(
+def dataset_of_matrix(
     table: Matrix, relative: float | int, noise_std: ArrayLike, clip: Clip, eligible: Any
 ) -> Dataset:
     means = _clipped(table.values, clip).astype(np.float32)
@@ -276,7 +257,7 @@ def _from_matrix(
     return Dataset(environment, table.user_ids, table.item_ids, 0.0)
 
 
-def _with_ids(table: Triples, context_ids: Any, item_ids: Any) -> Triples:
+def with_ids(table: Triples, context_ids: Any, item_ids: Any) -> Triples:
     """The same triples, with rows in the order of the ids that the user gave."""
     changes: dict[str, Any] = {}
     for kind, given in (("user", context_ids), ("item", item_ids)):
@@ -287,7 +268,7 @@ def _with_ids(table: Triples, context_ids: Any, item_ids: Any) -> Triples:
     return dataclasses.replace(table, **changes)
 
 
-def _from_triples(
+def dataset_of_triples(
     table: Triples,
     missing: Missing,
     duplicates: Duplicates,

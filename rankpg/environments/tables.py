@@ -5,30 +5,30 @@ file -> which columns -> ids and their row numbers -> Triples | Matrix
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rankpg.environments.arrow_table import arrow, encoded_triples
 from rankpg.environments.columns import column_role, guess_columns, positions
-from rankpg.environments.csv_table import arrow, read_csv
+from rankpg.environments.csv_table import read_csv
 from rankpg.environments.triples import (
     Columns,
-    Encoded,
     Matrix,
     TableError,
     Triples,
     encode,
     in_one_line,
     numpy_fault,
-    sorted_ids,
 )
 
-__all__ = ["read"]
+__all__ = ["check_columns", "check_file", "from_arrays", "load_arrays", "open_parquet", "read"]
 
 
 def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Triples | Matrix:
@@ -54,22 +54,8 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
     >>> table.user_ids[table.users].tolist(), table.item_ids[table.items].tolist()
     (['ann', 'bob'], [7, 9])
     """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if not path.is_file() or path.stat().st_size == 0:
-        raise TableError(f"{path}: " + ("the file is empty" if path.is_file() else "not a file"))
-    if path.suffix.lower() not in _READERS:
-        raise TableError(
-            f"{path}: unknown extension {path.suffix!r}: expected one of {', '.join(_READERS)} "
-            "(unpack a compressed file first)"
-        )
-    if columns is not None and (
-        isinstance(columns, str) or len({*columns}) != 3 or len(columns) != 3
-    ):
-        raise TableError(
-            f"columns: expected three different names (user, item, value), got {columns!r}"
-        )
+    path = check_file(path, _READERS)
+    check_columns(columns)
     wanted = None if columns is None else (columns[0], columns[1], columns[2])
     try:
         return _READERS[path.suffix.lower()](path, wanted)
@@ -83,52 +69,68 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
         ) from cause
 
 
+def check_file(path: str | os.PathLike[str], extensions: Iterable[str]) -> Path:
+    """A path that leads to a file of one of these extensions."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no such file")
+    if not path.is_file() or path.stat().st_size == 0:
+        raise TableError(f"{path}: " + ("the file is empty" if path.is_file() else "not a file"))
+    if path.suffix.lower() not in extensions:
+        raise TableError(
+            f"{path}: unknown extension {path.suffix!r}: expected one of {', '.join(extensions)} "
+            "(unpack a compressed file first)"
+        )
+    return path
+
+
+def check_columns(columns: Sequence[str] | None) -> None:
+    """Refuse what cannot be the names of the user, item and value columns."""
+    if columns is not None and (
+        isinstance(columns, str) or len({*columns}) != 3 or len(columns) != 3
+    ):
+        raise TableError(
+            f"columns: expected three different names (user, item, value), got {columns!r}"
+        )
+
+
 def _read_parquet(path: Path, columns: Columns | None) -> Triples:
+    pyarrow = arrow("pyarrow")
+    with open_parquet(path) as file:
+        schema = file.schema_arrow
+        is_float = [pyarrow.types.is_floating(kind) for kind in schema.types]
+        where = positions(str(path), schema.names, columns, is_float)
+        table = file.read(columns=[schema.names[i] for i in where])
+        table = table.select([schema.names[i] for i in where])
+    return encoded_triples(table, str(path))
+
+
+@contextlib.contextmanager
+def open_parquet(path: Path) -> Iterator[Any]:
+    """A pyarrow.parquet.ParquetFile; what is wrong with the file is a TableError."""
     pyarrow, parquet = arrow("pyarrow"), arrow("pyarrow.parquet")
     try:
         with parquet.ParquetFile(path) as file:
-            schema = file.schema_arrow
-            is_float = [pyarrow.types.is_floating(kind) for kind in schema.types]
-            where = positions(str(path), schema.names, columns, is_float)
-            names = [schema.names[i] for i in where]
-            table = file.read(columns=names)
+            yield file
     except pyarrow.ArrowException as cause:
         raise TableError(
             f"{path}: not a Parquet file, or a damaged one: {in_one_line(cause)}"
         ) from cause
-    users, items, values = (table[name].combine_chunks() for name in names)
-    try:
-        values = values.cast(pyarrow.float64())
-    except pyarrow.ArrowException as cause:
-        raise TableError(
-            f"{path}: column {names[2]!r} is no column of numbers: {in_one_line(cause)}"
-        ) from cause
-    return Triples.build(
-        _arrow_ids(users, str(path), names[0]),
-        _arrow_ids(items, str(path), names[1]),
-        values.to_numpy(zero_copy_only=False),
-        str(path),
-        (names[0], names[1], names[2]),
-    )
-
-
-def _arrow_ids(column: Any, source: str, name: str) -> Encoded:
-    pyarrow = arrow("pyarrow")
-    try:
-        if pyarrow.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)  # a category that no row uses is no id
-        column = column.dictionary_encode("encode")
-        labels = column.dictionary.to_numpy(zero_copy_only=False)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as cause:
-        raise TableError(
-            f"{source}: column {name!r} of {column.type} cannot hold ids: {in_one_line(cause)}"
-        ) from cause
-    if labels.dtype == object and all(isinstance(label, str) for label in labels):
-        labels = labels.astype(str)
-    return sorted_ids(labels, column.indices.to_numpy(), source, name)
 
 
 def _read_numpy(path: Path, columns: Columns | None) -> Triples | Matrix:
+    arrays, names = load_arrays(path, columns)
+    return from_arrays(str(path), arrays, columns, names)
+
+
+def load_arrays(
+    path: Path, wanted: Sequence[str] | None = None
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The wanted arrays of an .npz by name (all if None), and what names there are; the one of a .npy.
+
+    Raises:
+      TableError: no NumPy file, a damaged one, or one that holds Python objects.
+    """
     with open(path, "rb") as file:
         magic = file.read(6)
     if not magic.startswith((b"PK", b"\x93NUMPY")):
@@ -139,26 +141,26 @@ def _read_numpy(path: Path, columns: Columns | None) -> Triples | Matrix:
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
-            return _from_arrays(path, {path.stem: loaded}, columns)
+            return {path.stem: loaded}, [path.stem]
         with loaded:
-            wanted = [name for name in columns or loaded.files if name in loaded.files]
-            arrays = {name: loaded[name] for name in wanted}
-            return _from_arrays(path, arrays, columns, loaded.files)
-    except TableError:
-        raise
+            names = [name for name in wanted or loaded.files if name in loaded.files]
+            return {name: loaded[name] for name in names}, loaded.files
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as cause:
         raise numpy_fault(path, cause) from cause
 
 
-def _from_arrays(
-    path: Path, arrays: Mapping[str, np.ndarray], columns: Columns | None, files: Sequence[str] = ()
+def from_arrays(
+    source: str,
+    arrays: Mapping[str, np.ndarray],
+    columns: Columns | None,
+    files: Sequence[str] = (),
 ) -> Triples | Matrix:
     """Three arrays of equal length, or the one matrix."""
     if columns is not None:
-        positions(str(path), list(files or arrays), columns)
+        positions(source, list(files or arrays), columns)
         names = columns
     else:
-        found = _guess_arrays(path, arrays)
+        found = _guess_arrays(source, arrays)
         if isinstance(found, Matrix):
             return found
         names = found
@@ -167,13 +169,13 @@ def _from_arrays(
         users.ndim == items.ndim == values.ndim == 1 and len(users) == len(items) == len(values)
     ):
         raise TableError(
-            f"{path}: expected three lists of equal length, got {_listed(arrays, names)}"
+            f"{source}: expected three lists of equal length, got {_listed(arrays, names)}"
         )
     return Triples.build(
-        encode(users, str(path), names[0]),
-        encode(items, str(path), names[1]),
+        encode(users, source, names[0]),
+        encode(items, source, names[1]),
         values,
-        str(path),
+        source,
         names,
     )
 
@@ -182,7 +184,7 @@ def _listed(arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> str:
     return ", ".join(f"{name!r} {list(arrays[name].shape)}" for name in names)
 
 
-def _guess_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Columns | Matrix:
+def _guess_arrays(source: str, arrays: Mapping[str, np.ndarray]) -> Columns | Matrix:
     """The names of the only three arrays of one length that can be triples, or the only matrix."""
     matrices = [name for name, array in arrays.items() if array.ndim == 2]
     lists = {name: array for name, array in arrays.items() if array.ndim == 1}
@@ -197,10 +199,10 @@ def _guess_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> Columns | Mat
         values = arrays[matrices[0]]
         ids = {column_role(name): array for name, array in lists.items()}
         if len(ids) == len(lists) and ids.keys() <= {"user", "item"}:
-            where = {"source": str(path), "column": matrices[0]}
+            where = {"source": source, "column": matrices[0]}
             return Matrix.build(values, ids.get("user"), ids.get("item"), **where)
     raise TableError(
-        f"{path}: cannot tell what is what; found {_listed(arrays, list(arrays))}. Keep one matrix "
+        f"{source}: cannot tell what is what; found {_listed(arrays, list(arrays))}. Keep one matrix "
         "[num_users, num_items] in the file (numpy.save), or three lists of equal length, and name them "
         "with --columns USER ITEM VALUE (in Python: columns=(user, item, value))"
     )

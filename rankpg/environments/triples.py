@@ -212,9 +212,11 @@ class Matrix:
             for n, x in zip(values.shape, (users, items), strict=True)
         ]
         if (len(ids[0]), len(ids[1])) != values.shape:
+            turned = (len(ids[1]), len(ids[0])) == values.shape
+            mend = ": it looks transposed, pass matrix.T" if turned else ""
             raise TableError(
                 f"{source}: {len(ids[0])} user ids and {len(ids[1])} item ids "
-                f"for a matrix of {values.shape}"
+                f"for a matrix of {values.shape}{mend}"
             )
         matrix = cls(values, IdMap(ids[0], "user"), IdMap(ids[1], "item"), **where)
         wrong = unusable(values)

@@ -3,7 +3,6 @@
     draw                                    | wait for the world             | learn
     contexts -> encoder -> retrieval     -> | late stage -> rewards       -> | scores -> ... -> optimizer
 
-catalogue.py    contexts and items without a simulator
 programs.py     both halves, compiled, from the stations that `training.update` is made of
 retriever.py    ask and tell: `draw` answers candidates and a token, `learn` takes what came of them
 fitness.py      which runs can go live
@@ -15,7 +14,7 @@ host_loop.py    draw, call, learn, over and over
 log.py          propensities and feedback in Parquet
 """
 
-from rankpg.live.catalogue import Catalogue, catalogue
+from rankpg.environments.catalogue import Catalogue, catalogue
 from rankpg.live.host_loop import train, training_loop
 from rankpg.live.log import Log, read_log
 from rankpg.live.open_draws import TokenError

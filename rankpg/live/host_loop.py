@@ -22,8 +22,8 @@ import jax
 import numpy as np
 
 from rankpg.config import ConfigError
+from rankpg.environments.catalogue import Catalogue
 from rankpg.evaluate import evaluate
-from rankpg.live.catalogue import Catalogue
 from rankpg.live.reranker import Call, Reranker, RerankError
 from rankpg.live.retriever import Draw, Learnt, Retriever
 from rankpg.run import Progress, Run, evaluation_contexts, seed_keys

@@ -1,0 +1,184 @@
+"""A table that describes contexts or items, a row an id; its columns become NumPy arrays when asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from rankpg.environments.arrow_table import arrow, decoded
+from rankpg.environments.columns import column_role
+from rankpg.environments.csv_table import whole_numbers
+from rankpg.environments.triples import TableError, is_empty
+
+__all__ = ["Frame", "kind_of", "objects"]
+
+_NO_NUMBER = ("", "nan", "na", "n/a", "null", "none")
+"""What an empty cell of a CSV may look like."""
+
+
+def _row_from_zero(row: int) -> str:
+    return f"row {row} (counted from 0)"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Frame:
+    """Columns by name, of one length: NumPy arrays, or Arrow's until they are asked for."""
+
+    columns: Mapping[str, Any]
+    source: str
+    place: Callable[[int], str] = _row_from_zero
+    """Where a row stands, for messages."""
+    is_text: bool = False
+    """Whether numbers are still text: the table comes from a CSV."""
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def where(self, row: int, name: str) -> str:
+        """`items, row 3 (counted from 0), column 'price'`."""
+        return f"{self.source}, {self.place(row)}, column {name!r}"
+
+    def find_id(self, role: str, hint: str | None = None) -> str:
+        """The column that holds the ids of this role: one named as `hint`, as the role, or `id`."""
+        tries = (
+            [name for name in self.columns if name == hint],
+            [name for name in self.columns if column_role(name) == role],
+            [name for name in self.columns if name.strip("_").lower() == "id"],
+        )
+        for found in tries:
+            if len(found) == 1:
+                return found[0]
+        raise TableError(
+            f"{self.source}: cannot tell which column holds the {role} ids; found "
+            f"{self._listed()}: name it, Features(id=...)"
+        )
+
+    def _listed(self) -> str:
+        return ", ".join(map(repr, self.columns))
+
+    def array(self, name: str) -> np.ndarray:
+        """A column as it is: of its own dtype, or of objects where something is missing."""
+        if name not in self.columns:
+            raise TableError(f"{self.source}: no column {name!r}; found {self._listed()}")
+        column = self.columns[name]
+        if isinstance(column, np.ndarray):
+            return column
+        pyarrow = arrow("pyarrow")
+        types, plain = pyarrow.types, decoded(column)
+        kind = plain.type
+        if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind):
+            if not plain.null_count:
+                return plain.to_numpy(zero_copy_only=False)
+        elif types.is_temporal(kind) and not plain.null_count:
+            return plain.to_numpy(zero_copy_only=False)
+        return objects(plain.to_pylist())
+
+    def ids(self, name: str) -> np.ndarray:
+        """The ids in a column, each of them once: text, whole numbers, or dates.
+
+        Raises:
+          TableError: no such column, an empty id, one that occurs twice.
+        """
+        ids = self.array(name)
+        if ids.ndim != 1:
+            raise TableError(f"{self.source}: column {name!r} cannot hold ids: {kind_of(ids)}")
+        empty = is_empty(ids)
+        if empty.any():
+            raise TableError(
+                f"{self.where(int(np.argmax(empty)), name)}: the id is empty: fill it in or remove the row"
+            )
+        if ids.dtype == object:
+            ids = np.array(ids.tolist())
+        if ids.dtype.kind not in "iufbUM":
+            raise TableError(f"{self.source}: column {name!r} cannot hold ids: {kind_of(ids)}")
+        ids = whole_numbers(ids) if self.is_text else ids
+        _, first, count = np.unique(ids, return_index=True, return_counts=True)
+        if len(first) < len(ids):
+            one = int(np.min(first[count > 1]))
+            again = np.flatnonzero(ids == ids[one])
+            raise TableError(
+                f"{self.source}, {self.place(one)} and {self.place(int(again[1]))}: the id "
+                f"{ids[one : one + 1].tolist()[0]!r} occurs twice in column {name!r}: keep one row an id"
+            )
+        return ids
+
+    def numbers(self, name: str) -> np.ndarray:
+        """float64[n], NaN where a number is missing.
+
+        Raises:
+          TableError: no such column, or a cell that is no number, infinite, or too large for float32.
+        """
+        column = self.array(name)
+        if column.ndim != 1 or (column.dtype.kind not in "fiub" and column.dtype != object):
+            raise TableError(
+                f"{self.source}: column {name!r} is no column of numbers: {kind_of(column)}"
+            )
+        if column.dtype == object:
+            column = np.array([self._number(x, row, name) for row, x in enumerate(column)])
+        numbers = column.astype(np.float64)
+        wrong = np.abs(numbers) > np.finfo(np.float32).max
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise TableError(
+                f"{self.where(row, name)}: {numbers[row]} is no finite float32: mend it or remove the row"
+            )
+        return numbers
+
+    def _number(self, value: Any, row: int, name: str) -> float:
+        if value is None or (self.is_text and value.lower() in _NO_NUMBER):
+            return np.nan
+        try:
+            if not isinstance(value, str) or (self.is_text and "_" not in value):
+                return float(value)
+        except (TypeError, ValueError):
+            pass
+        raise TableError(
+            f"{self.where(row, name)}: {value!r} is not a number: mend it, or declare the column categorical"
+        )
+
+    def categories(self, name: str) -> list[str | None]:
+        """Every row's category as text, alike whatever the table came in; None where it is missing."""
+        column = self.array(name)
+        if column.ndim != 1:
+            raise TableError(
+                f"{self.source}: column {name!r} is no column of categories: {kind_of(column)}"
+            )
+        if column.dtype.kind == "M":
+            column = column.astype(str)
+        known: dict[Any, str | None] = {}
+        found = []
+        for row, value in enumerate(column.tolist()):
+            try:
+                if value not in known:
+                    known[value] = _category(value)
+                found.append(known[value])
+            except TypeError:  # a list
+                raise TableError(
+                    f"{self.where(row, name)}: {value!r} is no category: declare the column an embedding"
+                ) from None
+        return found
+
+
+def objects(values: list[Any]) -> np.ndarray:
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column
+
+
+def _category(value: Any) -> str | None:
+    if value is None or value != value or value == "":
+        return None
+    if value in ("True", "False"):  # a CSV's
+        return value.lower()
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def kind_of(array: np.ndarray) -> str:
+    return f"{array.dtype} of shape {list(array.shape)}"
