@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankpg.config import TrainConfig
+from rankpg.config import ConfigError, TrainConfig
 from rankpg.contexts import choose_contexts, split_contexts
 from rankpg.diagnostics import Diagnostics, diagnose, number_of_draws
+from rankpg.environments.catalogue import Catalogue
 from rankpg.evaluate import evaluate, share_aligned
 from rankpg.pipeline import Pipeline
 from rankpg.run_state import Progress, Row, Run
@@ -86,7 +87,16 @@ def columns_of(record: Any) -> dict[str, np.ndarray]:
 
 
 def evaluate_run(run: Run) -> list[Row]:
-    """Evaluate every seed as training does, and its alignment: one row a seed."""
+    """Evaluate every seed as training does, and its alignment: one row a seed.
+
+    Raises:
+      ConfigError: the environment knows no rewards.
+    """
+    if isinstance(run.environment, Catalogue):
+        raise ConfigError(
+            "this run cannot be evaluated: its environment knows no rewards. Where they were in memory, "
+            "bring the data: run_folder.load_run(path, environment=data)"
+        )
     questions = _questions(run)
     result = _evaluator(run.pipeline)(run.environment, run.state.params, *questions)
     aligned = jax.vmap(partial(share_aligned, run.pipeline), in_axes=(None, 0, None))

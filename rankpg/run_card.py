@@ -50,6 +50,7 @@ def card(run: Run) -> str:
     diagnostics = _figures(run, _DIAGNOSTICS)
     if diagnostics:
         lines += ["", "## Diagnostics", "", *diagnostics]
+    lines += _data(run)
     settings = dataclasses.asdict(run.config)
     lines += ["", "## Settings", "", *(f"- {k}: {v}" for k, v in settings.items())]
     lines += ["", "## Versions", "", *(f"- {k}: {v}" for k, v in versions().items())]
@@ -75,3 +76,20 @@ def _figures(run: Run, names: tuple[str, ...]) -> list[str]:
             interval = "" if half is None else f" +- {half:.4g}"
             lines.append(f"- {name}: {mean:.5g}{interval} (mean of {len(values)} seeds, 95 %)")
     return lines
+
+
+def _data(run: Run) -> list[str]:
+    """What the run card says of a dataset."""
+    data = run.dataset
+    if data is None:
+        return []
+    lines = [
+        f"- {len(data.context_ids)} contexts, {len(data.item_ids)} items; {data.missing_share:.1%} of all "
+        "pairs have no rating"
+    ]
+    lines += [f"- {data.left_out}"] if data.left_out else []
+    for side, featurizer in (("context", data.context_featurizer), ("item", data.item_featurizer)):
+        if featurizer is not None and featurizer.names:
+            columns = ", ".join(featurizer.features.columns)
+            lines.append(f"- {len(featurizer.names)} {side} features from {columns}")
+    return ["", "## Data", "", *lines]

@@ -7,6 +7,7 @@ checkpoint/<step>/   the state of all seeds: the newest ones, on request the bes
 folder.json          which checkpoints are kept, and who else is told
 writer.lock          held by the process that writes here
 data.json            where rewards came from a table: the sums that tell its ids and its numbers
+data/                its ids, and what else the folder needs to answer without it (see saved_data.py)
 RUN.md               the run card: what was run, with what, and how it ended
 """
 
@@ -22,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rankpg import checkpoint
+from rankpg import checkpoint, saved_data
 from rankpg.checkpoint import SaveError
 from rankpg.config import ConfigError, TrainConfig
 from rankpg.locks import Held, Taken, acquire
@@ -37,6 +38,7 @@ from rankpg.stored_run import (
     DATA,
     MAY_CHANGE,
     METRICS,
+    SAVED,
     difference,
     load_config,
     load_run,
@@ -131,6 +133,8 @@ class RunFolder:
             self._write_settings(run.config)
             if run.dataset is not None:
                 _replace(self.path / DATA, json.dumps(run.dataset.sums(), indent=1) + "\n")
+                in_memory = run.config.path is None
+                saved_data.save(self.path / SAVED, run.dataset, in_memory=in_memory)
         except OSError as error:
             raise ConfigError(
                 f"--out {self.path} is no folder that can be written: {error}"

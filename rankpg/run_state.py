@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from rankpg import asking, changed_catalogue
 from rankpg.config import TrainConfig
 from rankpg.environments import Dataset
 from rankpg.memory import Memory
 from rankpg.pipeline import Pipeline
-from rankpg.plackett_luce import greedy_candidates
-from rankpg.retrieval import mask
 from rankpg.stretch import Stretch
 from rankpg.training import FAULTS, REMEDIES, TrainState
 from rankpg.types import Environment
 
 __all__ = ["Progress", "Row", "Run"]
+
+if TYPE_CHECKING:
+    UnknownContexts = Literal["error", "mean"]
+else:  # what a user passes is checked here, in words
+    UnknownContexts = Any
 
 Row = dict[str, Any]
 """One evaluation of one seed: plain numbers, or None where there is none."""
@@ -75,25 +78,66 @@ class Run:
         last = [row["policy_value"] for row in self.last_rows]
         return float(np.mean([np.nan if value is None else value for value in last]))
 
-    def candidates(self, contexts: Any, seed: int | None = None) -> Any:
+    def candidates(
+        self,
+        contexts: Any,
+        seed: int | None = None,
+        *,
+        unknown: UnknownContexts = "error",
+        eligible: Any = None,
+    ) -> Any:
         """The K greedy candidates of each context, best first: what goes to your re-ranker.
 
         Args:
           contexts: context ids: of the dataset where the run has one, else row numbers.
           seed: which of the trained seeds answers; the first by default.
+          unknown: a context that the run does not know is refused (`error`), or answered at the mean of the
+            contexts' embeddings (`mean`), with a warning that says how many are; see `known`.
+          eligible: item ids, or a mask bool[N] or bool[contexts, N]: what may be a candidate this time.
 
         Returns:
           Item ids [contexts, K], of the dataset where the run has one.
+
+        Raises:
+          ValueError, UnknownIdError: an unknown context; an item in `eligible` that there is not; fewer
+            eligible items than K.
         """
-        rows = self.context_rows(contexts)
-        if seed is not None and seed not in self.config.seeds:
-            raise ValueError(f"seed {seed} was not trained; the run has {self.config.seeds}")
-        index = 0 if seed is None else self.config.seeds.index(seed)
-        params = jax.tree.map(lambda leaf: leaf[index], self.state.params)
-        items = _greedy(
-            self.pipeline, self.environment, params, self.copies(jnp.asarray(rows, jnp.int32))
-        )
-        return self.dataset.item_ids[np.asarray(items)] if self.dataset else np.asarray(items)
+        return asking.candidates(self, contexts, seed, unknown, eligible)
+
+    def known(self, contexts: Any) -> np.ndarray:
+        """bool[n]: which of these contexts the run knows; 1 minus the mean is the rate of unknown ones."""
+        return asking.known(self, contexts)
+
+    def with_items(self, items: Any, item_ids: Any = None) -> Run:
+        """This run on a catalogue with further items, without any training: for towers over item features.
+
+        Among ratings the new items earn 0, as whatever has no rating. Of a matrix of rewards nothing is left:
+        the run then answers, and cannot be evaluated. A late stage of your own stays as it is.
+
+        Args:
+          items: a table as the features were read from, or features [n, F] as they were given.
+          item_ids: their ids, where `items` is an array.
+
+        Raises:
+          ConfigError: the item tower embeds ids, so that a new item has no embedding.
+          TableError: features or ids that do not fit; an item that is there already.
+        """
+        return changed_catalogue.with_items(self, items, item_ids)
+
+    def without_items(self, item_ids: Any) -> Run:
+        """This run on a catalogue without some items: none of them is a candidate any more.
+
+        Under a table of ids the others keep their row numbers. A late stage of your own stays as it is.
+
+        Raises:
+          UnknownIdError: an item that is not there.
+          ConfigError, ValueError: fewer items than candidates would be left.
+        """
+        return changed_catalogue.without_items(self, item_ids)
+
+    def with_contexts(self, contexts: Any, context_ids: Any = None) -> Run:
+        """This run with further contexts, as `with_items`: for towers over context features."""
+        return changed_catalogue.with_contexts(self, contexts, context_ids)
 
     def context_rows(self, contexts: Any) -> np.ndarray:
         """Row numbers, int[n], of one context id or of a list of them.
@@ -101,19 +145,7 @@ class Run:
         Raises:
           ValueError: no ids, or one that the environment does not have.
         """
-        rows = np.asarray(self.dataset.context_ids.rows(contexts) if self.dataset else contexts)
-        if not np.issubdtype(rows.dtype, np.integer) or rows.ndim > 1 or not rows.size:
-            raise ValueError(
-                f"contexts is {rows.dtype}{list(rows.shape)}; expected one context id or a list of them"
-            )
-        rows = np.atleast_1d(rows)
-        outside = rows[(rows < 0) | (rows >= self.environment.num_contexts)]
-        if outside.size:
-            raise ValueError(
-                f"context {outside[0]} is unknown; the environment has the contexts 0 to "
-                f"{self.environment.num_contexts - 1}"
-            )
-        return rows
+        return asking.context_rows(self, contexts)
 
     def copies(self, tree: Any) -> Any:
         """Arrays as the run's programs take them: of a sharded run, a copy on every device."""
@@ -136,12 +168,3 @@ class Run:
             )
             if fault
         ]
-
-
-def _greedy(pipeline: Pipeline, environment: Environment, params: Any, contexts: Any) -> Any:
-    def one(context):
-        logits = pipeline.logits(params, environment, context[None])[0]
-        logits = mask(environment, context, logits)
-        return greedy_candidates(logits, pipeline.quotas)
-
-    return jax.lax.map(one, contexts, batch_size=min(64, contexts.shape[0]))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from rankpg import checkpoint
+from rankpg import checkpoint, saved_data
 from rankpg.checkpoint import CheckpointError, Saved
 from rankpg.config import ConfigError, TrainConfig
+from rankpg.environments.catalogue import Catalogue
+from rankpg.late_stage import uniform
 from rankpg.run import Run, prepare
 from rankpg.run_metrics import best_step, read_metrics
 from rankpg.stretch import Stretch
 
 __all__ = ["difference", "load_config", "load_run", "load_settings", "load_state"]
 
-CONFIG, METRICS, CHECKPOINT, DATA = "config.yaml", "metrics.jsonl", "checkpoint", "data.json"
+CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.jsonl", "checkpoint"
+DATA, SAVED = "data.json", "data"
 
 MAY_CHANGE = ("num_steps", "eval_every", "eval_contexts", "mesh")
 """Settings that a resumed run may have otherwise than the run it continues."""
@@ -63,6 +67,9 @@ def load_settings(file: Path) -> dict[str, Any]:
 def load_run(path: Path | str, *, step: int | str | None = None, **overrides: Any) -> Run:
     """A run as its folder holds it, ready for `candidates`, evaluation, or more training.
 
+    Of rewards that were in memory the folder keeps ids, features and eligibility: without `environment` the
+    run then answers `candidates`, and has no rewards to be evaluated or trained on.
+
     Args:
       path: the run folder.
       step: of the checkpoint, or "best": the one of the largest policy value; the newest if None.
@@ -71,9 +78,21 @@ def load_run(path: Path | str, *, step: int | str | None = None, **overrides: An
     Raises:
       ConfigError, CheckpointError: as `RunFolder.resume`.
     """
-    run = prepare(load_config(path), **overrides)
+    config, saved = load_config(path), Path(path) / SAVED
+    if "environment" not in overrides and config.path is None and saved.exists():
+        run = _prepare_to_answer(config, saved, overrides)
+    else:
+        run = prepare(config, **overrides)
     load_state(run, Path(path), step)
     return run
+
+
+def _prepare_to_answer(config: TrainConfig, saved: Path, overrides: dict[str, Any]) -> Run:
+    """A run without rewards: whatever would look at them stays out of it."""
+    stations = {"late_stage": uniform(config.ranking_length)} | overrides
+    blind = dataclasses.replace(config, adaptive_learning_rate=False)
+    run = prepare(blind, saved_data.load(saved), **stations)
+    return dataclasses.replace(run, config=config.resolve())
 
 
 def _check_data(run: Run, path: Path) -> None:
@@ -85,7 +104,10 @@ def _check_data(run: Run, path: Path) -> None:
         saved = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
-    for name, now in run.dataset.sums().items():
+    sums = run.dataset.sums()
+    if isinstance(run.environment, Catalogue):  # from the folder: it holds no numbers
+        del sums["numbers"]
+    for name, now in sums.items():
         if not isinstance(saved, dict) or saved.get(name) != now:
             raise ConfigError(
                 f"{path} was trained on other data: {name.replace('_', ' ')} of {run.config.path or 'yours'} "

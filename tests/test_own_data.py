@@ -7,8 +7,6 @@ import json
 import subprocess
 import sys
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -19,7 +17,6 @@ from data_files import refusal, rewards
 
 from rankpg.environments import Features, from_matrix, from_table
 from rankpg.environments.featurizer import Featurizer
-from rankpg.environments.triples import UnknownIdError
 
 ENABLE_X64 = False
 

@@ -18,6 +18,12 @@ from rankpg.environments.frames import frame_of
 from rankpg.environments.triples import TableError, unusable
 from rankpg.environments.vectors import vectors
 
+if TYPE_CHECKING:
+    MissingFeature = Literal["error", "indicate"]
+    Scale = Literal["unit", "none"]
+else:  # what a user passes is checked here, in words
+    MissingFeature = Scale = Any
+
 __all__ = ["Features", "Featurizer", "suggestion"]
 
 _COLUMNS = ("numeric", "categorical", "embedding")
@@ -217,10 +223,11 @@ class Featurizer:
         """
         try:
             held = json.loads(text)
-            declared = {field.name: held["features"][field.name] for field in fields(Features)}
-            columns = {kind: _strings(declared[kind]) for kind in _COLUMNS}
+            declared: dict[str, Any] = {f.name: held["features"][f.name] for f in fields(Features)}
+            for kind in _COLUMNS:
+                declared[kind] = _strings(declared[kind])
             found = cls(
-                Features(**(declared | columns)),
+                Features(**declared),
                 tuple(map(_number, held["means"])),
                 tuple(map(_number, held["deviations"])),
                 tuple(map(int, held["widths"])),

@@ -210,7 +210,8 @@ def _joined(
         rated = np.isin(contexts.ids, table.user_ids.ids)
         quiet = int(np.sum(~rated))
         contexts = contexts.take(np.flatnonzero(rated))
-    left_out = LeftOut(rows, int(np.sum(~known)), *strangers, quiet)
+    dropped = int(np.sum(~known))
+    left_out = LeftOut(rows, dropped, strangers[0], strangers[1], quiet)
     table = with_ids(table, contexts and contexts.ids, items and items.ids)
     return table, [contexts, items], left_out if str(left_out) else None
 

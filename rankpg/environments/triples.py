@@ -26,6 +26,7 @@ __all__ = [
     "TableError",
     "Triples",
     "UnknownIdError",
+    "UnknownIdWarning",
     "encode",
     "in_one_line",
     "is_empty",
@@ -42,6 +43,10 @@ Encoded: TypeAlias = tuple[np.ndarray, np.ndarray]
 
 class TableError(ValueError):
     """A file, or a table in memory, that cannot be used as ratings; the message says where and why."""
+
+
+class UnknownIdWarning(UserWarning):
+    """Ids that the table does not hold were answered by a declared policy."""
 
 
 class UnknownIdError(KeyError):
@@ -91,6 +96,12 @@ class IdMap:
     def one(self, row: int | np.integer) -> Any:
         """The id of one row as a plain Python value."""
         return self.ids[row : row + 1].tolist()[0]
+
+    def find(self, ids: ArrayLike) -> np.ndarray:
+        """int32 row numbers as of `rows`, and -1 for an id that is not there."""
+        wanted = np.asarray(ids)
+        rows = [self._row_of.get(label, -1) for label in wanted.ravel().tolist()]
+        return np.array(rows, np.int32).reshape(wanted.shape)
 
     def rows(self, ids: ArrayLike) -> np.ndarray:
         """int32 row numbers of one id or of many; the shape stays."""

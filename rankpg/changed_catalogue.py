@@ -1,0 +1,151 @@
+"""A trained run on another catalogue: items come and go, new contexts ask, and no parameter changes.
+
+A tower over features embeds whatever has features. A table of ids has a row for what was there in training,
+and nothing to say about anything else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankpg.environments.catalogue import Catalogue
+from rankpg.environments.dataset import Dataset
+from rankpg.environments.described import describe
+from rankpg.environments.edited import add_contexts, add_items, remove_items
+from rankpg.environments.features import feature_rows
+from rankpg.environments.triples import IdMap, TableError
+from rankpg.memory import check_memory
+from rankpg.pipeline import Pipeline, assemble
+from rankpg.settings import ConfigError
+from rankpg.types import Embeddings
+
+__all__ = ["with_contexts", "with_items", "without_items"]
+
+
+def with_items(run: Any, items: Any, item_ids: Any = None) -> Any:
+    """`Run.with_items`."""
+    data = _dataset(run, "item")
+    ids, features = _rows(data, "item", items, item_ids)
+    added = add_items(data, ids, features)
+    if not _embeds(run, added):
+        raise _no_row("item")
+    return _on(run, added)
+
+
+def without_items(run: Any, item_ids: Any) -> Any:
+    """`Run.without_items`."""
+    data = _dataset(run)
+    rows = np.unique(data.item_ids.rows(np.atleast_1d(np.asarray(item_ids))))
+    if len(rows) == len(data.item_ids):
+        raise ValueError("without_items: no item would be left")
+    closed = remove_items(data, rows, renumber=True) if _over_features(run) else None
+    if closed is None or not _embeds(run, closed):
+        return _on(run, remove_items(data, rows, renumber=False))
+    return _on(run, closed)
+
+
+def with_contexts(run: Any, contexts: Any, context_ids: Any = None) -> Any:
+    """`Run.with_contexts`."""
+    data = _dataset(run, "context")
+    if run.config.context_tower == "ids":
+        raise _no_row("context")
+    return _on(run, add_contexts(data, *_rows(data, "context", contexts, context_ids)))
+
+
+def _dataset(run: Any, side: str | None = None) -> Dataset:
+    data = run.dataset
+    if data is None:
+        raise ConfigError(
+            "this run has no ids, only row numbers; train it on a dataset, such as "
+            "environments.from_table or from_matrix answer, to change its catalogue"
+        )
+    if side is not None and getattr(data.environment, f"{side}_features", None) is None:
+        raise _no_row(side)
+    return data
+
+
+def _no_row(side: str) -> ConfigError:
+    return ConfigError(
+        f"{side}s cannot be added to this run: its {side} tower embeds ids, and a {side} that training never "
+        f"saw has no embedding. Train with {side} features and --{side}-tower features (or adapter, given)"
+    )
+
+
+def _rows(data: Dataset, side: str, table: Any, ids: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and features of what is new."""
+    featurizer = getattr(data, f"{side}_featurizer")
+    known: IdMap = getattr(data, f"{side}_ids")
+    width = getattr(data.environment, f"{side}_features").shape[1]
+    if ids is None:
+        if featurizer is None:
+            raise TableError(
+                f"{side}s: this run's features were given as an array; give the new rows as an array "
+                f"[n, {width}], and their ids as {side}_ids"
+            )
+        found = describe(table, featurizer, side)
+        new, rows = found.ids, found.features
+    else:
+        new = np.atleast_1d(np.asarray(ids))
+        rows = feature_rows(table, f"{side}s", len(new))
+        IdMap(new, side)
+    if rows is None or rows.shape[1] != width:
+        have = 0 if rows is None else rows.shape[1]
+        raise TableError(f"{side}s: {have} features a row; expected {width}, as in training")
+    if (new.dtype.kind in "US") != (known.ids.dtype.kind in "US"):
+        raise TableError(
+            f"{side}s: ids are {new.dtype}, and those of the run {known.ids.dtype}: bring both to one type"
+        )
+    old = known.find(new) >= 0
+    if old.any():
+        raise TableError(
+            f"{side}s: the id {new[old][:1].tolist()[0]!r} is there already ({int(old.sum())} are); "
+            + ("take it out with without_items first" if side == "item" else "leave it out")
+        )
+    return new, rows
+
+
+def _over_features(run: Any) -> bool:
+    return getattr(run.environment, "item_features", None) is not None
+
+
+def _embeds(run: Any, data: Dataset) -> bool:
+    """Whether the encoder has an embedding for every item of this catalogue, from shapes alone."""
+    params = jax.eval_shape(lambda x: jax.tree.map(lambda leaf: leaf[0], x), run.state.params)
+    two = jax.ShapeDtypeStruct((2,), jnp.int32)
+    encoded = jax.eval_shape(run.pipeline.encoder.encode, params, data.environment, two)
+    return isinstance(encoded, Embeddings) and encoded.items.shape[1] == len(data.item_ids)
+
+
+def _on(run: Any, data: Dataset) -> Any:
+    """The run on another environment: the same parameters, copied, so that either may go on training."""
+    pipeline = _assembled(run, data)
+    world = pipeline.placement.copy(data.environment)
+    return dataclasses.replace(
+        run,
+        environment=world,
+        pipeline=pipeline,
+        state=jax.tree.map(jnp.copy, run.state),
+        metrics=list(run.metrics),
+        dataset=data,
+        memory=check_memory(pipeline, world, len(run.config.seeds)),
+    )
+
+
+def _assembled(run: Any, data: Dataset) -> Pipeline:
+    before, config = run.pipeline, run.config
+    if isinstance(data.environment, Catalogue):  # no reward, no propensity to be told
+        config = dataclasses.replace(config, adaptive_learning_rate=False)
+    pipeline = assemble(
+        config,
+        data.environment,
+        encoder=before.encoder,
+        late_stage=before.late_stage,
+        reward_transform=before.reward_transform,
+        optimizer=before.optimizer,
+    )
+    return dataclasses.replace(pipeline, training_contexts=before.training_contexts)
