@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankpg.environments.catalogue import Catalogue
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.described import describe
 from rankpg.environments.edited import add_contexts, add_items, remove_items
 from rankpg.environments.features import feature_rows
+from rankpg.environments.restricted import Restricted, knows_rewards
 from rankpg.environments.triples import IdMap, TableError
 from rankpg.memory import check_memory
 from rankpg.pipeline import Pipeline, assemble
@@ -43,10 +43,11 @@ def without_items(run: Any, item_ids: Any) -> Any:
     rows = np.unique(data.item_ids.rows(np.atleast_1d(np.asarray(item_ids))))
     if len(rows) == len(data.item_ids):
         raise ValueError("without_items: no item would be left")
-    closed = remove_items(data, rows, renumber=True) if _over_features(run) else None
-    if closed is None or not _embeds(run, closed):
-        return _on(run, remove_items(data, rows, renumber=False))
-    return _on(run, closed)
+    if not isinstance(data.environment, Restricted):
+        closed = remove_items(data, rows, renumber=True)
+        if _embeds(run, closed):
+            return _on(run, closed)
+    return _on(run, remove_items(data, rows, renumber=False))
 
 
 def with_contexts(run: Any, contexts: Any, context_ids: Any = None) -> Any:
@@ -109,10 +110,6 @@ def _rows(data: Dataset, side: str, table: Any, ids: Any) -> tuple[np.ndarray, n
     return new, rows
 
 
-def _over_features(run: Any) -> bool:
-    return getattr(run.environment, "item_features", None) is not None
-
-
 def _embeds(run: Any, data: Dataset) -> bool:
     """Whether the encoder has an embedding for every item of this catalogue, from shapes alone."""
     params = jax.eval_shape(lambda x: jax.tree.map(lambda leaf: leaf[0], x), run.state.params)
@@ -138,7 +135,7 @@ def _on(run: Any, data: Dataset) -> Any:
 
 def _assembled(run: Any, data: Dataset) -> Pipeline:
     before, config = run.pipeline, run.config
-    if isinstance(data.environment, Catalogue):  # no reward, no propensity to be told
+    if not knows_rewards(data.environment):  # no reward, no propensity to be told
         config = dataclasses.replace(config, adaptive_learning_rate=False)
     pipeline = assemble(
         config,

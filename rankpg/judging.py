@@ -14,7 +14,7 @@ import numpy as np
 from rankpg.config import ConfigError, TrainConfig
 from rankpg.contexts import choose_contexts, split_contexts
 from rankpg.diagnostics import Diagnostics, diagnose, number_of_draws
-from rankpg.environments.catalogue import Catalogue
+from rankpg.environments.restricted import knows_rewards
 from rankpg.evaluate import evaluate, share_aligned
 from rankpg.pipeline import Pipeline
 from rankpg.run_state import Progress, Row, Run
@@ -92,7 +92,7 @@ def evaluate_run(run: Run) -> list[Row]:
     Raises:
       ConfigError: the environment knows no rewards.
     """
-    if isinstance(run.environment, Catalogue):
+    if not knows_rewards(run.environment):
         raise ConfigError(
             "this run cannot be evaluated: its environment knows no rewards. Where they were in memory, "
             "bring the data: run_folder.load_run(path, environment=data)"

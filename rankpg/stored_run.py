@@ -10,7 +10,7 @@ from typing import Any
 from rankpg import checkpoint, saved_data
 from rankpg.checkpoint import CheckpointError, Saved
 from rankpg.config import ConfigError, TrainConfig
-from rankpg.environments.catalogue import Catalogue
+from rankpg.environments.restricted import knows_rewards
 from rankpg.late_stage import uniform
 from rankpg.run import Run, prepare
 from rankpg.run_metrics import best_step, read_metrics
@@ -105,7 +105,7 @@ def _check_data(run: Run, path: Path) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     sums = run.dataset.sums()
-    if isinstance(run.environment, Catalogue):  # from the folder: it holds no numbers
+    if not knows_rewards(run.environment):  # from the folder: it holds no numbers
         del sums["numbers"]
     for name, now in sums.items():
         if not isinstance(saved, dict) or saved.get(name) != now:

@@ -334,7 +334,7 @@ def test_the_folder_alone_answers(towers, tmp_path):
         np.testing.assert_array_equal(
             again.with_items(NEW).candidates("u0"), run.with_items(NEW).candidates("u0")
         )
-    other = from_table(ratings() | {"value": [1.0] * len(ratings()["value"])})
+    other = shop_data(eligible=where, clip=(0, 0.5))
     refusal(lambda: load_run(path, environment=other), "trained on other data", error=ConfigError)
 
 

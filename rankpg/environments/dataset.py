@@ -11,6 +11,7 @@ import numpy as np
 
 from rankpg.environments.catalogue import Catalogue
 from rankpg.environments.featurizer import Featurizer
+from rankpg.environments.restricted import Restricted
 from rankpg.environments.stored import Ratings, RewardMatrix
 from rankpg.environments.triples import IdMap
 from rankpg.types import Array
@@ -60,7 +61,7 @@ class Dataset:
     `missing_share` is the share of (context, item) pairs without a rating, which earn 0.
     """
 
-    environment: Ratings | RewardMatrix | Catalogue
+    environment: Ratings | RewardMatrix | Catalogue | Restricted
     context_ids: IdMap
     item_ids: IdMap
     missing_share: float

@@ -10,57 +10,12 @@ import numpy as np
 
 from rankpg.environments.catalogue import Catalogue
 from rankpg.environments.dataset import Dataset
+from rankpg.environments.restricted import Restricted
 from rankpg.environments.stored import Ratings, RewardMatrix
 from rankpg.environments.triples import IdMap
-from rankpg.types import Array, Bool, Environment, Float, Int, PRNGKey, record
+from rankpg.types import Environment
 
-__all__ = ["Restricted", "add_contexts", "add_items", "remove_items"]
-
-Stored = Ratings | RewardMatrix | Catalogue
-
-
-@record
-class Restricted:
-    """An environment some of whose items nobody may have any more."""
-
-    whole: Any
-    """An Environment."""
-    allowed: Bool[Array, "N"]
-
-    @property
-    def num_contexts(self) -> int:
-        return self.whole.num_contexts
-
-    @property
-    def num_items(self) -> int:
-        return self.whole.num_items
-
-    @property
-    def context_features(self) -> Float[Array, "num_contexts F"] | None:
-        return getattr(self.whole, "context_features", None)
-
-    @property
-    def item_features(self) -> Float[Array, "N G"] | None:
-        return getattr(self.whole, "item_features", None)
-
-    def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """Those of the whole."""
-        return self.whole.mean_rewards(context, items)
-
-    def sample_rewards(
-        self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
-    ) -> Float[Array, "n"]:
-        """Those of the whole."""
-        return self.whole.sample_rewards(key, context, items)
-
-    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """That of the whole."""
-        return self.whole.relevance(context, items)
-
-    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
-        """Allowed, and eligible in the whole."""
-        allowed, before = self.allowed[items], self.whole.eligible(context, items)
-        return allowed if before is None else allowed & before
+__all__ = ["add_contexts", "add_items", "remove_items"]
 
 
 def remove_items(data: Dataset, rows: np.ndarray, *, renumber: bool) -> Dataset:
