@@ -46,7 +46,7 @@ def columns(table):
         "pandas": pd.DataFrame(table, index=np.arange(len(next(iter(table.values())))) + 5),
         "polars": pl.DataFrame(table),
         "pyarrow": pa.table(table),
-        "batch": pa.record_batch(table),
+        "batch": pa.RecordBatch.from_pydict(table),
     }
 
 

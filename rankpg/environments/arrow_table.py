@@ -47,7 +47,7 @@ def to_arrow(table: Any, source: str) -> Any:
       TableError: it cannot be had: a single column, a name that occurs twice, a column of mixed types.
 
     >>> import pyarrow
-    >>> to_arrow(pyarrow.record_batch({"user": [1, 2]}), "ratings").column_names
+    >>> to_arrow(pyarrow.RecordBatch.from_pydict({"user": [1, 2]}), "ratings").column_names
     ['user']
     """
     pyarrow = arrow("pyarrow")

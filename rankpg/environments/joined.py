@@ -84,6 +84,7 @@ def from_table(
         columns, tables or axes are the wrong way round.
       TypeError: no table.
 
+    >>> from rankpg.environments import Features
     >>> data = from_table(
     ...     {"user": ["ann", "bob"], "item": [7, 9], "value": [0.5, 1.25]},
     ...     items={"item": [9, 8, 7], "price": [1.0, 2.0, 3.0]}, item_features=Features(numeric=["price"]),
