@@ -33,17 +33,22 @@ _COLUMNS = ("numeric", "categorical", "embedding")
 class Features:
     """Which columns of a table are features, and as what.
 
-    numeric: standardised, (x - mean) / deviation, with the mean and the deviation of the table that it was
-      fitted on. A column that is constant there becomes 0.
-    categorical: hashed into `buckets` numbers that all these columns share: category c of column k adds
-      sign(k, c) to number bucket(k, c) (signed feature hashing: Weinberger et al. 2009, "Feature Hashing for
-      Large Scale Multitask Learning"). So a category that appears later has its place already.
-    embedding: vectors, as they are.
-    id: the column of ids; told by its name if None.
-    missing: `error` refuses a missing value; `indicate` takes the mean for a number and zeros for a vector,
-      and a feature of its own says so, 1 where it was missing; a missing category is a category.
-    scale: `unit` divides all features by one number, so that the rows of the fitted table have a root mean
-      square length of 1, which towers of perceptrons expect; `none` leaves them (adapters, given towers).
+    Args:
+      numeric: standardised, (x - mean) / deviation, with the mean and the deviation of the table that was
+        fitted. A column that is constant there becomes 0.
+      categorical: hashed into `buckets` numbers that all these columns share: category c of column k adds
+        sign(k, c) to number bucket(k, c) (signed feature hashing: Weinberger et al. 2009, "Feature Hashing
+        for Large Scale Multitask Learning"). So a category that appears later has its place already.
+      embedding: vectors, as they are.
+      buckets: how many numbers.
+      id: the column of ids; told by its name if None.
+      missing: `error` refuses a missing value; `indicate` takes the mean for a number and zeros for a
+        vector, and a feature of its own says so, 1 where it was missing; a missing category is a category.
+      scale: `unit` divides all features by one number, so that the rows of the fitted table have a root mean
+        square length of 1, which towers of perceptrons expect; `none` leaves them (adapters, given towers).
+
+    Raises:
+      TableError: a column that is declared twice, or a rule that does not exist.
 
     >>> Features(numeric=["price"]).fit({"id": [7, 8], "price": [1.0, 3.0]}).transform({"price": [5.0]})
     array([[3.]], dtype=float32)

@@ -23,7 +23,6 @@ from rankpg.environments.triples import IdMap, Matrix, TableError, Triples, enco
 from rankpg.types import Array, Bool, Float
 
 __all__ = [
-    "Dataset",
     "Ratings",
     "RewardMatrix",
     "clip_of",

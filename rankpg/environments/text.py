@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankpg.environments.dataset import Dataset
 from rankpg.environments.features import feature_rows
-from rankpg.environments.ratings import Dataset, Duplicates, from_triples
+from rankpg.environments.ratings import Duplicates, from_triples
 from rankpg.environments.text_files import read_collection
 from rankpg.environments.triples import IdMap, TableError
 
