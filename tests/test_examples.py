@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +35,46 @@ def test_a_lambdamart_of_lightgbm(tmp_path, capsys):
             20 / 30 - 0.3 < arm["candidate_recall"] <= 1
         )  # 20 of 30 items at random hold two thirds
     assert "recall@20" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_from_clicks_and_a_lightgbm_model_to_an_index_that_serves(tmp_path, monkeypatch, capsys):
+    lightgbm, np = pytest.importorskip("lightgbm"), pytest.importorskip("numpy")
+    pd = pytest.importorskip("pandas")
+    draw = np.random.default_rng(0)
+    users = pd.DataFrame({"user_id": [f"u{i}" for i in range(40)], "age": draw.normal(size=40)})
+    items = pd.DataFrame({"item_id": [f"i{i}" for i in range(60)], "price": draw.normal(size=60)})
+    pairs = users.merge(items, how="cross").sample(frac=0.5, random_state=0)
+    pairs["clicked"] = draw.binomial(1, 1 / (1 + np.exp(-2 * pairs["age"] * pairs["price"])))
+    pairs = pairs.sort_values("user_id", kind="stable")
+    table = lightgbm.Dataset(
+        pairs[["age", "price"]],
+        pairs["clicked"],
+        group=pairs.groupby("user_id", sort=False).size().to_numpy(),
+    )
+    options = {"objective": "lambdarank", "num_threads": 1, "verbose": -1, "min_data_in_leaf": 5}
+    model = tmp_path / "ranker.txt"
+    lightgbm.train(options, table, num_boost_round=10).save_model(str(model))
+    for name, frame in (
+        ("clicks", pairs[["user_id", "item_id", "clicked"]]), ("users", users), ("items", items),
+    ):  # fmt: skip
+        frame.to_parquet(tmp_path / f"{name}.parquet", index=False)
+    files = [str(tmp_path / f"{name}.parquet") for name in ("clicks", "users", "items")]
+    script, served = EXAMPLES / "clicks_to_index.py", tmp_path / "served"
+    monkeypatch.setattr(sys, "argv", [str(script), *files, str(model), str(served), "20"])
+    told = runpy.run_path(str(script))
+    assert "clicks of a shown list" in capsys.readouterr().out
+
+    server = runpy.run_path(str(EXAMPLES / "serve.py"))["Server"](served, "faiss")
+    features = np.asarray(told["data"].environment.context_features)
+    known = told["data"].context_ids.ids.tolist()
+    answers = server.candidates(features)
+    assert answers.tolist() == told["run"].candidates(known).tolist()
+    assert set(answers.ravel()) <= set(items["item_id"])
+
+
+def test_that_script_is_short():
+    text = (EXAMPLES / "clicks_to_index.py").read_text()
+    body = ast.get_docstring(ast.parse(text), clean=False) or ""
+    lines = [line for line in text.replace(body, "").splitlines() if line.strip().strip('"')]
+    assert len(lines) < 40
