@@ -6,6 +6,7 @@ and nothing to say about anything else.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -128,6 +129,7 @@ def _on(run: Any, data: Dataset) -> Any:
         pipeline=pipeline,
         state=jax.tree.map(jnp.copy, run.state),
         metrics=list(run.metrics),
+        stretch=copy.deepcopy(run.stretch),
         dataset=data,
         memory=check_memory(pipeline, world, len(run.config.seeds)),
     )
