@@ -132,8 +132,9 @@ for name, trained in (
 # %% [markdown]
 # The second retriever is the worst. Every reward here is above 0, so being shown is rewarded in itself, and a
 # credit-assigned score learns to hand over what this late stage would choose, right or wrong. A baseline per context takes
-# that away. Leave it out where the late stage can be trusted, use it where it cannot; the notebook *Estimators and their
-# variance* derives why.
+# most of that away; what is left, more steps may mend, and the retriever that was trained for a perfect late stage is hard to
+# beat where errors are as random as here. Leave the baseline out where the late stage can be trusted, use it where it cannot;
+# the notebook *Estimators and their variance* derives why.
 #
 # ## Which estimator?
 #
