@@ -1,6 +1,6 @@
 # `make demo` is all a newcomer needs: it sets up .venv by itself. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types fix docs bench lock clean
+.PHONY: help setup demo test lint types fix docs notebooks bench lock clean
 
 PY := .venv/bin/python
 JOBS ?= 2
@@ -9,7 +9,7 @@ export UV_SYSTEM_CERTS ?= 1
 BENCHMARKS ?= $(filter-out benchmarks/_% benchmarks/tables.py,$(sort $(wildcard benchmarks/*.py)))
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
 	@echo '  Variables: PYTHON=/path/to/python3  RANKPG_NO_UV=1  JOBS=2 (test processes)  ARGS="..." (passed on)'
 
 setup: ## .venv with the locked versions; redone only when they change
@@ -34,6 +34,9 @@ fix: setup ## let ruff mend and format what it can
 
 docs: setup ## the documentation site, in docs/_build/html; a warning is an error
 	$(PY) -m sphinx -b html -q -W --keep-going docs docs/_build/html
+
+notebooks: setup ## notebooks/*.ipynb from their sources, executed (ARGS="rag" for one of them)
+	@$(PY) tools/notebooks.py $(ARGS)
 
 bench: setup ## every script in benchmarks/, one after the other
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(PY) "$$script" $(ARGS); done

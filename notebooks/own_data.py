@@ -147,7 +147,7 @@ for seed in config.seeds:
         "o-",
         label=f"seed {seed}",
     )
-axis.set(xlabel="steps", ylabel="recorded clicks among 5 shown, held-out users", ylim=0)
+axis.set(xlabel="steps", ylabel="recorded clicks of 5 shown", ylim=0)
 axis.legend(frameon=False)
 plt.show()
 

@@ -121,6 +121,8 @@ for row in found["rows"]:
 axes[0].set(xlabel="N", ylabel="milliseconds a step")
 axes[1].set(xlabel="N", ylabel="temporary memory, MiB")
 for axis in axes:
+    axis.set_xticks(sizes, [f"{n:,}" for n in sizes], minor=False)
+    axis.minorticks_off()
     axis.legend(frameon=False)
 plt.show()
 
