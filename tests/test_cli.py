@@ -92,7 +92,7 @@ def test_the_folder(trained):
     out, *_ = trained
     names = {
         "config.yaml", "metrics.jsonl", "learning_curve.png", "checkpoint", "data.json", "RUN.md",
-        "folder.json", "writer.lock",
+        "folder.json", "writer.lock", "data",
     }  # fmt: skip
     assert {entry.name for entry in out.iterdir()} == names
     config = load_config(out)

@@ -64,6 +64,7 @@ def with_logits(run, logits: np.ndarray):
 # The gradient.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"num_experts": 2, "ranking_length": 2, "estimator": "ca_pg"}]
 )
@@ -85,6 +86,7 @@ def test_a_single_draw_is_refused():
         diagnosed(run, draws=1)
 
 
+@pytest.mark.slow
 def test_looking_changes_nothing(monkeypatch):
     world = from_matrix(REWARDS)
     looked = train(settings(num_steps=400), world)
@@ -100,6 +102,7 @@ def test_looking_changes_nothing(monkeypatch):
     assert "credit_ess" not in card(blind)
 
 
+@pytest.mark.slow
 def test_the_way_of_retrieval_does_not_matter():
     """Streamed and on a mesh the draws are the same; dense ones are others of the same law."""
     found = {}
@@ -116,6 +119,7 @@ def test_the_way_of_retrieval_does_not_matter():
         np.testing.assert_allclose(one, other, rtol=tolerance)
 
 
+@pytest.mark.slow
 def test_nothing_is_as_large_as_the_logits_of_a_batch():
     """Read from the compiled program; dense retrieval is the negative control."""
     items, batch = 5003, 31
@@ -169,6 +173,7 @@ def test_certain_candidates_are_counted():
         np.testing.assert_allclose(found.saturated_candidates, certain / 3, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_probability_beside_the_others_by_a_loop():
     """h = 1 - prod_k W_k / (W_k + w_a), the other candidates taken out one after the other."""
     from rankpg.diagnostics import _certain

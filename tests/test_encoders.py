@@ -269,6 +269,7 @@ def test_a_module_of_your_own():
     assert not jnp.any(encoder.apply(params, BATCH))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["optimal", "learned"])
 def test_features_are_arguments_of_the_program_and_no_constants(stage):
     """Read from the program of a step: as text it would hold 4000 rows otherwise."""

@@ -259,6 +259,7 @@ def after_two_updates(fault, answers):
     return function, mended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_fault_loses_nothing_that_was_learnt(fault):
     answers, message = FAULTS[fault]

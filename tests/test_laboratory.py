@@ -216,6 +216,7 @@ def split(problem):
     return {name: laboratory.split_update(name, problem, (2,)) for name in names}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", laboratory.LATE_STAGES)
 def test_a_constant_reward_imitates_the_late_stage(stage):
     """E[grad log P(a in S)] = sum_a P(a shown | a in S) grad P(a in S).

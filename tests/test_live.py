@@ -121,6 +121,7 @@ def ratios(quotas):
     return sets, now / then
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quotas", [(3,), (2, 1)], ids=str)
 def test_weighted_by_the_set_v_pg_is_the_policy_gradient_where_it_steps(quotas):
     step, _ = step_from("v_pg", quotas, NOW[: len(quotas)], "set", 1e9)
@@ -131,6 +132,7 @@ def test_weighted_by_the_set_v_pg_is_the_policy_gradient_where_it_steps(quotas):
     assert np.abs(unweighted - there).max() > 0.1  # what the weights are there for
 
 
+@pytest.mark.slow
 def test_weighted_by_the_set_ca_pg_exact_is_the_credit_assigned_gradient_where_it_steps():
     step, _ = step_from("ca_pg_exact", (3,), NOW[:1], "set", 1e9)
     there = oracle.credit_assigned_gradient(NOW[:1], (3,), STAGE, REWARDS, np.ones(LENGTH))
@@ -149,6 +151,7 @@ def test_weighted_by_the_item_what_is_held_is_how_the_late_stage_chose():
     assert np.abs(step - by_set).max() > 0.01  # another gradient, and not by rounding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["v_pg_swr", "ca_pg", "ca_pg_swr", "top1_pg"])
 def test_weighted_by_the_set_every_estimator_has_its_own_expectation_where_it_steps(estimator):
     quotas = (2, 1)
@@ -190,6 +193,7 @@ def test_a_row_of_the_same_parameters_has_weight_one_whatever_was_written_down()
 # --- what is described again is what was drawn ------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("estimator", "experts", "retrieval"),
     [
@@ -422,6 +426,7 @@ def test_a_catalogue_says_what_it_does_not_fit():
 # --- restarts ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_restart_changes_nothing_and_forgets_what_was_not_saved(tmp_path):
     folder, world = tmp_path / "run", live.catalogue(CONTEXTS, ITEMS)
     through = new()
@@ -474,6 +479,7 @@ def test_a_folder_of_another_run_or_a_damaged_one_is_refused(tmp_path):
     assert live.Retriever.load(folder, environment=world).step == 0
 
 
+@pytest.mark.slow
 def test_a_trained_run_goes_live():
     data = from_matrix(np.random.default_rng(0).uniform(size=(CONTEXTS, ITEMS)))
     run = rankpg.train(settings(num_steps=2, eval_every=2), data)
@@ -486,6 +492,7 @@ def test_a_trained_run_goes_live():
 # --- the log ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_log_holds_the_propensities_and_what_came_of_them(tmp_path):
     retriever = new(log=live.Log(tmp_path, rows_per_file=3), estimator="ca_pg")
     first, second = retriever.draw([0, 1, 2, 3]), retriever.draw([4])

@@ -28,7 +28,7 @@ from rankpg.settings import ConfigError
 
 ENABLE_X64 = False
 
-pytestmark = pytest.mark.usefixtures("as_a_user")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_a_user")]  # each trains, several times
 
 SCRIPT = Path(__file__).with_name("forked_runs.py")
 FLAGS = (
@@ -182,7 +182,6 @@ def run_script(*arguments) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("how", "seed"), [("SIGTERM", 1), ("SIGKILL", 2)])
 def test_ten_runs_killed_at_random_moments(how, seed, tmp_path):
     """Signals fall into updates, evaluations and saves; nothing of it shows in the end."""
@@ -222,7 +221,6 @@ def test_another_writer_is_refused(straight, tmp_path):
     second.resume(prepare(settings(num_steps=240)))
 
 
-@pytest.mark.slow
 def test_two_processes_and_a_lock_that_dies_with_its_owner(tmp_path):
     run_script("two-writers", tmp_path, *FLAGS, "--num-steps", 1_000_000, "--eval-every", 50)
     ends = json.loads((tmp_path / "ends.json").read_text())

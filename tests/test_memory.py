@@ -64,6 +64,7 @@ def test_the_estimate_holds_what_the_compiler_takes(changes):
     assert training <= 4 * actual
 
 
+@pytest.mark.slow
 def test_nothing_of_batch_times_catalogue_is_in_the_streamed_program():
     """Read from the program: no array holds a number for every item of every context."""
     _, program = compiled(settings(retrieval="streamed", estimator="top1_pg"))

@@ -138,6 +138,7 @@ def test_items_as_an_array(run):
     refusal(lambda: run.with_items(features, ["n1"]), "[1, F]")
 
 
+@pytest.mark.slow
 def test_new_items_earn_nothing_among_ratings_and_the_run_goes_on(run):
     wider = run.with_items(NEW)
     assert rewards(wider.dataset, "u1", ["n1", "n2"]) == [0.0, 0.0]
@@ -203,6 +204,7 @@ def test_a_table_of_ids_takes_no_items_and_gives_them_up(id_run):
     assert {*strangers[0].tolist()} <= kept
 
 
+@pytest.mark.slow
 def test_a_matrix_of_rewards_has_none_for_new_items():
     rng = np.random.default_rng(1)
     data = from_matrix(
@@ -268,6 +270,7 @@ def test_eligible_that_cannot_be(run):
     )
 
 
+@pytest.mark.slow
 def test_eligibility_of_the_data_and_of_the_question_both_hold():
     where = np.random.default_rng(3).random((CONTEXTS, ITEMS)) < 0.8
     run = train(by_ids(seeds=(0,)), shop_data(eligible=where))
@@ -310,6 +313,7 @@ def saved(run, path):
     return folder.path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("towers", ["features", "ids"])
 def test_the_folder_alone_answers(towers, tmp_path):
     where = np.random.default_rng(3).random((CONTEXTS, ITEMS)) < 0.8
@@ -393,6 +397,7 @@ def test_the_run_card_says_what_was_left_out(tmp_path):
     assert "4 item features from brand" in card
 
 
+@pytest.mark.slow
 def test_a_live_retriever_keeps_its_ids(tmp_path):
     config = settings(seeds=(0,), estimator="ca_pg_swr", batch_size=2)
     data = from_table(

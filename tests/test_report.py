@@ -265,6 +265,7 @@ def page(two_seeds, evil, groups_file, tmp_path_factory):
     return out.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_places_are_counted_as_the_run_hands_them_over(run):
     found = count_places(run)
     assert found.num_contexts == 40
@@ -284,6 +285,7 @@ def test_places_are_counted_as_the_run_hands_them_over(run):
     np.testing.assert_array_equal(found.best, np.bincount(best.ravel(), minlength=30))
 
 
+@pytest.mark.slow
 def test_the_policys_order_begins_with_its_candidates(run):
     order = rank_items(run, 30)
     assert order.shape == (2, 40, 30)
@@ -292,6 +294,7 @@ def test_the_policys_order_begins_with_its_candidates(run):
     np.testing.assert_array_equal(order[1, :, :4], candidates)
 
 
+@pytest.mark.slow
 def test_draws_are_as_frequent_as_the_exact_probability_says_and_not_as_the_estimator_claims(run):
     """sum of squared z over the pairs has mean n or less; 1.3 n is more than 5 standard deviations above."""
     found = calibrate(run)
@@ -308,6 +311,7 @@ def test_draws_are_as_frequent_as_the_exact_probability_says_and_not_as_the_esti
     assert mean_square(found.claimed) > 3
 
 
+@pytest.mark.slow
 def test_the_map_has_the_variance_of_the_first_two_eigenvectors(run):
     found = map_items(run)
     context = jnp.zeros(1, jnp.int32)
@@ -347,6 +351,7 @@ TITLES = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_page_has_every_part_of_both_runs(page, run):
     seen = Tags(page)
     for title in TITLES:
@@ -362,6 +367,7 @@ def test_the_page_has_every_part_of_both_runs(page, run):
     assert "no exact probability, which is for one expert" in seen.text
 
 
+@pytest.mark.slow
 def test_nothing_on_the_page_comes_from_elsewhere(page):
     seen = Tags(page)
     assert seen.count("script") == 0
@@ -374,6 +380,7 @@ def test_nothing_on_the_page_comes_from_elsewhere(page):
     assert policy.startswith("default-src 'none'")
 
 
+@pytest.mark.slow
 def test_names_that_are_markup_stay_text(page):
     seen = Tags(page)
     assert EVIL in seen.text
@@ -382,6 +389,7 @@ def test_names_that_are_markup_stay_text(page):
     assert "<svg" not in page
 
 
+@pytest.mark.slow
 def test_what_a_file_says_is_text_on_the_page(two_seeds, tmp_path):
     """Metrics and card are anyone's: a reason to stop, a version."""
     copy = shutil.copytree(two_seeds, tmp_path / "copy")
@@ -397,6 +405,7 @@ def test_what_a_file_says_is_text_on_the_page(two_seeds, tmp_path):
     assert "jax <script>alert(3)</script>" in Tags(page).text
 
 
+@pytest.mark.slow
 def test_what_runs_lack_is_said_and_the_others_are_shown(two_seeds, tmp_path):
     cut, empty, given = (
         shutil.copytree(two_seeds, tmp_path / n) for n in ("cut", "empty", "given")
@@ -444,6 +453,7 @@ def test_a_label_is_short_and_prints():
     assert len(label("x" * 99)) <= 30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -465,6 +475,7 @@ def test_what_cannot_be_reported_is_said_before_anything_is_measured(
     assert not os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["jinja2", "matplotlib"])
 def test_a_missing_library_is_told_with_its_extra(two_seeds, tmp_path, monkeypatch, module):
     monkeypatch.setitem(sys.modules, module, None)
@@ -472,6 +483,7 @@ def test_a_missing_library_is_told_with_its_extra(two_seeds, tmp_path, monkeypat
         report([two_seeds], tmp_path / "report.html")
 
 
+@pytest.mark.slow
 def test_the_page_stands_in_a_real_browser(page, tmp_path):
     pages, asked, console = look_at(page.encode(), tmp_path / "profile")
     assert console == []

@@ -50,6 +50,7 @@ def finish(*processes: subprocess.Popen) -> None:
 # One device against eight.
 
 
+@pytest.mark.slow
 def test_eight_devices_answer_what_one_does():
     finish(start(8, "equal", 2, 4, [("ca_pg_threshold", 1, True, 25)]))
 

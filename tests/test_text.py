@@ -300,6 +300,7 @@ def small(width=3, items=6, contexts=4, item_width=None):
 ADAPTERS = {"context_tower": "adapter", "item_tower": "adapter"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(), (5,)])
 @pytest.mark.parametrize("experts", [1, 2])
 def test_adapters_start_at_the_inner_products(hidden, experts):
@@ -486,6 +487,7 @@ def collection():
     return from_text(*judged, **arrays)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stage", "gain"), [("optimal", 0.15), ("similarity", 0.07)])
 def test_training_finds_more_for_queries_it_never_saw(collection, stage, gain):
     config = TrainConfig(**LEARN, **ADAPTERS, late_stage=stage, seeds=(0, 1))
@@ -543,6 +545,7 @@ FLAGS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_candidates(tmp_path, capsys):
     """Trained without hidden layers, evaluated, read back, asked by ids; other embeddings are noticed."""
     (tmp_path / "data").mkdir()
