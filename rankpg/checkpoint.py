@@ -128,6 +128,8 @@ def _write(partial: Path, state: Any, notes: Mapping[str, Any]) -> None:
 
     with _checkpointer() as checkpointer:
         checkpointer.save(_cleared(partial), _flat(state))
+    if not partial.is_dir() or not any(partial.iterdir()):
+        raise OSError(f"nothing was written to {partial}")
     known = {"format": FORMAT, "rankpg": rankpg.__version__, **notes}
     (partial / NOTES).write_text(json.dumps(known, allow_nan=False, indent=1) + "\n")
     sums = "".join(f"{digest}  {name}\n" for name, digest in _sums(partial).items())

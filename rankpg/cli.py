@@ -138,6 +138,9 @@ def _add_export(kinds: Any) -> None:
     export.add_argument(
         "--out", type=_folder, metavar="FOLDER", required=True, help="does not exist yet"
     )
+    export.add_argument(
+        "--step", type=_step, metavar="N|best", help="of the checkpoint; the newest if left out"
+    )
     export.add_argument("--seed", type=int, help="one of the run's [its first]")
     export.add_argument(
         "--index", choices=("none", "faiss", "usearch", "both"), default="both", help="[both]"

@@ -140,9 +140,11 @@ def export(arguments: argparse.Namespace) -> int:
     from rankpg.export import check_free, export
     from rankpg.run_folder import load_run
 
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("command", "run", "out")}
+    settings = {
+        k: v for k, v in vars(arguments).items() if k not in ("command", "run", "out", "step")
+    }
     check_free(arguments.out)  # before anything is read or compiled
-    folder = export(load_run(arguments.run), arguments.out, **settings)
+    folder = export(load_run(arguments.run, step=arguments.step), arguments.out, **settings)
     print((folder / "CARD.md").read_text().partition("\n## Data")[0])
     print(folder)
     return 0
@@ -180,12 +182,15 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 
 def variance(arguments: argparse.Namespace) -> int:
+    from rankpg.judging import check_rewards
     from rankpg.laboratory import report
     from rankpg.run_folder import load_run
 
     if arguments.num_contexts < 2:
         raise ConfigError(f"--num-contexts is {arguments.num_contexts}; expected at least 2")
     run = None if arguments.run is None else load_run(arguments.run)
+    if run is not None:
+        check_rewards(run)
     print(report(arguments.out, num_contexts=arguments.num_contexts, run=run))
     return 0
 

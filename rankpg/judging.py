@@ -22,7 +22,14 @@ from rankpg.stretch import Stretch
 from rankpg.training import FAULTS, over_seeds
 from rankpg.types import Int
 
-__all__ = ["Judge", "columns_of", "evaluate_run", "evaluation_contexts", "seed_keys"]
+__all__ = [
+    "Judge",
+    "check_rewards",
+    "columns_of",
+    "evaluate_run",
+    "evaluation_contexts",
+    "seed_keys",
+]
 
 
 class Judge:
@@ -86,17 +93,22 @@ def columns_of(record: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in vars(jax.device_get(record)).items()}
 
 
+def check_rewards(run: Run) -> None:
+    """ConfigError where the environment knows no rewards."""
+    if not knows_rewards(run.environment):
+        raise ConfigError(
+            "this run cannot be evaluated: its environment knows no rewards. Where they were in memory, "
+            "bring the data: run_folder.load_run(path, environment=data)"
+        )
+
+
 def evaluate_run(run: Run) -> list[Row]:
     """Evaluate every seed as training does, and its alignment: one row a seed.
 
     Raises:
       ConfigError: the environment knows no rewards.
     """
-    if not knows_rewards(run.environment):
-        raise ConfigError(
-            "this run cannot be evaluated: its environment knows no rewards. Where they were in memory, "
-            "bring the data: run_folder.load_run(path, environment=data)"
-        )
+    check_rewards(run)
     questions = _questions(run)
     result = _evaluator(run.pipeline)(run.environment, run.state.params, *questions)
     aligned = jax.vmap(partial(share_aligned, run.pipeline), in_axes=(None, 0, None))

@@ -6,13 +6,18 @@ import dataclasses
 import os
 import platform
 from importlib import metadata
+from typing import Any
 
 import jax
 
+from rankpg.environments import Synthetic
+from rankpg.environments.restricted import knows_rewards
 from rankpg.run_state import Run
 from rankpg.summary import mean_interval
 
-__all__ = ["card", "versions"]
+__all__ = ["CURVE", "card", "handed_over", "settings_of", "versions"]
+
+CURVE = "learning_curve.png"
 
 _FIGURES = ("policy_value", "share_of_optimum", "candidate_recall", "steps_per_second")
 
@@ -40,19 +45,37 @@ def versions() -> dict[str, str]:
     return found
 
 
+def handed_over(run: Run) -> bool:
+    """Whether the environment came in Python, so that the config does not say what it is."""
+    return run.config.environment == "synthetic" and not isinstance(run.environment, Synthetic)
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """The settings of a config; of a problem that your own data has replaced, what that is."""
+    settings = dataclasses.asdict(run.config)
+    if not handed_over(run):
+        return settings
+    replaced = ("num_contexts", "num_items", "num_features", "instance_seed", "noise_scale", "path")
+    own = {name: value for name, value in settings.items() if name not in replaced}
+    world = run.environment
+    return own | {
+        "environment": f"yours ({type(world).__name__}): {world.num_contexts} contexts, "
+        f"{world.num_items} items"
+    }
+
+
 def card(run: Run) -> str:
     """The run card, in Markdown."""
     lines = [f"# {run.config.estimator}, step {run.step}", ""]
     if run.stretch.steps:
         lines += [f"Stopped between evaluations; figures are those of step {run.evaluated}.", ""]
-    lines += _figures(run, _FIGURES)
+    lines += [f"![Policy value against steps]({CURVE})", "", *_figures(run, _FIGURES)]
     lines += [f"- {sentence}" for sentence in run.stopped()]
     diagnostics = _figures(run, _DIAGNOSTICS)
     if diagnostics:
         lines += ["", "## Diagnostics", "", *diagnostics]
     lines += _data(run)
-    settings = dataclasses.asdict(run.config)
-    lines += ["", "## Settings", "", *(f"- {k}: {v}" for k, v in settings.items())]
+    lines += ["", "## Settings", "", *(f"- {k}: {v}" for k, v in settings_of(run).items())]
     lines += ["", "## Versions", "", *(f"- {k}: {v}" for k, v in versions().items())]
     judged = (
         f"on {run.config.held_out_contexts} contexts that training never drew; it says nothing about items "
@@ -73,8 +96,9 @@ def _figures(run: Run, names: tuple[str, ...]) -> list[str]:
         values = [row[name] for row in run.last_rows if row.get(name) is not None]
         if values:
             mean, half = mean_interval(values)
+            many = "one seed" if half is None else f"mean of {len(values)} seeds, 95 %"
             interval = "" if half is None else f" +- {half:.4g}"
-            lines.append(f"- {name}: {mean:.5g}{interval} (mean of {len(values)} seeds, 95 %)")
+            lines.append(f"- {name}: {mean:.5g}{interval} ({many})")
     return lines
 
 
@@ -92,4 +116,6 @@ def _data(run: Run) -> list[str]:
         if featurizer is not None and featurizer.names:
             columns = ", ".join(featurizer.features.columns)
             lines.append(f"- {len(featurizer.names)} {side} features from {columns}")
+    sums = data.sums() if knows_rewards(run.environment) else {}
+    lines += [f"- SHA-256 of {name.replace('_', ' ')}: {value}" for name, value in sums.items()]
     return ["", "## Data", "", *lines]

@@ -30,7 +30,7 @@ from rankpg.locks import Held, Taken, acquire
 from rankpg.plots import learning_curves
 from rankpg.processes import is_writer
 from rankpg.run import Progress, Run
-from rankpg.run_card import card, versions
+from rankpg.run_card import CURVE, card, handed_over, versions
 from rankpg.run_metrics import append_rows, best_step, line, read_metrics
 from rankpg.stored_run import (
     CHECKPOINT,
@@ -50,7 +50,7 @@ from rankpg.trackers import Tracks, check_trackers
 
 __all__ = ["RunFolder", "load_config", "load_run", "load_settings", "read_metrics", "versions"]
 
-CURVE, CARD, KEEP, LOCK = "learning_curve.png", "RUN.md", "folder.json", "writer.lock"
+CARD, KEEP, LOCK = "RUN.md", "folder.json", "writer.lock"
 
 _DEFAULTS: dict[str, Any] = {"keep_last": 2, "keep_best": False, "track": []}
 """Of two checkpoints one is whole even if the disk loses the other."""
@@ -105,6 +105,11 @@ class RunFolder:
 
     def check_free(self) -> None:
         """ConfigError where the folder holds a run already, another process writes it, or it is none."""
+        if "\\" in str(self.path.resolve()):  # the library under Orbax takes it for a slash
+            raise ConfigError(
+                f"--out {self.path} has a backslash in its path ({self.path.resolve()}), with which no "
+                "checkpoint can be read back; choose another folder"
+            )
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--out {self.path} is a file; expected the name of a folder")
         if is_writer() and self._lock is None and (self.path / LOCK).exists():
@@ -135,6 +140,9 @@ class RunFolder:
                 _replace(self.path / DATA, json.dumps(run.dataset.sums(), indent=1) + "\n")
                 in_memory = run.config.path is None
                 saved_data.save(self.path / SAVED, run.dataset, in_memory=in_memory)
+            elif handed_over(run):
+                told = {"environment": type(run.environment).__name__}
+                _replace(self.path / DATA, json.dumps(told, indent=1) + "\n")
         except OSError as error:
             raise ConfigError(
                 f"--out {self.path} is no folder that can be written: {error}"

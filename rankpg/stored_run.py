@@ -98,12 +98,20 @@ def _prepare_to_answer(config: TrainConfig, saved: Path, overrides: dict[str, An
 def _check_data(run: Run, path: Path) -> None:
     """Refuse a table other than the one that was trained on: its rows would stand for other ids."""
     file = path / DATA
-    if run.dataset is None or not file.exists():
+    if not file.exists():
         return
     try:
         saved = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
+    if run.dataset is None:
+        if saved == {"environment": type(run.environment).__name__}:
+            return
+        raise ConfigError(
+            f"{path} was trained on an environment that was handed over in Python, and the folder does not "
+            "hold its rewards. Go on in Python: run = run.prepare(config, environment), then "
+            "RunFolder(path).resume(run); to look at it, load_run(path, environment=environment)"
+        )
     sums = run.dataset.sums()
     if not knows_rewards(run.environment):  # from the folder: it holds no numbers
         del sums["numbers"]

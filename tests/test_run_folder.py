@@ -15,6 +15,7 @@ from run_files import metrics_rows
 
 from rankpg import TrainConfig, checkpoint, optimizing, run_folder
 from rankpg.checkpoint import CheckpointError
+from rankpg.cli import main
 from rankpg.environments import from_matrix
 from rankpg.run import Progress, evaluate_run, prepare, train, training_loop
 from rankpg.run_folder import RunFolder, load_config, load_run
@@ -517,3 +518,47 @@ def test_a_run_belongs_to_the_table_it_was_trained_on(from_a_table, old, new, na
     table.write_text(TABLE.replace(old, new))
     with pytest.raises(ConfigError, match=f"was trained on other data: {named} of"):
         load_run(folder)
+
+
+@pytest.mark.parametrize("kept_as", ["dataset", "environment"])
+def test_a_run_on_data_from_python_is_not_resumed_on_the_generated_problem(
+    tmp_path, capsys, kept_as
+):
+    """Of the same shape, so that every array of the checkpoint would fit."""
+    data = from_matrix(np.random.default_rng(0).uniform(size=(20, 30)))
+    world = data if kept_as == "dataset" else data.environment
+    folder = tmp_path / "run"
+    writer = RunFolder(folder)
+    run = prepare(settings(), world)
+    writer.open(run)
+    finish(run, writer)
+    before = (folder / "metrics.jsonl").read_bytes()
+    assert main(["train", "--resume", "--out", str(folder), "--num-steps", "12"]) == 2
+    assert "was trained on" in (told := capsys.readouterr().err)
+    assert "RunFolder(path).resume(run)" in told
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+    again = prepare(settings(num_steps=12), world)
+    writer = RunFolder(folder)
+    writer.resume(again)
+    assert finish(again, writer).step == 12
+    card = (folder / "RUN.md").read_text()
+    assert f"- environment: yours ({type(run.environment).__name__}): 20 contexts, 30 items" in card
+    assert "num_features" not in card
+    assert "](learning_curve.png)" in card
+    assert ("SHA-256 of numbers" in card) == (kept_as == "dataset")
+
+
+def test_a_folder_from_which_no_checkpoint_could_be_read_is_refused(tmp_path):
+    odd = tmp_path / "a\\b"
+    with pytest.raises(ConfigError, match="backslash"):
+        RunFolder(odd / "run").open(prepare(settings()))
+    assert not odd.exists()
+
+
+def test_odd_names_are_no_hindrance(tmp_path):
+    folder = tmp_path / "a b $x <c> &'\"q é#%?"
+    writer, run = RunFolder(folder), prepare(settings(num_steps=4))
+    writer.open(run)
+    finish(run, writer)
+    assert load_run(folder).step == 4
