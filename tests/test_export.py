@@ -301,6 +301,33 @@ def test_masks_are_spoken_of(tmp_path):
     assert "Training masked items by context" in (folder / "CARD.md").read_text()
 
 
+@pytest.mark.parametrize("towers", ["ids", "features and ids"])
+@pytest.mark.parametrize("search", ["exact", "faiss", "usearch"])
+def test_items_that_were_taken_out_are_not_in_the_export(changed, towers, search):
+    """They were the best of every context."""
+    run, gone, folder = changed[towers]
+    server = Server(folder, search)
+    found = server.candidates(questions(run, server))
+    np.testing.assert_array_equal(found, run.candidates(USERS))
+    assert not np.isin(found, gone).any()
+    assert not set(gone) & set(json.loads((folder / "items.json").read_text()))
+    assert (manifest_of(folder)["num_items"], server.items.shape[1]) == (300 - len(gone),) * 2
+    assert not manifest_of(folder)["masks"]
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory, as_a_user):
+    """Two runs of two experts, what was taken out of each, and their exports."""
+    made = {}
+    for name, context_tower in (("ids", "ids"), ("features and ids", "features")):
+        whole = make_run(num_experts=2, context_tower=context_tower, item_tower="ids")
+        gone = np.unique(whole.candidates(USERS)[:, 0]).tolist()
+        run = whole.without_items(gone[:1]).without_items(gone[1:])
+        folder = tmp_path_factory.mktemp("changed") / name
+        made[name] = run, gone, export(run, folder, platforms=("cpu",))
+    return made
+
+
 def test_an_encoder_of_your_own_is_read_off_its_program(tmp_path):
     """Functions with a table that only items read, one that only contexts read, and one that both read."""
 
