@@ -212,14 +212,16 @@ def test_groups_of_no_item_of_the_run_are_refused():
 # A trained run
 
 
+SMALL = {
+    "num_contexts": 40, "num_items": 30, "num_candidates": 4, "batch_size": 16,
+    "embedding_dim": 4, "seeds": (0, 1), "num_steps": 20, "eval_every": 10,
+    "ranking_length": 2, "init_scale": 1.0,
+}  # fmt: skip
+
+
 def folder_of(path: Path, **changes) -> Path:
     """A tiny run in a folder of its own."""
-    small = {
-        "num_contexts": 40, "num_items": 30, "num_candidates": 4, "batch_size": 16,
-        "embedding_dim": 4, "seeds": (0, 1), "num_steps": 20, "eval_every": 10,
-        "ranking_length": 2, "init_scale": 1.0,
-    }  # fmt: skip
-    run, folder = prepare(TrainConfig(**(small | changes))), RunFolder(path)
+    run, folder = prepare(TrainConfig(**(SMALL | changes))), RunFolder(path)
     folder.open(run)
     for progress in training_loop(run):
         folder.follow(run, progress)
@@ -439,6 +441,35 @@ def test_a_run_in_memory_without_embeddings_has_everything_else(tmp_path):
     assert "its encoder answers logits and no embeddings" in seen.text
     assert "Lorenz curve of the candidates" in seen.text
     assert seen.count("img") == 7
+
+
+@pytest.mark.slow
+def test_a_folder_without_rewards_shows_candidates_and_dashes_for_what_takes_rewards(tmp_path):
+    """The late stage and the rewards that stand in for those of the run are not on the page."""
+    data = from_matrix(np.random.default_rng(0).uniform(size=(20, 30)))
+    run, folder = prepare(TrainConfig(**SMALL), data), RunFolder(tmp_path / "kept")
+    folder.open(run)
+    for progress in training_loop(run):
+        folder.follow(run, progress)
+    folder.close(run)
+    again = count_places(load_run(tmp_path / "kept"))
+    np.testing.assert_array_equal(again.candidates, count_places(run).candidates)
+    assert again.shown is again.best is None
+    groups = tmp_path / "groups.csv"
+    groups.write_text("item,group\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(30)))
+    text = report([tmp_path / "kept", run], tmp_path / "report.html", groups=groups).read_text()
+    rows = [re.findall(r"<td.*?>\s*(.*?)\s*</td>", row, re.S) for row in text.split("<tr")]
+    of_folder = [row for row in rows if "kept" in "".join(row[:1]) and "–" in row]
+    assert [[cell == "–" for cell in row] for row in of_folder] == [
+        [False] * 4 + [True] * 4,  # coverage and Gini of what is shown and of the best K
+        *[[False] * 4 + [True] * 2 + [False] * 3] * 2,  # of both groups
+    ]
+    seen = Tags(text)
+    assert seen.text.count("kept: what is shown and the best K are not known") == 2
+    alone = Tags(report([tmp_path / "kept"], tmp_path / "alone.html").read_text())
+    assert "Lorenz curve of what is shown" in seen.text
+    assert "Lorenz curve of what is shown" not in alone.text
+    assert "Lorenz curve of the candidates" in alone.text
 
 
 def test_runs_are_told_apart_by_as_much_of_their_folders_as_it_takes(tmp_path):
