@@ -220,6 +220,54 @@ def test_strings_of_any_kind_are_ids(tmp_path):
     np.testing.assert_array_equal(Server(folder).candidates(odd), run.candidates(odd))
 
 
+def test_integers_of_any_size_are_ids(tmp_path):
+    """NumPy would make floats of a list of them."""
+    ids = np.array([1, 2**63 + 5, 2**64 - 1, 2**63 + 6, 8], np.uint64)
+    data = from_matrix(np.eye(5), context_ids=ids, item_ids=ids)
+    run = make_run(data, num_candidates=3, seeds=(0,))
+    server = Server(export(run, tmp_path / "out", index="none", platforms=("cpu",)))
+    wanted = run.candidates(ids).tolist()
+    assert server.candidates(ids).tolist() == wanted
+    assert server.candidates(ids.tolist()).tolist() == wanted
+    assert all(type(x) is int for x in server.candidates(ids[:1])[0])
+    with pytest.raises(ValueError, match="unknown context"):
+        server.candidates(ids.astype(float))
+
+
+@pytest.fixture(scope="module")
+def with_integers(tmp_path_factory, as_a_user):
+    """A run whose contexts are integers, and its export."""
+    ids = np.array([7, 2**63, 9, 10, 11], np.uint64)
+    run = make_run(from_matrix(np.eye(5), context_ids=ids), num_candidates=3)
+    folder = tmp_path_factory.mktemp("integers") / "out"
+    return run, export(run, folder, index="none", platforms=("cpu",))
+
+
+def test_the_script_takes_integers_as_the_shell_has_them(with_integers, capsys):
+    run, folder = with_integers
+    main_of_script = runpy.run_path(str(SCRIPT))["main"]
+    assert main_of_script([str(folder), "--contexts", str(2**63), "9"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert found == run.candidates(np.array([2**63, 9], np.uint64)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{folder}/none", "--contexts", "7"], "is no export: it has no export.json"),
+        (["{folder}", "--contexts", "7", "ann"], "unknown context 'ann'"),
+        (["{folder}", "--contexts", "7", "--search", "faiss"], "no index of faiss"),
+        (["{folder}", "--features", "{folder}/none.npy"], "give --contexts"),
+    ],
+)
+def test_what_the_script_cannot_answer_is_one_line(with_integers, capsys, arguments, words):
+    told = [text.format(folder=with_integers[1]) for text in arguments]
+    assert runpy.run_path(str(SCRIPT))["main"](told) == 2
+    out, err = capsys.readouterr()
+    assert words in err
+    assert (out, err.count("\n")) == ("", 1)
+
+
 def test_ids_that_json_does_not_hold_are_refused(tmp_path):
     data = from_triples([0.5, 1.5], ["a", "b"], [1.0, 2.0])
     with pytest.raises(ConfigError, match=r"context id 0\.5 is a float"):
