@@ -29,7 +29,7 @@ from rankpg.export.exact import exact_orders, merge
 from rankpg.export.indexes import FaissIndex, UsearchIndex
 from rankpg.export.recall import choose_effort, exact_rows, measure, overlap
 from rankpg.plackett_luce import greedy_candidates, slot_experts
-from rankpg.run import prepare
+from rankpg.run import prepare, train
 from rankpg.run_folder import load_run
 from rankpg.types import Embeddings
 
@@ -340,6 +340,35 @@ def test_the_card_says_what_it_is(exported):
         "temperature: 0.3", f"jax: {jax.__version__}", "never evaluated", "## Limits",
     ):  # fmt: skip
         assert line in text
+
+
+def test_the_card_of_data_in_memory_has_no_settings_of_a_generated_problem(exported):
+    text = (exported()[1] / "CARD.md").read_text()
+    assert "- data of your own, 300 items, 12 contexts" in text
+    for line in ("environment: synthetic", "num_items: ", "num_contexts: ", "num_features: "):
+        assert f"- {line}" not in text
+
+
+def test_the_card_of_a_generated_problem_has_all_settings(tmp_path):
+    run = prepare(TrainConfig(num_contexts=5, num_items=6, num_candidates=2, num_steps=1))
+    text = (export(run, tmp_path / "out", index="none") / "CARD.md").read_text()
+    assert "of your own" not in text
+    assert all(f"- {line}" in text for line in ("environment: synthetic", "num_items: 6"))
+
+
+@pytest.mark.slow
+def test_the_card_of_a_changed_catalogue_says_whose_figures_it_has(tmp_path):
+    config = TrainConfig(num_candidates=K, num_steps=2, eval_every=2, seeds=(0,))
+    run = train(config, make_data()).without_items(ITEMS[:5])
+    text = (export(run, tmp_path / "out", index="none") / "CARD.md").read_text()
+    assert "N = 295" in text
+    assert "- data of your own, 295 items, 12 contexts" in text
+    assert f"policy_value: {run.metrics[-1]['policy_value']:.5g}" in text
+    assert (
+        "these figures are those of training, on the catalogue and the contexts of that time"
+        in text
+    )
+    assert "nothing of items and contexts that came or went" in text
 
 
 def test_masks_are_spoken_of(tmp_path):

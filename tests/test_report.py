@@ -491,6 +491,11 @@ def test_a_label_is_short_and_prints():
         (["{run}/not_there"], "is no folder"),
         (["{run}", "--out", "{run}"], "expected the name of a page"),
         (["{run}", "--out", "report.txt"], "expected the name of a page"),
+        (
+            ["{run}", "--out", "{run}/RUN.md/page.html"],
+            "RUN.md is no folder; choose a page in a folder",
+        ),
+        (["{run}", "--out", "{run}/RUN.md/deep/page.html"], "RUN.md is no folder"),
         (["{run}", "--groups", "{run}/none.csv"], "no such file"),
         (["{run}", "--groups", "{run}/config.yaml"], "unknown extension"),
     ],
