@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from browser import WIDTHS, look_at
@@ -70,6 +71,36 @@ def test_shares_of_groups_add_up():
 def test_counts_that_are_none_are_refused(counts):
     with pytest.raises(ValueError, match="counts"):
         gini(counts)
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ([], r"counts has shape \(0,\)"),
+        ([1, np.nan], "counts holds nan for item 1"),
+        ([1, 2, -3.5], r"counts holds -3\.5 for item 2"),
+        ([np.inf], "counts holds inf for item 0"),
+    ],
+)
+def test_a_count_that_is_none_is_named(counts, words):
+    for function in (gini, coverage, lorenz):
+        with pytest.raises(ValueError, match=words):
+            function(counts)
+
+
+@pytest.mark.parametrize("size", [1e308, 1e-300, 1.0])
+def test_shares_do_not_depend_on_the_size_of_counts(size):
+    counts = size * np.array([1.0, 0.5, 1.0, 0.0])
+    assert gini([size] * 3) == pytest.approx(0)
+    assert gini(counts) == pytest.approx(gini([2, 1, 2, 0]))
+    assert lorenz(counts)[1] == pytest.approx(lorenz([2, 1, 2, 0])[1])
+    assert group_shares(counts, list("abab"))[0].places == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("groups", [["a", None, "b"], [1.0, np.nan, 2.0]])
+def test_an_item_without_a_group_is_named(groups):
+    with pytest.raises(ValueError, match=r"groups holds (None|nan) for item 1"):
+        group_shares([1, 2, 3], groups)
 
 
 # Fairness
@@ -134,12 +165,21 @@ def test_a_fair_order_measures_less_than_a_random_one_and_that_less_than_a_segre
         (np.arange(12) < 3, {"num_in_group": 2}, "holds 3 items"),
         (np.stack([np.arange(12) < 3, np.arange(12) < 4]), {}, "the same items"),
         (np.arange(12) < 3, {"every": 12}, "parity"),
+        (np.zeros((0, 20), bool), {}, r"in_group has shape \(0, 20\)"),
     ],
 )
 def test_a_ranking_that_cannot_be_measured_is_refused(ranking, options, words):
     for function in MEASURES.values():
         with pytest.raises(ValueError, match=words):
             function(ranking, **options)
+
+
+def test_cut_offs_between_positions_are_refused(monkeypatch):
+    """As users have it: without the checks of types that the tests have."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for function in MEASURES.values():
+        with pytest.raises(ValueError, match=r"every is 2\.5; expected a whole number"):
+            function(np.arange(12) < 3, every=2.5)
 
 
 # Calibration
@@ -166,6 +206,8 @@ def test_reliability_has_wilsons_interval_and_leaves_out_what_is_below_the_first
     assert (found.low, found.high) == pytest.approx((middle - half, middle + half), abs=1e-6)
     with pytest.raises(ValueError, match="hits"):
         reliability(np.array([0.5]), np.array([101]), 100)
+    with pytest.raises(ValueError, match="claimed is nan for pair 1"):
+        reliability(np.array([0.5, np.nan]), np.array([1, 2]), 100)
 
 
 # Groups
@@ -412,7 +454,7 @@ def test_what_runs_lack_is_said_and_the_others_are_shown(two_seeds, tmp_path):
     cut, empty, given = (
         shutil.copytree(two_seeds, tmp_path / n) for n in ("cut", "empty", "given")
     )
-    files = [file for file in (cut / "checkpoint").rglob("*") if file.is_file()]
+    files = [file for file in (cut / "checkpoint" / "20").rglob("*") if file.is_file()]
     largest = max(files, key=lambda file: file.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-1])
     (empty / "metrics.jsonl").write_text("")
