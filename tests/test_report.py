@@ -92,6 +92,7 @@ def test_a_count_that_is_none_is_named(counts, words):
 def test_shares_do_not_depend_on_the_size_of_counts(size):
     counts = size * np.array([1.0, 0.5, 1.0, 0.0])
     assert gini([size] * 3) == pytest.approx(0)
+    assert gini([size, 0]) == gini([5e-324, 0]) == 0.5
     assert gini(counts) == pytest.approx(gini([2, 1, 2, 0]))
     assert lorenz(counts)[1] == pytest.approx(lorenz([2, 1, 2, 0])[1])
     assert group_shares(counts, list("abab"))[0].places == pytest.approx(0.8)

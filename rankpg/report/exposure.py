@@ -75,8 +75,8 @@ def gini(counts: ArrayLike) -> float:
     """
     ordered = np.sort(_counts(counts))
     size = len(ordered)
-    weights = (2 * np.arange(1, size + 1) - size - 1) / size
-    return float(weights @ ordered / ordered.sum())
+    weights = 2 * np.arange(1, size + 1) - size - 1
+    return float(weights @ ordered / (size * ordered.sum()))
 
 
 class GroupShare(NamedTuple):
@@ -129,7 +129,7 @@ def group_shares(counts: ArrayLike, groups: ArrayLike) -> list[GroupShare]:
 
 
 def _counts(counts: ArrayLike) -> np.ndarray:
-    """The counts, or of large ones the same shares: sums of them must be finite."""
+    """The counts; very large or small ones scaled, so that sums neither overflow nor lose them."""
     values = np.asarray(counts, float)
     if values.ndim != 1 or not values.size:
         raise ValueError(
@@ -143,4 +143,4 @@ def _counts(counts: ArrayLike) -> np.ndarray:
     largest = values.max()
     if largest == 0:
         raise ValueError("counts are all 0: no item had a place, so there are no shares of places")
-    return values / largest if largest > 2.0**53 else values
+    return values if 2.0**-53 < largest < 2.0**53 else values / largest
