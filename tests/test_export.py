@@ -29,7 +29,7 @@ from rankpg.export.exact import exact_orders, merge
 from rankpg.export.indexes import FaissIndex, UsearchIndex
 from rankpg.export.recall import choose_effort, exact_rows, measure, overlap
 from rankpg.plackett_luce import greedy_candidates, slot_experts
-from rankpg.run import prepare
+from rankpg.run import prepare, train
 from rankpg.run_folder import load_run
 from rankpg.types import Embeddings
 
@@ -220,6 +220,54 @@ def test_strings_of_any_kind_are_ids(tmp_path):
     np.testing.assert_array_equal(Server(folder).candidates(odd), run.candidates(odd))
 
 
+def test_integers_of_any_size_are_ids(tmp_path):
+    """NumPy would make floats of a list of them."""
+    ids = np.array([1, 2**63 + 5, 2**64 - 1, 2**63 + 6, 8], np.uint64)
+    data = from_matrix(np.eye(5), context_ids=ids, item_ids=ids)
+    run = make_run(data, num_candidates=3, seeds=(0,))
+    server = Server(export(run, tmp_path / "out", index="none", platforms=("cpu",)))
+    wanted = run.candidates(ids).tolist()
+    assert server.candidates(ids).tolist() == wanted
+    assert server.candidates(ids.tolist()).tolist() == wanted
+    assert all(type(x) is int for x in server.candidates(ids[:1])[0])
+    with pytest.raises(ValueError, match="unknown context"):
+        server.candidates(ids.astype(float))
+
+
+@pytest.fixture(scope="module")
+def with_integers(tmp_path_factory, as_a_user):
+    """A run whose contexts are integers, and its export."""
+    ids = np.array([7, 2**63, 9, 10, 11], np.uint64)
+    run = make_run(from_matrix(np.eye(5), context_ids=ids), num_candidates=3)
+    folder = tmp_path_factory.mktemp("integers") / "out"
+    return run, export(run, folder, index="none", platforms=("cpu",))
+
+
+def test_the_script_takes_integers_as_the_shell_has_them(with_integers, capsys):
+    run, folder = with_integers
+    main_of_script = runpy.run_path(str(SCRIPT))["main"]
+    assert main_of_script([str(folder), "--contexts", str(2**63), "9"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert found == run.candidates(np.array([2**63, 9], np.uint64)).tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{folder}/none", "--contexts", "7"], "is no export: it has no export.json"),
+        (["{folder}", "--contexts", "7", "ann"], "unknown context 'ann'"),
+        (["{folder}", "--contexts", "7", "--search", "faiss"], "no index of faiss"),
+        (["{folder}", "--features", "{folder}/none.npy"], "give --contexts"),
+    ],
+)
+def test_what_the_script_cannot_answer_is_one_line(with_integers, capsys, arguments, words):
+    told = [text.format(folder=with_integers[1]) for text in arguments]
+    assert runpy.run_path(str(SCRIPT))["main"](told) == 2
+    out, err = capsys.readouterr()
+    assert words in err
+    assert (out, err.count("\n")) == ("", 1)
+
+
 def test_ids_that_json_does_not_hold_are_refused(tmp_path):
     data = from_triples([0.5, 1.5], ["a", "b"], [1.0, 2.0])
     with pytest.raises(ConfigError, match=r"context id 0\.5 is a float"):
@@ -294,11 +342,67 @@ def test_the_card_says_what_it_is(exported):
         assert line in text
 
 
+def test_the_card_of_data_in_memory_has_no_settings_of_a_generated_problem(exported):
+    text = (exported()[1] / "CARD.md").read_text()
+    assert "- data of your own, 300 items, 12 contexts" in text
+    for line in ("environment: synthetic", "num_items: ", "num_contexts: ", "num_features: "):
+        assert f"- {line}" not in text
+
+
+def test_the_card_of_a_generated_problem_has_all_settings(tmp_path):
+    run = prepare(TrainConfig(num_contexts=5, num_items=6, num_candidates=2, num_steps=1))
+    text = (export(run, tmp_path / "out", index="none") / "CARD.md").read_text()
+    assert "of your own" not in text
+    assert all(f"- {line}" in text for line in ("environment: synthetic", "num_items: 6"))
+
+
+@pytest.mark.slow
+def test_the_card_of_a_changed_catalogue_says_whose_figures_it_has(tmp_path):
+    config = TrainConfig(num_candidates=K, num_steps=2, eval_every=2, seeds=(0,))
+    run = train(config, make_data()).without_items(ITEMS[:5])
+    text = (export(run, tmp_path / "out", index="none") / "CARD.md").read_text()
+    assert "N = 295" in text
+    assert "- data of your own, 295 items, 12 contexts" in text
+    assert f"policy_value: {run.metrics[-1]['policy_value']:.5g}" in text
+    assert (
+        "these figures are those of training, on the catalogue and the contexts of that time"
+        in text
+    )
+    assert "nothing of items and contexts that came or went" in text
+
+
 def test_masks_are_spoken_of(tmp_path):
     data = make_data(eligible=np.random.default_rng(0).uniform(size=(len(USERS), len(ITEMS))) < 0.5)
     folder = export(make_run(data), tmp_path / "out", index="none")
     assert manifest_of(folder)["masks"]
     assert "Training masked items by context" in (folder / "CARD.md").read_text()
+
+
+@pytest.mark.parametrize("towers", ["ids", "features and ids"])
+@pytest.mark.parametrize("search", ["exact", "faiss", "usearch"])
+def test_items_that_were_taken_out_are_not_in_the_export(changed, towers, search):
+    """They were the best of every context."""
+    run, gone, folder = changed[towers]
+    server = Server(folder, search)
+    found = server.candidates(questions(run, server))
+    np.testing.assert_array_equal(found, run.candidates(USERS))
+    assert not np.isin(found, gone).any()
+    assert not set(gone) & set(json.loads((folder / "items.json").read_text()))
+    assert (manifest_of(folder)["num_items"], server.items.shape[1]) == (300 - len(gone),) * 2
+    assert not manifest_of(folder)["masks"]
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory, as_a_user):
+    """Two runs of two experts, what was taken out of each, and their exports."""
+    made = {}
+    for name, context_tower in (("ids", "ids"), ("features and ids", "features")):
+        whole = make_run(num_experts=2, context_tower=context_tower, item_tower="ids")
+        gone = np.unique(whole.candidates(USERS)[:, 0]).tolist()
+        run = whole.without_items(gone[:1]).without_items(gone[1:])
+        folder = tmp_path_factory.mktemp("changed") / name
+        made[name] = run, gone, export(run, folder, platforms=("cpu",))
+    return made
 
 
 def test_an_encoder_of_your_own_is_read_off_its_program(tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from browser import WIDTHS, look_at
@@ -70,6 +71,37 @@ def test_shares_of_groups_add_up():
 def test_counts_that_are_none_are_refused(counts):
     with pytest.raises(ValueError, match="counts"):
         gini(counts)
+
+
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ([], r"counts has shape \(0,\)"),
+        ([1, np.nan], "counts holds nan for item 1"),
+        ([1, 2, -3.5], r"counts holds -3\.5 for item 2"),
+        ([np.inf], "counts holds inf for item 0"),
+    ],
+)
+def test_a_count_that_is_none_is_named(counts, words):
+    for function in (gini, coverage, lorenz):
+        with pytest.raises(ValueError, match=words):
+            function(counts)
+
+
+@pytest.mark.parametrize("size", [1e308, 1e-300, 1.0])
+def test_shares_do_not_depend_on_the_size_of_counts(size):
+    counts = size * np.array([1.0, 0.5, 1.0, 0.0])
+    assert gini([size] * 3) == pytest.approx(0)
+    assert gini([size, 0]) == gini([5e-324, 0]) == 0.5
+    assert gini(counts) == pytest.approx(gini([2, 1, 2, 0]))
+    assert lorenz(counts)[1] == pytest.approx(lorenz([2, 1, 2, 0])[1])
+    assert group_shares(counts, list("abab"))[0].places == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("groups", [["a", None, "b"], [1.0, np.nan, 2.0]])
+def test_an_item_without_a_group_is_named(groups):
+    with pytest.raises(ValueError, match=r"groups holds (None|nan) for item 1"):
+        group_shares([1, 2, 3], groups)
 
 
 # Fairness
@@ -134,12 +166,21 @@ def test_a_fair_order_measures_less_than_a_random_one_and_that_less_than_a_segre
         (np.arange(12) < 3, {"num_in_group": 2}, "holds 3 items"),
         (np.stack([np.arange(12) < 3, np.arange(12) < 4]), {}, "the same items"),
         (np.arange(12) < 3, {"every": 12}, "parity"),
+        (np.zeros((0, 20), bool), {}, r"in_group has shape \(0, 20\)"),
     ],
 )
 def test_a_ranking_that_cannot_be_measured_is_refused(ranking, options, words):
     for function in MEASURES.values():
         with pytest.raises(ValueError, match=words):
             function(ranking, **options)
+
+
+def test_cut_offs_between_positions_are_refused(monkeypatch):
+    """As users have it: without the checks of types that the tests have."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for function in MEASURES.values():
+        with pytest.raises(ValueError, match=r"every is 2\.5; expected a whole number"):
+            function(np.arange(12) < 3, every=2.5)
 
 
 # Calibration
@@ -166,6 +207,8 @@ def test_reliability_has_wilsons_interval_and_leaves_out_what_is_below_the_first
     assert (found.low, found.high) == pytest.approx((middle - half, middle + half), abs=1e-6)
     with pytest.raises(ValueError, match="hits"):
         reliability(np.array([0.5]), np.array([101]), 100)
+    with pytest.raises(ValueError, match="claimed is nan for pair 1"):
+        reliability(np.array([0.5, np.nan]), np.array([1, 2]), 100)
 
 
 # Groups
@@ -212,14 +255,16 @@ def test_groups_of_no_item_of_the_run_are_refused():
 # A trained run
 
 
+SMALL = {
+    "num_contexts": 40, "num_items": 30, "num_candidates": 4, "batch_size": 16,
+    "embedding_dim": 4, "seeds": (0, 1), "num_steps": 20, "eval_every": 10,
+    "ranking_length": 2, "init_scale": 1.0,
+}  # fmt: skip
+
+
 def folder_of(path: Path, **changes) -> Path:
     """A tiny run in a folder of its own."""
-    small = {
-        "num_contexts": 40, "num_items": 30, "num_candidates": 4, "batch_size": 16,
-        "embedding_dim": 4, "seeds": (0, 1), "num_steps": 20, "eval_every": 10,
-        "ranking_length": 2, "init_scale": 1.0,
-    }  # fmt: skip
-    run, folder = prepare(TrainConfig(**(small | changes))), RunFolder(path)
+    run, folder = prepare(TrainConfig(**(SMALL | changes))), RunFolder(path)
     folder.open(run)
     for progress in training_loop(run):
         folder.follow(run, progress)
@@ -410,7 +455,7 @@ def test_what_runs_lack_is_said_and_the_others_are_shown(two_seeds, tmp_path):
     cut, empty, given = (
         shutil.copytree(two_seeds, tmp_path / n) for n in ("cut", "empty", "given")
     )
-    files = [file for file in (cut / "checkpoint").rglob("*") if file.is_file()]
+    files = [file for file in (cut / "checkpoint" / "20").rglob("*") if file.is_file()]
     largest = max(files, key=lambda file: file.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-1])
     (empty / "metrics.jsonl").write_text("")
@@ -441,6 +486,35 @@ def test_a_run_in_memory_without_embeddings_has_everything_else(tmp_path):
     assert seen.count("img") == 7
 
 
+@pytest.mark.slow
+def test_a_folder_without_rewards_shows_candidates_and_dashes_for_what_takes_rewards(tmp_path):
+    """The late stage and the rewards that stand in for those of the run are not on the page."""
+    data = from_matrix(np.random.default_rng(0).uniform(size=(20, 30)))
+    run, folder = prepare(TrainConfig(**SMALL), data), RunFolder(tmp_path / "kept")
+    folder.open(run)
+    for progress in training_loop(run):
+        folder.follow(run, progress)
+    folder.close(run)
+    again = count_places(load_run(tmp_path / "kept"))
+    np.testing.assert_array_equal(again.candidates, count_places(run).candidates)
+    assert again.shown is again.best is None
+    groups = tmp_path / "groups.csv"
+    groups.write_text("item,group\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(30)))
+    text = report([tmp_path / "kept", run], tmp_path / "report.html", groups=groups).read_text()
+    rows = [re.findall(r"<td.*?>\s*(.*?)\s*</td>", row, re.S) for row in text.split("<tr")]
+    of_folder = [row for row in rows if "kept" in "".join(row[:1]) and "–" in row]
+    assert [[cell == "–" for cell in row] for row in of_folder] == [
+        [False] * 4 + [True] * 4,  # coverage and Gini of what is shown and of the best K
+        *[[False] * 4 + [True] * 2 + [False] * 3] * 2,  # of both groups
+    ]
+    seen = Tags(text)
+    assert seen.text.count("kept: what is shown and the best K are not known") == 2
+    alone = Tags(report([tmp_path / "kept"], tmp_path / "alone.html").read_text())
+    assert "Lorenz curve of what is shown" in seen.text
+    assert "Lorenz curve of what is shown" not in alone.text
+    assert "Lorenz curve of the candidates" in alone.text
+
+
 def test_runs_are_told_apart_by_as_much_of_their_folders_as_it_takes(tmp_path):
     paths = [tmp_path / "a" / "x", tmp_path / "b" / "x", tmp_path / "a" / "y"]
     assert name_apart(paths) == ["a/x", "b/x", "a/y"]
@@ -460,6 +534,11 @@ def test_a_label_is_short_and_prints():
         (["{run}/not_there"], "is no folder"),
         (["{run}", "--out", "{run}"], "expected the name of a page"),
         (["{run}", "--out", "report.txt"], "expected the name of a page"),
+        (
+            ["{run}", "--out", "{run}/RUN.md/page.html"],
+            "RUN.md is no folder; choose a page in a folder",
+        ),
+        (["{run}", "--out", "{run}/RUN.md/deep/page.html"], "RUN.md is no folder"),
         (["{run}", "--groups", "{run}/none.csv"], "no such file"),
         (["{run}", "--groups", "{run}/config.yaml"], "unknown extension"),
     ],

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ class Server:
         if search != "exact" and search not in manifest["indexes"]:
             raise ValueError(f"the export has no index of {search}, only {[*manifest['indexes']]}")
         self.items = load_file(self.folder / manifest["items"]["embeddings"])["embeddings"]
-        self.item_ids = np.array(json.loads((self.folder / manifest["items"]["ids"]).read_text()))
+        ids = json.loads((self.folder / manifest["items"]["ids"]).read_text())
+        self.item_ids = np.array(ids, object)  # as they are: of large integers NumPy makes floats
         self.tower = manifest["context_tower"]
         program = (self.folder / self.tower["program"]).read_bytes()
         self.program = jax.export.deserialize(bytearray(program))
@@ -51,7 +53,7 @@ class Server:
         self.indexes = open_indexes(self.folder, search, manifest["indexes"].get(search))
 
     def candidates(self, contexts: Any) -> np.ndarray:
-        """Item ids [B, K] of B context ids, or of features [B, F]."""
+        """Item ids object[B, K], strings or ints, of B context ids, or of features [B, F]."""
         return self.item_ids[self.rows(contexts)]
 
     def rows(self, contexts: Any) -> np.ndarray:
@@ -73,10 +75,13 @@ class Server:
                     f"features are {features.shape}; expected (B, {self.tower['width']})"
                 )
             return features
-        try:
-            return np.array([self.row_of[label] for label in contexts], np.int32)
-        except KeyError as unknown:
-            raise ValueError(f"unknown context {unknown}") from None
+        labels = list(contexts)
+        for label in labels:
+            if (
+                isinstance(label, float) or label not in self.row_of
+            ):  # a float may have been rounded
+                raise ValueError(f"unknown context {label!r}")
+        return np.array([self.row_of[label] for label in labels], np.int32)
 
     def retrieve(self, queries: np.ndarray) -> np.ndarray:
         """K rows a context, int[B, K], from embeddings [B, M, D]."""
@@ -120,9 +125,13 @@ def fill_slots(orders: list[np.ndarray], quotas: list[int]) -> np.ndarray:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """export.json, once every file is as it was written."""
+    if not (folder / "export.json").is_file():
+        raise ValueError(f"{folder} is no export: it has no export.json")
     manifest = json.loads((folder / "export.json").read_text())
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"{folder} has format {manifest['format']}; this server reads {FORMAT}")
+    if manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder} has format {manifest.get('format')}; this server reads {FORMAT}"
+        )
     for name in {file.name for file in folder.iterdir()} | {*manifest["sums"]}:
         if name == "export.json":
             continue
@@ -167,7 +176,7 @@ def open_indexes(folder: Path, search: str, known: dict[str, Any] | None) -> lis
     return [partial(ask, index=load(file)) for file in files]
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path, help="what `rankpg export` wrote")
     asked = parser.add_mutually_exclusive_group(required=True)
@@ -175,15 +184,29 @@ def main(argv: list[str] | None = None) -> None:
     asked.add_argument("--features", type=Path, metavar="FILE.npy", help="numbers [B, F]")
     parser.add_argument("--search", choices=("exact", "faiss", "usearch"), default="exact")
     arguments = parser.parse_args(argv)
-    server = Server(arguments.folder, arguments.search)
-    contexts = arguments.contexts
-    if arguments.features:
-        contexts = np.load(arguments.features, allow_pickle=False)
-    elif all(isinstance(label, int) for label in server.row_of):
-        contexts = [int(label) for label in contexts]
-    for ids in server.candidates(contexts).tolist():
+    try:
+        answers = answer(arguments)
+    except (OSError, ValueError, TypeError, EOFError, ImportError) as error:
+        print(f"serve.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    for ids in answers:
         print(json.dumps(ids))
+    return 0
+
+
+def answer(arguments: argparse.Namespace) -> list[list[Any]]:
+    """Item ids of every context that was asked for."""
+    server = Server(arguments.folder, arguments.search)
+    takes = server.tower["takes"]
+    if arguments.features:
+        if takes != "features":
+            raise ValueError("this export's contexts are ids: give --contexts, not --features")
+        return server.candidates(np.load(arguments.features, allow_pickle=False)).tolist()
+    if takes == "features":
+        raise ValueError("this export's context tower reads features: give --features FILE.npy")
+    by_text = {str(label): label for label in server.row_of}  # integers, as the shell has them
+    return server.candidates([by_text.get(text, text) for text in arguments.contexts]).tolist()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -5,11 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from rankpg.environments.synthetic import Synthetic
 from rankpg.run import Run
 
 __all__ = ["card"]
 
 _METRICS = ("policy_value", "share_of_optimum", "candidate_recall")
+
+_OF_A_NAMED_PROBLEM = {
+    "environment", "path", "columns", "missing", "duplicates", "num_contexts", "num_items",
+    "num_features", "noise_scale",
+}  # fmt: skip
+"""Settings that say nothing of data or an environment that were handed over."""
 
 
 def card(run: Run, seed: int, manifest: dict[str, Any]) -> str:
@@ -31,7 +38,7 @@ def card(run: Run, seed: int, manifest: dict[str, Any]) -> str:
         "Indices": [_index_line(name, index) for name, index in manifest["indexes"].items()]
         or ["none: search the embeddings exactly"],
         "Data": _data(manifest["data"]),
-        "Settings": [f"{k}: {v}" for k, v in dataclasses.asdict(run.config).items()],
+        "Settings": _settings(run, manifest),
         "Versions": [f"{k}: {v}" for k, v in manifest["versions"].items()],
         "Limits": _limits(run, manifest),
     }
@@ -48,7 +55,19 @@ def _measured(run: Run, seed: int) -> list[str]:
         f"{name}: {row[name]:.5g}" for row in rows for name in _METRICS if row.get(name) is not None
     ]
     stops = [sentence for sentence in run.stopped() if sentence.startswith(f"seed {seed} ")]
-    return [*(lines or ["never evaluated"]), *stops]
+    then = ["these figures are those of training, on the catalogue and the contexts of that time"]
+    return [*(lines + then if lines else ["never evaluated"]), *stops]
+
+
+def _settings(run: Run, manifest: dict[str, Any]) -> list[str]:
+    """Those that hold: data that were in memory have none of a generated problem."""
+    settings = dataclasses.asdict(run.config)
+    if run.config.environment != "synthetic" or isinstance(run.environment, Synthetic):
+        return [f"{k}: {v}" for k, v in settings.items()]
+    what = "an environment" if run.dataset is None else "data"
+    sizes = f"{manifest['num_items']} items, {run.environment.num_contexts} contexts"
+    held = [f"{k}: {v}" for k, v in settings.items() if k not in _OF_A_NAMED_PROBLEM]
+    return [f"{what} of your own, {sizes}", *held]
 
 
 def _index_line(name: str, index: dict[str, Any]) -> str:
@@ -80,7 +99,8 @@ def _limits(run: Run, manifest: dict[str, Any]) -> list[str]:
         else "The context tower takes any features; far from those it was trained on it guesses."
     )
     lines = [
-        f"Value and candidate recall are those under this run's environment and late stage, {judged}.",
+        "Value and candidate recall are those of training, under its environment and late stage, "
+        f"{judged}; they say nothing of items and contexts that came or went afterwards.",
         known,
         "The catalogue is the one that was exported: a new item needs another export.",
         "Recall of an index is measured on contexts of the run. Others may be harder.",

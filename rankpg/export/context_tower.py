@@ -15,11 +15,19 @@ import numpy as np
 from jax import export as jax_export
 from jax import lax
 
+from rankpg.environments.restricted import Restricted
 from rankpg.pipeline import Pipeline
 from rankpg.settings import ConfigError
 from rankpg.types import Array, Environment, Float, Params
 
-__all__ = ["LARGEST_BATCH", "PLATFORMS", "ContextTower", "context_tower", "widen"]
+__all__ = [
+    "LARGEST_BATCH",
+    "PLATFORMS",
+    "ContextTower",
+    "context_tower",
+    "widen",
+    "without_restriction",
+]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
@@ -71,6 +79,7 @@ def context_tower(
         raise ConfigError(
             f"--platforms is {' '.join(platforms) or 'empty'}; expected some of {', '.join(PLATFORMS)}"
         )
+    environment = without_restriction(environment)
     tree = params, environment
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     used = _used(pipeline, tree)
@@ -96,6 +105,11 @@ def context_tower(
             "may help, or an encoder that works for any number of contexts"
         ) from error
     return ContextTower(program, given, width)
+
+
+def without_restriction(environment: Environment) -> Environment:
+    """The environment with all of its items: contexts are the same in it, and so are its own masks."""
+    return environment.whole if isinstance(environment, Restricted) else environment
 
 
 def _function(pipeline: Pipeline, tree: Any, kept: dict[str, Any], reads: bool) -> Callable:

@@ -24,7 +24,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from rankpg.export.card import card
-from rankpg.export.context_tower import LARGEST_BATCH, PLATFORMS
+from rankpg.export.context_tower import LARGEST_BATCH, PLATFORMS, without_restriction
 from rankpg.export.indexes import INDEXES, ItemIndex, check_installed, kind_for
 from rankpg.export.parts import Parts, ids_of, take_parts
 from rankpg.export.recall import choose_effort, exact_rows, measure
@@ -175,7 +175,7 @@ def _manifest(parts: Parts, indexes: dict[str, Any]) -> dict[str, Any]:
     """Everything about the folder, but for the sums of its files."""
     run, tower = parts.run, parts.tower
     config, quotas = run.config.to_dict(), [int(quota) for quota in run.pipeline.quotas]
-    first = run.environment.eligible(jnp.int32(0), jnp.zeros(1, jnp.int32))
+    first = without_restriction(run.environment).eligible(jnp.int32(0), jnp.zeros(1, jnp.int32))
     experts, count, dim = parts.items.shape
     return {
         "format": FORMAT,

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankpg.contexts import choose_contexts
+from rankpg.environments.restricted import Restricted
 from rankpg.export.context_tower import ContextTower, context_tower, widen
 from rankpg.run import Run, evaluation_contexts
 from rankpg.settings import ConfigError
 from rankpg.types import Embeddings
 
-__all__ = ["Parts", "ids_of", "take_parts"]
+__all__ = ["Parts", "ids_of", "kept_rows", "take_parts"]
 
 _JUDGING = 1000
 """Contexts that recall is measured on, at most."""
@@ -30,7 +31,7 @@ class Parts:
     seed: int
     params: Any
     items: np.ndarray
-    """float32[M, N, D]"""
+    """float32[M, N, D], of the items that `kept_rows` keeps"""
     tower: ContextTower
     queries: np.ndarray
     """float32[B, M, D]: embeddings of the contexts that recall is measured on."""
@@ -68,7 +69,9 @@ def take_parts(run: Run, seed: int | None, platforms: Sequence[str]) -> Parts:
         encoded: Any = encode(params, environment, jnp.zeros(1, jnp.int32))
         return widen(encoded.items)
 
-    items = np.ascontiguousarray(embed_items(params, run.environment))
+    kept = kept_rows(run)
+    items = np.asarray(embed_items(params, run.environment))
+    items = np.ascontiguousarray(items if kept is None else items[:, kept])
     _check_finite(f"the embeddings of items of seed {seed}", items)
     tower = context_tower(run.pipeline, params, run.environment, platforms)
     return Parts(run, seed, params, items, tower, _queries(run, params, tower))
@@ -109,15 +112,23 @@ def _queries(run: Run, params: Any, tower: ContextTower) -> np.ndarray:
     return wanted[::-1]
 
 
+def kept_rows(run: Run) -> np.ndarray | None:
+    """Row numbers of the items that the run may still hand over, ascending; None: all of them."""
+    world = run.environment
+    return np.flatnonzero(np.asarray(world.allowed)) if isinstance(world, Restricted) else None
+
+
 def ids_of(run: Run, side: str) -> list[int] | list[str]:
-    """Ids of all rows of a side, context or item, as JSON holds them exactly.
+    """Ids of a side, context or item, as JSON holds them exactly: of all contexts, and of the kept items.
 
     Raises:
       ConfigError: ids that are neither all strings nor all integers.
     """
-    if run.dataset is None:
-        return list(range(getattr(run.environment, f"num_{side}s")))
-    ids = getattr(run.dataset, f"{side}_ids").ids.tolist()
+    ids = np.arange(getattr(run.environment, f"num_{side}s"))
+    if run.dataset is not None:
+        ids = getattr(run.dataset, f"{side}_ids").ids
+    kept = kept_rows(run) if side == "item" else None
+    ids = (ids if kept is None else ids[kept]).tolist()
     if not (all(type(x) is str for x in ids) or all(type(x) is int for x in ids)):
         odd = next(x for x in ids if type(x) is not type(ids[0]) or type(x) not in (str, int))
         raise ConfigError(

@@ -62,7 +62,7 @@ def reliability(
       The bins that hold a pair, in ascending order.
 
     Raises:
-      ValueError: shapes that differ, or hits that R draws cannot have.
+      ValueError: shapes that differ, claims that are no numbers, or hits that R draws cannot have.
 
     >>> curve = reliability(np.array([0.1, 0.1, 0.6]), np.array([9, 13, 60]), 100, edges=[0.0, 0.5, 1.0])
     >>> [(b.pairs, b.claimed, b.observed) for b in curve]
@@ -78,6 +78,9 @@ def reliability(
         )
     if np.any((hits < 0) | (hits > num_draws)):
         raise ValueError(f"hits go up to {hits.max()}; expected 0 to num_draws, {num_draws}")
+    if np.any(np.isnan(claimed)):
+        pair = np.flatnonzero(np.isnan(claimed))[0]
+        raise ValueError(f"claimed is nan for pair {pair}; expected a probability for each of them")
     bounds = EDGES if edges is None else np.asarray(edges, float)
     place = np.minimum(np.searchsorted(bounds, claimed, side="right") - 1, len(bounds) - 2)
     bins = []

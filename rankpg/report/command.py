@@ -60,7 +60,11 @@ def report(
         subjects.append(subject)
     if not subjects:
         raise ConfigError("none of the runs can be read. " + ". ".join(unreadable))
-    write(_page(subjects, unreadable), file)
+    page = _page(subjects, unreadable)
+    try:
+        write(page, file)
+    except OSError as error:
+        raise ConfigError(f"--out {file} cannot be written: {error}; choose another") from error
     return file
 
 
@@ -107,4 +111,9 @@ def _page_file(out: str | os.PathLike[str]) -> Path:
     file = Path(out)
     if file.suffix.lower() not in (".html", ".htm") or file.is_dir():
         raise ConfigError(f"--out {file}: expected the name of a page, such as report.html")
+    folder = next((parent for parent in file.parents if os.path.lexists(parent)), Path())
+    if not folder.is_dir():
+        raise ConfigError(f"--out {file}: {folder} is no folder; choose a page in a folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {file}: the folder {folder} cannot be written; choose another")
     return file

@@ -102,7 +102,7 @@ def group_shares(counts: ArrayLike, groups: ArrayLike) -> list[GroupShare]:
       groups: the group of every item, [N].
 
     Raises:
-      ValueError: as `lorenz`, and groups of another length.
+      ValueError: as `lorenz`, groups of another length, and an item whose group is None or NaN.
 
     >>> [(s.group, s.items, s.places, s.ratio) for s in group_shares([3, 0, 1], ["new", "old", "old"])]
     [('old', 0.667, 0.25, 0.375), ('new', 0.333, 0.75, 2.25)]
@@ -111,6 +111,12 @@ def group_shares(counts: ArrayLike, groups: ArrayLike) -> list[GroupShare]:
     if labels.shape != places.shape:
         raise ValueError(
             f"groups has shape {labels.shape}; expected one group for each of the {len(places)} items"
+        )
+    none = [row for row, label in enumerate(labels.tolist()) if label is None or label != label]
+    if none:
+        raise ValueError(
+            f"groups holds {labels.tolist()[none[0]]} for item {none[0]}; expected a group for each, such as "
+            "'(no group)'"
         )
     names, member = np.unique(labels, return_inverse=True)
     size = np.bincount(member)
@@ -123,11 +129,18 @@ def group_shares(counts: ArrayLike, groups: ArrayLike) -> list[GroupShare]:
 
 
 def _counts(counts: ArrayLike) -> np.ndarray:
+    """The counts; very large or small ones scaled, so that sums neither overflow nor lose them."""
     values = np.asarray(counts, float)
-    if values.ndim != 1 or not values.size or not np.all(np.isfinite(values) & (values >= 0)):
+    if values.ndim != 1 or not values.size:
         raise ValueError(
-            f"counts has shape {values.shape}; expected a list of finite numbers of at least 0, one an item"
+            f"counts has shape {values.shape}; expected a list of numbers of at least 0, one an item"
         )
-    if values.sum() == 0:
+    wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
+    if wrong.size:
+        raise ValueError(
+            f"counts holds {values[wrong[0]]} for item {wrong[0]}; expected finite numbers of at least 0"
+        )
+    largest = values.max()
+    if largest == 0:
         raise ValueError("counts are all 0: no item had a place, so there are no shares of places")
-    return values
+    return values if 2.0**-53 < largest < 2.0**53 else values / largest

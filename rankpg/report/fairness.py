@@ -47,7 +47,8 @@ def rnd(
       A number in [0, 1] for each ranking, [...].
 
     Raises:
-      ValueError: a group that is empty or everything, counts that cannot be, fewer positions than `every`.
+      ValueError: a group that is empty or everything, counts that cannot be, no ranking, or an `every` that
+        is no whole number of 2 up to the positions.
 
     >>> ranking = np.array([1, 1, 1, 1, 0, 0, 0, 0], bool)
     >>> float(rnd(ranking, every=2)), float(rnd(ranking[::-1], every=2))  # as unfair as it gets
@@ -119,6 +120,10 @@ def _measure(
         raise ValueError(
             f"in_group is {ranking.dtype} of shape {ranking.shape}; expected bool[..., n], best first"
         )
+    if not ranking.size:
+        raise ValueError(
+            f"in_group has shape {ranking.shape}: there is no ranking to measure; expected bool[..., n]"
+        )
     length = ranking.shape[-1]
     total = length if num_items is None else num_items
     listed = np.asarray(ranking.sum(axis=-1))
@@ -157,9 +162,10 @@ def largest_sum(distance: Distance, cutoffs: np.ndarray, members: int, total: in
 
 
 def _check(listed: np.ndarray, length: int, total: int, members: int, every: int) -> None:
-    if every < 2 or every > length:
+    if not isinstance(every, int | np.integer) or not 2 <= every <= length:
         raise ValueError(
-            f"every is {every}; expected 2 (log2(1) is 0) to the length of the ranking, {length}"
+            f"every is {every}; expected a whole number from 2 (log2(1) is 0) to the length of the ranking, "
+            f"{length}"
         )
     if total < length:
         raise ValueError(f"num_items is {total}, but the ranking has {length} items already")

@@ -23,7 +23,16 @@ from rankpg.report.measure import (
     rank_items,
 )
 from rankpg.run import Run
-from rankpg.run_folder import CARD, DATA, METRICS, load_config, load_run, read_metrics, versions
+from rankpg.run_folder import (
+    CARD,
+    DATA,
+    METRICS,
+    SAVED,
+    load_config,
+    load_run,
+    read_metrics,
+    versions,
+)
 from rankpg.settings import ConfigError
 
 __all__ = ["MOST_GROUPS", "GroupRow", "Subject", "measure", "name_apart", "read"]
@@ -114,10 +123,11 @@ def read(source: Path | Run, name: str, place: int) -> tuple[Subject, Callable[[
 
 def _load(folder: Path) -> Run:
     run = load_run(folder)
-    if run.dataset is None and (folder / DATA).exists():
+    if run.dataset is None and (folder / DATA).exists():  # a generated problem would stand in
         raise ConfigError(
-            "it was trained on data that were handed over in Python; report the run itself instead of its "
-            "folder: rankpg.report.report([run], out)"
+            f"it was trained on data that were handed over in Python, and {folder / SAVED}, which holds what "
+            "the folder keeps of them, is missing: copy the folder again, or report the run itself: "
+            "rankpg.report.report([run], out)"
         )
     return run
 

@@ -17,6 +17,7 @@ import numpy as np
 from jax import lax
 
 from rankpg.contexts import choose_contexts
+from rankpg.environments.restricted import knows_rewards
 from rankpg.evaluate import evaluation_block
 from rankpg.inclusion import log_inclusion, log_inclusion_sum
 from rankpg.listing import list_catalogue
@@ -54,10 +55,10 @@ class Exposure:
     num_contexts: int
     candidates: np.ndarray
     """int[seeds, N]: in how many contexts it was a candidate"""
-    shown: np.ndarray
-    """int[seeds, N]: in how many it was shown"""
-    best: np.ndarray
-    """int[N]: in how many it was among the K items of largest reward"""
+    shown: np.ndarray | None
+    """int[seeds, N]: in how many it was shown; None where no reward is known, so that no late stage is"""
+    best: np.ndarray | None
+    """int[N]: in how many it was among the K items of largest reward; None where no reward is known"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +128,10 @@ def _by_context(
 
 
 def count_places(run: Run) -> Exposure:
-    """How often each item is a candidate, is shown, and is among the best, over at most 2000 contexts."""
+    """How often each item is a candidate, is shown, and is among the best, over at most 2000 contexts.
+
+    Of a run that knows no rewards, candidates alone.
+    """
     pipeline, num_items = run.pipeline, run.environment.num_items
     contexts = judged_contexts(run, _MOST_CONTEXTS)
     num_candidates = sum(pipeline.quotas)
@@ -144,11 +148,12 @@ def count_places(run: Run) -> Exposure:
 
     seeds = _by_context(run, contexts, places, len(run.config.seeds))
     count = partial(np.bincount, minlength=num_items)
+    known = knows_rewards(run.environment)
     return Exposure(
         num_contexts=contexts.shape[0],
         candidates=np.stack([count(candidates.ravel()) for candidates, _ in seeds]),
-        shown=np.stack([count(shown.ravel()) for _, shown in seeds]),
-        best=count(_by_context(run, contexts, best)[0].ravel()),
+        shown=np.stack([count(shown.ravel()) for _, shown in seeds]) if known else None,
+        best=count(_by_context(run, contexts, best)[0].ravel()) if known else None,
     )
 
 

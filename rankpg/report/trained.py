@@ -11,6 +11,7 @@ from rankpg.report.calibration import calibration_error, reliability
 from rankpg.report.exposure import coverage, gini, group_shares
 from rankpg.report.fairness import MEASURES
 from rankpg.report.gather import MOST_GROUPS, Subject
+from rankpg.report.measure import Exposure
 from rankpg.report.page import Panel, Section, Table
 from rankpg.summary import mean_interval
 
@@ -27,6 +28,13 @@ _EXACT_ONLY = (
     "The estimator approximates nothing, so this is the exact probability alone (bars: 95 % binomial "
     "intervals): it should stay on the dashed line, and if it does not, the draws are not those of the "
     "policy, which is a fault to report."
+)
+
+
+_NO_REWARDS = (
+    "what is shown and the best K are not known, because nothing is known of what items earn: a run folder "
+    "keeps no rewards that were in memory, and items that came later have none; report the run that was "
+    "trained, while it is in memory: rankpg.report.report([run], out)"
 )
 
 
@@ -94,21 +102,19 @@ def _errors(subject: Subject) -> tuple[str, str, str, str]:
 def exposure(subjects: Sequence[Subject]) -> Section:
     """Coverage, Gini, Lorenz curves."""
     having = [subject for subject in subjects if subject.exposure is not None]
-    notes = _lacking(subjects, "exposure")
+    notes = _lacking(subjects, "exposure") + _unrewarded(having)
     if not having:
         return Section("Item exposure", notes=notes)
     rows = []
     for subject in having:
         found = subject.exposure
         assert found is not None
-        sides = (found.candidates, found.shown)
         figures = [
-            _over_seeds([measure(of_seed) for of_seed in side])
-            for side in sides
+            "–" if side is None else _over_seeds([measure(of_seed) for of_seed in side])
+            for side in _sides(found)
             for measure in (coverage, gini)
         ]
-        best = f"{coverage(found.best):.3f}", f"{gini(found.best):.3f}"
-        rows.append((subject.name, f"{found.num_contexts:,}", *figures, *best))
+        rows.append((subject.name, f"{found.num_contexts:,}", *figures))
     head = (
         "run", "contexts", "coverage, candidates", "Gini, candidates", "coverage, shown",
         "Gini, shown", "coverage, best K", "Gini, best K",
@@ -122,15 +128,26 @@ def exposure(subjects: Sequence[Subject]) -> Section:
     panels = [
         Panel(
             f"Lorenz curve of {what}",
-            pictures.lorenz_curves(having, counts),
+            pictures.lorenz_curves(drawn, counts),
             f"The further a curve sags below the diagonal, the fewer items share the places among {what}: if "
             "it sags far more than the best K of the table do, the policy has narrowed without need, so try "
             "a higher temperature, a smaller init_scale or shorter training.",
         )
         for what, counts in _SIDES
+        if (drawn := [subject for subject in having if counts(subject) is not None])
     ]
     words = "Of greedy candidates and of the late stage's greedy ranking; the curves are of the first seed."
     return Section("Item exposure", words, [Table(head, rows, told, colors)], panels, notes)
+
+
+def _sides(found: Exposure) -> tuple[np.ndarray | None, ...]:
+    """Counts of candidates, of what is shown, of the best K, each [seeds, N]; None where unknown."""
+    return found.candidates, found.shown, None if found.best is None else found.best[None]
+
+
+def _unrewarded(subjects: Sequence[Subject]) -> list[str]:
+    """Why a dash stands for what is shown and the best."""
+    return [f"{s.name}: {_NO_REWARDS}" for s in subjects if s.exposure and s.exposure.best is None]
 
 
 def _candidates(subject: Subject) -> np.ndarray | None:
@@ -138,7 +155,8 @@ def _candidates(subject: Subject) -> np.ndarray | None:
 
 
 def _shown(subject: Subject) -> np.ndarray | None:
-    return None if subject.exposure is None else subject.exposure.shown[0]
+    found = subject.exposure
+    return None if found is None or found.shown is None else found.shown[0]
 
 
 _SIDES: tuple[tuple[str, Callable[[Subject], np.ndarray | None]], ...] = (
@@ -159,6 +177,7 @@ def groups(subjects: Sequence[Subject]) -> Section:
         return Section(title, notes=notes)
     every = dict.fromkeys(row.group for subject in having for row in subject.group_rows)
     names = list(every)[:MOST_GROUPS]
+    notes += _unrewarded(having)
     notes += [
         f"{subject.name}: {count} groups, of which the largest are here"
         for subject in having
@@ -209,13 +228,18 @@ def _group_rows(subject: Subject, names: Sequence[str]) -> list[tuple[str, ...]]
     """A row for each of the named groups."""
     found, of_item = subject.exposure, _groups_of(subject)
     assert found is not None
-    sides = (found.candidates, found.shown, found.best[None])
-    places = [[{s.group: s for s in group_shares(x, of_item)} for x in side] for side in sides]
+    places = [
+        [{s.group: s for s in group_shares(x, of_item)} for x in side] if side is not None else []
+        for side in _sides(found)
+    ]
     rows = []
     for row in subject.group_rows:
         if row.group not in names:
             continue
-        shares = [_over_seeds([of_seed[row.group].places for of_seed in side]) for side in places]
+        shares = [
+            _over_seeds([of_seed[row.group].places for of_seed in side]) if side else "–"
+            for side in places
+        ]
         parity = [_over_seeds(row.parity[name]) if row.parity else "–" for name in MEASURES]
         size = f"{places[0][0][row.group].items:.3f}"
         rows.append((subject.name, row.group, size, *shares, *parity))
