@@ -147,4 +147,8 @@ def _assembled(run: Any, data: Dataset) -> Pipeline:
         reward_transform=before.reward_transform,
         optimizer=before.optimizer,
     )
-    return dataclasses.replace(pipeline, training_contexts=before.training_contexts)
+    return dataclasses.replace(  # who is new neither trains nor judges
+        pipeline,
+        training_contexts=before.training_contexts,
+        judging_contexts=before.judging_contexts,
+    )

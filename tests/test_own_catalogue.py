@@ -19,7 +19,7 @@ from rankpg.config import ConfigError
 from rankpg.environments import Features, from_matrix, from_table
 from rankpg.environments.triples import UnknownIdError, UnknownIdWarning
 from rankpg.live import Retriever
-from rankpg.run import evaluate_run, prepare, train, training_loop
+from rankpg.run import evaluate_run, evaluation_contexts, prepare, train, training_loop
 from rankpg.run_folder import RunFolder, load_run
 
 ENABLE_X64 = False
@@ -233,6 +233,18 @@ def test_new_contexts_ask_with_their_features(run):
     np.testing.assert_allclose(twin, [scores[item][2] for item in scores], atol=1e-6)  # u2 is 14
     assert asked.known(["new", "u0", "none"]).tolist() == [True, True, False]
     np.testing.assert_array_equal(asked.pipeline.training_contexts, np.arange(CONTEXTS))
+
+
+@pytest.mark.parametrize("held_out", [0, 2])
+def test_who_judged_judges_on_and_nobody_else(held_out):
+    run = prepare(settings(held_out_contexts=held_out), shop_data())
+    before = evaluation_contexts(run).tolist()
+    asked = run.with_contexts({"user": ["new", "twin"], "age": [50.0, 14.0]})
+    for later in (asked, asked.with_items(NEW).without_items("s3")):
+        assert evaluation_contexts(later).tolist() == before
+        training = set(later.pipeline.training_contexts.tolist())
+        assert training == set(run.pipeline.training_contexts.tolist())
+        assert not held_out or not training & {*before}
 
 
 def test_a_run_without_ids_says_so():
