@@ -247,6 +247,46 @@ def test_who_judged_judges_on_and_nobody_else(held_out):
         assert not held_out or not training & {*before}
 
 
+BIG = [1, 2**63 + 5, 2**64 - 1, 7, 8, 9]
+
+
+def numbered(ids, **towers):
+    """A run that nobody trained, whose contexts and items have these ids."""
+    rows = np.eye(len(ids), dtype=np.float32)
+    data = from_matrix(
+        rows + 1, context_ids=ids, item_ids=ids, context_features=rows, item_features=rows
+    )
+    return prepare(settings(seeds=(0,), **towers), data)
+
+
+@pytest.mark.parametrize("ids", [BIG, np.array(BIG, np.uint64), pd.Series(BIG)])
+def test_ids_that_need_all_of_64_bits_stay_what_they_are(ids):
+    run = numbered(ids)
+    assert run.dataset.item_ids.ids.dtype == np.uint64
+    assert run.dataset.item_ids.ids.tolist() == BIG
+    assert run.known([1, 2**63 + 5, 2**63 + 6, 9]).tolist() == [True, True, False, True]
+    found = run.candidates(np.array(BIG[:2], np.uint64)).tolist()
+    assert run.candidates(BIG[:2]).tolist() == found
+    assert run.candidates(BIG[1]).tolist() == found[1:]
+    assert sorted(run.candidates(1, eligible=BIG[:3])[0].tolist()) == sorted(BIG[:3])
+    with pytest.warns(UnknownIdWarning, match="such as 9223372036854775814"):
+        run.candidates([1, 2**63 + 6], unknown="mean")
+    assert run.without_items(BIG[:2]).dataset.item_ids.ids.tolist() == BIG[2:]
+    row = np.ones((1, 6), np.float32)
+    for more in ([77], np.array([77]), [2**64 - 2]):
+        wider = run.with_items(row, more).dataset.item_ids.ids
+        assert (wider.dtype, wider.tolist()) == (np.uint64, [*BIG, *more])
+    refusal(lambda: run.with_items(row, [-1]), "no type of 64 bits holds", "make them text")
+
+
+def test_ids_of_both_signs_and_one_type():
+    small = numbered(np.array([3, 4, 5, 6], np.uint64), num_experts=1)
+    wider = small.with_items(np.ones((1, 4)), [-1]).dataset.item_ids.ids
+    assert (wider.dtype, wider.tolist()) == (np.int64, [3, 4, 5, 6, -1])
+    wider = numbered([3, 4, 5, 6]).with_items(np.ones((1, 4)), np.array([2**60 + 1], np.uint64))
+    assert wider.dataset.item_ids.ids.tolist()[-1] == 2**60 + 1
+
+
 def test_a_run_without_ids_says_so():
     run = prepare(TrainConfig(num_contexts=5, num_items=9, num_candidates=2, seeds=(0,)))
     refusal(lambda: run.without_items([1]), "has no ids", error=ConfigError)

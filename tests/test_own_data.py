@@ -106,6 +106,15 @@ def test_categories_of_polars_and_pandas_are_ids_and_values_as_text():
     same(from_table(frame), from_table(RATINGS))
 
 
+def test_large_ids_are_told_apart_in_a_mapping():
+    ids = [1, 2**63 + 5, 2**63 + 6]
+    table = {"user": ids, "item": ids, "value": [1.0, 2.0, 3.0]}
+    data = from_table(table, contexts={"user": ids[::-1]}, items={"item": ids[:2]}, unknown="drop")
+    assert data.context_ids.ids.tolist() == ids[1::-1]
+    assert data.item_ids.ids.tolist() == ids[:2]
+    refusal(lambda: from_matrix(np.eye(2), item_ids=[1, 2**64]), "18446744073709551616", "text")
+
+
 # Features.
 
 

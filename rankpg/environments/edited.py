@@ -10,9 +10,9 @@ import numpy as np
 
 from rankpg.environments.catalogue import Catalogue
 from rankpg.environments.dataset import Dataset
+from rankpg.environments.ids import IdMap, id_array
 from rankpg.environments.restricted import Restricted
 from rankpg.environments.stored import Ratings, RewardMatrix
-from rankpg.environments.triples import IdMap
 from rankpg.types import Environment
 
 __all__ = ["add_contexts", "add_items", "remove_items"]
@@ -79,7 +79,10 @@ def add_contexts(data: Dataset, ids: np.ndarray, features: np.ndarray) -> Datase
 
 
 def _appended(ids: IdMap, more: np.ndarray) -> IdMap:
-    return IdMap(np.concatenate([ids.ids, more]), ids.kind)
+    """With more ids at the end; what no type of NumPy's holds together goes by way of Python's own."""
+    if ids.ids.dtype.kind == more.dtype.kind:
+        return IdMap(np.concatenate([ids.ids, more]), ids.kind)
+    return IdMap(id_array([*ids.ids.tolist(), *more.tolist()], ids.kind), ids.kind)
 
 
 def _without_cells(world: Environment) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from rankpg.environments.arrow_table import arrow, decoded
 from rankpg.environments.columns import column_role
 from rankpg.environments.csv_table import whole_numbers
-from rankpg.environments.triples import TableError, is_empty
+from rankpg.environments.ids import TableError, id_array, is_empty
 
 __all__ = ["Frame", "kind_of", "objects"]
 
@@ -90,9 +90,8 @@ class Frame:
             raise TableError(
                 f"{self.where(int(np.argmax(empty)), name)}: the id is empty: fill it in or remove the row"
             )
-        if ids.dtype == object:
-            ids = np.array(ids.tolist())
-        if ids.dtype.kind not in "iufbUM":
+        ids = id_array(ids, f"{self.source}, column {name!r}:")
+        if ids.dtype.kind == "S":
             raise TableError(f"{self.source}: column {name!r} cannot hold ids: {kind_of(ids)}")
         ids = whole_numbers(ids) if self.is_text else ids
         _, first, count = np.unique(ids, return_index=True, return_counts=True)
