@@ -235,6 +235,25 @@ def test_new_contexts_ask_with_their_features(run):
     np.testing.assert_array_equal(asked.pipeline.training_contexts, np.arange(CONTEXTS))
 
 
+def test_contexts_come_and_items_do_not_where_items_went_from_a_table_of_ids():
+    run = prepare(settings(item_tower="ids", hidden=(4,), embedding_dim=4), shop_data())
+    less = run.without_items(["s2", "s5"])
+    asked = less.with_contexts({"user": ["new", "twin"], "age": [50.0, 14.0]})
+    kept = [item for item in SHOP["sku"] if item not in ("s2", "s5")]
+    check_candidates(asked, ("new", "twin"), eligible=kept)
+    found = asked.candidates(["new", "twin"])
+    np.testing.assert_array_equal(found, asked.candidates(["new", "twin"], eligible=kept))
+    np.testing.assert_array_equal(found[1], less.candidates("u2")[0])  # who is 14
+    for changed in (less, asked):
+        refusal(lambda r=changed: r.with_items(NEW), "its item tower embeds ids", error=ConfigError)
+    np.testing.assert_array_equal(
+        run.with_contexts({"user": ["new"], "age": [50.0]})
+        .without_items(["s2", "s5"])
+        .candidates("new"),
+        asked.candidates("new"),
+    )
+
+
 @pytest.mark.parametrize("held_out", [0, 2])
 def test_who_judged_judges_on_and_nobody_else(held_out):
     run = prepare(settings(held_out_contexts=held_out), shop_data())
