@@ -63,7 +63,7 @@ def _asked(run: Any, contexts: Any) -> np.ndarray:
     asked = np.atleast_1d(labels_of(contexts) if run.dataset else np.asarray(contexts))
     whole = run.dataset or np.issubdtype(asked.dtype, np.integer)
     if not whole or asked.ndim > 1 or not asked.size:
-        kind = np.asarray(contexts).dtype
+        kind = "ids" if run.dataset else asked.dtype
         raise ValueError(
             f"contexts is {kind}{list(asked.shape)}; expected one context id or a list of them"
         )

@@ -72,8 +72,9 @@ def _dataset(run: Any, side: str | None = None) -> Dataset:
 
 
 def _no_row(side: str) -> ConfigError:
+    one = f"an {side}" if side == "item" else f"a {side}"
     return ConfigError(
-        f"{side}s cannot be added to this run: its {side} tower embeds ids, and a {side} that training never "
+        f"{side}s cannot be added to this run: its {side} tower embeds ids, and {one} that training never "
         f"saw has no embedding. Train with {side} features and --{side}-tower features (or adapter, given)"
     )
 

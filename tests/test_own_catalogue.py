@@ -245,7 +245,11 @@ def test_contexts_come_and_items_do_not_where_items_went_from_a_table_of_ids():
     np.testing.assert_array_equal(found, asked.candidates(["new", "twin"], eligible=kept))
     np.testing.assert_array_equal(found[1], less.candidates("u2")[0])  # who is 14
     for changed in (less, asked):
-        refusal(lambda r=changed: r.with_items(NEW), "its item tower embeds ids", error=ConfigError)
+        refusal(
+            lambda r=changed: r.with_items(NEW),
+            "its item tower embeds ids, and an item that",
+            error=ConfigError,
+        )
     np.testing.assert_array_equal(
         run.with_contexts({"user": ["new"], "age": [50.0]})
         .without_items(["s2", "s5"])
@@ -304,6 +308,54 @@ def test_ids_of_both_signs_and_one_type():
     assert (wider.dtype, wider.tolist()) == (np.int64, [3, 4, 5, 6, -1])
     wider = numbered([3, 4, 5, 6]).with_items(np.ones((1, 4)), np.array([2**60 + 1], np.uint64))
     assert wider.dataset.item_ids.ids.tolist()[-1] == 2**60 + 1
+
+
+def test_text_is_text_whatever_array_it_comes_in():
+    text = ["a", "b", "c", "d"]
+    for ids in (
+        pd.Series(text, dtype=object),
+        pd.Series(text, dtype="string"),
+        np.array(text, object),
+    ):
+        run = numbered(ids)
+        assert run.dataset.item_ids.ids.dtype == "<U1"
+        for more in (["long"], pd.Series(["long"], dtype=object), np.array(["long"], object)):
+            assert run.with_items(np.ones((1, 4)), more).dataset.item_ids.ids[-1] == "long"
+        assert run.known(pd.Series(["b", "long"], dtype=object)).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("ids", "parts"),
+    [
+        ([77.5], ["ids are float64", "the run int64", "bring both to one type"]),
+        ([77.0], ["ids are float64", "bring both to one type"]),
+        (["77"], ["ids are <U2", "bring both to one type"]),
+        (np.array(["2020-01-01"], "M8[D]"), ["ids are datetime64[us]", "bring both to one type"]),
+        ([True], ["item ids are bool, such as True", "whole numbers"]),
+        (np.array([True]), ["item ids are bool, such as True"]),
+        ([""], ["item ids, row 0", "the id is empty"]),
+        ([None], ["item ids, row 0", "the id is empty"]),
+        (np.array(["NaT"], "M8[D]"), ["item ids, row 0", "the id is empty"]),
+        ([["a"]], ["item ids must be a list"]),
+    ],
+)
+def test_new_ids_that_are_none(ids, parts):
+    run = numbered([3, 4, 5, 6])
+    refusal(lambda: run.with_items(np.ones((1, 4)), ids), *parts)
+
+
+def test_questions_that_are_none(run):
+    numbers = numbered([0, 1, 2, 3])
+    refusal(lambda: numbers.candidates(True), "unknown user True", error=UnknownIdError)
+    refusal(lambda: numbers.candidates([0, True]), "unknown user True", error=UnknownIdError)
+    refusal(lambda: numbers.without_items([True]), "unknown item True", error=UnknownIdError)
+    assert numbers.known([0, True, 4, None]).tolist() == [True, False, False, False]
+    for unknown in ("error", "mean"):
+        for asked, shape in (([["u3", "zz"]], "[1, 2]"), ([], "[0]")):
+            refusal(
+                lambda a=asked, u=unknown: run.candidates(a, unknown=u),
+                f"contexts is ids{shape}; expected one context id or a list", error=ValueError,
+            )  # fmt: skip
 
 
 def test_a_run_without_ids_says_so():

@@ -115,6 +115,26 @@ def test_large_ids_are_told_apart_in_a_mapping():
     refusal(lambda: from_matrix(np.eye(2), item_ids=[1, 2**64]), "18446744073709551616", "text")
 
 
+@pytest.mark.parametrize(
+    ("ids", "parts"),
+    [
+        (["a", None, ""], ["row 1", "the id is empty"]),
+        (["a", "b", ""], ["row 2", "the id is empty"]),
+        ([1, np.nan, np.nan], ["row 1", "the id is empty"]),
+        (np.array([1, np.nan, 2]), ["row 1", "the id is empty"]),
+        ([True, False, True], ["item ids are bool"]),
+        (["a", 1, 2], ["item ids mix several types, int, str"]),
+        ([1.5, 2.5, 2**63 + 1], ["item ids mix several types, float, int"]),
+        (["a", "b", "c\0"], ["null character"]),
+        ([-1, 2**63, 3], ["no type of 64 bits", "make them text"]),
+        ([("a",), ("b",), "c"], ["several types"]),
+        ("abc", ["must be a list"]),
+    ],
+)
+def test_ids_in_memory_that_are_none(ids, parts):
+    refusal(lambda: from_matrix(np.eye(3), item_ids=ids), *parts)
+
+
 # Features.
 
 
