@@ -26,6 +26,7 @@ __all__ = [
     "id_array",
     "id_kind",
     "is_empty",
+    "is_missing",
     "labels_of",
 ]
 
@@ -242,11 +243,12 @@ def is_empty(labels: np.ndarray) -> np.ndarray:
     if labels.dtype.kind in "US":
         return np.char.str_len(np.char.strip(labels)) == 0
     if labels.dtype.kind == "O":
-        return np.array([_is_none(x) for x in labels.tolist()], bool)
+        return np.array([is_missing(x) for x in labels.tolist()], bool)
     return labels != labels  # NaN, NaT
 
 
-def _is_none(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
+    """None, "", NaN, NaT, or pandas' NA."""
     if isinstance(value, str):
         return not value
     if value is None or type(value).__name__ == "NAType":  # pandas' equals nothing, and is no bool
