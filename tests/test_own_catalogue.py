@@ -330,7 +330,7 @@ def test_text_is_text_whatever_array_it_comes_in():
         ([77.5], ["ids are float64", "the run int64", "bring both to one type"]),
         ([77.0], ["ids are float64", "bring both to one type"]),
         (["77"], ["ids are <U2", "bring both to one type"]),
-        (np.array(["2020-01-01"], "M8[D]"), ["ids are datetime64[us]", "bring both to one type"]),
+        (np.array(["2020-01-01"], "M8[D]"), ["ids are datetime64[D]", "bring both to one type"]),
         ([True], ["item ids are bool, such as True", "whole numbers"]),
         (np.array([True]), ["item ids are bool, such as True"]),
         ([""], ["item ids, row 0", "the id is empty"]),

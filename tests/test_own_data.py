@@ -273,12 +273,16 @@ def test_dates_are_ids_whatever_their_unit():
     made = [
         from_table(ratings.astype({"item": f"datetime64[{unit}]"}), items={"item": items})
         for unit, items in (
-            ("ns", np.array(DAYS, "M8[D]")), ("us", np.array(DAYS, "M8[s]")), ("s", times), ("ns", python),
+            ("us", np.array(DAYS, "M8[s]")), ("s", times), ("ns", python),
         )
     ]  # fmt: skip
     made.append(from_table(ratings, items=pl.DataFrame({"item": python})))
     for data in made:
         same(data, made[0])
+    days = [np.array(DAYS, "M8[D]"), [time.date() for time in python]]
+    made += [from_table(ratings, items={"item": items}) for items in days]
+    assert {data.item_ids[0].item() for data in made[-2:]} == {python[0].date()}
+    for data in made:
         for asked in (
             np.array(DAYS, "M8[ns]"),
             np.array(DAYS, "M8[D]"),

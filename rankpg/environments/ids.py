@@ -30,8 +30,8 @@ __all__ = [
     "labels_of",
 ]
 
-_TIME = "datetime64[us]"
-"""The one unit of dates: the finest that Python's own hold."""
+_DAY, _TIME = "datetime64[D]", "datetime64[us]"
+"""The units of dates and of times: those of Python's own. A day is found by its midnight."""
 
 
 class TableError(ValueError):
@@ -70,14 +70,15 @@ class IdMap:
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", id_array(self.ids, self.kind))
         if len(self._row_of) < len(self.ids):
-            twice = next(x for row, x in enumerate(self.ids.tolist()) if self._row_of[x] != row)
+            labels = enumerate(labels_of(self.ids).tolist())
+            twice = next(x for row, x in labels if self._row_of[x] != row)
             raise TableError(
                 f"{self.kind} id {twice!r} occurs twice in the list of ids: make it unique"
             )
 
     @functools.cached_property
     def _row_of(self) -> dict[Any, int]:
-        return {label: row for row, label in enumerate(self.ids.tolist())}
+        return {label: row for row, label in enumerate(labels_of(self.ids).tolist())}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -178,7 +179,7 @@ def id_array(ids: ArrayLike, kind: str) -> np.ndarray:
     if array.dtype == object:
         array = _of_one_type(array, kind)
     if array.dtype.kind == "M":
-        same = array.astype(_TIME)
+        same = array.astype(_DAY if np.datetime_data(array.dtype)[0] in "YMWD" else _TIME)
         if (same != array).any():
             row = int(np.argmax(same != array))
             raise TableError(
@@ -229,7 +230,8 @@ def _of_one_type(array: np.ndarray, kind: str) -> np.ndarray:
 def _times(values: np.ndarray) -> np.ndarray:
     """Python's dates and times, and pandas' with their nanoseconds."""
     fine = [getattr(x, "nanosecond", 0) for x in values.tolist()]
-    times = np.array([_label(x) for x in values.tolist()], _TIME)
+    days = not any(isinstance(x, datetime.datetime) for x in values.tolist())
+    times = np.array([_label(x) for x in values.tolist()], _TIME).astype(_DAY if days else _TIME)
     return times.astype("datetime64[ns]") + np.array(fine, "m8[ns]") if any(fine) else times
 
 

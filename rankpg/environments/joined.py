@@ -13,7 +13,7 @@ from rankpg.environments.arrow_table import arrow_triples, is_table, to_arrow
 from rankpg.environments.catalogue import catalogue
 from rankpg.environments.dataset import Dataset, LeftOut
 from rankpg.environments.described import Described, describe
-from rankpg.environments.ids import exact_array
+from rankpg.environments.ids import exact_array, labels_of
 from rankpg.environments.orientation import check_orientation, check_shape
 from rankpg.environments.ratings import (
     RELATIVE_NOISE,
@@ -220,8 +220,8 @@ def _joined(
 
 def _are_in(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Which of these ids are among the others, by equality in Python's sense: 1 is no "1"."""
-    held = set(others.tolist())
-    return np.array([label in held for label in ids.tolist()], bool)
+    held = set(labels_of(others).tolist())
+    return np.array([label in held for label in labels_of(ids).tolist()], bool)
 
 
 def _kept(table: Triples, known: np.ndarray) -> Triples:
@@ -250,12 +250,12 @@ def _aligned(table: Matrix, sides: list[Described | None]) -> tuple[Matrix, list
         if side is None:
             continue
         ids: IdMap = getattr(table, f"{kind}_ids")
-        named = set(ids.ids.tolist()) & set(side.ids.tolist())
+        named = set(labels_of(ids.ids).tolist()) & set(labels_of(side.ids).tolist())
         if not named and np.array_equal(ids.ids, np.arange(len(ids))):
             changes[f"{kind}_ids"] = IdMap(side.ids, kind)
             continue
         if len(named) < len(ids):
-            stranger = next(label for label in ids.ids.tolist() if label not in named)
+            stranger = next(label for label in labels_of(ids.ids).tolist() if label not in named)
             raise TableError(
                 f"{table.source}: the {kind} id {stranger!r} of the matrix is not in {side.source} "
                 f"({len(ids) - len(named)} are not): add them there"
