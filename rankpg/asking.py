@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankpg.candidates import greedy, greedy_of_mean
-from rankpg.environments.triples import UnknownIdWarning
+from rankpg.environments.ids import UnknownIdWarning, labels_of
 
 __all__ = ["candidates", "context_rows", "known"]
 
@@ -21,12 +21,9 @@ def candidates(run: Any, contexts: Any, seed: int | None, unknown: Any, eligible
         raise ValueError(f"unknown: expected error or mean, got {unknown!r}")
     if seed is not None and seed not in run.config.seeds:
         raise ValueError(f"seed {seed} was not trained; the run has {run.config.seeds}")
-    if unknown == "error":
-        rows = context_rows(run, contexts)
-        asked, fits = np.atleast_1d(np.asarray(contexts)), np.ones(len(rows), bool)
-    else:
-        asked, fits = np.atleast_1d(np.asarray(contexts)), known(run, contexts)
-        rows = context_rows(run, asked[fits]) if fits.any() else np.zeros(0, np.int32)
+    asked = _asked(run, contexts)
+    fits = np.ones(len(asked), bool) if unknown == "error" else known(run, asked)
+    rows = context_rows(run, asked[fits]) if fits.any() else np.zeros(0, np.int32)
     if not fits.all():
         warnings.warn(
             f"{int(np.sum(~fits))} of {len(fits)} contexts ({np.mean(~fits):.1%}) are unknown, such as "
@@ -42,18 +39,16 @@ def candidates(run: Any, contexts: Any, seed: int | None, unknown: Any, eligible
 
 def known(run: Any, contexts: Any) -> np.ndarray:
     """`Run.known`."""
-    asked = np.atleast_1d(np.asarray(contexts))
     if run.dataset:
-        return np.asarray(run.dataset.context_ids.find(asked) >= 0)
-    _check_rows(asked)
+        return np.atleast_1d(run.dataset.context_ids.find(contexts) >= 0)
+    asked = _asked(run, contexts)
     return np.asarray((asked >= 0) & (asked < run.environment.num_contexts))
 
 
 def context_rows(run: Any, contexts: Any) -> np.ndarray:
     """`Run.context_rows`."""
-    rows = np.asarray(run.dataset.context_ids.rows(contexts) if run.dataset else contexts)
-    _check_rows(rows)
-    rows = np.atleast_1d(rows)
+    asked = _asked(run, contexts)
+    rows = run.dataset.context_ids.rows(asked) if run.dataset else asked
     outside = rows[(rows < 0) | (rows >= run.environment.num_contexts)]
     if outside.size:
         raise ValueError(
@@ -63,11 +58,16 @@ def context_rows(run: Any, contexts: Any) -> np.ndarray:
     return rows
 
 
-def _check_rows(rows: np.ndarray) -> None:
-    if not np.issubdtype(rows.dtype, np.integer) or rows.ndim > 1 or not rows.size:
+def _asked(run: Any, contexts: Any) -> np.ndarray:
+    """A list of contexts: ids as they are looked up, or row numbers where there are no ids."""
+    asked = np.atleast_1d(labels_of(contexts) if run.dataset else np.asarray(contexts))
+    whole = run.dataset or np.issubdtype(asked.dtype, np.integer)
+    if not whole or asked.ndim > 1 or not asked.size:
+        kind = "ids" if run.dataset else asked.dtype
         raise ValueError(
-            f"contexts is {rows.dtype}{list(rows.shape)}; expected one context id or a list of them"
+            f"contexts is {kind}{list(asked.shape)}; expected one context id or a list of them"
         )
+    return asked
 
 
 def _answers(
@@ -132,7 +132,7 @@ def _allowed_items(eligible: Any, item_rows: Any, count: int, num_items: int) ->
         raise ValueError(
             f"eligible is {given.dtype}{list(given.shape)}; expected a list of item ids, or a mask"
         )
-    rows = np.asarray(item_rows(given))
+    rows = np.asarray(item_rows(eligible))  # an array would make floats of [1, 2**63]
     if rows.dtype.kind not in "iu" or ((rows < 0) | (rows >= num_items)).any():
         raise ValueError(
             f"eligible holds what is no item; expected numbers from 0 to {num_items - 1}"

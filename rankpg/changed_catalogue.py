@@ -18,8 +18,8 @@ from rankpg.environments.dataset import Dataset
 from rankpg.environments.described import describe
 from rankpg.environments.edited import add_contexts, add_items, remove_items
 from rankpg.environments.features import feature_rows
+from rankpg.environments.ids import IdMap, TableError, id_array, id_kind
 from rankpg.environments.restricted import Restricted, knows_rewards
-from rankpg.environments.triples import IdMap, TableError
 from rankpg.memory import check_memory
 from rankpg.pipeline import Pipeline, assemble
 from rankpg.settings import ConfigError
@@ -41,7 +41,7 @@ def with_items(run: Any, items: Any, item_ids: Any = None) -> Any:
 def without_items(run: Any, item_ids: Any) -> Any:
     """`Run.without_items`."""
     data = _dataset(run)
-    rows = np.unique(data.item_ids.rows(np.atleast_1d(np.asarray(item_ids))))
+    rows = np.unique(data.item_ids.rows(item_ids))
     if len(rows) == len(data.item_ids):
         raise ValueError("without_items: no item would be left")
     if not isinstance(data.environment, Restricted):
@@ -72,8 +72,9 @@ def _dataset(run: Any, side: str | None = None) -> Dataset:
 
 
 def _no_row(side: str) -> ConfigError:
+    one = f"an {side}" if side == "item" else f"a {side}"
     return ConfigError(
-        f"{side}s cannot be added to this run: its {side} tower embeds ids, and a {side} that training never "
+        f"{side}s cannot be added to this run: its {side} tower embeds ids, and {one} that training never "
         f"saw has no embedding. Train with {side} features and --{side}-tower features (or adapter, given)"
     )
 
@@ -92,13 +93,13 @@ def _rows(data: Dataset, side: str, table: Any, ids: Any) -> tuple[np.ndarray, n
         found = describe(table, featurizer, side)
         new, rows = found.ids, found.features
     else:
-        new = np.atleast_1d(np.asarray(ids))
+        given = ids if isinstance(ids, np.ndarray) else np.asarray(ids, object)
+        new = IdMap(id_array(np.atleast_1d(given), side), side).ids
         rows = feature_rows(table, f"{side}s", len(new))
-        IdMap(new, side)
     if rows is None or rows.shape[1] != width:
         have = 0 if rows is None else rows.shape[1]
         raise TableError(f"{side}s: {have} features a row; expected {width}, as in training")
-    if (new.dtype.kind in "US") != (known.ids.dtype.kind in "US"):
+    if id_kind(new) != id_kind(known.ids):
         raise TableError(
             f"{side}s: ids are {new.dtype}, and those of the run {known.ids.dtype}: bring both to one type"
         )
@@ -147,4 +148,8 @@ def _assembled(run: Any, data: Dataset) -> Pipeline:
         reward_transform=before.reward_transform,
         optimizer=before.optimizer,
     )
-    return dataclasses.replace(pipeline, training_contexts=before.training_contexts)
+    return dataclasses.replace(  # who is new neither trains nor judges
+        pipeline,
+        training_contexts=before.training_contexts,
+        judging_contexts=before.judging_contexts,
+    )

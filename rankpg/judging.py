@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankpg.config import ConfigError, TrainConfig
-from rankpg.contexts import choose_contexts, split_contexts
+from rankpg.contexts import choose_contexts
 from rankpg.diagnostics import Diagnostics, diagnose, number_of_draws
 from rankpg.environments.restricted import knows_rewards
 from rankpg.evaluate import evaluate, share_aligned
@@ -158,8 +158,7 @@ def seed_keys(config: TrainConfig, stream: str) -> Any:
 
 def evaluation_contexts(run: Run) -> Int[jax.Array, "contexts"]:
     """The contexts on which a run is judged: those held out, if any; at most `eval_contexts`."""
-    _, judging = split_contexts(run.environment.num_contexts, run.config.held_out_contexts)
-    return jnp.asarray(choose_contexts(judging, run.config.eval_contexts))
+    return jnp.asarray(choose_contexts(run.pipeline.judging_contexts, run.config.eval_contexts))
 
 
 def _number(value: Any) -> float | None:

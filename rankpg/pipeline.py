@@ -75,6 +75,8 @@ class Pipeline:
     draws_per_context: int
     training_contexts: np.ndarray
     """The contexts that a batch is drawn from."""
+    judging_contexts: np.ndarray
+    """The contexts that an evaluation chooses from: those held out, if any."""
     retrieval: Choice
     """dense, streamed or sharded, and why"""
     placement: Placement | OneDevice
@@ -215,6 +217,7 @@ def assemble(
     placement = OneDevice()
     if retrieval.name == "sharded":
         placement = place_on(config.mesh, environment.num_items, config.num_candidates)
+    training, judging = split_contexts(environment.num_contexts, config.held_out_contexts)
     pipeline = Pipeline(
         encoder=encoder,
         temperature=config.temperature,
@@ -228,7 +231,8 @@ def assemble(
         adaptive_learning_rate=bool(config.adaptive_learning_rate),
         batch_size=config.batch_size,
         draws_per_context=config.draws_per_context,
-        training_contexts=split_contexts(environment.num_contexts, config.held_out_contexts)[0],
+        training_contexts=training,
+        judging_contexts=judging,
         retrieval=retrieval,
         placement=placement,
         recall_depth=config.recall_depth,

@@ -19,7 +19,7 @@ from rankpg.config import ConfigError
 from rankpg.environments import Features, from_matrix, from_table
 from rankpg.environments.triples import UnknownIdError, UnknownIdWarning
 from rankpg.live import Retriever
-from rankpg.run import evaluate_run, prepare, train, training_loop
+from rankpg.run import evaluate_run, evaluation_contexts, prepare, train, training_loop
 from rankpg.run_folder import RunFolder, load_run
 
 ENABLE_X64 = False
@@ -233,6 +233,129 @@ def test_new_contexts_ask_with_their_features(run):
     np.testing.assert_allclose(twin, [scores[item][2] for item in scores], atol=1e-6)  # u2 is 14
     assert asked.known(["new", "u0", "none"]).tolist() == [True, True, False]
     np.testing.assert_array_equal(asked.pipeline.training_contexts, np.arange(CONTEXTS))
+
+
+def test_contexts_come_and_items_do_not_where_items_went_from_a_table_of_ids():
+    run = prepare(settings(item_tower="ids", hidden=(4,), embedding_dim=4), shop_data())
+    less = run.without_items(["s2", "s5"])
+    asked = less.with_contexts({"user": ["new", "twin"], "age": [50.0, 14.0]})
+    kept = [item for item in SHOP["sku"] if item not in ("s2", "s5")]
+    check_candidates(asked, ("new", "twin"), eligible=kept)
+    found = asked.candidates(["new", "twin"])
+    np.testing.assert_array_equal(found, asked.candidates(["new", "twin"], eligible=kept))
+    np.testing.assert_array_equal(found[1], less.candidates("u2")[0])  # who is 14
+    for changed in (less, asked):
+        refusal(
+            lambda r=changed: r.with_items(NEW),
+            "its item tower embeds ids, and an item that",
+            error=ConfigError,
+        )
+    np.testing.assert_array_equal(
+        run.with_contexts({"user": ["new"], "age": [50.0]})
+        .without_items(["s2", "s5"])
+        .candidates("new"),
+        asked.candidates("new"),
+    )
+
+
+@pytest.mark.parametrize("held_out", [0, 2])
+def test_who_judged_judges_on_and_nobody_else(held_out):
+    run = prepare(settings(held_out_contexts=held_out), shop_data())
+    before = evaluation_contexts(run).tolist()
+    asked = run.with_contexts({"user": ["new", "twin"], "age": [50.0, 14.0]})
+    for later in (asked, asked.with_items(NEW).without_items("s3")):
+        assert evaluation_contexts(later).tolist() == before
+        training = set(later.pipeline.training_contexts.tolist())
+        assert training == set(run.pipeline.training_contexts.tolist())
+        assert not held_out or not training & {*before}
+
+
+BIG = [1, 2**63 + 5, 2**64 - 1, 7, 8, 9]
+
+
+def numbered(ids, **towers):
+    """A run that nobody trained, whose contexts and items have these ids."""
+    rows = np.eye(len(ids), dtype=np.float32)
+    data = from_matrix(
+        rows + 1, context_ids=ids, item_ids=ids, context_features=rows, item_features=rows
+    )
+    return prepare(settings(seeds=(0,), **towers), data)
+
+
+@pytest.mark.parametrize("ids", [BIG, np.array(BIG, np.uint64), pd.Series(BIG)])
+def test_ids_that_need_all_of_64_bits_stay_what_they_are(ids):
+    run = numbered(ids)
+    assert run.dataset.item_ids.ids.dtype == np.uint64
+    assert run.dataset.item_ids.ids.tolist() == BIG
+    assert run.known([1, 2**63 + 5, 2**63 + 6, 9]).tolist() == [True, True, False, True]
+    found = run.candidates(np.array(BIG[:2], np.uint64)).tolist()
+    assert run.candidates(BIG[:2]).tolist() == found
+    assert run.candidates(BIG[1]).tolist() == found[1:]
+    assert sorted(run.candidates(1, eligible=BIG[:3])[0].tolist()) == sorted(BIG[:3])
+    with pytest.warns(UnknownIdWarning, match="such as 9223372036854775814"):
+        run.candidates([1, 2**63 + 6], unknown="mean")
+    assert run.without_items(BIG[:2]).dataset.item_ids.ids.tolist() == BIG[2:]
+    row = np.ones((1, 6), np.float32)
+    for more in ([77], np.array([77]), [2**64 - 2]):
+        wider = run.with_items(row, more).dataset.item_ids.ids
+        assert (wider.dtype, wider.tolist()) == (np.uint64, [*BIG, *more])
+    refusal(lambda: run.with_items(row, [-1]), "no type of 64 bits holds", "make them text")
+
+
+def test_ids_of_both_signs_and_one_type():
+    small = numbered(np.array([3, 4, 5, 6], np.uint64), num_experts=1)
+    wider = small.with_items(np.ones((1, 4)), [-1]).dataset.item_ids.ids
+    assert (wider.dtype, wider.tolist()) == (np.int64, [3, 4, 5, 6, -1])
+    wider = numbered([3, 4, 5, 6]).with_items(np.ones((1, 4)), np.array([2**60 + 1], np.uint64))
+    assert wider.dataset.item_ids.ids.tolist()[-1] == 2**60 + 1
+
+
+def test_text_is_text_whatever_array_it_comes_in():
+    text = ["a", "b", "c", "d"]
+    for ids in (
+        pd.Series(text, dtype=object),
+        pd.Series(text, dtype="string"),
+        np.array(text, object),
+    ):
+        run = numbered(ids)
+        assert run.dataset.item_ids.ids.dtype == "<U1"
+        for more in (["long"], pd.Series(["long"], dtype=object), np.array(["long"], object)):
+            assert run.with_items(np.ones((1, 4)), more).dataset.item_ids.ids[-1] == "long"
+        assert run.known(pd.Series(["b", "long"], dtype=object)).tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("ids", "parts"),
+    [
+        ([77.5], ["ids are float64", "the run int64", "bring both to one type"]),
+        ([77.0], ["ids are float64", "bring both to one type"]),
+        (["77"], ["ids are <U2", "bring both to one type"]),
+        (np.array(["2020-01-01"], "M8[D]"), ["ids are datetime64[D]", "bring both to one type"]),
+        ([True], ["item ids are bool, such as True", "whole numbers"]),
+        (np.array([True]), ["item ids are bool, such as True"]),
+        ([""], ["item ids, row 0", "the id is empty"]),
+        ([None], ["item ids, row 0", "the id is empty"]),
+        (np.array(["NaT"], "M8[D]"), ["item ids, row 0", "the id is empty"]),
+        ([["a"]], ["item ids must be a list"]),
+    ],
+)
+def test_new_ids_that_are_none(ids, parts):
+    run = numbered([3, 4, 5, 6])
+    refusal(lambda: run.with_items(np.ones((1, 4)), ids), *parts)
+
+
+def test_questions_that_are_none(run):
+    numbers = numbered([0, 1, 2, 3])
+    refusal(lambda: numbers.candidates(True), "unknown user True", error=UnknownIdError)
+    refusal(lambda: numbers.candidates([0, True]), "unknown user True", error=UnknownIdError)
+    refusal(lambda: numbers.without_items([True]), "unknown item True", error=UnknownIdError)
+    assert numbers.known([0, True, 4, None]).tolist() == [True, False, False, False]
+    for unknown in ("error", "mean"):
+        for asked, shape in (([["u3", "zz"]], "[1, 2]"), ([], "[0]")):
+            refusal(
+                lambda a=asked, u=unknown: run.candidates(a, unknown=u),
+                f"contexts is ids{shape}; expected one context id or a list", error=ValueError,
+            )  # fmt: skip
 
 
 def test_a_run_without_ids_says_so():

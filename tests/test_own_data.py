@@ -106,6 +106,35 @@ def test_categories_of_polars_and_pandas_are_ids_and_values_as_text():
     same(from_table(frame), from_table(RATINGS))
 
 
+def test_large_ids_are_told_apart_in_a_mapping():
+    ids = [1, 2**63 + 5, 2**63 + 6]
+    table = {"user": ids, "item": ids, "value": [1.0, 2.0, 3.0]}
+    data = from_table(table, contexts={"user": ids[::-1]}, items={"item": ids[:2]}, unknown="drop")
+    assert data.context_ids.ids.tolist() == ids[1::-1]
+    assert data.item_ids.ids.tolist() == ids[:2]
+    refusal(lambda: from_matrix(np.eye(2), item_ids=[1, 2**64]), "18446744073709551616", "text")
+
+
+@pytest.mark.parametrize(
+    ("ids", "parts"),
+    [
+        (["a", None, ""], ["row 1", "the id is empty"]),
+        (["a", "b", ""], ["row 2", "the id is empty"]),
+        ([1, np.nan, np.nan], ["row 1", "the id is empty"]),
+        (np.array([1, np.nan, 2]), ["row 1", "the id is empty"]),
+        ([True, False, True], ["item ids are bool"]),
+        (["a", 1, 2], ["item ids mix several types, int, str"]),
+        ([1.5, 2.5, 2**63 + 1], ["item ids mix several types, float, int"]),
+        (["a", "b", "c\0"], ["null character"]),
+        ([-1, 2**63, 3], ["no type of 64 bits", "make them text"]),
+        ([("a",), ("b",), "c"], ["several types"]),
+        ("abc", ["must be a list"]),
+    ],
+)
+def test_ids_in_memory_that_are_none(ids, parts):
+    refusal(lambda: from_matrix(np.eye(3), item_ids=ids), *parts)
+
+
 # Features.
 
 
@@ -174,6 +203,99 @@ def test_hashing_is_signed_stable_and_the_same_in_another_process():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == rows[:3].tolist()
+
+
+def alike(tables, folder):
+    """The features of the column c, the same of every table and of each as a CSV file."""
+    declared = Features(categorical=["c"], missing="indicate", scale="none", buckets=1024)
+    featurizer = declared.fit({"c": ["x"]})
+    found = [featurizer.transform(table) for table in tables]
+    for number, table in enumerate(tables):
+        if isinstance(table, pd.DataFrame):
+            table.to_csv(folder / f"{number}.csv", index=False)
+            found.append(featurizer.transform(folder / f"{number}.csv"))
+    for rows in found[1:]:
+        np.testing.assert_array_equal(rows, found[0])
+    return found[0]
+
+
+DAYS = ["2020-01-01", "2020-01-02", "2020-01-03"]
+TIMES = ["2020-01-01T12:30:00", "2020-01-02T00:00:00.25", "2020-01-03"]
+
+
+@pytest.mark.parametrize("text", [DAYS, TIMES])
+def test_a_time_is_one_category_whatever_it_comes_in(text, tmp_path):
+    times = np.array(text, "M8[ns]")
+    frame = pd.DataFrame({"c": pd.to_datetime(times)})
+    python = frame["c"].dt.to_pydatetime().tolist()
+    tables = [
+        *({"c": times.astype(f"M8[{unit}]")} for unit in ("ms", "us", "ns")),
+        {"c": text}, {"c": python}, frame, frame.astype("datetime64[us]"), frame.astype(str),
+        frame.assign(c=frame["c"].dt.tz_localize("UTC")), pl.DataFrame({"c": python}),
+    ]  # fmt: skip
+    if text is DAYS:
+        tables += [{"c": np.array(text, "M8[D]")}, pl.DataFrame({"c": python}).cast(pl.Date)]
+    rows = alike(tables, tmp_path)
+    assert len(np.unique(rows, axis=0)) == 3
+    lacking = pd.concat([frame, pd.DataFrame({"c": [pd.NaT]})])
+    others = [pl.from_pandas(lacking), {"c": np.array([*text, "NaT"], "M8[ns]")}]
+    more = alike([lacking, *others], tmp_path)
+    np.testing.assert_array_equal(more[:3], rows)
+    fitted = Features(categorical=["c"]).fit(frame)
+    for table in (lacking, *others):
+        refusal(lambda t=table: fitted.transform(t), "row 3", "'c'", "is missing")
+
+
+def test_a_whole_float_is_one_category_whatever_it_comes_in(tmp_path):
+    values = [1.0, 2.0, -3.0, 2.5, 1e16]
+    frame = pd.DataFrame({"c": values})
+    tables = [{"c": values}, {"c": ["1", "2.0", "-3", "2.5", "1e+16"]}, frame, pl.DataFrame(frame)]
+    alike(tables, tmp_path)
+    alike([{"c": [1.0, 2.0]}, {"c": [1, 2]}, {"c": ["1.0", "2"]}], tmp_path)
+    mixed = np.array([True, 1, 1.0, "True"], object)
+    rows = alike([{"c": mixed}, {"c": ["true", "1", "1", "true"]}], tmp_path)
+    assert len(np.unique(rows, axis=0)) == 2
+
+
+def test_durations_are_categories(tmp_path):
+    frame = pd.DataFrame({"c": pd.to_timedelta([1, 90_000], unit="s")})
+    lacking = pd.concat([frame, pd.DataFrame({"c": [pd.NaT]})])
+    found = Features(categorical=["c"], missing="indicate").fit({"c": ["x"]})
+    one, other = found.transform(frame), found.transform(lacking)
+    np.testing.assert_array_equal(other[:2], one)
+    np.testing.assert_array_equal(found.transform(pl.from_pandas(lacking)), other)
+
+
+def test_dates_are_ids_whatever_their_unit():
+    times = pd.to_datetime(DAYS)
+    ratings = pd.DataFrame({"user": ["a", "b", "c"], "item": times, "value": [1.0, 2.0, 3.0]})
+    python = times.to_pydatetime().tolist()
+    made = [
+        from_table(ratings.astype({"item": f"datetime64[{unit}]"}), items={"item": items})
+        for unit, items in (
+            ("us", np.array(DAYS, "M8[s]")), ("s", times), ("ns", python),
+        )
+    ]  # fmt: skip
+    made.append(from_table(ratings, items=pl.DataFrame({"item": python})))
+    for data in made:
+        same(data, made[0])
+    days = [np.array(DAYS, "M8[D]"), [time.date() for time in python]]
+    made += [from_table(ratings, items={"item": items}) for items in days]
+    assert {data.item_ids[0].item() for data in made[-2:]} == {python[0].date()}
+    for data in made:
+        for asked in (
+            np.array(DAYS, "M8[ns]"),
+            np.array(DAYS, "M8[D]"),
+            python,
+            list(times),
+            times,
+        ):
+            assert data.item_ids.rows(asked).tolist() == [0, 1, 2]
+        assert data.item_ids.rows(python[1].date()) == data.item_ids.rows(times[1]) == 1
+    refusal(
+        lambda: from_matrix(np.eye(1), item_ids=np.array(["2020-01-01T00:00:00.000000001"], "M8[ns]")),
+        "finer than a microsecond",
+    )  # fmt: skip
 
 
 def test_two_columns_with_one_category_are_told_apart():

@@ -10,9 +10,9 @@ import numpy as np
 
 from rankpg.environments.catalogue import Catalogue
 from rankpg.environments.dataset import Dataset
+from rankpg.environments.ids import IdMap, id_array
 from rankpg.environments.restricted import Restricted
 from rankpg.environments.stored import Ratings, RewardMatrix
-from rankpg.environments.triples import IdMap
 from rankpg.types import Environment
 
 __all__ = ["add_contexts", "add_items", "remove_items"]
@@ -43,6 +43,10 @@ def remove_items(data: Dataset, rows: np.ndarray, *, renumber: bool) -> Dataset:
 def add_items(data: Dataset, ids: np.ndarray, features: np.ndarray) -> Dataset:
     """The dataset with further items at the end: unrated, so that they earn 0 among ratings; among the cells
     of a matrix there are none for them, and no reward is known any more."""
+    if isinstance(data.environment, Restricted):
+        whole, kept = _whole(data)
+        allowed = jnp.concatenate([kept.allowed, jnp.ones(len(ids), bool)])
+        return _within(dataclasses.replace(kept, allowed=allowed), add_items(whole, ids, features))
     world = _without_cells(data.environment)
     where = None
     if world.where is not None:
@@ -61,6 +65,9 @@ def add_items(data: Dataset, ids: np.ndarray, features: np.ndarray) -> Dataset:
 
 def add_contexts(data: Dataset, ids: np.ndarray, features: np.ndarray) -> Dataset:
     """The dataset with further contexts at the end, whose rewards are as those of `add_items`."""
+    if isinstance(data.environment, Restricted):
+        whole, kept = _whole(data)
+        return _within(kept, add_contexts(whole, ids, features))
     world = _without_cells(data.environment)
     rows = jnp.concatenate([world.context_features, jnp.asarray(features)])
     changes: dict[str, Any] = {"context_features": rows}
@@ -78,8 +85,21 @@ def add_contexts(data: Dataset, ids: np.ndarray, features: np.ndarray) -> Datase
     )
 
 
+def _whole(data: Dataset) -> tuple[Dataset, Any]:
+    """The dataset before items were taken out, and what says which were."""
+    kept: Any = data.environment
+    return dataclasses.replace(data, environment=kept.whole), kept
+
+
+def _within(kept: Any, data: Dataset) -> Dataset:
+    return dataclasses.replace(data, environment=dataclasses.replace(kept, whole=data.environment))
+
+
 def _appended(ids: IdMap, more: np.ndarray) -> IdMap:
-    return IdMap(np.concatenate([ids.ids, more]), ids.kind)
+    """With more ids at the end; what no type of NumPy's holds together goes by way of Python's own."""
+    if ids.ids.dtype.kind == more.dtype.kind:
+        return IdMap(np.concatenate([ids.ids, more]), ids.kind)
+    return IdMap(id_array([*ids.ids.tolist(), *more.tolist()], ids.kind), ids.kind)
 
 
 def _without_cells(world: Environment) -> Any:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from rankpg.environments.arrow_table import arrow, decoded
+from rankpg.environments.categories import category
 from rankpg.environments.columns import column_role
 from rankpg.environments.csv_table import whole_numbers
-from rankpg.environments.triples import TableError, is_empty
+from rankpg.environments.ids import TableError, id_array, is_empty
 
 __all__ = ["Frame", "kind_of", "objects"]
 
@@ -90,9 +91,8 @@ class Frame:
             raise TableError(
                 f"{self.where(int(np.argmax(empty)), name)}: the id is empty: fill it in or remove the row"
             )
-        if ids.dtype == object:
-            ids = np.array(ids.tolist())
-        if ids.dtype.kind not in "iufbUM":
+        ids = id_array(ids, f"{self.source}, column {name!r}:")
+        if ids.dtype.kind == "S":
             raise TableError(f"{self.source}: column {name!r} cannot hold ids: {kind_of(ids)}")
         ids = whole_numbers(ids) if self.is_text else ids
         _, first, count = np.unique(ids, return_index=True, return_counts=True)
@@ -146,15 +146,16 @@ class Frame:
             raise TableError(
                 f"{self.source}: column {name!r} is no column of categories: {kind_of(column)}"
             )
-        if column.dtype.kind == "M":
-            column = column.astype(str)
+        if column.dtype.kind in "Mm":
+            column = _times_as_text(column)
         known: dict[Any, str | None] = {}
         found = []
         for row, value in enumerate(column.tolist()):
             try:
-                if value not in known:
-                    known[value] = _category(value)
-                found.append(known[value])
+                key = type(value), value  # True is no 1
+                if key not in known:
+                    known[key] = category(value)
+                found.append(known[key])
             except TypeError:  # a list
                 raise TableError(
                     f"{self.where(row, name)}: {value!r} is no category: declare the column an embedding"
@@ -162,22 +163,23 @@ class Frame:
         return found
 
 
+def _times_as_text(column: np.ndarray) -> np.ndarray:
+    """Dates and times as ISO text, durations as Python's; None where one is missing."""
+    missing = np.isnat(column)
+    if column.dtype.kind == "m":
+        found = column.astype("m8[us]").astype(object)
+    else:  # a day is said in full, also where the unit is a month
+        found = np.datetime_as_string(np.where(missing, np.datetime64(0, "D"), column)).astype(
+            object
+        )
+    found[missing] = None
+    return found
+
+
 def objects(values: list[Any]) -> np.ndarray:
     column = np.empty(len(values), object)
     column[:] = values
     return column
-
-
-def _category(value: Any) -> str | None:
-    if value is None or value != value or value == "":
-        return None
-    if value in ("True", "False"):  # a CSV's
-        return value.lower()
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value)
 
 
 def kind_of(array: np.ndarray) -> str:

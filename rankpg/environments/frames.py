@@ -14,6 +14,7 @@ import numpy as np
 from rankpg.environments.arrow_table import arrow, decoded, is_table, to_arrow
 from rankpg.environments.csv_table import read_text
 from rankpg.environments.frame import Frame, objects
+from rankpg.environments.ids import exact_array
 from rankpg.environments.tables import check_file, load_arrays, open_parquet
 from rankpg.environments.triples import TableError, in_one_line
 
@@ -70,7 +71,7 @@ def _from_path(path: str | os.PathLike[str]) -> Frame:
 
 def _array(values: Any) -> np.ndarray:
     try:
-        return np.asarray(values)
+        return exact_array(values)
     except ValueError:  # lists of different lengths, or some of them missing
         return objects(list(values))
 

@@ -13,6 +13,7 @@ from rankpg.environments.arrow_table import arrow_triples, is_table, to_arrow
 from rankpg.environments.catalogue import catalogue
 from rankpg.environments.dataset import Dataset, LeftOut
 from rankpg.environments.described import Described, describe
+from rankpg.environments.ids import exact_array, labels_of
 from rankpg.environments.orientation import check_orientation, check_shape
 from rankpg.environments.ratings import (
     RELATIVE_NOISE,
@@ -133,7 +134,7 @@ def _ratings(table: Any, columns: Sequence[str] | None) -> Triples | Matrix:
     if isinstance(table, np.ndarray):
         return Matrix.build(table)
     if isinstance(table, Mapping):
-        arrays = {str(name): np.asarray(values) for name, values in table.items()}
+        arrays = {str(name): exact_array(values) for name, values in table.items()}
         return from_arrays("ratings", arrays, wanted)
     if is_table(table):
         return arrow_triples(to_arrow(table, "ratings"), wanted, "ratings")
@@ -189,7 +190,7 @@ def _joined(
     ):
         if side is None:
             continue
-        found = _found(ids.ids, side)
+        found = _are_in(ids.ids, side.ids)
         known &= found[codes]
         strangers[place] = int(np.sum(~found))
         if unknown == "error" and not found.all():
@@ -208,7 +209,7 @@ def _joined(
     contexts, items = sides
     quiet = 0
     if contexts is not None and unrated == "drop":
-        rated = np.isin(contexts.ids, table.user_ids.ids)
+        rated = _are_in(contexts.ids, table.user_ids.ids)
         quiet = int(np.sum(~rated))
         contexts = contexts.take(np.flatnonzero(rated))
     dropped = int(np.sum(~known))
@@ -217,10 +218,10 @@ def _joined(
     return table, [contexts, items], left_out if str(left_out) else None
 
 
-def _found(ids: np.ndarray, side: Described) -> np.ndarray:
-    """Which of these ids the table holds, by equality in Python's sense: 1 is no "1"."""
-    held = set(side.ids.tolist())
-    return np.array([label in held for label in ids.tolist()], bool)
+def _are_in(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of these ids are among the others, by equality in Python's sense: 1 is no "1"."""
+    held = set(labels_of(others).tolist())
+    return np.array([label in held for label in labels_of(ids).tolist()], bool)
 
 
 def _kept(table: Triples, known: np.ndarray) -> Triples:
@@ -249,12 +250,12 @@ def _aligned(table: Matrix, sides: list[Described | None]) -> tuple[Matrix, list
         if side is None:
             continue
         ids: IdMap = getattr(table, f"{kind}_ids")
-        named = set(ids.ids.tolist()) & set(side.ids.tolist())
+        named = set(labels_of(ids.ids).tolist()) & set(labels_of(side.ids).tolist())
         if not named and np.array_equal(ids.ids, np.arange(len(ids))):
             changes[f"{kind}_ids"] = IdMap(side.ids, kind)
             continue
         if len(named) < len(ids):
-            stranger = next(label for label in ids.ids.tolist() if label not in named)
+            stranger = next(label for label in labels_of(ids.ids).tolist() if label not in named)
             raise TableError(
                 f"{table.source}: the {kind} id {stranger!r} of the matrix is not in {side.source} "
                 f"({len(ids) - len(named)} are not): add them there"

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from rankpg.environments.described import Described
+from rankpg.environments.ids import labels_of
 from rankpg.environments.triples import Matrix, TableError, Triples
 
 __all__ = ["check_orientation", "check_shape"]
@@ -78,8 +79,8 @@ def _share(ids: np.ndarray, side: Described | None) -> float | None:
     """Of these ids, how many the table holds; None without a table."""
     if side is None:
         return None
-    held = set(side.ids.tolist())
-    return sum(label in held for label in ids.tolist()) / len(ids)
+    held = set(labels_of(side.ids).tolist())
+    return sum(label in held for label in labels_of(ids).tolist()) / len(ids)
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:

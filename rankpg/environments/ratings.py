@@ -17,9 +17,10 @@ import numpy as np
 from rankpg.environments.compressed import compress
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.features import feature_rows
+from rankpg.environments.ids import IdMap, id_array
 from rankpg.environments.stored import Ratings, RewardMatrix
 from rankpg.environments.tables import read
-from rankpg.environments.triples import IdMap, Matrix, TableError, Triples, encode
+from rankpg.environments.triples import Matrix, TableError, Triples, encode
 from rankpg.types import Array, Bool, Float
 
 __all__ = [
@@ -261,7 +262,7 @@ def with_ids(table: Triples, context_ids: Any, item_ids: Any) -> Triples:
     changes: dict[str, Any] = {}
     for kind, given in (("user", context_ids), ("item", item_ids)):
         if given is not None:
-            ids = IdMap(np.asarray(given), kind)
+            ids = IdMap(id_array(given, kind), kind)
             row_of_label = ids.rows(getattr(table, f"{kind}_ids").ids)
             changes |= {f"{kind}s": row_of_label[getattr(table, f"{kind}s")], f"{kind}_ids": ids}
     return dataclasses.replace(table, **changes)

@@ -7,16 +7,19 @@ the source, the place in it, and what to do. `tables.read` builds one from a fil
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-else:  # beartype takes no float for one
-    ArrayLike = Any
+from rankpg.environments.ids import (
+    IdMap,
+    TableError,
+    UnknownIdError,
+    UnknownIdWarning,
+    id_array,
+    is_empty,
+)
 
 __all__ = [
     "Columns",
@@ -39,81 +42,6 @@ Columns: TypeAlias = tuple[str, str, str]
 """The names of the user, the item and the value column."""
 Encoded: TypeAlias = tuple[np.ndarray, np.ndarray]
 """A column of ids as (labels, codes): row r holds labels[codes[r]], and every label occurs."""
-
-
-class TableError(ValueError):
-    """A file, or a table in memory, that cannot be used as ratings; the message says where and why."""
-
-
-class UnknownIdWarning(UserWarning):
-    """Ids that the table does not hold were answered by a declared policy."""
-
-
-class UnknownIdError(KeyError):
-    """An id that the table does not hold."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])  # KeyError would show the quoted repr of the message
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class IdMap:
-    """The ids of users or of items, and the row numbers that stand for them: ids[row] = id.
-
-    Raises:
-      TableError: the ids are not one-dimensional, or one occurs twice.
-      UnknownIdError: `rows` was asked for an id that is not there.
-
-    >>> videos = IdMap(np.array(["cats", "dogs", "owls"]))
-    >>> videos.rows(["owls", "cats"])
-    array([2, 0], dtype=int32)
-    >>> videos[[2, 0]].tolist()
-    ['owls', 'cats']
-    """
-
-    ids: np.ndarray
-    kind: str = "id"
-
-    def __post_init__(self) -> None:
-        if self.ids.ndim != 1:
-            raise TableError(f"{self.kind} ids must be a list, not of shape {self.ids.shape}")
-        if len(self._row_of) < len(self.ids):
-            twice = next(x for row, x in enumerate(self.ids.tolist()) if self._row_of[x] != row)
-            raise TableError(
-                f"{self.kind} id {twice!r} occurs twice in the list of ids: make it unique"
-            )
-
-    @functools.cached_property
-    def _row_of(self) -> dict[Any, int]:
-        return {label: row for row, label in enumerate(self.ids.tolist())}
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, rows: ArrayLike) -> Any:
-        return self.ids[np.asarray(rows)]
-
-    def one(self, row: int | np.integer) -> Any:
-        """The id of one row as a plain Python value."""
-        return self.ids[row : row + 1].tolist()[0]
-
-    def find(self, ids: ArrayLike) -> np.ndarray:
-        """int32 row numbers as of `rows`, and -1 for an id that is not there."""
-        wanted = np.asarray(ids)
-        rows = [self._row_of.get(label, -1) for label in wanted.ravel().tolist()]
-        return np.array(rows, np.int32).reshape(wanted.shape)
-
-    def rows(self, ids: ArrayLike) -> np.ndarray:
-        """int32 row numbers of one id or of many; the shape stays."""
-        wanted = np.asarray(ids)
-        try:
-            rows = [self._row_of[label] for label in wanted.ravel().tolist()]
-        except KeyError as unknown:
-            some = ", ".join(repr(x) for x in self.ids[:3].tolist())
-            raise UnknownIdError(
-                f"unknown {self.kind} {unknown}: the table holds {len(self)} of them, such as {some}"
-            ) from None
-        return np.array(rows, np.int32).reshape(wanted.shape)
 
 
 def numpy_fault(source: Any, cause: Exception) -> TableError:
@@ -219,8 +147,8 @@ class Matrix:
                 f"got {values.dtype} of shape {values.shape}"
             )
         ids = [
-            np.arange(n) if x is None else np.asarray(x)
-            for n, x in zip(values.shape, (users, items), strict=True)
+            np.arange(n) if x is None else id_array(x, kind)
+            for n, x, kind in zip(values.shape, (users, items), ("user", "item"), strict=True)
         ]
         if (len(ids[0]), len(ids[1])) != values.shape:
             turned = (len(ids[1]), len(ids[0])) == values.shape
@@ -256,14 +184,6 @@ def sorted_ids(labels: np.ndarray, codes: np.ndarray, source: str, column: str) 
         return labels, codes  # on its way to an error, and None does not sort
     labels, position = encode(labels, source, column)
     return labels, position.astype(np.int32)[codes]
-
-
-def is_empty(labels: np.ndarray) -> np.ndarray:
-    if labels.dtype.kind in "US":
-        return np.char.str_len(np.char.strip(labels)) == 0
-    if labels.dtype.kind == "O":
-        return np.array([x is None or x != x or x == "" for x in labels.tolist()], bool)
-    return labels != labels  # NaN, NaT
 
 
 def unusable(values: np.ndarray) -> np.ndarray:
