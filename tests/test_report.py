@@ -464,7 +464,7 @@ def test_what_runs_lack_is_said_and_the_others_are_shown(two_seeds, tmp_path):
     seen = Tags(report([cut, empty, given], tmp_path / "report.html").read_text())
     assert "empty is left out" in seen.text
     assert "cut: nothing here: the checkpoint" in seen.text
-    assert "given: nothing here: it was trained on data that were handed over" in seen.text
+    assert "was trained on an environment that was handed over" in seen.text
     assert "not known: no run card" in seen.text
     assert "No groups were given" in seen.text
     assert seen.count("img") == 4  # what metrics alone can draw

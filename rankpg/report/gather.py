@@ -25,9 +25,7 @@ from rankpg.report.measure import (
 from rankpg.run import Run
 from rankpg.run_folder import (
     CARD,
-    DATA,
     METRICS,
-    SAVED,
     load_config,
     load_run,
     read_metrics,
@@ -118,18 +116,7 @@ def read(source: Path | Run, name: str, place: int) -> tuple[Subject, Callable[[
     if not metrics:
         raise ConfigError(f"{source / METRICS} is empty: the run has no evaluation yet")
     subject = Subject(name, str(source), place, config, metrics, _card_versions(source / CARD))
-    return subject, lambda: _load(source)
-
-
-def _load(folder: Path) -> Run:
-    run = load_run(folder)
-    if run.dataset is None and (folder / DATA).exists():  # a generated problem would stand in
-        raise ConfigError(
-            f"it was trained on data that were handed over in Python, and {folder / SAVED}, which holds what "
-            "the folder keeps of them, is missing: copy the folder again, or report the run itself: "
-            "rankpg.report.report([run], out)"
-        )
-    return run
+    return subject, lambda: load_run(source)
 
 
 def _card_versions(card: Path) -> dict[str, str]:
