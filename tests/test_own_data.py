@@ -227,7 +227,7 @@ TIMES = ["2020-01-01T12:30:00", "2020-01-02T00:00:00.25", "2020-01-03"]
 def test_a_time_is_one_category_whatever_it_comes_in(text, tmp_path):
     times = np.array(text, "M8[ns]")
     frame = pd.DataFrame({"c": pd.to_datetime(times)})
-    python = frame["c"].dt.to_pydatetime().tolist()
+    python = [time.to_pydatetime() for time in frame["c"]]
     tables = [
         *({"c": times.astype(f"M8[{unit}]")} for unit in ("ms", "us", "ns")),
         {"c": text}, {"c": python}, frame, frame.astype("datetime64[us]"), frame.astype(str),
@@ -468,7 +468,8 @@ def test_tables_that_are_wrong(tables, parts):
 def test_what_is_no_table():
     refusal(lambda: from_table([1, 2]), "ratings is a list", "pandas", error=TypeError)
     refusal(lambda: from_table(RATINGS, items=3), "items is a int", "path", error=TypeError)
-    refusal(lambda: from_table(pd.Series([1, 2])), "ratings: a Series that is no table")
+    if hasattr(pd.Series, "__arrow_c_stream__"):  # an older pandas' is no table to begin with
+        refusal(lambda: from_table(pd.Series([1, 2])), "ratings: a Series that is no table")
     twice = pd.DataFrame([[1, 2, 3.0, 4]], columns=["user", "item", "value", "value"])
     refusal(lambda: from_table(twice), "ratings: a DataFrame that is no table", "uplicate")
     for option in ("unknown", "unrated"):
