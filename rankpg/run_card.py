@@ -28,6 +28,13 @@ _DIAGNOSTICS = (
 """Explained in docs/diagnostics.md."""
 
 
+_OF_A_NAMED_PROBLEM = (
+    "path", "columns", "missing", "duplicates", "num_contexts", "num_items", "num_features",
+    "instance_seed", "noise_scale",
+)  # fmt: skip
+"""Settings that say nothing of an environment that was handed over."""
+
+
 def versions() -> dict[str, str]:
     """The versions and the hardware that a figure depends on."""
     import rankpg
@@ -55,8 +62,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     settings = dataclasses.asdict(run.config)
     if not handed_over(run):
         return settings
-    replaced = ("num_contexts", "num_items", "num_features", "instance_seed", "noise_scale", "path")
-    own = {name: value for name, value in settings.items() if name not in replaced}
+    own = {name: value for name, value in settings.items() if name not in _OF_A_NAMED_PROBLEM}
     world = run.environment
     return own | {
         "environment": f"yours ({type(world).__name__}): {world.num_contexts} contexts, "

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from rankpg.environments.synthetic import Synthetic
 from rankpg.run import Run
+from rankpg.run_card import handed_over, settings_of
 
 __all__ = ["card"]
 
 _METRICS = ("policy_value", "share_of_optimum", "candidate_recall")
-
-_OF_A_NAMED_PROBLEM = {
-    "environment", "path", "columns", "missing", "duplicates", "num_contexts", "num_items",
-    "num_features", "noise_scale",
-}  # fmt: skip
-"""Settings that say nothing of data or an environment that were handed over."""
 
 
 def card(run: Run, seed: int, manifest: dict[str, Any]) -> str:
@@ -60,14 +53,13 @@ def _measured(run: Run, seed: int) -> list[str]:
 
 
 def _settings(run: Run, manifest: dict[str, Any]) -> list[str]:
-    """Those that hold: data that were in memory have none of a generated problem."""
-    settings = dataclasses.asdict(run.config)
-    if run.config.environment != "synthetic" or isinstance(run.environment, Synthetic):
-        return [f"{k}: {v}" for k, v in settings.items()]
+    """Those that hold; of what was handed over in Python, how large it is."""
+    settings = [f"{k}: {v}" for k, v in settings_of(run).items()]
+    if not handed_over(run):
+        return settings
     what = "an environment" if run.dataset is None else "data"
     sizes = f"{manifest['num_items']} items, {run.environment.num_contexts} contexts"
-    held = [f"{k}: {v}" for k, v in settings.items() if k not in _OF_A_NAMED_PROBLEM]
-    return [f"{what} of your own, {sizes}", *held]
+    return [f"{what} of your own, {sizes}", *settings]
 
 
 def _index_line(name: str, index: dict[str, Any]) -> str:

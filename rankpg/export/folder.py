@@ -29,7 +29,7 @@ from rankpg.export.indexes import INDEXES, ItemIndex, check_installed, kind_for
 from rankpg.export.parts import Parts, ids_of, take_parts
 from rankpg.export.recall import choose_effort, exact_rows, measure
 from rankpg.run import Run
-from rankpg.run_folder import versions
+from rankpg.run_card import settings_of, versions
 from rankpg.settings import ConfigError
 
 __all__ = ["FORMAT", "MANIFEST", "check_free", "export"]
@@ -174,7 +174,7 @@ def _write_indexes(
 def _manifest(parts: Parts, indexes: dict[str, Any]) -> dict[str, Any]:
     """Everything about the folder, but for the sums of its files."""
     run, tower = parts.run, parts.tower
-    config, quotas = run.config.to_dict(), [int(quota) for quota in run.pipeline.quotas]
+    config, quotas = settings_of(run), [int(quota) for quota in run.pipeline.quotas]
     first = without_restriction(run.environment).eligible(jnp.int32(0), jnp.zeros(1, jnp.int32))
     experts, count, dim = parts.items.shape
     return {

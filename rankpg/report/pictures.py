@@ -178,11 +178,9 @@ def regrets(subjects: Sequence[Subject]) -> str:
         for row, of_run in enumerate(shares):
             half = mean_interval(of_run.sum(axis=1))[1]
             axes.errorbar(left[row], row, xerr=half, color="0.25", capsize=3, fmt="none")
-        axes.set_yticks(range(len(subjects)), [label(s.name, 22) for s in subjects])
-        axes.invert_yaxis()
+        _name_rows(axes, [s.name for s in subjects])
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.set_xlabel("lost, of the optimum")
-        axes.grid(axis="y", visible=False)
         _legend(figure, axes)
         return _address(figure)
 
@@ -243,10 +241,8 @@ def shares_of_groups(
             style = _line(subject)
             axes.barh(at, widths, height=height, color=style["color"], label=style["label"])
         axes.axvline(1, color="0.35", ls="--", lw=1)
-        axes.set_yticks(range(len(groups)), [label(group, 22) for group in groups])
-        axes.invert_yaxis()
+        _name_rows(axes, groups)
         axes.set_xlabel("share of the places / share of the items")
-        axes.grid(axis="y", visible=False)
         _legend(figure, axes)
         return _address(figure)
 
@@ -289,3 +285,10 @@ def _paint_groups(axes: Any, places: np.ndarray, groups: np.ndarray) -> None:
             *places[groups == name].T, s=13, color=_COLORS[number], marker=_MARKERS[number], lw=0,
             label=label(name), alpha=0.85,
         )  # fmt: skip
+
+
+def _name_rows(axes: Any, names: Sequence[str]) -> None:
+    """Horizontal bars from the top down, each row with its name."""
+    axes.set_yticks(range(len(names)), [label(name, 22) for name in names])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
