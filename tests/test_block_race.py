@@ -157,7 +157,7 @@ def inclusion_by_arrival(
     """P(item among the K that arrive first), item i's arrival being exponential of rate exp(logit i).
 
     The integral over log time of an item's density times P(fewer than K others have arrived), by the
-    trapezoidal rule. How many have arrived is counted item by item, the watched ones last, each without itself.
+    trapezoidal rule. How many have arrived is counted item by item, the watched ones last, without itself.
     """
     rates = np.exp(logits - logits.max())
     log_time = np.linspace(-30.0, 10.0, 400)
