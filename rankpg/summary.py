@@ -17,12 +17,12 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:
     >>> f"{mean:.2f} +- {half:.2f}"  # t of 2 degrees of freedom is 4.303
     '2.00 +- 2.48'
     """
-    from scipy.stats import t  # slow to import
+    from scipy.special import stdtrit  # slow to import
 
     sample = np.asarray(list(values), float)
     if sample.size < 2:
         return float(sample.mean()), None
-    half = t.ppf(0.975, sample.size - 1) * sample.std(ddof=1) / np.sqrt(sample.size)
+    half = stdtrit(sample.size - 1, 0.975) * sample.std(ddof=1) / np.sqrt(sample.size)
     return float(sample.mean()), float(half)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import matplotlib.pyplot  # noqa: F401
 import orbax.checkpoint  # noqa: F401
 import rich.progress  # noqa: F401
-import scipy.stats  # noqa: F401
+import scipy.special  # noqa: F401
 
 from rankpg.checkpoint import saved_steps
 from rankpg.cli import main
