@@ -17,6 +17,7 @@ from rankpg.encoders import Encoder
 from rankpg.environments import from_matrix
 from rankpg.live import programs
 from rankpg.live.fitness import check_live
+from rankpg.locks import lock
 from rankpg.pipeline import assemble
 from rankpg.run_folder import load_run
 from rankpg.settings import ConfigError
@@ -479,6 +480,61 @@ def test_a_folder_of_another_run_or_a_damaged_one_is_refused(tmp_path):
     assert live.Retriever.load(folder, environment=world).step == 0
 
 
+def test_two_processes_with_one_folder_do_not_write_over_each_other(tmp_path):
+    folder, world = tmp_path / "run", live.catalogue(CONTEXTS, ITEMS)
+    one = new()
+    one.save(folder)
+    other = live.Retriever.load(folder, environment=world)
+    drawn = one.draw([0, 1, 2, 3])
+    one.learn(drawn.token, *first_two(drawn))
+    one.save(folder)
+    with pytest.raises(ConfigError, match="was saved by another process since"):
+        other.save(folder)
+    assert live.Retriever.load(folder, environment=world).step == 1
+    with (
+        lock(folder / "writer.lock"),
+        pytest.raises(ConfigError, match="is being written by process"),
+    ):
+        one.save(folder)
+    other.save(tmp_path / "elsewhere")
+    one.save(folder)  # it goes on
+
+
+def test_weights_go_on_as_they_were(tmp_path):
+    world = live.catalogue(CONTEXTS, ITEMS)
+    retriever = live.Retriever.new(settings(), world, importance="item", clip=3.0)
+    retriever.save(tmp_path / "run")
+    back = live.Retriever.load(tmp_path / "run", environment=world)
+    assert (back.importance, back.clip) == ("item", 3.0)
+    changed = live.Retriever.load(tmp_path / "run", environment=world, importance="set", clip=5.0)
+    assert (changed.importance, changed.clip) == ("set", 5.0)
+
+
+def test_open_draws_of_another_retriever_are_refused(tmp_path):
+    world, other = live.catalogue(CONTEXTS, ITEMS), new(num_candidates=4)
+    new().save(tmp_path / "run")
+    other.draw([0])
+    other.save(tmp_path / "other")
+    file = tmp_path / "run" / "live" / "0.npz"
+    file.write_bytes((tmp_path / "other" / "live" / "0.npz").read_bytes())
+    with pytest.raises(CheckpointError, match=r"open_candidates holds int32\[1, 4\]; expected"):
+        live.Retriever.load(tmp_path / "run", environment=world)
+
+
+@pytest.mark.slow
+def test_a_save_at_every_step_leaves_one_row_an_evaluation(tmp_path):
+    data = from_matrix(np.random.default_rng(0).uniform(size=(CONTEXTS, ITEMS)))
+    retriever = live.Retriever.new(settings(num_steps=4, eval_every=2), data)
+    run = live.train(
+        retriever,
+        live.Reranker(lambda contexts, candidates: candidates % 3),
+        on_progress=lambda run, progress: retriever.save(tmp_path / "run"),
+    )
+    for found in (run, load_run(tmp_path / "run", environment=data)):
+        assert [row["step"] for row in found.metrics] == [0, 2, 4]
+        assert all(row["policy_value"] is not None for row in found.metrics)
+
+
 @pytest.mark.slow
 def test_a_trained_run_goes_live():
     data = from_matrix(np.random.default_rng(0).uniform(size=(CONTEXTS, ITEMS)))
@@ -521,6 +577,50 @@ def test_the_log_holds_the_propensities_and_what_came_of_them(tmp_path):
     assert set(told) == {(first.token, 3), (first.token, 1)}
     assert told[first.token, 3]["ranking"] == ranking[3].tolist()
     assert told[first.token, 1]["rewards"] == rewards[1].tolist()
+
+
+IDS = {
+    "text": (["it em", "b", "ü", "d", "e", "f", "g", "h"], "string"),
+    "dates": (np.arange("2020-01-01", "2020-01-09", dtype="datetime64[D]"), "date32[day]"),
+    "times": (np.arange(0, 8, dtype="datetime64[s]"), "timestamp[us]"),
+    "large": (np.arange(8, dtype=np.uint64) + 2**63, "uint64"),
+    "fractions": (np.arange(8) + 0.5, "double"),
+    "small": (np.arange(8, dtype=np.int16), "int64"),
+}
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_ids_of_every_type_are_written_as_they_are(kind, tmp_path):
+    ids, wanted = IDS[kind]
+    data = from_matrix(np.ones((CONTEXTS, ITEMS)), item_ids=ids, context_ids=ids[:CONTEXTS])
+    retriever = live.Retriever.new(settings(), data, log=live.Log(tmp_path, rows_per_file=1))
+    drawn = retriever.draw(ids[:3])
+    retriever.learn(drawn.token, drawn.candidates[:, :2].tolist(), np.ones((3, 2)))
+    draws, feedback = live.read_log(tmp_path)
+    assert str(draws.schema.field("context").type) == wanted
+    assert draws.schema.field("candidates").type == feedback.schema.field("ranking").type
+    assert draws["context"].to_pylist() == np.asarray(ids)[:3].tolist()
+    assert draws["candidates"].to_pylist() == drawn.candidates.tolist()
+    assert feedback["ranking"].to_pylist() == drawn.candidates[:, :2].tolist()
+
+
+def test_an_id_that_parquet_cannot_hold_is_refused_before_the_first_draw(tmp_path):
+    ids = [*"abcdefg", "\ud800"]
+    data = from_matrix(np.ones((CONTEXTS, ITEMS)), item_ids=ids)
+    with pytest.raises(ValueError, match=r"item id '.ud800' is no text that Parquet can hold"):
+        live.Retriever.new(settings(), data, log=live.Log(tmp_path))
+
+
+def test_what_was_no_candidate_is_named_by_its_id():
+    ids = [f"it{n}" for n in range(ITEMS)]
+    data = from_matrix(np.ones((CONTEXTS, ITEMS)), item_ids=ids)
+    retriever = live.Retriever.new(settings(), data)
+    drawn = retriever.draw([0])
+    strange = next(x for x in ids if x not in drawn.candidates)
+    with pytest.raises(ValueError, match=f"shows {strange} at position 1, .* candidates \\['it"):
+        retriever.learn(drawn.token, [[strange, drawn.candidates[0, 0]]], [[1.0, 0.0]])
+    with pytest.raises(ValueError, match="rows of different lengths"):
+        retriever.learn(drawn.token, [["it0", "it1"], ["it2"]], [[1.0, 0.0]])
 
 
 def test_a_disk_that_cannot_be_written_stops_no_serving_and_loses_no_row(tmp_path):

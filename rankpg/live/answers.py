@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rankpg.environments.ids import IdMap, labels_of
+
 __all__ = ["Answers", "best_first", "check_ranking", "check_rewards", "check_scores"]
 
 Answers = Literal["scores", "ranking", "rewards"]
@@ -40,9 +42,14 @@ def best_first(scores: np.ndarray, candidates: np.ndarray, length: int) -> np.nd
 
 
 def check_ranking(
-    ranking: Any, candidates: np.ndarray, length: int, rows: np.ndarray, source: str
+    ranking: Any,
+    candidates: np.ndarray,
+    length: int,
+    rows: np.ndarray,
+    source: str,
+    ids: IdMap | None = None,
 ) -> np.ndarray:
-    """Item ids [n, L], each a candidate of its row, none twice.
+    """Items [n, L], each a candidate of its row, none twice.
 
     Args:
       ranking: what came.
@@ -50,16 +57,20 @@ def check_ranking(
       length: L.
       rows: what the n rows are called.
       source: whom to name.
+      ids: those of the ranking, where the candidates, and the answer, are row numbers of them.
 
     Raises:
       ValueError: another shape or dtype, an item that was no candidate, an item twice.
+      UnknownIdError: an item that `ids` does not hold.
     """
     try:
-        shown = np.asarray(ranking)
+        shown = labels_of(ranking) if ids else np.asarray(ranking)
     except ValueError:
+        shown = None
+    if shown is None or (shown.ndim == 1 and any(isinstance(x, list | tuple) for x in shown)):
         raise ValueError(
             f"{source}: ranking has rows of different lengths; expected {length} items each"
-        ) from None
+        )
     wanted = (len(candidates), length)
     if shown.shape != wanted:
         few = shown.ndim == 2 and len(shown) == len(candidates) and shown.shape[1] < length
@@ -68,7 +79,9 @@ def check_ranking(
             f"{source}: ranking has shape {list(shown.shape)}; expected {list(wanted)}, item ids best "
             f"first{hint}"
         )
-    if shown.dtype.kind != candidates.dtype.kind and not (
+    if ids:
+        shown = ids.rows(shown)
+    elif shown.dtype.kind != candidates.dtype.kind and not (
         shown.dtype.kind in "iu" and candidates.dtype.kind in "iu"
     ):
         raise ValueError(
@@ -76,20 +89,23 @@ def check_ranking(
             "positions or "
             "scores"
         )
+
+    def named(items: Any) -> Any:
+        return (ids[items] if ids else items).tolist()
+
     strange = ~(shown[:, :, None] == candidates[:, None, :]).any(axis=2)
     if strange.any():
         row, place = np.argwhere(strange)[0]
         raise ValueError(
-            f"{source}: ranking of row {rows[row]} shows {shown[row, place]} at position {place + 1}, "
-            "which is none "
-            f"of its candidates {candidates[row].tolist()}"
+            f"{source}: ranking of row {rows[row]} shows {named(shown[row, place])} at position "
+            f"{place + 1}, which is none of its candidates {named(candidates[row])}"
         )
     ordered = np.sort(shown, axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
     if twice.any():
         row = int(np.argmax(twice))
         raise ValueError(
-            f"{source}: ranking of row {rows[row]} shows an item twice: {shown[row].tolist()}"
+            f"{source}: ranking of row {rows[row]} shows an item twice: {named(shown[row])}"
         )
     return shown.astype(candidates.dtype)
 

@@ -34,13 +34,23 @@ class Log:
           ValueError: rows_per_file below 1.
           ModuleNotFoundError: no pyarrow.
         """
-        _arrow()
+        arrow, _ = _arrow()
         if rows_per_file < 1:
             raise ValueError(f"rows_per_file is {rows_per_file}; expected at least 1")
         self.folder, self.rows_per_file = Path(folder), rows_per_file
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rows: dict[str, list[dict[str, Any]]] = {DRAWS: [], FEEDBACK: []}
         self._method = ""
+        self._types: dict[str, Any] = {"context": arrow.int64(), "item": arrow.int64()}
+
+    def declare(self, contexts: np.ndarray | None, items: np.ndarray | None) -> None:
+        """Say whose ids will be written, before the first of them is; None stands for row numbers.
+
+        Raises:
+          ValueError: an id that Parquet cannot hold.
+        """
+        for name, ids in (("context", contexts), ("item", items)):
+            self._types[name] = _id_type(ids, name)
 
     def drew(self, draw: Draw, inclusion_method: str) -> None:
         """One row a context."""
@@ -110,7 +120,7 @@ class Log:
         if not rows:
             return
         pyarrow, parquet = _arrow()
-        table = pyarrow.Table.from_pylist(rows, _schema(name, rows[0], self._method))
+        table = pyarrow.Table.from_pylist(rows, _schema(name, self._types, self._method))
         stem = f"{name}-{_now():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         partial = self.folder / f"{stem}.partial"
         try:
@@ -136,10 +146,27 @@ def read_log(folder: Path | str) -> tuple[Any, Any]:
     return read(DRAWS), read(FEEDBACK)
 
 
-def _schema(name: str, example: dict[str, Any], method: str) -> Any:
+def _id_type(ids: np.ndarray | None, name: str) -> Any:
+    """Of these ids in Parquet: that of their own array."""
     pyarrow, _ = _arrow()
-    items = example["candidates" if name == DRAWS else "ranking"]
-    item = pyarrow.string() if isinstance(items[0], str) else pyarrow.int64()
+    if ids is None:
+        return pyarrow.int64()
+    try:
+        found = pyarrow.array(ids[:1]).type
+        if ids.dtype.kind == "U":
+            pyarrow.array(ids)
+    except UnicodeError:
+        half = next(x for x in ids.tolist() if any("\ud800" <= c <= "\udfff" for c in x))
+        raise ValueError(
+            f"the {name} id {half!r} is no text that Parquet can hold (a surrogate stands alone); make it "
+            "valid Unicode, or go without a log"
+        ) from None
+    return pyarrow.int64() if pyarrow.types.is_signed_integer(found) else found
+
+
+def _schema(name: str, types: dict[str, Any], method: str) -> Any:
+    pyarrow, _ = _arrow()
+    item = types["item"]
     common = [
         ("token", pyarrow.string()),
         ("row", pyarrow.int32()),
@@ -149,9 +176,8 @@ def _schema(name: str, example: dict[str, Any], method: str) -> Any:
     if name == FEEDBACK:
         fields = [("ranking", pyarrow.list_(item)), ("rewards", pyarrow.list_(pyarrow.float32()))]
     else:
-        context = pyarrow.string() if isinstance(example["context"], str) else pyarrow.int64()
         fields = [
-            ("context", context),
+            ("context", types["context"]),
             ("candidates", pyarrow.list_(item)),
             ("log_propensity", pyarrow.float32()),
             ("log_inclusion", pyarrow.list_(pyarrow.float32())),

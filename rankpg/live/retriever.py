@@ -107,9 +107,14 @@ class Retriever:
         check_live(run, importance, clip)
         self.importance: Importance = importance
         self.run, self.clip, self.log = run, clip, log
+        if log is not None:
+            data = run.dataset
+            log.declare(*((data.context_ids.ids, data.item_ids.ids) if data else (None, None)))
         # A run that goes on draws with the keys of its next steps, and not again with those it had.
         self.draws = draws or OpenDraws(serials=self.step)
         self._queue = queue or []
+        self._saves: dict[Path, str] = {}
+        """folder -> the save that this retriever made or found there last"""
         self._root = seed_keys(run.config, "steps")[0]
         self._lock = threading.RLock()
         self._compile()
@@ -141,29 +146,48 @@ class Retriever:
         cls,
         path: Path | str,
         *,
-        importance: Importance = "set",
-        clip: float = 10.0,
+        importance: Importance | None = None,
+        clip: float | None = None,
         log: Log | None = None,
         **overrides: Any,
     ) -> Retriever:
         """What `save` left: state, open draws, and rows that wait; `overrides` as for `run_folder.load_run`.
 
+        Args:
+          path: of the folder.
+          importance, clip: as they were, unless they are given.
+          log: where draws and feedback are written down from now on.
+
         Raises:
           ConfigError, CheckpointError: no such folder, or one that is damaged.
         """
-        run, draws, queue = snapshot.load(Path(path), **overrides)
-        return cls(run, importance=importance, clip=clip, log=log, draws=draws, queue=queue)
+        found = snapshot.load(Path(path), **overrides)
+        retriever = cls(
+            found.run,
+            importance=importance or found.owner.importance,
+            clip=found.owner.clip if clip is None else clip,
+            log=log,
+            draws=found.draws,
+            queue=found.queue,
+        )
+        retriever._saves[Path(path).resolve()] = found.owner.last_save
+        return retriever
 
     def save(self, path: Path | str) -> None:
         """Write run, open draws and waiting rows, whole or not at all: so tokens survive a restart.
 
         Raises:
-          ConfigError: the folder holds another run, or cannot be written.
+          ConfigError: the folder holds another run, or what another process learnt since this one loaded or
+            saved; or it cannot be written.
         """
+        folder = Path(path).resolve()
         with self._lock:
             if self.log is not None:
                 self.log.flush()
-            snapshot.save(Path(path), self.run, self.step, self.draws, self._queue)
+            owner = snapshot.Owner(self.draws.identity, self.importance, self.clip)
+            self._saves[folder] = snapshot.save(
+                Path(path), owner, self._saves.get(folder), self.run, self.draws, self._queue
+            )
 
     @property
     def step(self) -> int:
@@ -254,13 +278,14 @@ class Retriever:
             places = draw.places(token, rows, self.run.config.draws_per_context)
             candidates = draw.rows.candidates[places]
             length, data = self.run.config.ranking_length, self.run.dataset
-            shown = data.item_ids.rows(ranking) if data else ranking
-            shown = check_ranking(shown, candidates, length, places, f"draw {token}")
+            ids = data.item_ids if data else None
+            shown = check_ranking(ranking, candidates, length, places, f"draw {token}", ids)
             earned = check_rewards(rewards, (len(places), length), places, f"draw {token}")
             self.draws.settle(draw, places)
             self._queue.append(ToldRows(draw.rows.take(places), shown, earned))
             if self.log is not None:
-                self.log.learnt(token, places, np.asarray(ranking), earned, self.step)
+                told = ids[shown] if ids else shown
+                self.log.learnt(token, places, told, earned, self.step)
             metrics = []
             while self.waiting >= self.run.config.batch_size:
                 metrics.append(self._update())

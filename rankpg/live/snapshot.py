@@ -1,6 +1,6 @@
 """A live retriever on disk: the run folder as `rankpg train` writes it, and beside the checkpoint what waits.
 
-    live/retriever.json   whose tokens these are
+    live/retriever.json   whose tokens these are, how it weights, and which save was the last
     live/<step>.npz       open draws and rows that wait, at the checkpoint of that step
 
 The file of a step is written before its checkpoint and removed after the next one, so whatever checkpoint is
@@ -9,12 +9,16 @@ found has its file.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import io
 import json
 import os
+import secrets
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -23,37 +27,83 @@ from rankpg import checkpoint
 from rankpg.checkpoint import CheckpointError
 from rankpg.config import ConfigError
 from rankpg.live.open_draws import OpenDraw, OpenDraws, Rows, ToldRows, join
+from rankpg.live.programs import Importance
+from rankpg.locks import Taken, lock
 from rankpg.run import Run
-from rankpg.run_folder import CHECKPOINT, METRICS, RunFolder, load_run
+from rankpg.run_folder import CHECKPOINT, LOCK, METRICS, RunFolder, load_run
 
-__all__ = ["load", "save"]
+__all__ = ["Owner", "Saved", "load", "save"]
 
 LIVE, OWNER = "live", "retriever.json"
 
 
-def save(path: Path, run: Run, step: int, draws: OpenDraws, queue: list[ToldRows]) -> None:
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """Whose tokens these are, and how it weights what is told."""
+
+    identity: str
+    importance: Importance = "set"
+    clip: float = 10.0
+    last_save: str = ""
+    """Names the last save. A retriever that does not know it would write over what another one learnt."""
+
+
+class Saved(NamedTuple):
+    """What `load` found."""
+
+    owner: Owner
+    run: Run
+    draws: OpenDraws
+    queue: list[ToldRows]
+
+
+def save(
+    path: Path,
+    owner: Owner,
+    known: str | None,
+    run: Run,
+    draws: OpenDraws,
+    queue: list[ToldRows],
+) -> str:
     """Write it whole or not at all.
 
+    Args:
+      path: the folder.
+      owner: of the draws.
+      known: the save that was made or found here last; None if there was none.
+      run, draws, queue: what is saved.
+
+    Returns:
+      The name of this save.
+
     Raises:
-      ConfigError: the folder holds another run, or cannot be written.
+      ConfigError: the folder holds another run, or one that has gone on; or it cannot be written.
     """
-    if all(row["step"] != step for row in run.metrics):  # what the step was worth, nobody has said
-        row = {"step": step, "seed": run.config.seeds[0], "policy_value": None}
-        run.metrics.append(row)
-    _own(path, run, draws.identity)
+    step = int(run.state.step[0])
+    rows = list(run.metrics)
+    if all(row["step"] != step for row in rows):  # what the step was worth, nobody has said
+        rows.append({"step": step, "seed": run.config.seeds[0], "policy_value": None})
+    if _owner(path) is None:
+        RunFolder(path).open(run)
+        (path / LIVE).mkdir(exist_ok=True)
+        _write_owner(path, owner)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **_arrays(run, draws, queue))
-    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in run.metrics)
-    with checkpoint.uninterrupted():
+    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    with _alone(path), checkpoint.uninterrupted():
+        _check_owner(path, owner, known)
+        owner = dataclasses.replace(owner, last_save=secrets.token_hex(8))
         _write(path / LIVE / f"{step}.npz", content.getvalue())
         _write(path / METRICS, lines.encode())
         checkpoint.save(path / CHECKPOINT, step, jax.device_get(run.state))
+        _write_owner(path, owner)  # last: a save that fails leaves the name of the one before
         for old in (path / LIVE).glob("*.npz"):
             if old.name != f"{step}.npz":
                 old.unlink()
+    return owner.last_save
 
 
-def load(path: Path, **overrides: Any) -> tuple[Run, OpenDraws, list[ToldRows]]:
+def load(path: Path, **overrides: Any) -> Saved:
     """What `save` left.
 
     Args:
@@ -64,49 +114,102 @@ def load(path: Path, **overrides: Any) -> tuple[Run, OpenDraws, list[ToldRows]]:
       ConfigError: no live retriever was saved here.
       CheckpointError: what was saved cannot be read.
     """
-    identity = _owner(path)
-    if identity is None:
+    owner = _owner(path)
+    if owner is None:
         raise ConfigError(
             f"{path} holds no live retriever; of a run that was trained in the program make one by "
             "live.Retriever(run_folder.load_run(path)) and save it elsewhere"
         )
     run = load_run(path, **overrides)
+    run.metrics[:] = [row for row in run.metrics if not _is_placeholder(row)]
     file = path / LIVE / f"{int(run.state.step[0])}.npz"
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as saved:
             arrays = dict(saved)
-        draws = _draws(identity, arrays)
+        _check_shapes(run, arrays)
+        draws = _draws(owner.identity, arrays)
         queue = [_told(arrays)] if len(arrays["queue_rewards"]) else []
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(
             f"{file} cannot be read ({error}); restore a copy of it. Without it the policy is still there: "
             "run_folder.load_run(path); its open draws are not"
         ) from error
-    return run, draws, queue
+    return Saved(owner, run, draws, queue)
 
 
-def _own(path: Path, run: Run, identity: str) -> None:
-    """Make the folder, or see that it is this retriever's."""
-    owner = _owner(path)
-    if owner is None:
-        RunFolder(path).open(run)
-        (path / LIVE).mkdir(exist_ok=True)
-        _write(path / LIVE / OWNER, json.dumps({"identity": identity}).encode())
-    elif owner != identity:
+def _is_placeholder(row: dict[str, Any]) -> bool:
+    return row.keys() == {"step", "seed", "policy_value"} and row["policy_value"] is None
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    try:
+        with lock(path / LOCK):
+            yield
+    except Taken as other:
         raise ConfigError(
-            f"{path} already holds the retriever {owner}, and this one is {identity}; choose another folder, "
-            "or go on from there with live.Retriever.load"
+            f"{path} is being written by {other}; save again when it is done, or elsewhere"
+        ) from None
+
+
+def _check_owner(path: Path, owner: Owner, known: str | None) -> None:
+    """See that the folder is this retriever's, and nobody has gone on with it."""
+    held = _owner(path)
+    if held is None:
+        return
+    if held.identity != owner.identity:
+        raise ConfigError(
+            f"{path} already holds the retriever {held.identity}, and this one is {owner.identity}; choose "
+            "another folder, or go on from there with live.Retriever.load"
+        )
+    if held.last_save != (known or ""):
+        raise ConfigError(
+            f"{path} was saved by another process since this retriever loaded or saved it, and would lose "
+            "what was learnt there; save elsewhere, or go on from there with live.Retriever.load"
         )
 
 
-def _owner(path: Path) -> str | None:
+def _owner(path: Path) -> Owner | None:
     file = path / LIVE / OWNER
     if not file.exists():
         return None
     try:
-        return str(json.loads(file.read_text())["identity"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Owner(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}); restore a copy of it") from None
+
+
+def _write_owner(path: Path, owner: Owner) -> None:
+    _write(path / LIVE / OWNER, json.dumps(dataclasses.asdict(owner)).encode())
+
+
+def _check_shapes(run: Run, arrays: dict[str, np.ndarray]) -> None:
+    """ValueError where these cannot be draws of this run."""
+    none = _no_rows(run)
+    wanted = {
+        **{
+            f"{part}_{name}": x
+            for part in ("open", "queue")
+            for name, x in none.rows._asdict().items()
+        },
+        "queue_ranking": none.ranking,
+        "queue_rewards": none.rewards,
+    }
+    for name, like in wanted.items():
+        found = arrays[name]
+        if found.dtype != like.dtype or found.shape[1:] != like.shape[1:]:
+            raise ValueError(
+                f"{name} holds {found.dtype}{list(found.shape)}; expected {like.dtype} of "
+                f"{list(like.shape[1:])} a row"
+            )
+    sizes = {"contexts": run.environment.num_contexts, "candidates": run.environment.num_items}
+    for part in ("open", "queue"):
+        for name, count in sizes.items():
+            found = arrays[f"{part}_{name}"]
+            if found.size and (found.min() < 0 or found.max() >= count):
+                raise ValueError(
+                    f"{part}_{name} holds {found.max()}; expected numbers below {count}"
+                )
 
 
 def _arrays(run: Run, draws: OpenDraws, queue: list[ToldRows]) -> dict[str, np.ndarray]:
