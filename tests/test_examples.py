@@ -24,7 +24,8 @@ def test_a_lambdamart_of_lightgbm(tmp_path, capsys):
     report = json.loads((tmp_path / "numbers.json").read_text())
     assert report["means"] == means
     assert list(means) == [
-        "start", "softmax", "rankpg", "softmax, then rankpg", "LambdaMART on all items",
+        "start", "softmax", "rankpg", "rankpg, no baseline", "softmax, then rankpg",
+        "LambdaMART on all items",
     ]  # fmt: skip
     data = script["make_clicks"](40, 30)
     ideal = data["chance"].copy()

@@ -7,9 +7,10 @@ Users click items; all anybody sees is the clicks. A LambdaMART is fitted to the
 Two retrievers with the same towers, start, optimizer, batches and number of updates choose these K:
 
     softmax   cross-entropy: log softmax of every clicked item, as two-tower retrievers are usually trained
-    rankpg    policy gradient on the clicks that the list earns which the LambdaMART makes of its candidates
+    rankpg    policy gradient on the clicks that the list earns which the LambdaMART makes of its candidates,
+              with the mean of each context taken off (the LambdaMART errs), and without
 
-Both are judged on users whose clicks nobody saw, by the true probability of a click.
+All are judged on users whose clicks nobody saw, by the true probability of a click.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def one_seed(data: dict[str, np.ndarray], sizes: dict[str, int], seed: int) -> d
     config = TrainConfig(
         num_candidates=CANDIDATES, ranking_length=SHOWN, held_out_contexts=sizes["held_out"],
         context_tower="features", item_tower="features", num_steps=sizes["steps"],
-        eval_every=sizes["steps"], seeds=(seed,), batch_size=128,
+        eval_every=sizes["steps"], seeds=(seed,), batch_size=128, reward_transform="context",
     )  # fmt: skip
     towers = encoders.two_tower(
         sizes["users"], sizes["items"], dim=16, init_scale=0.3, hidden=(64,),
@@ -120,8 +121,8 @@ def one_seed(data: dict[str, np.ndarray], sizes: dict[str, int], seed: int) -> d
     )  # fmt: skip
     clicks = rankpg.environments.from_matrix(data["clicks"])
 
-    def start() -> Run:
-        return prepare(config, clicks, encoder=towers)
+    def start(**changes) -> Run:
+        return prepare(dataclasses.replace(config, **changes), clicks, encoder=towers)
 
     training = start().pipeline.training_contexts
     users = np.setdiff1d(np.arange(sizes["users"]), training)
@@ -136,6 +137,8 @@ def one_seed(data: dict[str, np.ndarray], sizes: dict[str, int], seed: int) -> d
     judged["softmax"] = judge(softmax, data, rerank, users)
     trained = live.train(live.Retriever(start()), live.Reranker(rerank))
     judged["rankpg"] = judge(trained, data, rerank, users)
+    trained = live.train(live.Retriever(start(reward_transform="none")), live.Reranker(rerank))
+    judged["rankpg, no baseline"] = judge(trained, data, rerank, users)
     goes_on = start()
     goes_on.state = dataclasses.replace(goes_on.state, params=softmax.state.params)
     trained = live.train(live.Retriever(goes_on), live.Reranker(rerank))
