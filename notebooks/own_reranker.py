@@ -68,7 +68,6 @@ config = rankpg.TrainConfig(
     held_out_contexts=HELD_OUT,
     context_tower="features",
     item_tower="features",
-    reward_transform="context",  # this re-ranker errs: each context's own mean is taken off the reward
     batch_size=64,
     num_steps=150,
     eval_every=50,
@@ -127,7 +126,7 @@ catalogue = live.catalogue(
 serving = live.Retriever.new(
     rankpg.TrainConfig(
         num_candidates=CANDIDATES, ranking_length=SHOWN, context_tower="features",
-        item_tower="features", reward_transform="context", batch_size=32, seeds=(0,),
+        item_tower="features", batch_size=32, seeds=(0,),
     ),
     catalogue,
 )  # fmt: skip
