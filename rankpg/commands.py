@@ -102,9 +102,11 @@ def _saved(run: Any, folder: Any, progress: Any) -> str:
         return "Nothing was run yet"
     if progress.phase == "train":  # else this state is there already
         folder.save(run)
+    path = str(folder.path)
+    path = f"./{path}" if path.startswith("-") else path  # else it is read as a flag
     return (
         f"The state of step {run.step} is saved in {folder.path}. Go on with: "
-        f"python -m rankpg train --resume --out {shlex.quote(str(folder.path))}"
+        f"python -m rankpg train --resume --out {shlex.quote(path)}"
     )
 
 

@@ -70,12 +70,19 @@ def settings_of(run: Run) -> dict[str, Any]:
     }
 
 
-def card(run: Run) -> str:
-    """The run card, in Markdown."""
-    lines = [f"# {run.config.estimator}, step {run.step}", ""]
+def card(run: Run, *, step: int | None = None, curve: bool = True) -> str:
+    """The run card, in Markdown.
+
+    Args:
+      run: what it is of.
+      step: updates made; those that the run's own loop made by default.
+      curve: whether the picture lies beside the card.
+    """
+    lines = [f"# {run.config.estimator}, step {run.step if step is None else step}", ""]
     if run.stretch.steps:
         lines += [f"Stopped between evaluations; figures are those of step {run.evaluated}.", ""]
-    lines += [f"![Policy value against steps]({CURVE})", "", *_figures(run, _FIGURES)]
+    lines += [f"![Policy value against steps]({CURVE})", ""] if curve else []
+    lines += _figures(run, _FIGURES)
     lines += [f"- {sentence}" for sentence in run.stopped()]
     diagnostics = _figures(run, _DIAGNOSTICS)
     if diagnostics:
@@ -88,10 +95,12 @@ def card(run: Run) -> str:
         if run.config.held_out_contexts
         else "on contexts that training drew from as well; it says nothing about contexts or items "
     )
-    limits = (
-        "The value is the mean reward under this run's environment and late stage, evaluated "
-        f"{judged}that were not there."
-    )
+    limits = "No value was measured: rewards came from outside."
+    if any(row.get("policy_value") is not None for row in run.last_rows):
+        limits = (
+            "The value is the mean reward under this run's environment and late stage, evaluated "
+            f"{judged}that were not there."
+        )
     return "\n".join([*lines, "", "## Limits", "", limits, ""])
 
 

@@ -457,6 +457,7 @@ def test_a_restart_changes_nothing_and_forgets_what_was_not_saved(tmp_path):
     back.save(folder)  # over the older one
     assert equal(parameters(back), parameters(live.Retriever.load(folder, environment=world)))
     assert [file.name for file in (folder / "live").glob("*.npz")] == ["1.npz"]
+    assert "step 1" in (folder / "RUN.md").read_text()
     run = load_run(folder, environment=world)  # and it is a run folder like any other
     assert run.step == 1
     assert np.array_equal(run.candidates([0, 1]), back.run.candidates([0, 1]))

@@ -100,16 +100,17 @@ def test_a_signal_saves_the_step_that_was_reached(
             signal.raise_signal(number)
             time.sleep(0.2)  # a thread hears it
 
-    out = tmp_path / "my run"
+    monkeypatch.chdir(tmp_path)
+    out = Path("-my run")
     with monkeypatch.context() as patch:
         patch.setattr(RunFolder, "follow", asked_to_stop)
-        assert main(["train", *SHORT, "--out", str(out)]) == code
+        assert main(["train", *SHORT, f"--out={out}"]) == code
     said = capsys.readouterr().err
     assert (
         f"stopped by {number.name}. The state of step {at} is saved in {out}. Go on with: " in said
     )
     command = said.split("Go on with: ")[1].strip()
-    assert command == f"python -m rankpg train --resume --out '{out}'"
+    assert command == "python -m rankpg train --resume --out './-my run'"
     assert checkpoint.latest_step(out / "checkpoint") == at
     run = load_run(out)
     assert (run.step, run.evaluated, run.state.step.tolist()) == (at, (at - 1) // 80 * 80, [at, at])

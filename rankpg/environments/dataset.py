@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Iterable
 
@@ -73,6 +74,10 @@ class Dataset:
 
     def sums(self) -> dict[str, str]:
         """SHA-256 of the ids of either side and of the numbers: what a trained policy belongs to."""
+        return self._sums
+
+    @functools.cached_property
+    def _sums(self) -> dict[str, str]:
         return {
             "context_ids": _sum(map(repr, self.context_ids.ids.tolist())),
             "item_ids": _sum(map(repr, self.item_ids.ids.tolist())),

@@ -30,7 +30,8 @@ from rankpg.live.open_draws import OpenDraw, OpenDraws, Rows, ToldRows, join
 from rankpg.live.programs import Importance
 from rankpg.locks import Taken, lock
 from rankpg.run import Run
-from rankpg.run_folder import CHECKPOINT, LOCK, METRICS, RunFolder, load_run
+from rankpg.run_card import card
+from rankpg.run_folder import CARD, CHECKPOINT, LOCK, METRICS, RunFolder, load_run
 
 __all__ = ["Owner", "Saved", "load", "save"]
 
@@ -96,6 +97,7 @@ def save(
         _write(path / LIVE / f"{step}.npz", content.getvalue())
         _write(path / METRICS, lines.encode())
         checkpoint.save(path / CHECKPOINT, step, jax.device_get(run.state))
+        _write(path / CARD, card(run, step=step, curve=False).encode())
         _write_owner(path, owner)  # last: a save that fails leaves the name of the one before
         for old in (path / LIVE).glob("*.npz"):
             if old.name != f"{step}.npz":
