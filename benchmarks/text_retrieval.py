@@ -32,11 +32,12 @@ import optax
 from _common import RESULTS, write
 
 from rankpg import TrainConfig, late_stage
+from rankpg.assembly import assemble
 from rankpg.environments import from_text
 from rankpg.environments.stored import Ratings
 from rankpg.evaluate import ndcg, relevant_recall
 from rankpg.numerics import largest
-from rankpg.pipeline import Pipeline, assemble
+from rankpg.pipeline import Pipeline
 from rankpg.plackett_luce import greedy_candidates
 from rankpg.summary import mean_interval
 from rankpg.training import TrainState, draw_contexts, init_state, train_chunk

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg.assembly import assemble
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.described import describe
 from rankpg.environments.edited import add_contexts, add_items, remove_items
@@ -21,7 +22,7 @@ from rankpg.environments.features import feature_rows
 from rankpg.environments.ids import IdMap, TableError, id_array, id_kind
 from rankpg.environments.restricted import Restricted, knows_rewards
 from rankpg.memory import check_memory
-from rankpg.pipeline import Pipeline, assemble
+from rankpg.pipeline import Pipeline
 from rankpg.settings import ConfigError
 from rankpg.types import Embeddings
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import jax
 
+from rankpg.assembly import assemble
 from rankpg.config import TrainConfig
 from rankpg.environments import Dataset, make_environment
 from rankpg.judging import Judge, columns_of, evaluate_run, evaluation_contexts, seed_keys
 from rankpg.memory import check_memory
-from rankpg.pipeline import assemble
 from rankpg.run_state import Progress, Run
 from rankpg.training import init_state, train_chunk
 from rankpg.types import Environment
@@ -54,10 +54,10 @@ def train(
       environment: rewards of your own; the config's if None.
       on_progress: called after every chunk and every evaluation.
       **stations: stations of your own in place of the config's: encoder, late_stage, reward_transform,
-        optimizer (see `pipeline.assemble`).
+        optimizer (see `assembly.assemble`).
 
     Raises:
-      ConfigError, ValueError, TypeError: before anything runs, for what cannot be; see `pipeline.assemble`.
+      ConfigError, ValueError, TypeError: before anything runs, for what cannot be; see `assembly.assemble`.
 
     >>> import numpy as np
     >>> from rankpg.environments import from_matrix

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
+from rankpg.assembly import assemble
 from rankpg.config import TrainConfig
 from rankpg.environments import from_matrix
-from rankpg.pipeline import assemble
 from rankpg.run_folder import load_config, load_settings
 from rankpg.settings import ConfigError, choices_of, flag
 

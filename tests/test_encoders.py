@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 from rankpg import TrainConfig
+from rankpg.assembly import assemble
 from rankpg.encoders import (
     Encoder,
     IdTower,
@@ -19,7 +20,6 @@ from rankpg.encoders import (
     two_tower,
 )
 from rankpg.environments import from_matrix, generate
-from rankpg.pipeline import assemble
 from rankpg.training import init_state, update
 from rankpg.types import Embeddings
 

@@ -9,10 +9,10 @@ import pytest
 
 import rankpg
 from rankpg import TrainConfig, late_stage
+from rankpg.assembly import assemble
 from rankpg.contexts import choose_contexts, split_contexts
 from rankpg.environments import from_matrix
 from rankpg.evaluate import _recall, evaluate, share_aligned
-from rankpg.pipeline import assemble
 from rankpg.training import init_state
 
 ENABLE_X64 = False

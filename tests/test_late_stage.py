@@ -12,9 +12,9 @@ from flax import struct
 from scipy import stats
 
 from rankpg import TrainConfig, late_stage, neural_scorer
+from rankpg.assembly import assemble
 from rankpg.environments import from_matrix, generate
 from rankpg.late_stage import LATE_STAGES
-from rankpg.pipeline import assemble
 from rankpg.types import LateStage
 
 ENABLE_X64 = False

@@ -12,13 +12,13 @@ import pytest
 
 import rankpg
 from rankpg import TrainConfig, live
+from rankpg.assembly import assemble
 from rankpg.checkpoint import CheckpointError
 from rankpg.encoders import Encoder
 from rankpg.environments import from_matrix
 from rankpg.live import programs
 from rankpg.live.fitness import check_live
 from rankpg.locks import lock
-from rankpg.pipeline import assemble
 from rankpg.run_folder import load_run
 from rankpg.settings import ConfigError
 from rankpg.training import init_state

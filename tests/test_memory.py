@@ -9,10 +9,10 @@ import jax
 import pytest
 
 from rankpg import TrainConfig, memory
+from rankpg.assembly import assemble
 from rankpg.environments.synthetic import generate
 from rankpg.evaluate import evaluation_block
 from rankpg.memory import available_memory, estimate_memory
-from rankpg.pipeline import assemble
 from rankpg.retrieval import choose_retrieval
 from rankpg.run import prepare, seed_keys
 from rankpg.settings import ConfigError

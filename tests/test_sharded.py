@@ -16,7 +16,7 @@ import pytest
 from run_files import metrics_rows
 
 from rankpg import TrainConfig
-from rankpg.pipeline import assemble
+from rankpg.assembly import assemble
 from rankpg.placement import place_on
 from rankpg.processes import join_processes
 from rankpg.retrieval import choose_retrieval

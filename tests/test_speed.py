@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from rankpg import ESTIMATORS, memory
+from rankpg.assembly import assemble
 from rankpg.cli import main
-from rankpg.pipeline import assemble
 from rankpg.run import prepare, seed_keys
 from rankpg.settings import ConfigError
 from rankpg.speed import MEASUREMENTS, Shape, Work, fit_power_law, hardware_limit, work_of

@@ -12,12 +12,12 @@ import pytest
 from flax import struct
 
 from rankpg import TrainConfig, train
+from rankpg.assembly import assemble
 from rankpg.encoders import Encoder
 from rankpg.environments import from_matrix
 from rankpg.estimators import ESTIMATORS
 from rankpg.listing import list_items
 from rankpg.numerics import centre
-from rankpg.pipeline import assemble
 from rankpg.plackett_luce import expert_quotas, greedy_order
 from rankpg.retrieval.dense import Candidates
 from rankpg.retrieval.layout import Layout, layout_for

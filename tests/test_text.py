@@ -12,12 +12,12 @@ import pytest
 from data_files import refusal, rewards
 
 from rankpg import TrainConfig, late_stage, train
+from rankpg.assembly import assemble
 from rankpg.cli import main
 from rankpg.environments import from_matrix, from_text, from_text_folder, from_triples
 from rankpg.environments.text_files import read_collection
 from rankpg.environments.triples import TableError, UnknownIdError
 from rankpg.evaluate import evaluate
-from rankpg.pipeline import assemble
 from rankpg.run import prepare
 from rankpg.run_folder import load_run
 from rankpg.settings import ConfigError

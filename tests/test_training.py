@@ -16,11 +16,11 @@ from scipy import stats
 import rankpg
 from rankpg import TrainConfig, late_stage, optimizing, training
 from rankpg import run as run_module
+from rankpg.assembly import assemble
 from rankpg.contexts import split_contexts
 from rankpg.encoders import Encoder
 from rankpg.environments import from_matrix
 from rankpg.optimizing import make_optimizer
-from rankpg.pipeline import assemble
 from rankpg.run import Run, prepare, train, training_loop
 from rankpg.settings import ConfigError
 from rankpg.training import FAULTS, init_state, train_chunk, update
