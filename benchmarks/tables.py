@@ -241,7 +241,53 @@ def text_differences(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def experts_gradients(result: dict[str, Any]) -> list[list[str]]:
+    """Bias against the credit-assigned gradient and cosine to the policy gradient, by number of experts."""
+    found = {
+        name.split("/")[1]: row["gradients"]
+        for name, row in result["rows"].items()
+        if name.startswith("gradients/")
+    }
+    rows = [["estimator", *(f"{count}: bias, cosine" for count in found)]]
+    names = dict.fromkeys(name for gradients in found.values() for name in gradients)
+    for name in names:
+        cells = []
+        for gradients in found.values():
+            row = gradients.get(name)
+            cells.append(
+                f"{row['bias_to_credit']:.2f}, {row['cosine_to_policy']:.2f}" if row else "—"
+            )
+        rows.append([f"`{name}`", *cells])
+    return rows
+
+
+def experts_learning(result: dict[str, Any]) -> list[list[str]]:
+    """Share of the optimum by estimator, number of experts and step."""
+    cells: dict[str, dict[str, str]] = {}
+    for name, row in result["rows"].items():
+        if name.startswith("learning/"):
+            _, estimator, experts = name.split("/")
+            for step, share in row["share_of_optimum"].items():
+                if step != "0":
+                    value = f"{share['mean']:.1%} ± {share['half_width_95']:.1%}"
+                    cells.setdefault(estimator, {})[f"{experts}, {int(step):,} steps"] = value
+    columns = sorted(
+        {c for row in cells.values() for c in row},
+        key=lambda c: (c.split(",")[0] != "M=5", int(c.split(", ")[1].split()[0].replace(",", ""))),
+    )
+    first_last = [
+        c
+        for m in ("M=5", "M=1")
+        for own in [[c for c in columns if c.startswith(m)]]
+        for c in dict.fromkeys([own[0], own[-1]] if own else [])
+    ]
+    body = [[f"`{name}`", *(row.get(c, "—") for c in first_last)] for name, row in cells.items()]
+    return [["estimator", *first_last], *body]
+
+
 TABLES = (
+    experts_gradients,
+    experts_learning,
     v_pg_numerics,
     million_items,
     text_retrieval,
@@ -265,6 +311,8 @@ FILES = {
     "growth": "speed",
     "throughput": "benchmark/cpu/throughput",
     "text_differences": "text_retrieval",
+    "experts_gradients": "experts",
+    "experts_learning": "experts",
 }
 """Tables that stand in a file of another name."""
 

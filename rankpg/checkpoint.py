@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -67,8 +68,8 @@ class Saved:
           CheckpointError: it cannot be read, or belongs to another config.
         """
         try:
-            with _checkpointer() as checkpointer:
-                saved = checkpointer.restore(self.path.resolve())
+            with _checkpointer() as checkpointer, _plainly(self.path.parent) as folder:
+                saved = checkpointer.restore(folder / self.path.name)
         except Exception as error:
             raise _unreadable(self.path, _first_line(error)) from error
         wanted = _flat(template)
@@ -126,14 +127,31 @@ def save(
 def _write(partial: Path, state: Any, notes: Mapping[str, Any]) -> None:
     import rankpg
 
-    with _checkpointer() as checkpointer:
-        checkpointer.save(_cleared(partial), _flat(state))
+    _cleared(partial).parent.mkdir(parents=True, exist_ok=True)
+    with _checkpointer() as checkpointer, _plainly(partial.parent) as folder:
+        checkpointer.save(folder / partial.name, _flat(state))
     if not partial.is_dir() or not any(partial.iterdir()):
         raise OSError(f"nothing was written to {partial}")
+    if any(partial.glob("ocdbt.process_*")) and not (partial / "manifest.ocdbt").is_file():
+        raise OSError(f"Orbax left the parts of {partial} apart, and could not read them back")
     known = {"format": FORMAT, "rankpg": rankpg.__version__, **notes}
     (partial / NOTES).write_text(json.dumps(known, allow_nan=False, indent=1) + "\n")
     sums = "".join(f"{digest}  {name}\n" for name, digest in _sums(partial).items())
     (partial / SUMS).write_text(sums)
+
+
+@contextlib.contextmanager
+def _plainly(folder: Path) -> Iterator[Path]:
+    """A name of the folder that stays a name: Orbax takes brackets for a pattern, TensorStore a backslash for
+    a slash."""
+    real = folder.resolve()
+    if not set(str(real)) & set("[]\\"):
+        yield real
+        return
+    with tempfile.TemporaryDirectory(prefix="rankpg-") as place:
+        link = Path(place).resolve() / "folder"
+        link.symlink_to(real, target_is_directory=True)
+        yield link
 
 
 def _cleared(path: Path) -> Path:

@@ -105,11 +105,6 @@ class RunFolder:
 
     def check_free(self) -> None:
         """ConfigError where the folder holds a run already, another process writes it, or it is none."""
-        if "\\" in str(self.path.resolve()):  # the library under Orbax takes it for a slash
-            raise ConfigError(
-                f"--out {self.path} has a backslash in its path ({self.path.resolve()}), with which no "
-                "checkpoint can be read back; choose another folder"
-            )
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"--out {self.path} is a file; expected the name of a folder")
         if is_writer() and self._lock is None and (self.path / LOCK).exists():
