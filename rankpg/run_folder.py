@@ -36,8 +36,10 @@ from rankpg.stored_run import (
     CHECKPOINT,
     CONFIG,
     DATA,
+    LIVE,
     MAY_CHANGE,
     METRICS,
+    OWNER,
     SAVED,
     difference,
     load_config,
@@ -157,6 +159,11 @@ class RunFolder:
           CheckpointError: its checkpoint is missing, damaged, or of another config or version.
         """
         saved = load_config(self.path)
+        if (self.path / LIVE / OWNER).exists():
+            raise ConfigError(
+                f"--resume: {self.path} holds a live retriever, whose open draws would be lost; go on with "
+                "live.Retriever.load, or train from load_run(...) in another folder"
+            )
         self._hold()
         changed = difference(saved.to_dict(), run.config.to_dict())
         if changed:

@@ -24,6 +24,9 @@ DATA, SAVED = "data.json", "data"
 MAY_CHANGE = ("num_steps", "eval_every", "eval_contexts", "mesh")
 """Settings that a resumed run may have otherwise than the run it continues."""
 
+LIVE, OWNER = "live", "retriever.json"
+"""Where a live retriever keeps its open draws, and the file that says whose they are."""
+
 _SAME_DRAW = {"streamed", "sharded"}
 """Retrievals that may take each other's place."""
 

@@ -150,7 +150,18 @@ class Tracks:
 
     def __init__(self, names: Sequence[str], folder: Path, run: Run):
         check_trackers(names)
-        self._open = {name: TRACKERS[name](folder, run) for name in dict.fromkeys(names)}
+        self._open: dict[str, Tracker] = {}
+        for name in dict.fromkeys(names):
+            try:
+                self._open[name] = TRACKERS[name](folder, run)
+            except ConfigError:
+                raise
+            except Exception as error:  # not logged in, no network
+                self.close()
+                raise ConfigError(
+                    f"--track {name} cannot be opened: {_one_line(error)}. Leave it out, or see "
+                    "docs/long_runs.md"
+                ) from error
 
     def log(self, step: int, rows: Iterable[Row]) -> None:
         """Tell of an evaluation."""
@@ -159,11 +170,21 @@ class Tracks:
             try:
                 tracker.log(step, told)
             except Exception as error:  # whatever a network or a disk may do
-                print(f"rankpg: --track {name} failed and is left out: {error}", file=sys.stderr)
+                print(
+                    f"rankpg: --track {name} failed and is left out: {_one_line(error)}",
+                    file=sys.stderr,
+                )
                 del self._open[name]
 
     def close(self) -> None:
         """Let them write what they hold."""
-        for tracker in self._open.values():
-            tracker.close()
+        for name, tracker in self._open.items():
+            try:
+                tracker.close()
+            except Exception as error:  # the run is trained and saved
+                print(f"rankpg: --track {name} did not close: {_one_line(error)}", file=sys.stderr)
         self._open = {}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

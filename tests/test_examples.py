@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import rankpg
+
 ENABLE_X64 = False
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
@@ -24,7 +26,7 @@ def test_a_lambdamart_of_lightgbm(tmp_path, capsys):
     report = json.loads((tmp_path / "numbers.json").read_text())
     assert report["means"] == means
     assert list(means) == [
-        "start", "softmax", "rankpg", "rankpg, no baseline", "softmax, then rankpg",
+        "start", "softmax", "rankpg", "rankpg, no baseline", "softmax, then rankpg", "softmax, then v_pg_swr",
         "LambdaMART on all items",
     ]  # fmt: skip
     data = script["make_clicks"](40, 30)
@@ -72,6 +74,16 @@ def test_from_clicks_and_a_lightgbm_model_to_an_index_that_serves(tmp_path, monk
     answers = server.candidates(features)
     assert answers.tolist() == told["run"].candidates(known).tolist()
     assert set(answers.ravel()) <= set(items["item_id"])
+    asked = server.features(str(tmp_path / "users.parquet"))  # whose order is that of the ids
+    order = [known.index(user) for user in users["user_id"]]
+    assert np.array_equal(asked, features[order])
+    with pytest.raises(ValueError, match="row 1, hold a number that is not finite"):
+        server.candidates(np.array([[0.0], [np.nan]]))
+
+    monkeypatch.setattr(sys, "argv", [str(script), *files, str(model), str(served), "20"])
+    with pytest.raises(rankpg.settings.ConfigError, match="exists already"):  # before training
+        runpy.run_path(str(script))
+    assert "clicks of a shown list" not in capsys.readouterr().out
 
 
 def test_that_script_is_short():

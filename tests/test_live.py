@@ -19,7 +19,7 @@ from rankpg.environments import from_matrix
 from rankpg.live import programs
 from rankpg.live.fitness import check_live
 from rankpg.locks import lock
-from rankpg.run_folder import load_run
+from rankpg.run_folder import RunFolder, load_run
 from rankpg.settings import ConfigError
 from rankpg.training import init_state
 
@@ -501,6 +501,34 @@ def test_two_processes_with_one_folder_do_not_write_over_each_other(tmp_path):
     one.save(folder)  # it goes on
 
 
+def test_a_first_save_that_was_cut_off_leaves_no_trace(tmp_path, monkeypatch):
+    folder, world, retriever = tmp_path / "run", live.catalogue(CONTEXTS, ITEMS), new()
+
+    def full(*arguments, **more):
+        (folder / "checkpoint" / "0.partial").mkdir(parents=True)
+        raise OSError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("rankpg.checkpoint.save", full)
+        with pytest.raises(OSError, match="no space"):
+            retriever.save(folder)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        live.Retriever.load(folder, environment=world)
+    new().save(folder)  # after a restart: another one
+    assert live.Retriever.load(folder, environment=world).step == 0
+    folder.rename(tmp_path / "away")
+    retriever.save(folder)
+    (tmp_path / "away").rename(tmp_path / "further")
+    retriever.save(folder)
+
+
+def test_training_does_not_go_on_in_a_live_folder(tmp_path):
+    retriever = new()
+    retriever.save(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"holds a live retriever.*live\.Retriever\.load"):
+        RunFolder(tmp_path / "run").resume(retriever.run)
+
+
 def test_weights_go_on_as_they_were(tmp_path):
     world = live.catalogue(CONTEXTS, ITEMS)
     retriever = live.Retriever.new(settings(), world, importance="item", clip=3.0)
@@ -622,6 +650,20 @@ def test_what_was_no_candidate_is_named_by_its_id():
         retriever.learn(drawn.token, [[strange, drawn.candidates[0, 0]]], [[1.0, 0.0]])
     with pytest.raises(ValueError, match="rows of different lengths"):
         retriever.learn(drawn.token, [["it0", "it1"], ["it2"]], [[1.0, 0.0]])
+
+
+def test_rankings_of_objects_are_what_they_hold():
+    dates = np.arange("2020-01-01", "2020-01-05", dtype="datetime64[D]")
+    for candidates in (np.array([["a", "bcd"]]), np.array([[3, 4]]), dates[None, :2]):
+        shown = live.answers.check_ranking(
+            candidates.astype(object), candidates, 2, np.array([0]), "f"
+        )
+        assert shown.dtype == candidates.dtype
+        assert np.array_equal(shown, candidates)
+    with pytest.raises(ValueError, match="shows abc"):
+        live.answers.check_ranking(
+            np.array([["abc"]], object), np.array([["ab"]]), 1, np.array([0]), "f"
+        )
 
 
 def test_a_disk_that_cannot_be_written_stops_no_serving_and_loses_no_row(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def interrupted_and_resumed(path, run_of, name, step=None):
     folder.open(run)
     evaluated(folder, run, 0, 10, 20)
     folder.close(run)
+    time.sleep(1.1 if name == "wandb" else 0)  # it names its folders by id and second
     run, again = run_of(), RunFolder(path)
     again.resume(run, step)
     last = 20 if step is None else step
@@ -191,3 +193,31 @@ def test_a_tracker_that_fails_does_not_end_the_run(run_of, tmp_path, capsys):
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == 6
     folder.close(run)
+
+
+def test_a_tracker_that_does_not_open_is_one_sentence(run_of, tmp_path, monkeypatch):
+    from rankpg import trackers
+
+    def not_logged_in(*_):
+        raise RuntimeError("No API key configured.\nLog in first")
+
+    monkeypatch.setitem(trackers.TRACKERS, "tensorboard", not_logged_in)
+    folder = RunFolder(tmp_path / "run", track=["tensorboard"])
+    with pytest.raises(ConfigError, match=r"cannot be opened: No API key .* Log in first\."):
+        folder.open(run_of())
+
+
+def test_a_tracker_that_does_not_close_takes_nothing_along(run_of, tmp_path, capsys):
+    run, folder = run_of(), RunFolder(tmp_path / "run", track=["tensorboard"])
+    folder.open(run)
+    evaluated(folder, run, 0)
+    assert folder._tracks is not None
+
+    def no_network():
+        raise RuntimeError("no network")
+
+    folder._tracks._open["tensorboard"].close = no_network
+    assert folder.close(run) is None
+    assert "--track tensorboard did not close: no network" in capsys.readouterr().err
+    assert (tmp_path / "run" / "RUN.md").exists()
+    RunFolder(tmp_path / "run").resume(run_of())  # the lock was given back

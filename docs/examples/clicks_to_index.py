@@ -15,6 +15,7 @@ import rankpg
 from rankpg.environments import Features, from_table
 
 clicks, users, items, ranker, folder, num_steps = sys.argv[1:]
+rankpg.export.check_free(folder)  # before anything is trained
 ranker = lightgbm.Booster(model_file=ranker)
 users, items = pd.read_parquet(users), pd.read_parquet(items)
 

@@ -1,7 +1,9 @@
 """A server of an exported policy: contexts or features in, the ids of K candidates out. It needs no rankpg.
+(But for --rows: features are then made by the very code that made those of training.)
 
     python serve.py FOLDER --contexts ann bob             # an export whose contexts are ids
     python serve.py FOLDER --features features.npy        # one whose context tower reads features [B, F]
+    python serve.py FOLDER --rows users.parquet           # the same, from the columns they are made of
     python serve.py FOLDER --contexts ann --search faiss  # an index of the export in place of exact search
 
 pip install numpy jax flatbuffers safetensors, and faiss-cpu or usearch for their indices. The answers are one
@@ -74,6 +76,9 @@ class Server:
                 raise ValueError(
                     f"features are {features.shape}; expected (B, {self.tower['width']})"
                 )
+            if not np.isfinite(features).all():
+                row = int(np.argmin(np.isfinite(features).all(axis=1)))
+                raise ValueError(f"features, row {row}, hold a number that is not finite")
             return features
         labels = list(contexts)
         for label in labels:
@@ -82,6 +87,17 @@ class Server:
             ):  # a float may have been rounded
                 raise ValueError(f"unknown context {label!r}")
         return np.array([self.row_of[label] for label in labels], np.int32)
+
+    def features(self, table: Any) -> np.ndarray:
+        """Features float32[B, F] of a table, or the file of one, with the columns that training read."""
+        if not self.tower.get("features"):
+            raise ValueError(
+                "the export does not say how its features were made: give --features FILE.npy"
+            )
+        from rankpg.environments import Featurizer
+
+        known = (self.folder / self.tower["features"]).read_text()
+        return Featurizer.from_json(known).transform(table)
 
     def retrieve(self, queries: np.ndarray) -> np.ndarray:
         """K rows a context, int[B, K], from embeddings [B, M, D]."""
@@ -182,6 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--contexts", nargs="+", metavar="ID")
     asked.add_argument("--features", type=Path, metavar="FILE.npy", help="numbers [B, F]")
+    asked.add_argument("--rows", metavar="FILE", help="a Parquet or CSV file of contexts")
     parser.add_argument("--search", choices=("exact", "faiss", "usearch"), default="exact")
     arguments = parser.parse_args(argv)
     try:
@@ -198,12 +215,14 @@ def answer(arguments: argparse.Namespace) -> list[list[Any]]:
     """Item ids of every context that was asked for."""
     server = Server(arguments.folder, arguments.search)
     takes = server.tower["takes"]
+    if (arguments.features or arguments.rows) and takes != "features":
+        raise ValueError("this export's contexts are ids: give --contexts")
+    if arguments.rows:
+        return server.candidates(server.features(arguments.rows)).tolist()
     if arguments.features:
-        if takes != "features":
-            raise ValueError("this export's contexts are ids: give --contexts, not --features")
         return server.candidates(np.load(arguments.features, allow_pickle=False)).tolist()
     if takes == "features":
-        raise ValueError("this export's context tower reads features: give --features FILE.npy")
+        raise ValueError("this export's context tower reads features: give --rows or --features")
     by_text = {str(label): label for label in server.row_of}  # integers, as the shell has them
     return server.candidates([by_text.get(text, text) for text in arguments.contexts]).tolist()
 

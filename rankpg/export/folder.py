@@ -5,6 +5,7 @@ items.json                  N ids, in order
 context_tower.bin           the context tower as a program, for jax.export.deserialize
 context_tower.safetensors   its parameters
 contexts.json               context ids, in the order of the program's rows, where it takes rows
+context_features.json       how features are made of a context's columns, where it takes those of a table
 <index>_<expert>.<index>    one index an expert
 CARD.md                     what was trained, on what, how it ended, and what to know
 export.json                 the manifest: shapes, quotas, merge rule, measured recall, sums of all other files
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 from rankpg.export.card import card
 from rankpg.export.context_tower import LARGEST_BATCH, PLATFORMS, without_restriction
 from rankpg.export.indexes import INDEXES, ItemIndex, check_installed, kind_for
-from rankpg.export.parts import Parts, ids_of, take_parts
+from rankpg.export.parts import Parts, context_featurizer, ids_of, take_parts
 from rankpg.export.recall import choose_effort, exact_rows, measure
 from rankpg.run import Run
 from rankpg.run_card import settings_of, versions
@@ -35,10 +36,11 @@ from rankpg.settings import ConfigError
 __all__ = ["FORMAT", "MANIFEST", "check_free", "export"]
 
 FORMAT, MANIFEST = 1, "export.json"
-ITEMS, ITEM_IDS, CONTEXT_IDS, PROGRAM, PARAMETERS, CARD = (
+ITEMS, ITEM_IDS, CONTEXT_IDS, CONTEXT_FEATURES, PROGRAM, PARAMETERS, CARD = (
     "items.safetensors",
     "items.json",
     "contexts.json",
+    "context_features.json",
     "context_tower.bin",
     "context_tower.safetensors",
     "CARD.md",
@@ -55,8 +57,9 @@ MERGE_RULE = (
 )
 
 
-def check_free(folder: Path) -> None:
+def check_free(folder: Path | str) -> None:
     """Refuse a folder, or anything else of that name, that is there already: ConfigError."""
+    folder = Path(folder)
     if folder.exists() or folder.is_symlink():
         raise ConfigError(f"--out {folder} exists already; choose another folder for the export")
 
@@ -102,11 +105,14 @@ def export(
     ids = {ITEM_IDS: ids_of(run, "item")}
     if parts.tower.width is None:
         ids[CONTEXT_IDS] = ids_of(run, "context")
+    featurizer = context_featurizer(parts)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         with _writing(folder):
             partial.mkdir(parents=True)
             _write_towers(partial, parts, program, ids)
+            if featurizer is not None:
+                (partial / CONTEXT_FEATURES).write_text(featurizer.to_json() + "\n")
         indexes = _write_indexes(partial, folder, parts, names, recall, exact_below)
         manifest = _manifest(parts, indexes)
         with _writing(folder):
@@ -197,6 +203,7 @@ def _manifest(parts: Parts, indexes: dict[str, Any]) -> dict[str, Any]:
             "takes": "rows" if tower.width is None else "features",
             "width": tower.width,
             "ids": CONTEXT_IDS if tower.width is None else None,
+            "features": CONTEXT_FEATURES if context_featurizer(parts) is not None else None,
             "largest_batch": LARGEST_BATCH,
             "platforms": list(tower.program.platforms),
             "calling_convention": tower.program.calling_convention_version,

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankpg.contexts import choose_contexts
+from rankpg.environments.featurizer import Featurizer
 from rankpg.environments.restricted import Restricted
 from rankpg.export.context_tower import ContextTower, context_tower, widen
 from rankpg.run import Run, evaluation_contexts
 from rankpg.settings import ConfigError
 from rankpg.types import Embeddings
 
-__all__ = ["Parts", "ids_of", "kept_rows", "take_parts"]
+__all__ = ["Parts", "context_featurizer", "ids_of", "kept_rows", "take_parts"]
 
 _JUDGING = 1000
 """Contexts that recall is measured on, at most."""
@@ -75,6 +76,13 @@ def take_parts(run: Run, seed: int | None, platforms: Sequence[str]) -> Parts:
     _check_finite(f"the embeddings of items of seed {seed}", items)
     tower = context_tower(run.pipeline, params, run.environment, platforms)
     return Parts(run, seed, params, items, tower, _queries(run, params, tower))
+
+
+def context_featurizer(parts: Parts) -> Featurizer | None:
+    """What makes the features that the context tower reads, where they came from a table."""
+    data, width = parts.run.dataset, parts.tower.width
+    made_of = None if data is None or width is None else data.context_featurizer
+    return made_of if made_of is not None and len(made_of.names) == width else None
 
 
 def _check_finite(what: str, array: Any) -> None:

@@ -64,7 +64,7 @@ def check_ranking(
       UnknownIdError: an item that `ids` does not hold.
     """
     try:
-        shown = labels_of(ranking) if ids else np.asarray(ranking)
+        shown = labels_of(ranking) if ids else _typed(ranking, candidates)
     except ValueError:
         shown = None
     if shown is None or (shown.ndim == 1 and any(isinstance(x, list | tuple) for x in shown)):
@@ -108,6 +108,16 @@ def check_ranking(
             f"{source}: ranking of row {rows[row]} shows an item twice: {named(shown[row])}"
         )
     return shown.astype(candidates.dtype)
+
+
+def _typed(ranking: Any, candidates: np.ndarray) -> np.ndarray:
+    """An array of what the values are: pandas hands out objects."""
+    shown = np.asarray(ranking)
+    if shown.dtype == object:
+        shown = np.array(shown.tolist())
+    if shown.dtype == object and candidates.dtype.kind == "M":
+        shown = shown.astype(candidates.dtype)
+    return shown
 
 
 def check_rewards(

@@ -124,7 +124,8 @@ class Log:
         stem = f"{name}-{_now():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         partial = self.folder / f"{stem}.partial"
         try:
-            parquet.write_table(table, partial)
+            with partial.open("wb") as file:  # of some names pyarrow would make an address
+                parquet.write_table(table, file)
             os.replace(partial, self.folder / f"{stem}.parquet")
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -161,6 +162,8 @@ def _id_type(ids: np.ndarray | None, name: str) -> Any:
             f"the {name} id {half!r} is no text that Parquet can hold (a surrogate stands alone); make it "
             "valid Unicode, or go without a log"
         ) from None
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"the {name} ids ({ids.dtype}) cannot be logged: {error}") from error
     return pyarrow.int64() if pyarrow.types.is_signed_integer(found) else found
 
 

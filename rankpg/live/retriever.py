@@ -178,7 +178,8 @@ class Retriever:
 
         Raises:
           ConfigError: the folder holds another run, or what another process learnt since this one loaded or
-            saved; or it cannot be written.
+            saved; or it cannot be made.
+          OSError: the disk does not take it; what was saved before stays.
         """
         folder = Path(path).resolve()
         with self._lock:

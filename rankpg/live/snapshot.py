@@ -15,6 +15,7 @@ import io
 import json
 import os
 import secrets
+import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,10 +33,9 @@ from rankpg.locks import Taken, lock
 from rankpg.run import Run
 from rankpg.run_card import card
 from rankpg.run_folder import CARD, CHECKPOINT, LOCK, METRICS, RunFolder, load_run
+from rankpg.stored_run import LIVE, OWNER
 
 __all__ = ["Owner", "Saved", "load", "save"]
-
-LIVE, OWNER = "live", "retriever.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,22 +78,25 @@ def save(
       The name of this save.
 
     Raises:
-      ConfigError: the folder holds another run, or one that has gone on; or it cannot be written.
+      ConfigError: the folder holds another run, or one that has gone on, or cannot be made.
+      OSError: the disk does not take it; what was saved before stays.
     """
     step = int(run.state.step[0])
     rows = list(run.metrics)
     if all(row["step"] != step for row in rows):  # what the step was worth, nobody has said
         rows.append({"step": step, "seed": run.config.seeds[0], "policy_value": None})
-    if _owner(path) is None:
-        RunFolder(path).open(run)
-        (path / LIVE).mkdir(exist_ok=True)
-        _write_owner(path, owner)
+    first = _owner(path) is None or not checkpoint.saved_steps(path / CHECKPOINT)
+    if first:
+        _begin(path, run)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **_arrays(run, draws, queue))
     lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     with _alone(path), checkpoint.uninterrupted():
-        _check_owner(path, owner, known)
+        if not first:
+            _check_owner(path, owner, known)
         owner = dataclasses.replace(owner, last_save=secrets.token_hex(8))
+        if first:
+            _write_owner(path, owner)  # no checkpoint counts without it
         _write(path / LIVE / f"{step}.npz", content.getvalue())
         _write(path / METRICS, lines.encode())
         checkpoint.save(path / CHECKPOINT, step, jax.device_get(run.state))
@@ -103,6 +106,19 @@ def save(
             if old.name != f"{step}.npz":
                 old.unlink()
     return owner.last_save
+
+
+def _begin(path: Path, run: Run) -> None:
+    """Make the folder; what a first save left that was cut off is nobody's.
+
+    Raises:
+      ConfigError: it holds another run, or cannot be made.
+    """
+    if (path / LIVE).is_dir() and not checkpoint.saved_steps(path / CHECKPOINT):
+        (path / METRICS).unlink(missing_ok=True)
+        shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
+    RunFolder(path).open(run)
+    (path / LIVE).mkdir(exist_ok=True)
 
 
 def load(path: Path, **overrides: Any) -> Saved:
@@ -164,7 +180,7 @@ def _check_owner(path: Path, owner: Owner, known: str | None) -> None:
             f"{path} already holds the retriever {held.identity}, and this one is {owner.identity}; choose "
             "another folder, or go on from there with live.Retriever.load"
         )
-    if held.last_save != (known or ""):
+    if held.last_save != known:
         raise ConfigError(
             f"{path} was saved by another process since this retriever loaded or saved it, and would lose "
             "what was learnt there; save elsewhere, or go on from there with live.Retriever.load"
@@ -259,5 +275,9 @@ def _told(arrays: dict[str, np.ndarray]) -> ToldRows:
 def _write(file: Path, content: bytes) -> None:
     """A file whole or not at all."""
     partial = file.with_name(file.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, file)
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, file)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Panel", "Section", "Table", "render", "write"]
+
+_TURNS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Unicode's controls of the direction of text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +65,16 @@ def render(title: str, words: str, sections: list[Section]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        finalize=_in_order,
+    )  # fmt: skip
     template = resources.files(__package__ or "").joinpath("page.html").read_text(encoding="utf-8")
     return environment.from_string(template).render(title=title, words=words, sections=sections)
+
+
+def _in_order(value: Any) -> Any:
+    """Text without the controls that would turn what stands beside it round."""
+    return _TURNS.sub("?", value) if type(value) is str else value  # a Markup is ours
 
 
 def write(page: str, file: Path) -> None:

@@ -150,7 +150,7 @@ def _has(row: dict[str, Any], *names: str) -> bool:
 
 def regrets(subjects: Sequence[Subject]) -> str:
     """The share of the optimum that is lost at each stage at the end, stacked, with the sum's interval."""
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
 
     parts = (
         ("retrieval_regret", "lost in retrieval", "#0072B2"),
@@ -179,6 +179,7 @@ def regrets(subjects: Sequence[Subject]) -> str:
             half = mean_interval(of_run.sum(axis=1))[1]
             axes.errorbar(left[row], row, xerr=half, color="0.25", capsize=3, fmt="none")
         _name_rows(axes, [s.name for s in subjects])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=None))
         axes.set_xlabel("lost, of the optimum")
         _legend(figure, axes)
