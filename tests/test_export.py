@@ -494,6 +494,7 @@ class TestRefused:
             "from rankpg.run import prepare\n"
             "data = rankpg.environments.from_matrix(np.eye(40))\n"
             "run = prepare(rankpg.TrainConfig(num_candidates=2, num_steps=1, seeds=(0,)), data)\n"
+            "sys.dont_write_bytecode = True  # half a .pyc would outlive this test\n"
             "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
             "try: rankpg.export.export(run, sys.argv[1])\n"

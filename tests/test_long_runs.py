@@ -444,11 +444,13 @@ def test_a_disk_that_is_full(straight, tmp_path, capsys):
 def files_up_to(size: int):
     """No file of this process may grow beyond so many bytes: the kernel answers EFBIG."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # half a .pyc would stay
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        sys.dont_write_bytecode = bytecode
 
 
 def test_a_state_that_does_not_fit(tmp_path):
