@@ -262,27 +262,18 @@ def experts_gradients(result: dict[str, Any]) -> list[list[str]]:
 
 
 def experts_learning(result: dict[str, Any]) -> list[list[str]]:
-    """Share of the optimum by estimator, number of experts and step."""
+    """Share of the optimum by estimator, experts and step: the first that was judged, and the last."""
     cells: dict[str, dict[str, str]] = {}
     for name, row in result["rows"].items():
         if name.startswith("learning/"):
             _, estimator, experts = name.split("/")
-            for step, share in row["share_of_optimum"].items():
-                if step != "0":
-                    value = f"{share['mean']:.1%} ± {share['half_width_95']:.1%}"
-                    cells.setdefault(estimator, {})[f"{experts}, {int(step):,} steps"] = value
-    columns = sorted(
-        {c for row in cells.values() for c in row},
-        key=lambda c: (c.split(",")[0] != "M=5", int(c.split(", ")[1].split()[0].replace(",", ""))),
-    )
-    first_last = [
-        c
-        for m in ("M=5", "M=1")
-        for own in [[c for c in columns if c.startswith(m)]]
-        for c in dict.fromkeys([own[0], own[-1]] if own else [])
-    ]
-    body = [[f"`{name}`", *(row.get(c, "—") for c in first_last)] for name, row in cells.items()]
-    return [["estimator", *first_last], *body]
+            _, first, *_, last = row["share_of_optimum"]  # after the start's
+            for step in (first, last):
+                share = row["share_of_optimum"][step]
+                value = f"{share['mean']:.1%} ± {share['half_width_95']:.1%}"
+                cells.setdefault(estimator, {})[f"{experts}, {int(step):,} steps"] = value
+    columns = list(next(iter(cells.values())))
+    return [["estimator", *columns], *([f"`{e}`", *row.values()] for e, row in cells.items())]
 
 
 TABLES = (

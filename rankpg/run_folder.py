@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,6 +48,7 @@ from rankpg.stored_run import (
     yaml_module,
 )
 from rankpg.trackers import Tracks, check_trackers
+from rankpg.whole_files import write_whole
 
 __all__ = ["RunFolder", "load_config", "load_run", "load_settings", "read_metrics", "versions"]
 
@@ -134,12 +134,12 @@ class RunFolder:
             self.check_free()  # now that nobody else can begin
             self._write_settings(run.config)
             if run.dataset is not None:
-                _replace(self.path / DATA, json.dumps(run.dataset.sums(), indent=1) + "\n")
+                write_whole(self.path / DATA, json.dumps(run.dataset.sums(), indent=1) + "\n")
                 in_memory = run.config.path is None
                 saved_data.save(self.path / SAVED, run.dataset, in_memory=in_memory)
             elif handed_over(run):
                 told = {"environment": type(run.environment).__name__}
-                _replace(self.path / DATA, json.dumps(told, indent=1) + "\n")
+                write_whole(self.path / DATA, json.dumps(told, indent=1) + "\n")
         except OSError as error:
             raise ConfigError(
                 f"--out {self.path} is no folder that can be written: {error}"
@@ -183,7 +183,7 @@ class RunFolder:
         self._keeping = _read_keeping(self.path)
         self._write_settings(run.config)
         checkpoint.drop_beyond(self.path / CHECKPOINT, run.step)
-        _replace(self.path / METRICS, "".join(line(row) for row in run.metrics))
+        write_whole(self.path / METRICS, "".join(line(row) for row in run.metrics))
         self._tracks = Tracks(self._keeping["track"], self.path, run)
 
     def follow(self, run: Run, progress: Progress) -> None:
@@ -250,7 +250,7 @@ class RunFolder:
         except (ModuleNotFoundError, OSError) as error:
             problem = f"no {CURVE}: {error}"
         try:
-            _replace(self.path / CARD, card(run))
+            write_whole(self.path / CARD, card(run))
         except OSError as error:
             problem = f"no {CARD}: {error}"
         if self._tracks is not None:
@@ -280,8 +280,8 @@ class RunFolder:
 
     def _write_settings(self, config: TrainConfig) -> None:
         self._keeping |= self._given
-        _replace(self.path / CONFIG, yaml_module().safe_dump(config.to_dict(), sort_keys=False))
-        _replace(self.path / KEEP, json.dumps(self._keeping, indent=1) + "\n")
+        write_whole(self.path / CONFIG, yaml_module().safe_dump(config.to_dict(), sort_keys=False))
+        write_whole(self.path / KEEP, json.dumps(self._keeping, indent=1) + "\n")
 
 
 def _read_keeping(path: Path) -> dict[str, Any]:
@@ -297,14 +297,3 @@ def _read_keeping(path: Path) -> dict[str, Any]:
     if kinds != {name: type(value) for name, value in _DEFAULTS.items()} or found["keep_last"] < 1:
         raise ConfigError(f"{file} holds {found}; expected values like {_DEFAULTS}")
     return {name: found[name] for name in _DEFAULTS}
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise

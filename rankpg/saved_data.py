@@ -10,7 +10,6 @@ Rewards are not kept. No file holds a pickle.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from rankpg.environments.featurizer import Featurizer
 from rankpg.environments.tables import load_arrays
 from rankpg.environments.triples import IdMap, TableError
 from rankpg.settings import ConfigError
+from rankpg.whole_files import whole, write_whole
 
 __all__ = ["IDS", "load", "save"]
 
@@ -45,11 +45,11 @@ def save(folder: Path, data: Dataset, *, in_memory: bool) -> None:
     """
     folder.mkdir(exist_ok=True)
     ids = {side: _plain(getattr(data, f"{side}_ids")) for side in _SIDES}
-    _write(folder / IDS, json.dumps(ids, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    write_whole(folder / IDS, json.dumps(ids, ensure_ascii=False).encode("utf-8", "surrogatepass"))
     featurizers = {side: getattr(data, f"{side}_featurizer") for side in _SIDES}
     if any(featurizers.values()):
         held = {side: f and json.loads(f.to_json()) for side, f in featurizers.items()}
-        _write(folder / FEATURES, json.dumps(held, allow_nan=False).encode())
+        write_whole(folder / FEATURES, json.dumps(held, allow_nan=False).encode())
     if in_memory:
         _save_arrays(folder / ARRAYS, data.environment)
 
@@ -139,14 +139,5 @@ def _save_arrays(file: Path, world: Any) -> None:
     where = getattr(world, "where", None)
     if where is not None:
         arrays["where"] = np.packbits(np.asarray(where))
-    partial = file.with_name(file.name + ".partial")
-    with partial.open("wb") as content:
+    with whole(file) as partial, partial.open("wb") as content:
         np.savez(content, **arrays)
-    os.replace(partial, file)
-
-
-def _write(file: Path, content: bytes) -> None:
-    """A file whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, file)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rankpg.settings import ConfigError
+from rankpg.whole_files import write_whole
 
 __all__ = ["read_json", "write_json"]
 
@@ -17,9 +18,7 @@ def write_json(file: Path, body: dict[str, Any]) -> None:
     text = json.dumps(body, indent=1, allow_nan=False)
     text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found.group().split()), text)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text + "\n")
-    partial.replace(file)
+    write_whole(file, text + "\n")
 
 
 def read_json(file: Path) -> dict[str, Any]:

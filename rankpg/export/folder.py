@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from rankpg.export.card import card
 from rankpg.export.context_tower import LARGEST_BATCH, PLATFORMS, without_restriction
 from rankpg.export.indexes import INDEXES, ItemIndex, check_installed, kind_for
-from rankpg.export.parts import Parts, context_featurizer, ids_of, take_parts
+from rankpg.export.parts import Parts, ids_of, take_parts
 from rankpg.export.recall import choose_effort, exact_rows, measure
 from rankpg.run import Run
 from rankpg.run_card import settings_of, versions
@@ -105,14 +105,11 @@ def export(
     ids = {ITEM_IDS: ids_of(run, "item")}
     if parts.tower.width is None:
         ids[CONTEXT_IDS] = ids_of(run, "context")
-    featurizer = context_featurizer(parts)
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
     try:
         with _writing(folder):
             partial.mkdir(parents=True)
             _write_towers(partial, parts, program, ids)
-            if featurizer is not None:
-                (partial / CONTEXT_FEATURES).write_text(featurizer.to_json() + "\n")
         indexes = _write_indexes(partial, folder, parts, names, recall, exact_below)
         manifest = _manifest(parts, indexes)
         with _writing(folder):
@@ -142,6 +139,8 @@ def _write_towers(folder: Path, parts: Parts, program: bytes, ids: dict[str, Any
     (folder / PROGRAM).write_bytes(program)
     for name, values in ids.items():
         (folder / name).write_text(json.dumps(values))
+    if parts.context_featurizer:
+        (folder / CONTEXT_FEATURES).write_text(parts.context_featurizer.to_json() + "\n")
 
 
 def _write_indexes(
@@ -203,7 +202,7 @@ def _manifest(parts: Parts, indexes: dict[str, Any]) -> dict[str, Any]:
             "takes": "rows" if tower.width is None else "features",
             "width": tower.width,
             "ids": CONTEXT_IDS if tower.width is None else None,
-            "features": CONTEXT_FEATURES if context_featurizer(parts) is not None else None,
+            "features": CONTEXT_FEATURES if parts.context_featurizer else None,
             "largest_batch": LARGEST_BATCH,
             "platforms": list(tower.program.platforms),
             "calling_convention": tower.program.calling_convention_version,

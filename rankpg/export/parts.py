@@ -18,7 +18,7 @@ from rankpg.run import Run, evaluation_contexts
 from rankpg.settings import ConfigError
 from rankpg.types import Embeddings
 
-__all__ = ["Parts", "context_featurizer", "ids_of", "kept_rows", "take_parts"]
+__all__ = ["Parts", "ids_of", "kept_rows", "take_parts"]
 
 _JUDGING = 1000
 """Contexts that recall is measured on, at most."""
@@ -36,6 +36,13 @@ class Parts:
     tower: ContextTower
     queries: np.ndarray
     """float32[B, M, D]: embeddings of the contexts that recall is measured on."""
+
+    @property
+    def context_featurizer(self) -> Featurizer | None:
+        """What makes the features [B, F] that the context tower reads, where they came from a table."""
+        data, width = self.run.dataset, self.tower.width
+        made_of = None if data is None or width is None else data.context_featurizer
+        return made_of if made_of is not None and len(made_of.names) == width else None
 
 
 def take_parts(run: Run, seed: int | None, platforms: Sequence[str]) -> Parts:
@@ -76,13 +83,6 @@ def take_parts(run: Run, seed: int | None, platforms: Sequence[str]) -> Parts:
     _check_finite(f"the embeddings of items of seed {seed}", items)
     tower = context_tower(run.pipeline, params, run.environment, platforms)
     return Parts(run, seed, params, items, tower, _queries(run, params, tower))
-
-
-def context_featurizer(parts: Parts) -> Featurizer | None:
-    """What makes the features that the context tower reads, where they came from a table."""
-    data, width = parts.run.dataset, parts.tower.width
-    made_of = None if data is None or width is None else data.context_featurizer
-    return made_of if made_of is not None and len(made_of.names) == width else None
 
 
 def _check_finite(what: str, array: Any) -> None:

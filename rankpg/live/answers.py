@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rankpg.environments.ids import IdMap, labels_of
+from rankpg.environments.ids import IdMap
 
 __all__ = ["Answers", "best_first", "check_ranking", "check_rewards", "check_scores"]
 
@@ -64,7 +64,7 @@ def check_ranking(
       UnknownIdError: an item that `ids` does not hold.
     """
     try:
-        shown = labels_of(ranking) if ids else _typed(ranking, candidates)
+        shown = np.asarray(ranking, object) if ids else _typed(ranking, candidates)
     except ValueError:
         shown = None
     if shown is None or (shown.ndim == 1 and any(isinstance(x, list | tuple) for x in shown)):
@@ -80,7 +80,7 @@ def check_ranking(
             f"first{hint}"
         )
     if ids:
-        shown = ids.rows(shown)
+        shown = ids.rows(ranking)
     elif shown.dtype.kind != candidates.dtype.kind and not (
         shown.dtype.kind in "iu" and candidates.dtype.kind in "iu"
     ):

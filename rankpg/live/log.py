@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-import os
 import secrets
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from rankpg.whole_files import whole
 
 if TYPE_CHECKING:
     from rankpg.live.retriever import Draw
@@ -122,14 +123,9 @@ class Log:
         pyarrow, parquet = _arrow()
         table = pyarrow.Table.from_pylist(rows, _schema(name, self._types, self._method))
         stem = f"{name}-{_now():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
-        partial = self.folder / f"{stem}.partial"
-        try:
-            with partial.open("wb") as file:  # of some names pyarrow would make an address
-                parquet.write_table(table, file)
-            os.replace(partial, self.folder / f"{stem}.parquet")
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+        file = self.folder / f"{stem}.parquet"
+        with whole(file) as partial, partial.open("wb") as content:
+            parquet.write_table(table, content)  # of some names it would make an address
         rows.clear()
 
 

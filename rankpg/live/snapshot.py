@@ -13,7 +13,6 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import secrets
 import shutil
 import zipfile
@@ -34,6 +33,7 @@ from rankpg.run import Run
 from rankpg.run_card import card
 from rankpg.run_folder import CARD, CHECKPOINT, LOCK, METRICS, RunFolder, load_run
 from rankpg.stored_run import LIVE, OWNER
+from rankpg.whole_files import write_whole
 
 __all__ = ["Owner", "Saved", "load", "save"]
 
@@ -84,8 +84,8 @@ def save(
     step = int(run.state.step[0])
     rows = list(run.metrics)
     if all(row["step"] != step for row in rows):  # what the step was worth, nobody has said
-        rows.append({"step": step, "seed": run.config.seeds[0], "policy_value": None})
-    first = _owner(path) is None or not checkpoint.saved_steps(path / CHECKPOINT)
+        rows.append(_unvalued(run, step))
+    first = _read_owner(path) is None or not checkpoint.saved_steps(path / CHECKPOINT)
     if first:
         _begin(path, run)
     content = io.BytesIO()
@@ -97,10 +97,10 @@ def save(
         owner = dataclasses.replace(owner, last_save=secrets.token_hex(8))
         if first:
             _write_owner(path, owner)  # no checkpoint counts without it
-        _write(path / LIVE / f"{step}.npz", content.getvalue())
-        _write(path / METRICS, lines.encode())
+        write_whole(path / LIVE / f"{step}.npz", content.getvalue())
+        write_whole(path / METRICS, lines)
         checkpoint.save(path / CHECKPOINT, step, jax.device_get(run.state))
-        _write(path / CARD, card(run, step=step, curve=False).encode())
+        write_whole(path / CARD, card(run, step=step, curve=False))
         _write_owner(path, owner)  # last: a save that fails leaves the name of the one before
         for old in (path / LIVE).glob("*.npz"):
             if old.name != f"{step}.npz":
@@ -132,14 +132,14 @@ def load(path: Path, **overrides: Any) -> Saved:
       ConfigError: no live retriever was saved here.
       CheckpointError: what was saved cannot be read.
     """
-    owner = _owner(path)
+    owner = _read_owner(path)
     if owner is None:
         raise ConfigError(
             f"{path} holds no live retriever; of a run that was trained in the program make one by "
             "live.Retriever(run_folder.load_run(path)) and save it elsewhere"
         )
     run = load_run(path, **overrides)
-    run.metrics[:] = [row for row in run.metrics if not _is_placeholder(row)]
+    run.metrics[:] = [row for row in run.metrics if row != _unvalued(run, row["step"])]
     file = path / LIVE / f"{int(run.state.step[0])}.npz"
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as saved:
@@ -155,8 +155,9 @@ def load(path: Path, **overrides: Any) -> Saved:
     return Saved(owner, run, draws, queue)
 
 
-def _is_placeholder(row: dict[str, Any]) -> bool:
-    return row.keys() == {"step", "seed", "policy_value"} and row["policy_value"] is None
+def _unvalued(run: Run, step: int) -> dict[str, Any]:
+    """The row of a step that nobody has evaluated: the reader of a run folder wants one at its checkpoint."""
+    return {"step": step, "seed": run.config.seeds[0], "policy_value": None}
 
 
 @contextlib.contextmanager
@@ -172,7 +173,7 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _check_owner(path: Path, owner: Owner, known: str | None) -> None:
     """See that the folder is this retriever's, and nobody has gone on with it."""
-    held = _owner(path)
+    held = _read_owner(path)
     if held is None:
         return
     if held.identity != owner.identity:
@@ -187,7 +188,7 @@ def _check_owner(path: Path, owner: Owner, known: str | None) -> None:
         )
 
 
-def _owner(path: Path) -> Owner | None:
+def _read_owner(path: Path) -> Owner | None:
     file = path / LIVE / OWNER
     if not file.exists():
         return None
@@ -198,7 +199,7 @@ def _owner(path: Path) -> Owner | None:
 
 
 def _write_owner(path: Path, owner: Owner) -> None:
-    _write(path / LIVE / OWNER, json.dumps(dataclasses.asdict(owner)).encode())
+    write_whole(path / LIVE / OWNER, json.dumps(dataclasses.asdict(owner)))
 
 
 def _check_shapes(run: Run, arrays: dict[str, np.ndarray]) -> None:
@@ -270,14 +271,3 @@ def _draws(identity: str, arrays: dict[str, np.ndarray]) -> OpenDraws:
 def _told(arrays: dict[str, np.ndarray]) -> ToldRows:
     rows = Rows(*(arrays[f"queue_{name}"] for name in Rows._fields))
     return ToldRows(rows, arrays["queue_ranking"], arrays["queue_rewards"])
-
-
-def _write(file: Path, content: bytes) -> None:
-    """A file whole or not at all."""
-    partial = file.with_name(file.name + ".partial")
-    try:
-        partial.write_bytes(content)
-        os.replace(partial, file)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise

@@ -7,11 +7,12 @@ itself scripts and the network (its Content-Security-Policy), and its pictures a
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from rankpg.whole_files import write_whole
 
 __all__ = ["Panel", "Section", "Table", "render", "write"]
 
@@ -80,6 +81,4 @@ def _in_order(value: Any) -> Any:
 def write(page: str, file: Path) -> None:
     """Write the page whole or not at all; what UTF-8 does not hold (a path of odd bytes) is spelled out."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(page, encoding="utf-8", errors="backslashreplace")
-    os.replace(partial, file)
+    write_whole(file, page.encode("utf-8", errors="backslashreplace"))
