@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankpg.numerics import log_add, log_sum_exp
-from rankpg.types import Array, Float, Int, record
+from rankpg.types import Array, Bool, Float, Int, record
 
-__all__ = ["Listing", "list_catalogue", "list_items"]
+__all__ = ["Listing", "list_catalogue", "list_items", "repeats"]
 
 
 @record
@@ -44,7 +44,7 @@ def list_items(logits: Float[Array, "M N"], ids: Int[Array, "C"]) -> Listing:
     Array([1.0986123], dtype=float32)
     """
     items = jnp.sort(ids)
-    repeated = jnp.concatenate([jnp.zeros(1, bool), items[1:] == items[:-1]])
+    repeated = repeats(items)
     once = jnp.where(repeated, logits.shape[1], items)
     listed, log_rest = _divide(logits, once)
     return Listing(items=items, logits=listed, log_rest=log_rest)
@@ -84,3 +84,12 @@ def list_catalogue(logits: Float[Array, "M N"]) -> Listing:
         logits=logits,
         log_rest=jnp.full((experts,), -jnp.inf, logits.dtype),
     )
+
+
+def repeats(ascending: Int[Array, "n"]) -> Bool[Array, "n"]:
+    """Which entries of an ascending list were there before.
+
+    >>> repeats(jnp.array([2, 5, 5, 7])).tolist()
+    [False, False, True, False]
+    """
+    return jnp.concatenate([jnp.zeros(1, bool), ascending[1:] == ascending[:-1]])

@@ -19,7 +19,8 @@ from jax.sharding import Mesh, PartitionSpec
 from rankpg.retrieval.dense import Candidates, Statistics
 from rankpg.retrieval.layout import Layout, layout_for
 from rankpg.retrieval.part import Part
-from rankpg.retrieval.streamed import find, pull_back, with_gradient
+from rankpg.retrieval.second_pass import pull_back, with_gradient
+from rankpg.retrieval.streamed import find
 from rankpg.types import Array, Embeddings, Environment, Int, Key, Quotas
 
 __all__ = ["BATCH", "ITEMS", "part_of", "retrieve_sharded"]

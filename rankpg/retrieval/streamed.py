@@ -7,34 +7,35 @@ log-sum-exp. They are all that a draw needs to know of most of the catalogue:
     greedy    only the blocks with the largest maxima are opened
     log_rest  the sums of the blocks that hold no listed item, and what is not listed of the others: opened
 
-An opened block is scored again, item by item. The gradient takes a second pass that scores every chunk again,
-as `listing._divide` does with all of them at once.
+An opened block is scored again, item by item. The gradient takes a second pass: second_pass.py.
 
-`find` and `pull_back` do this for a part of the catalogue and put the parts together; here the part is all of
-it, in sharded.py every device has one.
+`find` does this for a part of the catalogue and puts the parts together; here the part is all of it, in
+sharded.py every device has one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from rankpg.arrivals import finish
-from rankpg.listing import Listing
+from rankpg.listing import Listing, repeats
 from rankpg.numerics import log_add, log_sum_exp, of_sums
 from rankpg.plackett_luce import fill_quotas
 from rankpg.retrieval.dense import Candidates, Statistics
 from rankpg.retrieval.layout import Layout, layout_for
 from rankpg.retrieval.noise import gumbel_at
 from rankpg.retrieval.part import Part
-from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, Quotas
+from rankpg.retrieval.scoring import masked, score
+from rankpg.retrieval.second_pass import pull_back, with_gradient
+from rankpg.types import Array, Embeddings, Environment, Float, Int, Key, Quotas
 
-__all__ = ["describe_streamed", "find", "pull_back", "retrieve_streamed", "with_gradient"]
+__all__ = ["describe_streamed", "find", "retrieve_streamed"]
 
 _OPENED = 2**21
 """Numbers of the item table, about, that are read together for opened blocks."""
@@ -157,40 +158,6 @@ def _by_row(function: Callable[[Any], Candidates], rows: Any, at_once: int) -> C
     return jax.tree.map(lambda x: x.reshape(batch, *x.shape[2:]), found)
 
 
-def _masked(
-    logits: Float[Array, "M n B"],
-    contexts: Int[Array, "B"],
-    items: Int[Array, "n"],
-    environment: Environment,
-    part: Part,
-) -> Float[Array, "M n B"]:
-    """Logits, -inf for items that are not eligible, and for padding."""
-    if part.devices > 1:
-        logits = jnp.where((items < part.whole.num_items)[None, :, None], logits, -jnp.inf)
-        items = jnp.minimum(items, part.whole.num_items - 1)
-    one = jax.vmap(lambda context: environment.eligible(context, items), out_axes=1)
-    eligible = one(contexts)
-    return logits if eligible is None else jnp.where(eligible[None], logits, -jnp.inf)
-
-
-def _score(
-    vectors: Float[Array, "M D B"],
-    rows: Float[Array, "M n D"],
-    start: Int[Array, ""],
-    contexts: Int[Array, "B"],
-    environment: Environment,
-    part: Part,
-) -> Float[Array, "M n B"]:
-    """The logits of a chunk. Contexts come last: so a block is a run of rows, and XLA's CPU compiler
-    vectorises along the batch."""
-    logits = lax.dot_general(
-        rows, vectors, (((2,), (1,)), ((0,), (0,))), preferred_element_type=of_sums(rows.dtype)
-    )
-    first = part.first_block() * part.width + start
-    items = first + jnp.arange(rows.shape[1], dtype=jnp.int32)
-    return _masked(logits, contexts, items, environment, part)
-
-
 def _block_statistics(
     embeddings: Embeddings, contexts, environment, part: Part, *, with_peaks: bool
 ) -> tuple[Float[Array, "B M"], Float[Array, "B M blocks"], Float[Array, "B M blocks"] | None]:
@@ -198,7 +165,7 @@ def _block_statistics(
     vectors = jnp.transpose(embeddings.contexts, (1, 2, 0))
 
     def body(top, start, rows):
-        logits = _score(vectors, rows, start, contexts, environment, part)
+        logits = score(vectors, rows, start, contexts, environment, part)
         padding = -rows.shape[1] % part.width
         logits = jnp.pad(logits, ((0, 0), (0, padding), (0, 0)), constant_values=-jnp.inf)
         blocks = logits.reshape(logits.shape[0], -1, part.width, logits.shape[2])
@@ -234,7 +201,7 @@ def _open(
             rows.reshape(-1, rows.shape[2]), embedding, (((1,), (0,)), ((), ())),
             preferred_element_type=of_sums(rows.dtype),
         )  # fmt: skip
-        logits = _masked(logits[None, :, None], context[None], ids.reshape(-1), environment, part)
+        logits = masked(logits[None, :, None], context[None], ids.reshape(-1), environment, part)
         there = here[:, None] & (place >= blocks[:, None] * layout.width)
         return ids, jnp.where(there, logits.reshape(ids.shape), -jnp.inf)
 
@@ -300,7 +267,7 @@ def _list(ids, total, shift, opened, part: Part) -> Listing:
     """The listing of some items: the sums of blocks without any, and what is left of the other blocks."""
     items = jnp.sort(jnp.where(ids < 0, jnp.max(ids), ids))
     touched = part.whole.block_of(items)  # ascending, as the items
-    again = _repeats(touched)
+    again = repeats(touched)
     block, here = part.local(touched)
     drop = jnp.where(again | ~here, part.num_blocks, block)
     untouched = total.at[:, drop].set(-jnp.inf, mode="drop")
@@ -313,105 +280,6 @@ def _list(ids, total, shift, opened, part: Part) -> Listing:
     left_over = jnp.where(off_list[None], logits, -jnp.inf).reshape(len(logits), -1)
     return Listing(
         items=items,
-        logits=jnp.where(_repeats(items), -jnp.inf, part.highest(logits[:, place, row])),
+        logits=jnp.where(repeats(items), -jnp.inf, part.highest(logits[:, place, row])),
         log_rest=part.log_sum(log_add(log_sum_exp(untouched), log_sum_exp(left_over))),
     )
-
-
-def _repeats(ascending: Int[Array, "n"]) -> Bool[Array, "n"]:
-    """Which entries of an ascending list were there before."""
-    return jnp.concatenate([jnp.zeros(1, bool), ascending[1:] == ascending[:-1]])
-
-
-Listed = tuple[Array, Array]
-"""Logits [B, M, C] of listed items and log_rest [B, M], or what they receive."""
-
-
-def with_gradient(
-    pull_back: Callable[..., Embeddings],
-    embeddings: Embeddings,
-    contexts: Int[Array, "B"],
-    environment: Environment,
-    found: Candidates,
-    shift: Float[Array, "B M"],
-) -> Candidates:
-    """What was found, with a gradient in the embeddings.
-
-    Args:
-      pull_back: `pull_back(embeddings, contexts, environment, items, shift, values, cotangents)`, the
-        gradient in the embeddings.
-      embeddings, contexts, environment: as `find`.
-      found, shift: what it answered.
-    """
-    values = found.listing.logits, found.listing.log_rest
-    items = found.listing.items
-    attached = _with_gradient(pull_back, embeddings, contexts, environment, items, shift, values)
-    listed, log_rest = cast("Listed", attached)
-    listing = Listing(items=items, logits=listed, log_rest=log_rest)
-    return Candidates(**{**vars(found), "listing": listing})
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _with_gradient(pull_back, embeddings, contexts, environment, items, shift, values) -> Listed:
-    return values
-
-
-def _with_gradient_fwd(pull_back, embeddings, contexts, environment, items, shift, values):
-    return values, (embeddings, contexts, environment, items, shift, values)
-
-
-def _with_gradient_bwd(pull_back, saved, cotangents):
-    return pull_back(*saved, cotangents), None, None, None, None, None
-
-
-_with_gradient.defvjp(_with_gradient_fwd, _with_gradient_bwd)
-
-
-def pull_back(
-    part: Part,
-    embeddings: Embeddings,
-    contexts: Int[Array, "B"],
-    environment: Environment,
-    items: Int[Array, "B C"],
-    shift: Float[Array, "B M"],
-    values: Listed,
-    cotangents: Listed,
-) -> Embeddings:
-    """Score every chunk again: the share of each item in log_rest, or what its place on the list receives.
-
-    Args:
-      part: whose items these are. The answer for them is of these contexts alone.
-      embeddings, contexts, environment: as `find`.
-      items: those listed.
-      shift: as `find` answered.
-      values: as `find` answered.
-      cotangents: of the values.
-    """
-    (listed, log_rest), (to_listed, to_rest) = values, cotangents
-    to_listed = jnp.transpose(jnp.where(jnp.isneginf(listed), 0, to_listed), (1, 2, 0))
-    shift = jnp.where(jnp.isfinite(shift), shift, 0)
-    level = (jnp.where(jnp.isneginf(log_rest), jnp.inf, log_rest) + shift).T[:, None]
-    to_rest = to_rest.T[:, None]
-    beyond = part.devices * part.num_blocks * part.width
-    once = jnp.where(jax.vmap(_repeats)(items), beyond, items).T
-    once = once - part.first_block() * part.width  # [C, B], by its row here
-    column = jnp.arange(once.shape[1], dtype=jnp.int32)[None]
-    flat, upright = (jnp.transpose(embeddings.contexts, axes) for axes in ((1, 0, 2), (1, 2, 0)))
-
-    def body(carry, start, rows):
-        to_vectors, to_items = carry
-        logits = _score(upright, rows, start, contexts, environment, part)
-        share = to_rest * jnp.exp(logits - level)
-        place = once - start
-        place = jnp.where((place >= 0) & (place < rows.shape[1]), place, rows.shape[1])
-        share = share.at[:, place, column].set(to_listed, mode="drop", unique_indices=True)
-        share = share.astype(rows.dtype)
-        # The long side comes out last, or XLA's CPU compiler is several times slower.
-        more = lax.dot_general(rows, share, (((1,), (1,)), ((0,), (0,))))  # [M, D, B]
-        to_rows = lax.dot_general(share, flat, (((2,), (1,)), ((0,), (0,))))
-        to_items = lax.dynamic_update_slice_in_dim(to_items, to_rows, start, 1)
-        return (to_vectors + lax.optimization_barrier(more), to_items), None
-
-    zeros = jnp.zeros_like(upright), jnp.zeros_like(embeddings.items)
-    (to_vectors, to_items), _ = part.layout.scan(body, zeros, embeddings.items)
-    return Embeddings(contexts=part.sum(jnp.transpose(to_vectors, (2, 0, 1))), items=to_items)
