@@ -17,7 +17,7 @@ from _common import fill_rows, num_steps_given
 
 from rankpg import TrainConfig, expert_quotas, train
 from rankpg.laboratory import sweep
-from rankpg.summary import mean_interval
+from rankpg.summary import curve
 
 ESTIMATORS = ("top1_pg", "ca_pg_swr", "ca_pg", "ca_pg_threshold", "v_pg_swr", "v_pg")
 EXPERTS = (1, 2, 3, 5)
@@ -48,18 +48,15 @@ def learn(estimator: str, num_experts: int, num_steps: int) -> dict[str, Any]:
         eval_every=num_steps // 3,
     )
     run = train(config)
-    at: dict[int, list[float]] = {}
-    for row in run.metrics:
-        at.setdefault(row["step"], []).append(row["share_of_optimum"])
-    shares = {step: mean_interval(values) for step, values in at.items()}
-    mean, half = shares[run.step]
+    steps, means, halves = curve(run.metrics, "share_of_optimum")
     return {
         "steps": run.step,
         "share_of_optimum": {
-            str(step): {"mean": m, "half_width_95": h} for step, (m, h) in shares.items()
+            str(step): {"mean": float(mean), "half_width_95": float(half)}
+            for step, mean, half in zip(steps, means, halves, strict=True)
         },
         "stopped": run.stopped(),
-        "summary": f"{mean:.4f} ± {half:.4f}",
+        "summary": f"{means[-1]:.4f} ± {halves[-1]:.4f}",
     }
 
 
