@@ -13,11 +13,13 @@ Both have the same law. The race costs less where the catalogue is much larger t
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rankpg.gumbel_noise import gumbel_at
 from rankpg.numerics import largest, log_sum_exp
 from rankpg.types import Array, Float, Int, PRNGKey
 
@@ -63,14 +65,16 @@ def block_width(num_items: int, depth: int) -> int:
 def gumbel_top_k(
     key: PRNGKey, logits: Float[Array, "M N"], depth: int
 ) -> tuple[Int[Array, "M depth"], Float[Array, "M depth"]]:
-    """The first `depth` items of each expert and their perturbed logits, by a Gumbel variate for every item.
-
-    The noise has 46 random bits (`mode="high"`): on the 23-bit grid of the default, large catalogues tie
-    and ties go to the lowest index, which is a bias.
-    """
-    noise = jax.random.gumbel(key, logits.shape, logits.dtype, mode="high")
+    """The first `depth` items of each expert and their perturbed logits, by a Gumbel variate for every item."""
+    noise = _noise(key, logits.shape, logits.dtype)
     perturbed, order = largest(logits + noise, depth)
     return order, perturbed
+
+
+def _noise(key: PRNGKey, shape: tuple[int, int], dtype: Any) -> Float[Array, "M n"]:
+    """Standard Gumbel noise, expert by expert."""
+    places = jnp.arange(math.prod(shape), dtype=jnp.int32)
+    return gumbel_at(key, places, dtype).reshape(shape)
 
 
 def block_race(
@@ -98,7 +102,7 @@ def block_race(
     blocks = padded.reshape(experts, width, num_blocks)
     # One flat draw: XLA's CPU compiler vectorises along the last axis only, and a block is short.
     variates = num_blocks + width * min(depth, num_blocks)
-    noise = jax.random.gumbel(key, (experts, variates), logits.dtype, mode="high")
+    noise = _noise(key, (experts, variates), logits.dtype)
     return jax.vmap(lambda b, n: _race(b, n[:num_blocks], n[num_blocks:], depth))(blocks, noise)
 
 

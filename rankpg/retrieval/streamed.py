@@ -29,7 +29,7 @@ from rankpg.numerics import log_add, log_sum_exp, of_sums
 from rankpg.plackett_luce import fill_quotas
 from rankpg.retrieval.dense import Candidates, Statistics
 from rankpg.retrieval.layout import Layout, layout_for
-from rankpg.retrieval.noise import gumbel_at
+from rankpg.gumbel_noise import gumbel_at
 from rankpg.retrieval.part import Part
 from rankpg.retrieval.scoring import masked, score
 from rankpg.retrieval.second_pass import pull_back, with_gradient
