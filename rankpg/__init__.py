@@ -6,12 +6,12 @@ from rankpg.estimators import ESTIMATORS, score
 from rankpg.inclusion import log_inclusion, log_inclusion_threshold
 from rankpg.large_inclusion import log_inclusion_large
 from rankpg.plackett_luce import (
-    expert_quotas,
     greedy_candidates,
     log_prob,
     log_prob_swr,
     sample_candidates,
 )
+from rankpg.quotas import expert_quotas
 from rankpg.run import Run, train
 
 __version__ = "0.1.0"

@@ -21,34 +21,39 @@ from jax import lax
 
 from rankpg.gumbel_noise import gumbel_at
 from rankpg.numerics import largest, log_sum_exp
-from rankpg.types import Array, Float, Int, PRNGKey
+from rankpg.quotas import in_turn, order_depth
+from rankpg.types import Array, Float, Int, PRNGKey, Quotas
 
 __all__ = ["arrivals", "block_race", "block_width", "finish", "gumbel_top_k"]
 
 
 def arrivals(
-    key: PRNGKey, logits: Float[Array, "M N"], num_candidates: int
+    key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas
 ) -> tuple[Int[Array, "M depth"], Float[Array, "M depth"]]:
-    """The first K + 1 items (N at most) of each expert in the order of f + Gumbel noise, and those sums.
+    """Every expert's order of f + Gumbel noise, of what the experts before it have left, and those sums.
 
-    K + 1 entries of every order hold its quota even after all other picks and one item are taken out. The
-    depth is the same for every caller, so that one key means one draw.
+    Expert m takes the first K_m of its own (`quotas.take_quotas`). An order has `quotas.order_depth` items,
+    whoever calls, so that one key means one draw.
 
     Args:
       key: consumed.
       logits: f_m(a), centred (`numerics.centre`); -inf masks an item, which then never arrives.
-      num_candidates: K.
+      quotas: how many slots each expert fills.
 
-    >>> order, perturbed = arrivals(jax.random.key(0), jnp.array([[0.0, 90.0, 60.0, 30.0]]), 2)
+    >>> order, perturbed = arrivals(jax.random.key(0), jnp.array([[0.0, 90.0, 60.0, 30.0]]), (2,))
     >>> order
     Array([[1, 2, 3]], dtype=int32)
     """
-    num_items = logits.shape[1]
-    depth = min(num_items, num_candidates + 1)
-    logits, width = lax.stop_gradient(logits), block_width(num_items, depth)
-    if width == 1:
-        return gumbel_top_k(key, logits, depth)
-    return block_race(key, logits, depth, width)
+    depth = order_depth(logits.shape[1], quotas)
+    width = block_width(logits.shape[1], depth)
+
+    def first(expert, row):
+        own = key if len(quotas) == 1 else jax.random.fold_in(key, expert)
+        if width == 1:
+            return tuple(x[0] for x in gumbel_top_k(own, row[None], depth))
+        return tuple(x[0] for x in block_race(own, row[None], depth, width))
+
+    return in_turn(lax.stop_gradient(logits), quotas, first)
 
 
 def block_width(num_items: int, depth: int) -> int:
@@ -65,7 +70,7 @@ def block_width(num_items: int, depth: int) -> int:
 def gumbel_top_k(
     key: PRNGKey, logits: Float[Array, "M N"], depth: int
 ) -> tuple[Int[Array, "M depth"], Float[Array, "M depth"]]:
-    """The first `depth` items of each expert and their perturbed logits, by a Gumbel variate for every item."""
+    """The first `depth` items of each expert and their perturbed logits, a Gumbel variate for every item."""
     noise = _noise(key, logits.shape, logits.dtype)
     perturbed, order = largest(logits + noise, depth)
     return order, perturbed

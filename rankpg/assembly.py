@@ -18,7 +18,7 @@ from rankpg.late_stage import LATE_STAGES, learned, noisy
 from rankpg.optimizing import make_optimizer
 from rankpg.pipeline import Pipeline
 from rankpg.placement import OneDevice, place_on
-from rankpg.plackett_luce import expert_quotas
+from rankpg.quotas import expert_quotas
 from rankpg.retrieval import choose_retrieval
 from rankpg.rewards import (
     RewardTransform,

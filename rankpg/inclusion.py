@@ -24,13 +24,8 @@ from rankpg.checks import check_items, check_logits
 from rankpg.exact_inclusion import log_inclusion_exact
 from rankpg.listing import Listing, list_catalogue
 from rankpg.numerics import centre, cloglog_inverse, log_add, log_softplus, log_sum_exp
-from rankpg.plackett_luce import (
-    fill_quotas,
-    greedy_order,
-    log_left,
-    ordered_log_prob_terms,
-    slot_experts,
-)
+from rankpg.plackett_luce import greedy_in_turn, log_left, ordered_log_prob_terms
+from rankpg.quotas import fill_quotas, slot_experts
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas
 
 __all__ = [
@@ -165,7 +160,7 @@ def _by_exact(logits, item, quotas):
 
 
 def _by_greedy(logits, item, quotas):
-    order = greedy_order(logits, min(logits.shape[1], sum(quotas) + 1))
+    order = greedy_in_turn(logits, quotas)
     return log_inclusion_greedy(list_catalogue(logits), order, item, quotas)
 
 
@@ -230,5 +225,5 @@ def log_inclusion_threshold(
     check_logits(logits, quotas)
     check_items("item", item, logits.shape[1], ())
     logits, item = centre(logits), jnp.asarray(item, jnp.int32)
-    order, perturbed = arrivals(key, logits, sum(quotas))
+    order, perturbed = arrivals(key, logits, quotas)
     return log_inclusion_at_threshold(list_catalogue(logits), order, perturbed, item, quotas)

@@ -14,39 +14,20 @@ from rankpg.arrivals import arrivals, block_width
 from rankpg.checks import check_items, check_logits
 from rankpg.listing import Listing, list_items
 from rankpg.numerics import centre, largest, log_add, log_sum_exp, suffix_log_sum_exp
+from rankpg.quotas import in_turn, order_depth, slot_experts, take_quotas
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas
 
 __all__ = [
-    "expert_quotas",
-    "fill_quotas",
     "greedy_candidates",
+    "greedy_in_turn",
     "greedy_order",
     "log_left",
     "log_prob",
     "log_prob_swr",
     "ordered_log_prob",
     "sample_candidates",
-    "slot_experts",
     "swr_log_prob",
 ]
-
-
-def expert_quotas(num_candidates: int, num_experts: int) -> Quotas:
-    """Split K slots over M experts: K // M each, one more for the first K % M.
-
-    >>> expert_quotas(10, 4)
-    (3, 3, 2, 2)
-    """
-    for name, value in (("num_candidates", num_candidates), ("num_experts", num_experts)):
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} is {value!r}; expected a whole number of at least 1")
-    share, extra = divmod(num_candidates, num_experts)
-    return tuple(share + (m < extra) for m in range(num_experts))
-
-
-def slot_experts(quotas: Quotas) -> np.ndarray:
-    """m(k): which expert fills slot k, int[K]."""
-    return np.repeat(np.arange(len(quotas)), quotas)
 
 
 def greedy_order(logits: Float[Array, "M N"], depth: int) -> Int[Array, "M depth"]:
@@ -70,32 +51,17 @@ def greedy_order(logits: Float[Array, "M N"], depth: int) -> Int[Array, "M depth
     return jnp.take_along_axis(opened, place // width, axis=1) * width + place % width
 
 
-def fill_quotas(
-    order: Int[Array, "M depth"], quotas: Quotas, excluded: Int[Array, ""] | None = None
-) -> tuple[Int[Array, "K"], Int[Array, "K"]]:
-    """Let the experts, one after the other, take their first K_m items that nobody has taken yet.
+def greedy_in_turn(logits: Float[Array, "M N"], quotas: Quotas) -> Int[Array, "M depth"]:
+    """Every expert's greedy order of what the experts before it have left, `quotas.order_depth` items each.
 
-    Args:
-      order: every expert's items in its own order of preference.
-      quotas: how many each takes.
-      excluded: an item that is not in the catalogue at all; None excludes nothing.
-
-    Returns:
-      The picks in slot order, and the place of each in its expert's order; -1 and `depth` where a list ended.
+    >>> greedy_in_turn(jnp.array([[3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 1.0, 2.0]]), (1, 2))
+    Array([[0, 1, 2],
+           [3, 2, 1]], dtype=int32)
     """
-    depth = order.shape[1]
-    if len(quotas) == 1 and excluded is None:
-        return order[0, : quotas[0]], jnp.arange(quotas[0], dtype=order.dtype)
-    taken = jnp.zeros(0, order.dtype) if excluded is None else excluded[None].astype(order.dtype)
-    picks, places = [], []
-    for preferred, quota in zip(order, quotas, strict=True):
-        free = ~jnp.any(preferred[:, None] == taken[None, :], axis=1)
-        (place,) = jnp.nonzero(free, size=quota, fill_value=depth)
-        pick = preferred.at[place].get(mode="fill", fill_value=-1)
-        taken = jnp.concatenate([taken, pick])
-        picks.append(pick)
-        places.append(place.astype(order.dtype))
-    return jnp.concatenate(picks), jnp.concatenate(places)
+    depth = order_depth(logits.shape[1], quotas)
+    return in_turn(
+        lax.stop_gradient(logits), quotas, lambda m, row: (greedy_order(row[None], depth)[0],)
+    )[0]
 
 
 def sample_candidates(key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas) -> Int[Array, "K"]:
@@ -118,8 +84,8 @@ def sample_candidates(key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas)
     Array([1, 2], dtype=int32)
     """
     check_logits(logits, quotas)
-    order, _ = arrivals(key, centre(logits), sum(quotas))
-    return fill_quotas(order, quotas)[0]
+    order, _ = arrivals(key, centre(logits), quotas)
+    return take_quotas(order, quotas)
 
 
 def greedy_candidates(logits: Float[Array, "M N"], quotas: Quotas) -> Int[Array, "K"]:
@@ -131,7 +97,7 @@ def greedy_candidates(logits: Float[Array, "M N"], quotas: Quotas) -> Int[Array,
     Array([0, 3, 2], dtype=int32)
     """
     check_logits(logits, quotas)
-    return fill_quotas(greedy_order(logits, sum(quotas)), quotas)[0]
+    return take_quotas(greedy_in_turn(logits, quotas), quotas)
 
 
 def log_left(

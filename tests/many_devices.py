@@ -19,8 +19,8 @@ from jax.sharding import Mesh
 from rankpg import TrainConfig
 from rankpg.estimators import ESTIMATORS
 from rankpg.placement import Placement
-from rankpg.plackett_luce import expert_quotas
 from rankpg.processes import is_writer, join_processes
+from rankpg.quotas import expert_quotas
 from rankpg.retrieval import retrieve_sharded, retrieve_streamed
 from rankpg.retrieval.layout import Layout
 from rankpg.retrieval.sharded import part_of

@@ -11,7 +11,7 @@ import oracle
 import pytest
 
 from rankpg.arrivals import arrivals, block_race, block_width, gumbel_top_k
-from rankpg.plackett_luce import fill_quotas
+from rankpg.quotas import fill_quotas
 
 INF = np.inf
 LEVEL = 1e-4  # of every chi-square test; the keys are fixed, so a pass today is a pass tomorrow
@@ -116,7 +116,7 @@ def test_masked_items_stand_behind_all_others_and_padding_never_comes_up(key):
     eligible = np.arange(3, 211, 27)
     logits = np.full((2, 211), -INF, np.float32)
     logits[:, eligible] = normal(8, 2, len(eligible))
-    draw = jax.jit(jax.vmap(lambda k: arrivals(k, jnp.asarray(logits), 10)))
+    draw = jax.jit(jax.vmap(lambda k: arrivals(k, jnp.asarray(logits[:1]), (10,))))
     assert block_width(211, 11) > 1
     order, perturbed = draw(jax.random.split(key, 200))
     assert order.shape == (200, 2, 11)
@@ -144,7 +144,7 @@ def test_a_race_is_chosen_where_it_at_least_halves_the_variates():
 def test_large_catalogues_have_no_ties(keys):
     """The first 100 of 1e6 equal items have 100 arrival times; JAX's default noise has ties there."""
     logits = jnp.zeros((1, 10**6), jnp.float32)
-    for sampler in (lambda k: arrivals(k, logits, 100), lambda k: gumbel_top_k(k, logits, 100)):
+    for sampler in (lambda k: arrivals(k, logits, (100,)), lambda k: gumbel_top_k(k, logits, 100)):
         perturbed = jax.jit(lambda k, draw=sampler: draw(k)[1][0, :100])
         assert all(len(np.unique(perturbed(k))) == 100 for k in keys(3))
     default = [np.sort(jax.random.gumbel(k, (10**6,), jnp.float32))[-100:] for k in keys(3)]
@@ -189,7 +189,7 @@ def test_inclusion_frequencies_at_100_000_items_are_exact_inclusion_probabilitie
     @jax.jit
     def hits(keys):
         def one(k):
-            return (arrivals(k, logits, 10)[0][:, :10] == watched[:, None]).any(axis=1)
+            return (arrivals(k, logits, (10,))[0][:, :10] == watched[:, None]).any(axis=1)
 
         return jax.lax.map(one, keys, batch_size=50).sum(axis=0)
 

@@ -28,7 +28,8 @@ from rankpg.export import export
 from rankpg.export.exact import exact_orders, merge
 from rankpg.export.indexes import FaissIndex, UsearchIndex
 from rankpg.export.recall import choose_effort, exact_rows, measure, overlap
-from rankpg.plackett_luce import greedy_candidates, slot_experts
+from rankpg.plackett_luce import greedy_candidates
+from rankpg.quotas import slot_experts
 from rankpg.run import prepare, train
 from rankpg.run_folder import load_run
 from rankpg.types import Embeddings

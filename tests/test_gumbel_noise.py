@@ -50,7 +50,7 @@ def test_threefry_is_that_of_jax(seed):
 
 
 @pytest.mark.parametrize(
-    "key, counter, expected",
+    ("key", "counter", "expected"),
     [
         ((0x0, 0x0), (0x0, 0x0), (0x6B200159, 0x99BA4EFE)),
         ((0xFFFFFFFF, 0xFFFFFFFF), (0xFFFFFFFF, 0xFFFFFFFF), (0x1CB996FC, 0xBB002BE7)),

@@ -8,7 +8,7 @@ from jax import lax
 
 from rankpg.blocks import scan_rows
 from rankpg.numerics import largest
-from rankpg.plackett_luce import fill_quotas
+from rankpg.quotas import fill_quotas
 from rankpg.types import Array, Float, Int, Quotas
 
 __all__ = ["exact_orders", "merge"]

@@ -10,14 +10,15 @@ from jax import lax
 from rankpg.arrivals import arrivals
 from rankpg.listing import Listing, list_catalogue, list_items
 from rankpg.numerics import centre
-from rankpg.plackett_luce import fill_quotas, greedy_order
+from rankpg.plackett_luce import greedy_in_turn
+from rankpg.quotas import take_quotas
 from rankpg.types import Array, Bool, Environment, Float, Int, PRNGKey, Quotas, record
 
 __all__ = ["Candidates", "Statistics", "describe", "mask", "retrieve"]
 
 Statistics = Literal["candidates", "greedy", "arrivals", "catalogue"]
-"""What a score needs listed: the candidates; also the first K + 1 items of every expert's noiseless order;
-or of its perturbed order; or all N items."""
+"""What a score needs listed: the candidates; also every expert's noiseless order of what was left to it; or
+its perturbed order; or all N items."""
 
 
 @record
@@ -28,7 +29,8 @@ class Candidates:
     """Item ids in slot order."""
     listing: Listing
     order: Int[Array, "M depth"]
-    """Every expert's first items, greedy or by arrival as the statistics ask; depth 0 if they do not."""
+    """Of what was left to each expert its first items, greedy or by arrival as the statistics ask; depth 0 if
+    they do not."""
     perturbed: Float[Array, "M arrivals"]
     """The perturbed logits of `order` where it is by arrival; depth 0 otherwise."""
     sound: Bool[Array, ""]
@@ -56,8 +58,8 @@ def retrieve(
     """
     sound = jnp.max(logits) < jnp.inf  # a maximum passes NaN on, and NaN is not less
     logits = centre(logits)
-    drawn = arrivals(key, logits, sum(quotas))
-    items = fill_quotas(drawn[0], quotas)[0]
+    drawn = arrivals(key, logits, quotas)
+    items = take_quotas(drawn[0], quotas)
     return _describe(logits, items, items, drawn, quotas, statistics, sound)
 
 
@@ -81,7 +83,7 @@ def describe(
     """
     logits = centre(logits)
     empty = jnp.zeros((len(quotas), 0), jnp.int32), jnp.zeros((len(quotas), 0), logits.dtype)
-    drawn = empty if key is None else arrivals(key, logits, sum(quotas))
+    drawn = empty if key is None else arrivals(key, logits, quotas)
     listed = jnp.concatenate([items, shown])
     sound = jnp.ones((), bool)  # the door has checked them
     return _describe(logits, items, listed, drawn, quotas, statistics, sound)
@@ -92,7 +94,7 @@ def _describe(
 ) -> Candidates:
     order, perturbed = drawn
     if statistics == "greedy":
-        order = greedy_order(logits, _depth(logits, quotas))
+        order = greedy_in_turn(logits, quotas)
     if statistics in ("greedy", "arrivals"):
         listed = jnp.concatenate([listed, order.reshape(-1)])
     else:
@@ -107,8 +109,3 @@ def _describe(
         perturbed=lax.stop_gradient(perturbed),
         sound=sound,
     )
-
-
-def _depth(logits: Float[Array, "M N"], quotas: Quotas) -> int:
-    """K + 1 entries of every order hold its quota even after all other picks and one item are taken out."""
-    return min(logits.shape[1], sum(quotas) + 1)

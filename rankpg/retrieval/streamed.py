@@ -24,12 +24,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankpg.arrivals import finish
+from rankpg.gumbel_noise import gumbel_at
 from rankpg.listing import Listing, repeats
 from rankpg.numerics import log_add, log_sum_exp, of_sums
-from rankpg.plackett_luce import fill_quotas
+from rankpg.quotas import leave_to_later, order_depth, take_quotas
 from rankpg.retrieval.dense import Candidates, Statistics
 from rankpg.retrieval.layout import Layout, layout_for
-from rankpg.gumbel_noise import gumbel_at
 from rankpg.retrieval.part import Part
 from rankpg.retrieval.scoring import masked, score
 from rankpg.retrieval.second_pass import pull_back, with_gradient
@@ -242,16 +242,21 @@ def _search(
         raced = finish(arrival, logits - shift[:, None, None], noise.reshape(place.shape), axis=-1)
         return jax.vmap(first_items)(raced, ids)
 
+    def left(order, values):
+        """What of every expert's order the experts before it leave, and the values there."""
+        order, places = leave_to_later(order, quotas, order_depth(part.whole.num_items, quotas))
+        return order, jnp.take_along_axis(values, places, axis=1, mode="fill", fill_value=-jnp.inf)
+
     if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
-        order, perturbed = race(draw)
-        items = fill_quotas(order, quotas)[0]
+        order, perturbed = left(*race(draw))
+        items = take_quotas(order, quotas)
     else:
         order, perturbed = jnp.zeros((experts, 0), jnp.int32), jnp.zeros((experts, 0), total.dtype)
         items = draw
     listed = items
     if statistics == "greedy":
         ids, logits = opened(first_blocks(peak)[1])
-        order = jax.vmap(first_items)(logits, ids)[0]
+        order, _ = left(*jax.vmap(first_items)(logits, ids))
     if statistics in ("greedy", "arrivals"):
         listed = jnp.concatenate([items, order.reshape(-1)])
     return Candidates(

@@ -1,0 +1,113 @@
+"""Experts and their slots: choosing in turn from short orders is choosing from whole ones."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+
+from rankpg.arrivals import arrivals, block_width
+from rankpg.plackett_luce import greedy_in_turn, greedy_order
+from rankpg.quotas import fill_quotas, leave_to_later, order_depth, take_quotas
+
+QUOTAS = [(3,), (2, 2), (1, 3), (3, 1, 2), (1, 1, 1, 1), (2, 0, 2), (4, 5), (9,)]
+
+
+def choose(logits: np.ndarray, quotas, excluded=None) -> list[int]:
+    """One pick after the other, -1 where nothing is left."""
+    taken, picks = {excluded}, []
+    for row, quota in zip(logits, quotas, strict=True):
+        for _ in range(quota):
+            left = [i for i in np.argsort(-row, kind="stable").tolist() if i not in taken]
+            picks.append(left[0] if left else -1)
+            taken.add(picks[-1])
+    return picks
+
+
+@pytest.mark.parametrize("quotas", QUOTAS, ids=str)
+@pytest.mark.parametrize("kind", ["distinct", "alike", "close"])
+def test_short_orders_hold_the_quotas_without_any_one_item_too(quotas, kind):
+    """Nine items, every item left out, experts that agree wholly, nearly or not at all."""
+    random, depth = np.random.default_rng(sum(quotas)), order_depth(9, quotas)
+
+    @jax.jit
+    def answers(logits):
+        short = greedy_in_turn(logits, quotas)
+        whole = greedy_order(logits, min(9, sum(quotas) + 1))
+        left, places = leave_to_later(whole, quotas, depth)
+        filled = [
+            (
+                fill_quotas(order, quotas)[0],
+                jax.vmap(lambda item, o=order: fill_quotas(o, quotas, item)[0])(jnp.arange(9)),
+            )
+            for order in (short, whole, left)
+        ]
+        return short, whole, left, places, filled
+
+    common = random.permutation(9).astype(float)
+    for _ in range(20):
+        logits = {
+            "distinct": random.normal(size=(len(quotas), 9)),
+            "alike": np.tile(common, (len(quotas), 1)),
+            "close": common + random.normal(size=(len(quotas), 9)),
+        }[kind]
+        short, whole, left, places, filled = answers(logits)
+        assert short.shape == (len(quotas), depth)
+        assert take_quotas(short, quotas).tolist() == choose(logits, quotas)
+        for picks, without in filled:
+            assert picks.tolist() == choose(logits, quotas)
+            assert without.tolist() == [choose(logits, quotas, item) for item in range(9)]
+        there = np.asarray(places) < whole.shape[1]
+        held = np.take_along_axis(np.asarray(whole), np.where(there, places, 0), axis=1)
+        np.testing.assert_array_equal(np.where(there, held, -1), left)
+
+
+def test_one_entry_less_would_not_do():
+    """What the test above would notice."""
+    logits = np.tile(np.arange(9.0), (2, 1))
+    order = greedy_in_turn(jnp.asarray(logits), (2, 2))[:, :2]
+    picks, _ = fill_quotas(order, (2, 2), excluded=jnp.int32(8))
+    assert picks.tolist() != choose(logits, (2, 2), 8)
+
+
+@pytest.mark.parametrize("quotas", [(1, 1), (0, 2)])
+def test_experts_that_race_in_turn_have_the_law_of_one_pick_after_the_other(key, quotas):
+    """60 items, so that the block race is taken."""
+    logits = np.random.default_rng(0).normal(size=(2, 60), scale=2.0)
+    logits[:, 5] = -np.inf
+    assert block_width(60, order_depth(60, quotas)) > 1
+
+    @jax.jit
+    def draw(keys):
+        return jax.vmap(
+            lambda k: take_quotas(arrivals(k, jnp.asarray(logits, jnp.float32), quotas)[0], quotas)
+        )(keys)
+
+    drawn = np.asarray(draw(jax.random.split(key, 40_000)))
+    _, expected = oracle.probabilities(logits, quotas)
+    assert oracle.chi_square_p_value(drawn, 60, expected) > 1e-4
+    _, wrong = oracle.probabilities(logits[::-1], quotas)
+    assert oracle.chi_square_p_value(drawn, 60, wrong) < 1e-4
+
+
+def test_the_noise_of_experts_is_their_own(key):
+    """Experts of equal logits would agree wherever noise is shared."""
+    order, _ = arrivals(key, jnp.zeros((2, 1000)), (4, 4))
+    assert not set(order[0].tolist()) & set(order[1, :4].tolist())
+    firsts = jax.vmap(lambda k: arrivals(k, jnp.zeros((2, 50)), (1, 1))[0][:, 0])(
+        jax.random.split(key, 2000)
+    )
+    pairs = {tuple(pair) for pair in firsts.tolist()}
+    assert len(pairs) > 1000
+    assert all(a != b for a, b in pairs)
+
+
+def test_every_pair_of_two_items_comes_up(key):
+    drawn = jax.vmap(lambda k: take_quotas(arrivals(k, jnp.zeros((2, 3)), (1, 1))[0], (1, 1)))(
+        jax.random.split(key, 500)
+    )
+    assert {tuple(pair) for pair in drawn.tolist()} == set(itertools.permutations(range(3), 2))
