@@ -21,7 +21,7 @@ from jax import lax
 
 from rankpg.gumbel_noise import gumbel_at
 from rankpg.numerics import largest, log_sum_exp
-from rankpg.quotas import in_turn, order_depth
+from rankpg.quotas import NEVER, in_turn, order_depth
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas
 
 __all__ = ["arrivals", "block_race", "block_width", "finish", "gumbel_top_k"]
@@ -50,8 +50,10 @@ def arrivals(
     def first(expert, row):
         own = key if len(quotas) == 1 else jax.random.fold_in(key, expert)
         if width == 1:
-            return tuple(x[0] for x in gumbel_top_k(own, row[None], depth))
-        return tuple(x[0] for x in block_race(own, row[None], depth, width))
+            order, perturbed = gumbel_top_k(own, row[None], depth)
+        else:
+            order, perturbed = block_race(own, row[None], depth, width)
+        return order[0], jnp.where(perturbed[0] <= NEVER / 2, -jnp.inf, perturbed[0])
 
     return in_turn(lax.stop_gradient(logits), quotas, first)
 

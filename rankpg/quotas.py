@@ -20,6 +20,7 @@ from jax import lax
 from rankpg.types import Array, Float, Int, Quotas
 
 __all__ = [
+    "NEVER",
     "expert_quotas",
     "fill_quotas",
     "in_turn",
@@ -28,6 +29,9 @@ __all__ = [
     "slot_experts",
     "take_quotas",
 ]
+
+NEVER = -1e30
+"""The logit, or the perturbed logit, of an item that is masked but not taken."""
 
 Order = TypeVar("Order", bound=tuple[Array, ...])
 
@@ -70,12 +74,13 @@ def in_turn(
       logits: f_m(a); -inf masks an item.
       quotas: how many of its order each takes.
       first: `first(m, row)` answers expert m's order: items, and what else there is to each, [depth] and best
-        first; `row` is its logits, with -inf for what has been taken.
+        first; `row` is its logits, with -inf for what has been taken at least `NEVER` for what has not, so
+        that an expert that finds too few eligible items takes masked ones, and none twice.
 
     Returns:
       The answers, stacked to [M, depth].
 
-    >>> best = lambda m, row: lax.top_k(row, 2)[::-1]
+    >>> best = lambda m, row: (lax.top_k(row, 2)[1],)
     >>> in_turn(jnp.array([[3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 1.0, 2.0]]), (1, 1), best)[0]
     Array([[0, 1],
            [3, 2]], dtype=int32)
@@ -86,7 +91,7 @@ def in_turn(
 
     def turn(free, own):
         expert, row, quota = own
-        found = first(expert, jnp.where(free, row, -jnp.inf))
+        found = first(expert, jnp.where(free, jnp.maximum(row, NEVER), -jnp.inf))
         place = jnp.arange(found[0].shape[0], dtype=jnp.int32)
         taken = jnp.where(place < quota, found[0], num_items)
         return free.at[taken].set(False, mode="drop"), found

@@ -112,20 +112,26 @@ def test_extreme_logits_have_an_order(key, dtype, scale):
 
 
 def test_masked_items_stand_behind_all_others_and_padding_never_comes_up(key):
-    """8 eligible items of 211, so 3 of the 11 places go to masked items: to real ones, each once."""
+    """8 eligible items of 211, so 3 of the 11 places go to masked items: to real ones, each once.
+
+    The second expert is left with none, and all its places go to what the first did not take.
+    """
     eligible = np.arange(3, 211, 27)
     logits = np.full((2, 211), -INF, np.float32)
     logits[:, eligible] = normal(8, 2, len(eligible))
-    draw = jax.jit(jax.vmap(lambda k: arrivals(k, jnp.asarray(logits[:1]), (10,))))
+    draw = jax.jit(jax.vmap(lambda k: arrivals(k, jnp.asarray(logits), (10, 0))))
     assert block_width(211, 11) > 1
     order, perturbed = draw(jax.random.split(key, 200))
     assert order.shape == (200, 2, 11)
-    assert np.isin(order[..., :8], eligible).all()
-    assert not np.isin(order[..., 8:], eligible).any()
     assert order.max() < 211
     assert all(len(set(row)) == 11 for row in order.reshape(-1, 11).tolist())
-    assert np.isneginf(perturbed[..., 8:]).all()
-    assert np.isfinite(perturbed[..., :8]).all()
+    assert np.isin(order[:, 0, :8], eligible).all()
+    assert not np.isin(order[:, 0, 8:], eligible).any()
+    assert np.isneginf(perturbed[:, 0, 8:]).all()
+    assert np.isfinite(perturbed[:, 0, :8]).all()
+    taken = order[:, 0, None, :10] == order[:, 1, :, None]
+    assert not taken.any()
+    assert np.isneginf(perturbed[:, 1]).all()
 
 
 def test_a_race_is_chosen_where_it_at_least_halves_the_variates():

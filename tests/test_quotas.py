@@ -29,7 +29,7 @@ def choose(logits: np.ndarray, quotas, excluded=None) -> list[int]:
 
 
 @pytest.mark.parametrize("quotas", QUOTAS, ids=str)
-@pytest.mark.parametrize("kind", ["distinct", "alike", "close"])
+@pytest.mark.parametrize("kind", ["distinct", "alike", "close", "masked", "nearly all masked"])
 def test_short_orders_hold_the_quotas_without_any_one_item_too(quotas, kind):
     """Nine items, every item left out, experts that agree wholly, nearly or not at all."""
     random, depth = np.random.default_rng(sum(quotas)), order_depth(9, quotas)
@@ -54,6 +54,8 @@ def test_short_orders_hold_the_quotas_without_any_one_item_too(quotas, kind):
             "distinct": random.normal(size=(len(quotas), 9)),
             "alike": np.tile(common, (len(quotas), 1)),
             "close": common + random.normal(size=(len(quotas), 9)),
+            "masked": np.where(random.random((len(quotas), 9)) < 0.3, -np.inf, common),
+            "nearly all masked": np.where(random.random((len(quotas), 9)) < 0.8, -np.inf, common),
         }[kind]
         short, whole, left, places, filled = answers(logits)
         assert short.shape == (len(quotas), depth)
