@@ -31,13 +31,13 @@ def test_keys_and_places_are_streams_of_their_own():
     assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.02
 
 
-def test_no_ties_among_the_first_of_ten_million():
+def test_no_ties_among_the_first_of_two_million():
     """The default grid of JAX has dozens, and ties go to the lowest id."""
-    noise = gumbel_at(jax.random.key(3), places(10**7), jnp.float32)
+    noise = gumbel_at(jax.random.key(3), places(2 * 10**6), jnp.float32)
     assert bool(jnp.all(jnp.isfinite(noise)))
     first = jax.lax.top_k(noise, 100)[0]
     assert len(np.unique(first)) == 100
-    coarse = jax.random.gumbel(jax.random.key(3), (10**7,), mode="low")
+    coarse = jax.random.gumbel(jax.random.key(3), (2 * 10**6,), mode="low")
     assert len(np.unique(jax.lax.top_k(coarse, 100)[0])) < 100
 
 

@@ -131,6 +131,7 @@ def test_a_report_is_enough_to_go_on_from(trained, tmp_path):
     assert (tmp_path / "learning.json").read_text() == text
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_scale_is_refused(trained):
     with pytest.raises(ConfigError, match=r"report of learning at scale smoke; .* another --out"):
         learning(["adverse"], "laptop", trained)

@@ -140,6 +140,7 @@ def test_weighted_by_the_set_ca_pg_exact_is_the_credit_assigned_gradient_where_i
     np.testing.assert_allclose(step, there, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_weighted_by_the_item_what_is_held_is_how_the_late_stage_chose():
     """sum_a q(a) P_then(a shown | a in S) grad P_now(a in S)."""
     chance = oracle.probabilities(THEN[:1], (3,))[1]

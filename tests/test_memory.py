@@ -46,7 +46,7 @@ def compiled(config):
     "changes",
     [
         {"retrieval": "dense"},
-        {"retrieval": "streamed"},
+        pytest.param({"retrieval": "streamed"}, marks=pytest.mark.slow),
         {"retrieval": "streamed", "item_tower": "features", "embedding_dim": 64},
         pytest.param({"retrieval": "dense", "estimator": "ca_pg", "seeds": (0, 1)}, marks=pytest.mark.slow),
         pytest.param({"retrieval": "streamed", "num_experts": 2}, marks=pytest.mark.slow),

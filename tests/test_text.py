@@ -499,6 +499,7 @@ def test_training_finds_more_for_queries_it_never_saw(collection, stage, gain):
         assert last["ndcg"] > first["ndcg"] + gain / 3
 
 
+@pytest.mark.slow
 def test_relevance_that_has_nothing_to_do_with_the_text_teaches_nothing():
     """Relevant documents drawn uniformly: what was gained above is no artefact.
 
