@@ -19,11 +19,18 @@ from _common import RESULTS, fill_rows
 from rankpg import TrainConfig, train
 from rankpg.summary import mean_interval
 
+GROUP_OF_8 = {"reward_transform": "group", "draws_per_context": 8}
+
 ROWS: dict[str, dict[str, Any]] = {
     f"{estimator}/{preset}": {"estimator": estimator, "preset": preset}
     for preset in ("paper", "tuned")
     for estimator in ("ca_pg", "top1_pg", "v_pg_swr", "ca_pg_swr", "v_pg")
-} | {"v_pg/paper/K=20": {"estimator": "v_pg", "preset": "paper", "num_candidates": 20}}
+} | {
+    "v_pg/paper/K=20": {"estimator": "v_pg", "preset": "paper", "num_candidates": 20},
+    # Where the sweep's winner is not the preset, because it ranks every context of a batch eight times.
+    "top1_pg/swept": {"estimator": "top1_pg", "learning_rate": 3e-3, **GROUP_OF_8},
+    "v_pg/swept": {"estimator": "v_pg", **GROUP_OF_8},
+}
 
 
 def measure(settings: dict[str, Any], num_steps: int) -> dict[str, Any]:

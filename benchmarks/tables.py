@@ -25,13 +25,14 @@ ROOT = Path(__file__).parent.parent
 def paper_instance(result: dict[str, Any]) -> list[list[str]]:
     """Value by estimator and preset."""
     rows = [["estimator", "K", "preset", "2,000 steps", "20,000 steps", "of the optimum"]]
-    for row in sorted(result["rows"].values(), key=lambda r: r["policy_value"]["mean"]):
+    ordered = sorted(result["rows"].items(), key=lambda named: named[1]["policy_value"]["mean"])
+    for name, row in ordered:
         value, config = row["policy_value"], row["config"]
         rows.append(
             [
                 f"`{config['estimator']}`",
                 str(config["num_candidates"]),
-                config["preset"],
+                "sweep's winner, group of 8" if name.endswith("/swept") else config["preset"],
                 f"{row['curve']['2000']:.2f}",
                 f"{value['mean']:.3f} ± {value['half_width_95']:.3f}",
                 f"{value['mean'] / row['optimum']:.1%}",
