@@ -12,6 +12,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rankpg.inclusion import log_hit
@@ -19,15 +20,18 @@ from rankpg.optimizing import norm, widened
 from rankpg.pipeline import Pipeline
 from rankpg.retrieval import Candidates
 from rankpg.training import TrainState, credit_of, surrogate_of_draw
-from rankpg.types import Array, Environment, Float, PRNGKey, Quotas, record
+from rankpg.types import Array, Environment, Float, Int, PRNGKey, Quotas, record
 
-__all__ = ["Diagnostics", "diagnose", "effective_sample_size", "number_of_draws"]
+__all__ = ["Diagnostics", "diagnose", "effective_sample_size", "number_of_draws", "some_slots"]
 
 _CERTAIN = 0.99
 """A candidate whose inclusion probability is above it learns next to nothing from its reward."""
 
 _AT_ONCE = 8
 """Contexts whose candidates' inclusion probabilities are computed together."""
+
+_LOOKED_AT = 512
+"""Candidates of a batch whose certainty is looked at, or one of each context: each costs as much as K do."""
 
 
 @record
@@ -41,7 +45,7 @@ class Diagnostics:
     credit_ess: Float[Array, ""]
     """How many draws of a batch the credit amounts to, from 1 to B; 0 where there is none."""
     saturated_candidates: Float[Array, ""]
-    """Share of the drawn candidates that were certain to be drawn."""
+    """Share of the drawn candidates that were certain to be drawn; of a sample where B * K is large."""
 
 
 def number_of_draws(updates: int) -> int:
@@ -94,8 +98,8 @@ def diagnose(
         size = size + effective_sample_size(credit).astype(size.dtype)
         share = jnp.mean(
             lax.map(
-                lambda one: _certain(one, pipeline.quotas),
-                feedback.candidates,
+                lambda one: _certain(one[0], pipeline.quotas, one[1]),
+                (feedback.candidates, some_slots(key, pipeline.batch_size, sum(pipeline.quotas))),
                 batch_size=min(_AT_ONCE, pipeline.batch_size),
             )
         )
@@ -134,16 +138,37 @@ def effective_sample_size(credit: Float[Array, "B L"]) -> Float[Array, ""]:
     return jnp.where(largest > 0, jnp.sum(weights) ** 2 / jnp.where(largest > 0, squares, 1), 0)
 
 
-def _certain(candidates: Candidates, quotas: Quotas) -> Float[Array, "K"]:
-    """Which of one context's candidates would have been drawn almost surely beside the others: 1, else 0.
+def some_slots(key: PRNGKey, batch_size: int, num_candidates: int) -> Int[Array, "B slots"]:
+    """Of every context as many slots as `_LOOKED_AT` allows, each slot as likely as any other.
+
+    Evenly spaced from a random one on.
+
+    >>> import jax
+    >>> some_slots(jax.random.key(0), 2, 3).tolist()  # all of them
+    [[0, 1, 2], [0, 1, 2]]
+    >>> some_slots(jax.random.key(0), 128, 200).shape
+    (128, 4)
+    """
+    count = min(num_candidates, max(1, _LOOKED_AT // batch_size))
+    if count == num_candidates:
+        return jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), (batch_size, count))
+    start = jax.random.randint(jax.random.fold_in(key, 1), (batch_size, 1), 0, num_candidates)
+    step = jnp.asarray(np.arange(count) * num_candidates // count, jnp.int32)
+    return (start.astype(jnp.int32) + step[None]) % num_candidates
+
+
+def _certain(
+    candidates: Candidates, quotas: Quotas, slots: Int[Array, "slots"]
+) -> Float[Array, "slots"]:
+    """Which of these candidates would have been drawn almost surely beside the others: 1, else 0.
 
     h = 1 - prod_k W_k / (W_k + w_a), Eq. 8 with the other candidates, as they were drawn, for its prefix.
     """
     listing, places = candidates.listing, candidates.listing.positions(candidates.items)
-    slots = jnp.arange(len(places), dtype=jnp.int32)
-    # Row k: all slots but k, in order.
-    others = slots[None, :-1] + (slots[None, :-1] >= slots[:, None])
+    all_but_one = jnp.arange(len(places) - 1, dtype=jnp.int32)
+    # A row for each of the slots: all others, in order.
+    others = all_but_one[None] + (all_but_one[None] >= slots[:, None])
     log_inclusion = jax.vmap(lambda place, rest: log_hit(listing, place, places[rest], quotas))(
-        places, others
+        places[slots], others
     )
     return (log_inclusion > math.log(_CERTAIN)).astype(listing.logits.dtype)

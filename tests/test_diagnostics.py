@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from rankpg import TrainConfig, judging
-from rankpg.diagnostics import diagnose, effective_sample_size
+from rankpg.diagnostics import diagnose, effective_sample_size, some_slots
 from rankpg.environments import from_matrix
 from rankpg.evaluate import correlation
 from rankpg.laboratory.noise import gradient_of, noise_from_draws
@@ -164,6 +164,21 @@ def test_without_any_reward_there_is_no_credit_and_no_gradient():
 # Certainty.
 
 
+@pytest.mark.parametrize(("batch_size", "num_candidates", "count"), [(128, 10, 4), (600, 7, 1)])
+def test_of_many_candidates_every_slot_is_looked_at_as_often(batch_size, num_candidates, count):
+    slots = np.asarray(
+        jax.vmap(lambda k: some_slots(k, batch_size, num_candidates))(
+            jax.random.split(jax.random.key(0), 200)
+        )
+    )
+    assert slots.shape == (200, batch_size, count)
+    assert all(len(set(row)) == count for row in slots.reshape(-1, count).tolist())
+    looks = np.bincount(slots.reshape(-1), minlength=num_candidates)
+    assert len(looks) == num_candidates
+    expected = slots.size / num_candidates
+    assert (abs(looks - expected) < 5 * np.sqrt(expected)).all()
+
+
 def test_certain_candidates_are_counted():
     run = prepare(settings(estimator="top1_pg"), from_matrix(REWARDS))
     for certain in (0, 1, 2, 3):
@@ -191,7 +206,7 @@ def test_the_probability_beside_the_others_by_a_loop():
                 left -= 0 if other is None else weights[other]
                 missed *= left / (left + weights[item])
             if abs((1 - missed) - 0.99) > 1e-3:
-                said = bool(_certain(drawn, (4,))[place])
+                said = bool(_certain(drawn, (4,), jnp.arange(4))[place])
                 assert said == (1 - missed > 0.99)
                 seen.add(said)
     assert seen == {True, False}
