@@ -27,7 +27,7 @@ ROWS: dict[str, dict[str, Any]] = {
     for estimator in ("ca_pg", "top1_pg", "v_pg_swr", "ca_pg_swr", "v_pg")
 } | {
     "v_pg/paper/K=20": {"estimator": "v_pg", "preset": "paper", "num_candidates": 20},
-    # Where the sweep's winner is not the preset, because it ranks every context of a batch eight times.
+    # The sweep's winners that are no presets: they rank every context of a batch eight times.
     "top1_pg/swept": {"estimator": "top1_pg", "learning_rate": 3e-3, **GROUP_OF_8},
     "v_pg/swept": {"estimator": "v_pg", **GROUP_OF_8},
 }
