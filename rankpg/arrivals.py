@@ -55,7 +55,8 @@ def arrivals(
             order, perturbed = block_race(own, row[None], depth, width)
         return order[0], jnp.where(perturbed[0] <= NEVER / 2, -jnp.inf, perturbed[0])
 
-    return in_turn(lax.stop_gradient(logits), quotas, first)
+    order, perturbed = in_turn(lax.stop_gradient(logits), quotas, first)
+    return order, perturbed
 
 
 def block_width(num_items: int, depth: int) -> int:
@@ -78,7 +79,7 @@ def gumbel_top_k(
     return order, perturbed
 
 
-def _noise(key: PRNGKey, shape: tuple[int, int], dtype: Any) -> Float[Array, "M n"]:
+def _noise(key: PRNGKey, shape: tuple[int, ...], dtype: Any) -> Float[Array, "M n"]:
     """Standard Gumbel noise, expert by expert."""
     places = jnp.arange(math.prod(shape), dtype=jnp.int32)
     return gumbel_at(key, places, dtype).reshape(shape)

@@ -11,7 +11,6 @@ K_m + 1 either a or b is missing, and not both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -32,8 +31,6 @@ __all__ = [
 
 NEVER = -1e30
 """The logit, or the perturbed logit, of an item that is masked but not taken."""
-
-Order = TypeVar("Order", bound=tuple[Array, ...])
 
 
 def expert_quotas(num_candidates: int, num_experts: int) -> Quotas:
@@ -66,8 +63,8 @@ def order_depth(num_items: int, quotas: Quotas) -> int:
 def in_turn(
     logits: Float[Array, "M N"],
     quotas: Quotas,
-    first: Callable[[Int[Array, ""], Float[Array, "N"]], Order],
-) -> Order:
+    first: Callable[[Int[Array, ""], Float[Array, "N"]], tuple[Array, ...]],
+) -> tuple[Array, ...]:
     """Every expert's order of what the experts before it have left.
 
     Args:
