@@ -63,6 +63,18 @@ def sweep(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def tower_rates(result: dict[str, Any]) -> list[list[str]]:
+    """Share of the optimum by estimator and step size: after the first evaluation, and at the end."""
+    cells: list[list[str]] = []
+    for estimator, row in result["rows"].items():
+        shares = row["share_of_optimum"]
+        for step in (list(next(iter(shares.values())))[1], str(row["steps"])):
+            values = (f"{sum(of[step]) / len(of[step]):.1%}" for of in shares.values())
+            cells.append([f"`{estimator}`", f"{int(step):,}", *values])
+    rates = next(iter(result["rows"].values()))["share_of_optimum"]
+    return [["estimator", "steps", *(f"step size {rate}" for rate in rates)], *cells]
+
+
 def reward_transforms(result: dict[str, Any]) -> list[list[str]]:
     """Share of the optimum, one row an estimator, one column a transform."""
     cells: dict[str, dict[str, str]] = {}
@@ -293,6 +305,7 @@ TABLES = (
     paper_instance,
     sample_efficiency,
     sweep,
+    tower_rates,
     reward_transforms,
     throughput,
     exact_inclusion,
