@@ -228,7 +228,8 @@ def draw(plt: Any, report: dict[str, Any], file: Path) -> None:
         axis.grid(alpha=0.25)
     for axis in axes[:, 0]:
         axis.set_ylabel("share of the reach")
-    figure.supxlabel("training steps", fontsize=10)
+    for axis in axes.flat[: len(problems)][-columns:]:  # the lowest of each column
+        axis.set_xlabel("training steps")
     figure.suptitle(f"{report['title']}, scale {report['scale']}")
     figure.legend(
         handles.values(), [n if n != "goal" else f"{report['goal']:.0%}" for n in handles],
