@@ -6,14 +6,25 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
+from rankpg.run import Run
 from rankpg.run_folder import versions
 from rankpg.timing import interleaved
 
-__all__ = ["RESULTS", "fill_rows", "interleaved", "num_steps_given", "one_core", "write"]
+__all__ = [
+    "RESULTS",
+    "fill_rows",
+    "give_step_sizes",
+    "interleaved",
+    "num_steps_given",
+    "one_core",
+    "write",
+]
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -40,6 +51,13 @@ def num_steps_given(description: str | None, default: int) -> int:
     )
     parser.add_argument("--num-steps", type=int, default=default, help="[%(default)s]")
     return parser.parse_args().num_steps
+
+
+def give_step_sizes(run: Run, rates: Sequence[float]) -> None:
+    """Give every seed of a run a step size of its own; its optimizer is of `optax.inject_hyperparams`."""
+    state = run.state.optimizer_state
+    hyperparams = state.hyperparams | {"learning_rate": jnp.asarray(rates)}
+    run.state = run.state.replace(optimizer_state=state._replace(hyperparams=hyperparams))
 
 
 def fill_rows(

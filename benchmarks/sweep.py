@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from _common import fill_rows
+from _common import fill_rows, give_step_sizes
 
 from rankpg import TrainConfig
 from rankpg.run import Run, prepare, training_loop
@@ -78,12 +78,10 @@ def start_heat(estimator: str, optimizer: str, transform: str, instance_seed: in
     build = optax.inject_hyperparams(getattr(optax, optimizer))
     run = prepare(config, optimizer=build(learning_rate=1.0, **options))
     starts = jnp.asarray([setting.start for setting in settings])
-    hyperparams = run.state.optimizer_state.hyperparams
-    hyperparams = hyperparams | {"learning_rate": jnp.asarray([s.rate for s in settings])}
     run.state = run.state.replace(
-        params=jax.tree.map(lambda p: p * _beside(starts, p), run.state.params),
-        optimizer_state=run.state.optimizer_state._replace(hyperparams=hyperparams),
+        params=jax.tree.map(lambda p: p * _beside(starts, p), run.state.params)
     )
+    give_step_sizes(run, [setting.rate for setting in settings])
     return Heat(settings, run)
 
 

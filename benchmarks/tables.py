@@ -25,14 +25,17 @@ ROOT = Path(__file__).parent.parent
 def paper_instance(result: dict[str, Any]) -> list[list[str]]:
     """Value by estimator and preset."""
     rows = [["estimator", "K", "preset", "2,000 steps", "20,000 steps", "of the optimum"]]
-    ordered = sorted(result["rows"].items(), key=lambda named: named[1]["policy_value"]["mean"])
-    for name, row in ordered:
+    for row in sorted(result["rows"].values(), key=lambda r: r["policy_value"]["mean"]):
         value, config = row["policy_value"], row["config"]
+        preset, draws = config["preset"], config["draws_per_context"]
+        if draws > 1:
+            transform, rate = config["reward_transform"], config["learning_rate"]
+            preset = f"{preset}, but {transform} of {draws} and step size {rate:g}"
         rows.append(
             [
                 f"`{config['estimator']}`",
                 str(config["num_candidates"]),
-                "sweep's winner, group of 8" if name.endswith("/swept") else config["preset"],
+                preset,
                 f"{row['curve']['2000']:.2f}",
                 f"{value['mean']:.3f} ± {value['half_width_95']:.3f}",
                 f"{value['mean'] / row['optimum']:.1%}",

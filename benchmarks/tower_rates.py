@@ -3,8 +3,8 @@
     python benchmarks/tower_rates.py [--estimators ca_pg_swr v_pg_swr ca_pg] [--num-steps 8000]
 
 Contexts are described by 10 features, the value is that of 1,000 contexts never trained on, the instance is
-generated and not that of `rankpg benchmark learning`. Else the tuned preset. The result is
-written after every estimator, so an interrupted run goes on where it was.
+generated and not that of `rankpg benchmark learning`; all else is the tuned preset. The result is written
+after every estimator, so an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 import optax
-from _common import RESULTS, fill_rows
+from _common import RESULTS, fill_rows, give_step_sizes
 
 from rankpg import TrainConfig
 from rankpg.run import prepare, training_loop
-from rankpg.summary import mean_interval
 
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 SEEDS = 2
@@ -41,27 +39,20 @@ def measure(estimator: str, num_steps: int) -> dict[str, Any]:
         seeds=tuple(range(len(RATES) * SEEDS)),
     ).resolve()
     run = prepare(config, optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=1.0))
-    lanes = np.repeat(RATES, SEEDS)
-    hyperparams = run.state.optimizer_state.hyperparams | {"learning_rate": jnp.asarray(lanes)}
-    run.state = run.state.replace(
-        optimizer_state=run.state.optimizer_state._replace(hyperparams=hyperparams)
-    )
+    rate_of_seed = dict(zip(config.seeds, np.repeat(RATES, SEEDS).tolist(), strict=True))
+    give_step_sizes(run, list(rate_of_seed.values()))
     for _ in training_loop(run):
         pass
-    shares: dict[str, dict[int, list[float]]] = {f"{rate:g}": {} for rate in RATES}
+    shares: dict[str, dict[str, list[float]]] = {f"{rate:g}": {} for rate in RATES}
     for row in run.metrics:
-        of_rate = shares[f"{lanes[config.seeds.index(row['seed'])]:g}"]
-        of_rate.setdefault(row["step"], []).append(row["share_of_optimum"])
-    last = {rate: mean_interval(found[run.step]) for rate, found in shares.items()}
+        at = shares[f"{rate_of_seed[row['seed']]:g}"].setdefault(str(row["step"]), [])
+        at.append(row["share_of_optimum"])
+    last = {rate: np.mean(found[str(run.step)]) for rate, found in shares.items()}
     return {
         "config": config.to_dict() | {"learning_rate": None},
         "steps": run.step,
-        "share_of_optimum": {
-            rate: {str(step): values for step, values in found.items()}
-            for rate, found in shares.items()
-        },
-        "last": {rate: {"mean": m, "half_width_95": half} for rate, (m, half) in last.items()},
-        "summary": ", ".join(f"{rate}: {m:.4f}" for rate, (m, _) in last.items()),
+        "share_of_optimum": shares,
+        "summary": ", ".join(f"{rate}: {share:.4f}" for rate, share in last.items()),
     }
 
 

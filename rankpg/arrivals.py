@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankpg.gumbel_noise import gumbel_at
-from rankpg.numerics import largest, log_sum_exp
-from rankpg.quotas import NEVER, in_turn, order_depth
+from rankpg.numerics import NOTHING, largest, log_sum_exp
+from rankpg.quotas import in_turn, order_depth
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas
 
 __all__ = ["arrivals", "block_race", "block_width", "finish", "gumbel_top_k"]
@@ -53,7 +53,7 @@ def arrivals(
             order, perturbed = gumbel_top_k(own, row[None], depth)
         else:
             order, perturbed = block_race(own, row[None], depth, width)
-        return order[0], jnp.where(perturbed[0] <= NEVER / 2, -jnp.inf, perturbed[0])
+        return order[0], jnp.where(perturbed[0] <= NOTHING / 2, -jnp.inf, perturbed[0])
 
     order, perturbed = in_turn(lax.stop_gradient(logits), quotas, first)
     return order, perturbed

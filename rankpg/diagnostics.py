@@ -88,7 +88,8 @@ def diagnose(
     if num_draws < 2:
         raise ValueError(f"num_draws is {num_draws}; expected at least 2")
 
-    def add(carry, key):
+    def add(carry, keys):
+        key, look = keys
         contexts, surrogate = surrogate_of_draw(pipeline, environment, state.baseline_state, key)
         gradient, (feedback, _) = jax.grad(surrogate, has_aux=True)(state.params)
         rewards = feedback.shown.rewards
@@ -99,7 +100,7 @@ def diagnose(
         share = jnp.mean(
             lax.map(
                 lambda one: _certain(one[0], pipeline.quotas, one[1]),
-                (feedback.candidates, some_slots(key, pipeline.batch_size, sum(pipeline.quotas))),
+                (feedback.candidates, some_slots(look, pipeline.batch_size, sum(pipeline.quotas))),
                 batch_size=min(_AT_ONCE, pipeline.batch_size),
             )
         )
@@ -113,7 +114,8 @@ def diagnose(
     nothing = jax.tree.map(jnp.zeros_like, widened(state.params))
     zero = norm(nothing)  # in the dtype of sums
     draws = jax.random.split(key, num_draws)
-    (total, squares, size, certain), _ = lax.scan(add, (nothing, zero, zero, zero), draws)
+    looks = jax.random.split(jax.random.fold_in(key, num_draws), num_draws)  # the draws end before
+    (total, squares, size, certain), _ = lax.scan(add, (nothing, zero, zero, zero), (draws, looks))
     of_sum = norm(total) ** 2
     signal = (of_sum - squares) / (num_draws * (num_draws - 1))
     variance = (squares - of_sum / num_draws) / (num_draws - 1)
@@ -152,7 +154,7 @@ def some_slots(key: PRNGKey, batch_size: int, num_candidates: int) -> Int[Array,
     count = min(num_candidates, max(1, _LOOKED_AT // batch_size))
     if count == num_candidates:
         return jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), (batch_size, count))
-    start = jax.random.randint(jax.random.fold_in(key, 1), (batch_size, 1), 0, num_candidates)
+    start = jax.random.randint(key, (batch_size, 1), 0, num_candidates)
     step = jnp.asarray(np.arange(count) * num_candidates // count, jnp.int32)
     return (start.astype(jnp.int32) + step[None]) % num_candidates
 

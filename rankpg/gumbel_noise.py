@@ -46,7 +46,7 @@ def threefry(key: tuple[Any, Any], counter: tuple[Any, Any]) -> tuple[Array, Arr
     """The 20-round Threefry-2x32 hash of counters (Salmon et al. 2011, Sec. 4.2), in plain operations.
 
     The same words as `jax.extend.random.threefry_2x32`, whose rounds are a loop on a CPU, so that every four
-    of them pass over memory. These fuse with whatever takes their answer: the noise costs a fifth.
+    of them pass over memory. These fuse with whatever takes their answer.
 
     Args:
       key: two words, uint32.

@@ -15,6 +15,7 @@ from jax import lax
 from rankpg.types import Array, Bool, Float, Int
 
 __all__ = [
+    "NOTHING",
     "centre",
     "cloglog_inverse",
     "largest",
@@ -24,6 +25,9 @@ __all__ = [
     "of_sums",
     "suffix_log_sum_exp",
 ]
+
+NOTHING = -1e30
+"""Where a logit is -inf: it weighs 0 beside any other, and its difference with itself is not NaN."""
 
 
 def log_sum_exp(
@@ -71,7 +75,7 @@ def suffix_log_sum_exp(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
     >>> [round(float(v), 4) for v in jnp.exp(suffix_log_sum_exp(jnp.log(jnp.array([3.0, 2.0, 1.0]))))]
     [6.0, 3.0, 1.0]
     """
-    nothing = jnp.asarray(-1e30, x.dtype)  # weighs 0, and its difference with itself is not NaN
+    nothing = jnp.asarray(NOTHING, x.dtype)
     kept = jnp.where(jnp.isneginf(x), nothing, x)
     total = lax.cumlogsumexp(kept, axis=x.ndim - 1, reverse=True)
     return jnp.where(total < nothing / 2, -jnp.inf, total)

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rankpg.numerics import NOTHING
 from rankpg.types import Array, Float, Int, Quotas
 
 __all__ = [
-    "NEVER",
     "expert_quotas",
     "fill_quotas",
     "in_turn",
@@ -28,9 +28,6 @@ __all__ = [
     "slot_experts",
     "take_quotas",
 ]
-
-NEVER = -1e30
-"""The logit, or the perturbed logit, of an item that is masked but not taken."""
 
 
 def expert_quotas(num_candidates: int, num_experts: int) -> Quotas:
@@ -71,8 +68,8 @@ def in_turn(
       logits: f_m(a); -inf masks an item.
       quotas: how many of its order each takes.
       first: `first(m, row)` answers expert m's order: items, and what else there is to each, [depth] and best
-        first; `row` is its logits, with -inf for what has been taken at least `NEVER` for what has not, so
-        that an expert that finds too few eligible items takes masked ones, and none twice.
+        first. `row` is its logits, with -inf for what has been taken and `numerics.NOTHING` for what is only
+        masked: an expert that finds too few eligible items takes masked ones, and none twice.
 
     Returns:
       The answers, stacked to [M, depth].
@@ -88,7 +85,7 @@ def in_turn(
 
     def turn(free, own):
         expert, row, quota = own
-        found = first(expert, jnp.where(free, jnp.maximum(row, NEVER), -jnp.inf))
+        found = first(expert, jnp.where(free, jnp.maximum(row, NOTHING), -jnp.inf))
         place = jnp.arange(found[0].shape[0], dtype=jnp.int32)
         taken = jnp.where(place < quota, found[0], num_items)
         return free.at[taken].set(False, mode="drop"), found
@@ -98,9 +95,18 @@ def in_turn(
 
 
 def leave_to_later(
-    order: Int[Array, "M n"], quotas: Quotas, depth: int
+    order: Int[Array, "M n"],
+    quotas: Quotas,
+    depth: int,
+    excluded: Int[Array, ""] | None = None,
 ) -> tuple[Int[Array, "M depth"], Int[Array, "M depth"]]:
-    """The same from orders of the whole catalogue, which hold K + 1 items or all.
+    """The same from orders that may hold what others take: of the whole catalogue, K + 1 items or all.
+
+    Args:
+      order: every expert's items in its own order of preference.
+      quotas: how many each takes.
+      depth: how many to answer, at least every quota.
+      excluded: an item that is not in the catalogue at all; None excludes nothing.
 
     Returns:
       Every expert's order of what the experts before it have left, and the place of each item in the order it
@@ -110,19 +116,28 @@ def leave_to_later(
     Array([[0, 1],
            [3, 2]], dtype=int32)
     """
-    taken = jnp.zeros(0, order.dtype)
+    length = order.shape[1]
+    everything = jnp.arange(length, dtype=order.dtype)
+    taken = jnp.zeros(0, order.dtype) if excluded is None else excluded[None].astype(order.dtype)
     left, places = [], []
     for preferred, quota in zip(order, quotas, strict=True):
-        free = ~jnp.any(preferred[:, None] == taken[None, :], axis=1)
-        (place,) = jnp.nonzero(free, size=depth, fill_value=order.shape[1])
+        if taken.size == 0 and depth <= length:
+            place = everything[:depth]
+        else:
+            free = ~jnp.any(preferred[:, None] == taken[None, :], axis=1)
+            place = jnp.nonzero(free, size=depth, fill_value=length)[0].astype(order.dtype)
         left.append(preferred.at[place].get(mode="fill", fill_value=-1))
-        places.append(place.astype(order.dtype))
+        places.append(place)
         taken = jnp.concatenate([taken, left[-1][:quota]])
     return jnp.stack(left), jnp.stack(places)
 
 
 def take_quotas(order: Int[Array, "M depth"], quotas: Quotas) -> Int[Array, "K"]:
-    """The first K_m items of every expert's order of what was left to it, in slot order."""
+    """The first K_m items of every expert's order of what was left to it, in slot order.
+
+    >>> take_quotas(jnp.array([[0, 1], [3, 2]]), (2, 1))
+    Array([0, 1, 3], dtype=int32)
+    """
     return jnp.concatenate([own[:quota] for own, quota in zip(order, quotas, strict=True)])
 
 
@@ -131,24 +146,13 @@ def fill_quotas(
 ) -> tuple[Int[Array, "K"], Int[Array, "K"]]:
     """Let the experts, one after the other, take their first K_m items that nobody has taken yet.
 
-    Args:
-      order: every expert's items in its own order of preference: of the whole catalogue, or of what was left.
-      quotas: how many each takes.
-      excluded: an item that is not in the catalogue at all; None excludes nothing.
+    Args: as `leave_to_later`; the orders may also be of what was left, `order_depth` items each.
 
     Returns:
       The picks in slot order, and the place of each in its expert's order; -1 and `depth` where a list ended.
+
+    >>> fill_quotas(jnp.array([[0, 1, 2], [0, 3, 2]]), (1, 1), excluded=jnp.int32(3))[0]
+    Array([0, 2], dtype=int32)
     """
-    depth = order.shape[1]
-    if len(quotas) == 1 and excluded is None:
-        return order[0, : quotas[0]], jnp.arange(quotas[0], dtype=order.dtype)
-    taken = jnp.zeros(0, order.dtype) if excluded is None else excluded[None].astype(order.dtype)
-    picks, places = [], []
-    for preferred, quota in zip(order, quotas, strict=True):
-        free = ~jnp.any(preferred[:, None] == taken[None, :], axis=1)
-        (place,) = jnp.nonzero(free, size=quota, fill_value=depth)
-        pick = preferred.at[place].get(mode="fill", fill_value=-1)
-        taken = jnp.concatenate([taken, pick])
-        picks.append(pick)
-        places.append(place.astype(order.dtype))
-    return jnp.concatenate(picks), jnp.concatenate(places)
+    left, places = leave_to_later(order, quotas, max(quotas), excluded)
+    return take_quotas(left, quotas), take_quotas(places, quotas)
