@@ -144,25 +144,32 @@ def test_a_second_call_goes_on(reference):
 
 
 class Watched(live.Retriever):
-    """Tells when a batch was drawn."""
+    """Tells how many batches were drawn."""
 
-    drawn: threading.Event
+    batches_drawn: int
+    changed: threading.Condition
 
     def draw_batch(self):
         draw = super().draw_batch()
-        self.drawn.set()
+        with self.changed:
+            self.batches_drawn += 1
+            self.changed.notify_all()
         return draw
 
 
 @pytest.mark.parametrize("overlap", [True, False])
 def test_the_next_batch_is_drawn_while_the_call_runs(overlap):
     retriever = Watched(new().run)
-    retriever.drawn, in_time = threading.Event(), []
+    retriever.batches_drawn, retriever.changed, in_time = 0, threading.Condition(), []
 
     def waits(contexts, candidates):
         if len(contexts) == 8:  # and not the six of an evaluation
-            retriever.drawn.clear()
-            in_time.append(retriever.drawn.wait(30 if overlap else 0.3))
+            before = len(in_time) + 1  # each call has a draw of its own
+            with retriever.changed:
+                another = retriever.changed.wait_for(
+                    lambda: retriever.batches_drawn > before, 30 if overlap else 0.3
+                )
+            in_time.append(another)
         return by_table(contexts, candidates)
 
     live.train(retriever, live.Reranker(waits), overlap=overlap)
