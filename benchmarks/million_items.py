@@ -22,6 +22,7 @@ CONFIG = TrainConfig(
     recall_depth=10,
     context_tower="features",
     item_tower="features",
+    learning_rate=1e-2,  # few steps, so large ones
     eval_every=50,
     eval_contexts=64,
     seeds=(0,),

@@ -129,13 +129,13 @@ plt.show()
 # %% [markdown]
 # ## Training with many items
 #
-# With towers over features one step teaches about all items at once, so some tens of steps go far even where N is large. A
+# With towers over features one step teaches about all items at once, so some tens of large steps go far even where N is large. A
 # blind choice of K = 50 of 20,000 items has a recall of 0.25 %.
 
 # %%
 config = rankpg.TrainConfig(
     num_items=20_000, num_contexts=2000, num_features=10, embedding_dim=16, num_candidates=50, retrieval="streamed",
-    context_tower="features", item_tower="features", recall_depth=10,
+    context_tower="features", item_tower="features", recall_depth=10, learning_rate=1e-2,
     num_steps=60, eval_every=30, eval_contexts=64, seeds=(0,),
 )  # fmt: skip
 run = rankpg.train(config)

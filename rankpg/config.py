@@ -166,7 +166,7 @@ class TrainConfig:
     preset: Literal["tuned", "paper"] = setting(
         "tuned",
         _LEARN,
-        "start, optimizer and step size: tuned for the estimator, or as in the paper",
+        "start, optimizer and step size: tuned for the estimator and its towers, or as in the paper",
     )
     optimizer: str | None = setting(None, _LEARN, "any optimizer of optax, by name")
     optimizer_options: tuple[str, ...] | None = setting(
@@ -328,7 +328,8 @@ class TrainConfig:
 
     def resolve(self) -> TrainConfig:
         """The same settings with everything that was left open filled in by the preset."""
-        preset = PRESETS[self.preset](self.estimator)
+        over_features = not {self.context_tower, self.item_tower}.isdisjoint(_OVER_FEATURES)
+        preset = PRESETS[self.preset](self.estimator, over_features)
         if self.optimizer is not None and self.optimizer != preset["optimizer"]:
             preset["optimizer_options"] = ()  # options belong to the preset's own optimizer
         missing = {name: value for name, value in preset.items() if getattr(self, name) is None}

@@ -19,8 +19,9 @@ PRESET_SETTINGS = (
 """The settings that a preset decides where they are left open."""
 
 
-def _paper(estimator: str) -> dict[str, Any]:
+def _paper(estimator: str, over_features: bool) -> dict[str, Any]:
     """Kiyohara et al. 2026, Appendix: Adagrad from 0 on tables that start N(0, 1)."""
+    del over_features  # the paper has tables only
     credit_assigned = ESTIMATORS[estimator].credit_assigned
     return {
         "init_scale": 1.0,
@@ -32,20 +33,22 @@ def _paper(estimator: str) -> dict[str, Any]:
     }
 
 
-def _tuned(estimator: str) -> dict[str, Any]:
-    """What did best in benchmarks/sweep.py, on a generated instance: see docs/settings.md.
+def _tuned(estimator: str, over_features: bool) -> dict[str, Any]:
+    """What did best in benchmarks/sweep.py and tower_rates.py, on generated instances: see docs/settings.md.
 
     All scores want a start that is nearly uniform, and Adam. The score of the whole candidate set wants each
-    context's own mean taken off the reward; a credit-assigned score is harmed by that.
+    context's own mean taken off the reward; a credit-assigned score is harmed by that. A step of a tower over
+    features moves all contexts or items at once, and has to be smaller.
     """
     return {
         "init_scale": 0.1,
         "optimizer": "adam",
         "optimizer_options": (),
-        "learning_rate": 1e-2,
+        "learning_rate": 3e-3 if over_features else 1e-2,
         "adaptive_learning_rate": False,
         "reward_transform": "none" if ESTIMATORS[estimator].credit_assigned else "context",
     }
 
 
 PRESETS = {"tuned": _tuned, "paper": _paper}
+"""name -> settings, of an estimator, and whether a tower learns over features (`features`, `adapter`)."""

@@ -243,6 +243,17 @@ def test_presets(estimator):
     assert paper.reward_transform == "none"
 
 
+@pytest.mark.parametrize("side", ["context_tower", "item_tower"])
+def test_a_tower_over_features_takes_smaller_steps(side):
+    for kind, rate in {"ids": 0.01, "given": 0.01, "features": 0.003, "adapter": 0.003}.items():
+        config = TrainConfig(**{side: kind})
+        assert config.resolve().learning_rate == rate
+        paper = dataclasses.replace(config, preset="paper")
+        assert paper.resolve() == dataclasses.replace(TrainConfig(preset="paper").resolve(), **{side: kind})
+        given = dataclasses.replace(config, learning_rate=0.5)
+        assert given.resolve().learning_rate == 0.5
+
+
 def test_a_preset_fills_only_what_was_left_open():
     given = {
         "init_scale": 0.7,
