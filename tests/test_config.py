@@ -249,7 +249,9 @@ def test_a_tower_over_features_takes_smaller_steps(side):
         config = TrainConfig(**{side: kind})
         assert config.resolve().learning_rate == rate
         paper = dataclasses.replace(config, preset="paper")
-        assert paper.resolve() == dataclasses.replace(TrainConfig(preset="paper").resolve(), **{side: kind})
+        assert paper.resolve() == dataclasses.replace(
+            TrainConfig(preset="paper").resolve(), **{side: kind}
+        )
         given = dataclasses.replace(config, learning_rate=0.5)
         assert given.resolve().learning_rate == 0.5
 

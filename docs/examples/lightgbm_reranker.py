@@ -115,7 +115,8 @@ def one_seed(data: dict[str, np.ndarray], sizes: dict[str, int], seed: int) -> d
     config = TrainConfig(
         num_candidates=CANDIDATES, ranking_length=SHOWN, held_out_contexts=sizes["held_out"],
         context_tower="features", item_tower="features", num_steps=sizes["steps"],
-        eval_every=sizes["steps"], seeds=(seed,), batch_size=128, reward_transform="context", learning_rate=COARSE,
+        eval_every=sizes["steps"], seeds=(seed,), batch_size=128, reward_transform="context",
+        learning_rate=COARSE,
     )  # fmt: skip
     towers = encoders.two_tower(
         sizes["users"], sizes["items"], dim=16, init_scale=0.3, hidden=(64,),
