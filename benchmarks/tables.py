@@ -4,7 +4,8 @@
 
 A table stands between `<!-- name -->` and `<!-- /name -->`; it is replaced whole. The name
 `reproduce/laptop/table2` is the report of `rankpg reproduce table2 --scale laptop`, copied to results/;
-`benchmark/cpu/scale` is that of `rankpg benchmark scale --device cpu --out results/benchmark/cpu`.
+`benchmark/cpu/scale` is that of `rankpg benchmark scale --device cpu --out results/benchmark/cpu`, and
+`benchmark/laptop/learning` that of `rankpg benchmark learning`, copied as well.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from _common import RESULTS
 
+from rankpg.hard_problems.report import markdown as learnt
 from rankpg.reproduce.tables import markdown as reproduced
 from rankpg.speed.report import markdown as measured
 
@@ -342,6 +344,8 @@ def reports(text: str, results: Path = RESULTS) -> str:
         if not file.exists():
             return found.group()
         table = reproduced if name.startswith("reproduce/") else measured
+        if file.stem == "learning":
+            table = learnt
         parts = [table(json.loads(file.read_text()))]
         if file.with_suffix(".png").exists():
             picture = f"../{results.relative_to(ROOT)}/{name}.png"
