@@ -133,7 +133,6 @@ config = rankpg.TrainConfig(
     context_tower="features",
     item_tower="features",
     held_out_contexts=60,
-    learning_rate=1e-2,  # few steps, so large ones
     num_steps=300,
     eval_every=50,
     seeds=(0, 1),

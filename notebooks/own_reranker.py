@@ -69,7 +69,6 @@ config = rankpg.TrainConfig(
     context_tower="features",
     item_tower="features",
     batch_size=64,
-    learning_rate=1e-2,  # few steps, so large ones
     num_steps=150,
     eval_every=50,
     seeds=(0,),
@@ -127,7 +126,7 @@ catalogue = live.catalogue(
 serving = live.Retriever.new(
     rankpg.TrainConfig(
         num_candidates=CANDIDATES, ranking_length=SHOWN, context_tower="features",
-        item_tower="features", batch_size=32, learning_rate=1e-2, seeds=(0,),
+        item_tower="features", batch_size=32, seeds=(0,),
     ),
     catalogue,
 )  # fmt: skip
