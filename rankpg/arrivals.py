@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankpg.gumbel_noise import gumbel_at
-from rankpg.numerics import NOTHING, largest, log_sum_exp
+from rankpg.numerics import largest, log_sum_exp
 from rankpg.quotas import in_turn, order_depth
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas
 
@@ -53,7 +53,8 @@ def arrivals(
             order, perturbed = gumbel_top_k(own, row[None], depth)
         else:
             order, perturbed = block_race(own, row[None], depth, width)
-        return order[0], jnp.where(perturbed[0] <= NOTHING / 2, -jnp.inf, perturbed[0])
+        masked = row[order[0]] <= jnp.finfo(row.dtype).min
+        return order[0], jnp.where(masked, -jnp.inf, perturbed[0])
 
     order, perturbed = in_turn(lax.stop_gradient(logits), quotas, first)
     return order, perturbed

@@ -15,7 +15,6 @@ from jax import lax
 from rankpg.types import Array, Bool, Float, Int
 
 __all__ = [
-    "NOTHING",
     "centre",
     "cloglog_inverse",
     "largest",
@@ -25,9 +24,6 @@ __all__ = [
     "of_sums",
     "suffix_log_sum_exp",
 ]
-
-NOTHING = -1e30
-"""Where a logit is -inf: it weighs 0 beside any other, and its difference with itself is not NaN."""
 
 
 def log_sum_exp(
@@ -75,10 +71,11 @@ def suffix_log_sum_exp(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
     >>> [round(float(v), 4) for v in jnp.exp(suffix_log_sum_exp(jnp.log(jnp.array([3.0, 2.0, 1.0]))))]
     [6.0, 3.0, 1.0]
     """
-    nothing = jnp.asarray(NOTHING, x.dtype)
-    kept = jnp.where(jnp.isneginf(x), nothing, x)
-    total = lax.cumlogsumexp(kept, axis=x.ndim - 1, reverse=True)
-    return jnp.where(total < nothing / 2, -jnp.inf, total)
+    last = x.ndim - 1
+    empty = jnp.isneginf(lax.cummax(lax.stop_gradient(x), axis=last, reverse=True))
+    # The lowest number weighs 0 beside any other, and its difference with itself is not NaN.
+    kept = jnp.where(jnp.isneginf(x), jnp.finfo(x.dtype).min, x)
+    return jnp.where(empty, -jnp.inf, lax.cumlogsumexp(kept, axis=last, reverse=True))
 
 
 @jax.custom_jvp

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rankpg.numerics import NOTHING
 from rankpg.types import Array, Float, Int, Quotas
 
 __all__ = [
@@ -68,8 +67,8 @@ def in_turn(
       logits: f_m(a); -inf masks an item.
       quotas: how many of its order each takes.
       first: `first(m, row)` answers expert m's order: items, and what else there is to each, [depth] and best
-        first. `row` is its logits, with -inf for what has been taken and `numerics.NOTHING` for what is only
-        masked: an expert that finds too few eligible items takes masked ones, and none twice.
+        first. `row` is its logits, with -inf for what has been taken and the lowest finite number for what
+        is only masked: an expert that finds too few eligible items takes masked ones, and none twice.
 
     Returns:
       The answers, stacked to [M, depth].
@@ -85,7 +84,8 @@ def in_turn(
 
     def turn(free, own):
         expert, row, quota = own
-        found = first(expert, jnp.where(free, jnp.maximum(row, NOTHING), -jnp.inf))
+        row = jnp.where(jnp.isneginf(row), jnp.finfo(row.dtype).min, row)
+        found = first(expert, jnp.where(free, row, -jnp.inf))
         place = jnp.arange(found[0].shape[0], dtype=jnp.int32)
         taken = jnp.where(place < quota, found[0], num_items)
         return free.at[taken].set(False, mode="drop"), found

@@ -177,6 +177,13 @@ def test_suffix_log_sum_exp(dtype):
         np.testing.assert_allclose(gradient, truth, atol=SHARES[dtype])
 
 
+@by_dtype
+def test_a_suffix_of_very_small_weights_is_not_empty(dtype):
+    x = jnp.asarray([1e30, -INF, -1e30, -3e38, -INF], dtype)
+    total = numerics.suffix_log_sum_exp(x)
+    np.testing.assert_array_equal(total, jnp.asarray([1e30, -1e30, -1e30, -3e38, -INF], dtype))
+
+
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32, jnp.bfloat16, jnp.float16])
 def test_centre(dtype):
     """The largest logit becomes 0, gaps and masks stay, and the sums begin in float32 at least."""

@@ -11,7 +11,12 @@ import oracle
 import pytest
 
 from rankpg.arrivals import arrivals, block_width
-from rankpg.plackett_luce import greedy_in_turn, greedy_order
+from rankpg.plackett_luce import (
+    greedy_candidates,
+    greedy_in_turn,
+    greedy_order,
+    sample_candidates,
+)
 from rankpg.quotas import fill_quotas, leave_to_later, order_depth, take_quotas
 
 QUOTAS = [(3,), (2, 2), (1, 3), (3, 1, 2), (1, 1, 1, 1), (2, 0, 2), (4, 5), (9,)]
@@ -74,6 +79,31 @@ def test_one_entry_less_would_not_do():
     order = greedy_in_turn(jnp.asarray(logits), (2, 2))[:, :2]
     picks, _ = fill_quotas(order, (2, 2), excluded=jnp.int32(8))
     assert picks.tolist() != choose(logits, (2, 2), 8)
+
+
+def test_very_small_logits_keep_their_order_and_come_before_masked_ones(key):
+    masked = jnp.array([[0.0, -1, -2, -3], [0, -jnp.inf, -2e30, -1.5e30]])
+    low = jnp.array([[-2e30, -1.5e30, -1.2e30], [-1.2e30, -1.5e30, -2e30]])
+    assert greedy_candidates(masked, (1, 2)).tolist() == [0, 3, 2]
+    assert greedy_candidates(low, (1, 1)).tolist() == [2, 0]
+    assert sample_candidates(key, masked.at[0, 1:].set(-90.0), (1, 2)).tolist() == [0, 3, 2]
+
+
+def test_an_arrival_is_never_of_a_masked_item_alone(key):
+    """An item that weighs next to nothing has an arrival, late as it is; a masked one has none."""
+    logits = jnp.array([[0.0, -1e30, -1.5e30, -jnp.inf]])
+    for experts, quotas in ((1, (3,)), (2, (1, 3))):
+        order, perturbed = arrivals(key, jnp.tile(logits, (experts, 1)), quotas)
+        last = dict(zip(order[-1].tolist(), perturbed[-1].tolist(), strict=True))
+        assert last[3] == -np.inf
+        assert np.isfinite([last[1], last[2]]).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
+def test_where_too_few_are_eligible_none_is_taken_twice(dtype):
+    logits = jnp.array([[0, -1, -jnp.inf, -jnp.inf]] * 2, dtype)
+    taken = jax.jit(greedy_candidates, static_argnums=1)(logits, (2, 2))  # at compile time no door
+    assert sorted(taken.tolist()) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("quotas", [(1, 1), (0, 2)])

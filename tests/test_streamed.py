@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from rankpg.listing import list_items
 from rankpg.numerics import centre
 from rankpg.plackett_luce import greedy_in_turn
 from rankpg.quotas import expert_quotas
+from rankpg.retrieval import streamed
 from rankpg.retrieval.dense import Candidates
 from rankpg.retrieval.layout import Layout, layout_for
 from rankpg.retrieval.streamed import retrieve_streamed
@@ -316,6 +318,15 @@ def test_a_logit_that_is_not_finite_is_noticed(key, value):
         )
     )(Embeddings(contexts=jnp.ones((2, 1, 1)), items=jnp.asarray(logits)[1, :, :, None]))
     assert not found.sound.any()
+
+
+def test_keys_that_are_words_are_refused(key, monkeypatch):
+    """They are integers, as candidates are that were drawn before."""
+    monkeypatch.setattr(streamed, "find", inspect.unwrap(streamed.find))
+    towers, contexts = random_towers(7, 4, 1, 50, 3), jnp.arange(4, dtype=jnp.int32)
+    words = jax.random.key_data(jax.random.split(key, 4))
+    with pytest.raises(TypeError, match=r"keys are uint32\[4, 2\]; expected typed ones, such as"):
+        inspect.unwrap(retrieve_streamed)(words, towers, contexts, Masks(None), (2,), "candidates")
 
 
 def test_the_whole_catalogue_is_not_streamed(key):

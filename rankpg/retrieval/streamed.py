@@ -53,7 +53,8 @@ def retrieve_streamed(
     """Draw K candidates for every context of a batch, and describe them, as `dense.retrieve` does for one.
 
     The law is that of the dense draw; the draw itself is another one. Of greedy items whose logits are
-    exactly equal at the cut, any may be taken.
+    exactly equal at the cut, any may be taken. An expert that finds too few eligible items leaves slots empty
+    (-1), where the dense one takes masked items.
 
     Args:
       keys: one a context, consumed.
@@ -127,7 +128,13 @@ def find(
 
     Raises:
       ValueError: a score that needs the logits of the whole catalogue.
+      TypeError: keys that are words, as `jax.random.PRNGKey` makes them.
     """
+    if draws.dtype == jnp.uint32:
+        raise TypeError(
+            f"keys are uint32{list(draws.shape)}; expected typed ones, such as "
+            "jax.random.split(jax.random.key(0), B)"
+        )
     if statistics == "catalogue":
         raise ValueError("this score lists the whole catalogue; expected retrieval dense")
     shift, total, peak = _block_statistics(
