@@ -132,6 +132,7 @@ def _bars(plt: Any, report: dict[str, Any]) -> Any:
         places = [place + 0.27 * (offset - 1) for place in range(len(arms))]
         axes.barh(places, [v or 0 for v in values], height=0.25, color=color, label=label)
     axes.set_yticks(range(len(arms)), [_arm(arm["settings"]) for arm in arms], fontsize=7)
+    axes.margins(y=0.02)
     axes.invert_yaxis()
     axes.set_xlabel("seconds for 1000 steps")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
