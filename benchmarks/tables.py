@@ -335,6 +335,14 @@ def markdown(rows: list[list[str]], versions: dict[str, str]) -> str:
     return "\n".join([*lines, "", f"*{on}*"])
 
 
+REPORTS = (
+    ("reproduce/", reproduced),
+    ("benchmark/laptop/learning", learnt),
+    ("benchmark/", measured),
+)
+"""How the name of a report begins -> what makes its table; the first that fits."""
+
+
 def reports(text: str, results: Path = RESULTS) -> str:
     """The text of a page of docs/ with the table and the picture of every report it names."""
 
@@ -343,9 +351,7 @@ def reports(text: str, results: Path = RESULTS) -> str:
         file = results / f"{name}.json"
         if not file.exists():
             return found.group()
-        table = reproduced if name.startswith("reproduce/") else measured
-        if file.stem == "learning":
-            table = learnt
+        table = next(table for start, table in REPORTS if name.startswith(start))
         parts = [table(json.loads(file.read_text()))]
         if file.with_suffix(".png").exists():
             picture = f"../{results.relative_to(ROOT)}/{name}.png"

@@ -53,11 +53,12 @@ def arrivals(
             order, perturbed = gumbel_top_k(own, row[None], depth)
         else:
             order, perturbed = block_race(own, row[None], depth, width)
-        masked = row[order[0]] <= jnp.finfo(row.dtype).min
-        return order[0], jnp.where(masked, -jnp.inf, perturbed[0])
+        return order[0], perturbed[0]
 
-    order, perturbed = in_turn(lax.stop_gradient(logits), quotas, first)
-    return order, perturbed
+    logits = lax.stop_gradient(logits)
+    order, perturbed = in_turn(logits, quotas, first)
+    masked = jnp.isneginf(jnp.take_along_axis(logits, order, axis=1))
+    return order, jnp.where(masked, -jnp.inf, perturbed)
 
 
 def block_width(num_items: int, depth: int) -> int:

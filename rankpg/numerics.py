@@ -17,6 +17,7 @@ from rankpg.types import Array, Bool, Float, Int
 __all__ = [
     "centre",
     "cloglog_inverse",
+    "finite_masks",
     "largest",
     "log_add",
     "log_softplus",
@@ -24,6 +25,15 @@ __all__ = [
     "of_sums",
     "suffix_log_sum_exp",
 ]
+
+
+def finite_masks(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The same with the lowest number for -inf: it weighs 0 beside any other, and less itself it is not NaN.
+
+    >>> finite_masks(jnp.array([1.0, -jnp.inf])) > -jnp.inf
+    Array([ True,  True], dtype=bool)
+    """
+    return jnp.where(jnp.isneginf(x), jnp.finfo(x.dtype).min, x)
 
 
 def log_sum_exp(
@@ -73,9 +83,7 @@ def suffix_log_sum_exp(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
     """
     last = x.ndim - 1
     empty = jnp.isneginf(lax.cummax(lax.stop_gradient(x), axis=last, reverse=True))
-    # The lowest number weighs 0 beside any other, and its difference with itself is not NaN.
-    kept = jnp.where(jnp.isneginf(x), jnp.finfo(x.dtype).min, x)
-    return jnp.where(empty, -jnp.inf, lax.cumlogsumexp(kept, axis=last, reverse=True))
+    return jnp.where(empty, -jnp.inf, lax.cumlogsumexp(finite_masks(x), axis=last, reverse=True))
 
 
 @jax.custom_jvp

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rankpg.numerics import finite_masks
 from rankpg.types import Array, Float, Int, Quotas
 
 __all__ = [
@@ -67,8 +68,8 @@ def in_turn(
       logits: f_m(a); -inf masks an item.
       quotas: how many of its order each takes.
       first: `first(m, row)` answers expert m's order: items, and what else there is to each, [depth] and best
-        first. `row` is its logits, with -inf for what has been taken and the lowest finite number for what
-        is only masked: an expert that finds too few eligible items takes masked ones, and none twice.
+        first. `row` is its logits, with -inf for what has been taken and `numerics.finite_masks` for what is
+        only masked: an expert that finds too few eligible items takes masked ones, and none twice.
 
     Returns:
       The answers, stacked to [M, depth].
@@ -84,8 +85,7 @@ def in_turn(
 
     def turn(free, own):
         expert, row, quota = own
-        row = jnp.where(jnp.isneginf(row), jnp.finfo(row.dtype).min, row)
-        found = first(expert, jnp.where(free, row, -jnp.inf))
+        found = first(expert, jnp.where(free, finite_masks(row), -jnp.inf))
         place = jnp.arange(found[0].shape[0], dtype=jnp.int32)
         taken = jnp.where(place < quota, found[0], num_items)
         return free.at[taken].set(False, mode="drop"), found
