@@ -320,6 +320,7 @@ IMPORT_WITHOUT = """
 """
 
 
+@pytest.mark.slow
 def test_the_core_imports_without_optional_packages(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(IMPORT_WITHOUT)],

@@ -165,6 +165,7 @@ def test_resume_from_a_damaged_checkpoint(trained, tmp_path, capsys):
     assert load_config(out).num_steps == 4
 
 
+@pytest.mark.slow
 def test_a_seed_that_stops_is_exit_code_3(tmp_path, capsys):
     out = tmp_path / "run"
     world = ("--num-contexts", 5, "--num-items", 8)

@@ -153,6 +153,7 @@ def test_effective_sample_size_by_hand():
     assert effective_sample_size(jnp.zeros((8, 1))) == 0
 
 
+@pytest.mark.slow
 def test_without_any_reward_there_is_no_credit_and_no_gradient():
     run = train(settings(num_steps=200), from_matrix(np.zeros((20, 30), np.float32)))
     last = run.metrics[-1]

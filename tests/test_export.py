@@ -97,6 +97,7 @@ def exported(tmp_path_factory, as_a_user):
     return get
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experts", [1, 3])
 @pytest.mark.parametrize("towers", ["ids", "features", "adapter"])
 def test_exact_search_gives_the_candidates_of_the_run(exported, towers, experts):
@@ -106,6 +107,7 @@ def test_exact_search_gives_the_candidates_of_the_run(exported, towers, experts)
     np.testing.assert_array_equal(found, run.candidates(USERS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experts", [1, 3])
 def test_tables_of_few_bits_give_candidates_that_are_as_good(exported, experts):
     """Which of two rounded logits is larger is XLA's choice: it may round a product's factor, or not."""
@@ -139,6 +141,7 @@ def test_the_other_seed_is_served_where_it_was_asked_for(tmp_path, search):
     assert (found != run.candidates(USERS)).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("search", "kind", "least"), [("faiss", "ivf", 8), ("usearch", "hnsw", 64)]
 )
@@ -161,6 +164,7 @@ def test_recall_of_an_approximate_index_is_what_the_manifest_says(tmp_path, sear
     assert 0.3 < recall < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "of"), [("ivf", FaissIndex), ("hnsw", FaissIndex), ("hnsw", UsearchIndex)]
 )

@@ -31,6 +31,7 @@ def test_keys_and_places_are_streams_of_their_own():
     assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.02
 
 
+@pytest.mark.slow
 def test_no_ties_among_the_first_of_two_million():
     """The default grid of JAX has dozens, and ties go to the lowest id."""
     noise = gumbel_at(jax.random.key(3), places(2 * 10**6), jnp.float32)

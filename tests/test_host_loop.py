@@ -80,6 +80,7 @@ def with_rewards(contexts, candidates):
     return shown, TABLE[contexts[:, None], shown]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "reranker",
     [
@@ -114,6 +115,7 @@ def test_rows_per_call_and_concurrency_are_kept():
     assert most[0] == 2
 
 
+@pytest.mark.slow
 def test_a_function_that_spoils_its_arguments_spoils_nothing_else(reference):
     def careless(contexts, candidates):
         scores = by_table(contexts, candidates)
@@ -157,6 +159,7 @@ class Watched(live.Retriever):
         return draw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overlap", [True, False])
 def test_the_next_batch_is_drawn_while_the_call_runs(overlap):
     retriever = Watched(new().run)
@@ -176,6 +179,7 @@ def test_the_next_batch_is_drawn_while_the_call_runs(overlap):
     assert in_time == [overlap] * 4
 
 
+@pytest.mark.slow
 def test_with_overlap_draws_are_one_update_old_and_are_weighted_for_it(reference):
     retriever = new(eval_every=1)
     run = live.train(retriever, live.Reranker(by_table), overlap=True)
@@ -289,6 +293,7 @@ def test_a_fault_loses_nothing_that_was_learnt(fault):
     assert retriever.step == 4
 
 
+@pytest.mark.slow
 def test_what_fails_once_is_tried_again(reference):
     failed, pauses = [], []
 
@@ -326,6 +331,7 @@ def test_skip_goes_on_with_what_was_answered():
     assert [row["policy_value"] for row in run.metrics] == [None, None]
 
 
+@pytest.mark.slow
 def test_skip_does_not_go_on_for_ever():
     function, _ = after_two_updates(raises, "scores")
     retriever = new()

@@ -59,6 +59,7 @@ def relative_errors(found, truth) -> np.ndarray:
 # --- the bound --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_items", "slots", "heads"),
     [
@@ -209,6 +210,7 @@ def test_gradients_agree_with_differences():
 # --- precision, memory, transformations -------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_items", "slots"), [(1000, 10), slow(50_000, 100)])
 def test_float32_is_close_to_float64(num_items, slots):
     logits, items = policies(num_items)
@@ -219,6 +221,7 @@ def test_float32_is_close_to_float64(num_items, slots):
     np.testing.assert_allclose(single.error_bound, double.error_bound, rtol=0.02, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_nothing_as_large_as_nodes_times_items_is_in_memory():
     policy = jax.ShapeDtypeStruct((1, 2**18), jnp.float32)
     value = lambda f: rankpg.log_inclusion_large(f, 3, (10,)).log_probability  # noqa: E731

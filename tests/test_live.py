@@ -172,6 +172,7 @@ def test_weighted_by_the_set_every_estimator_has_its_own_expectation_where_it_st
     np.testing.assert_allclose(step, jax.grad(expected)(jnp.asarray(NOW)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_clip_is_a_clip():
     clip = 1.5
     sets, ratio = ratios((3,))
@@ -248,6 +249,7 @@ def test_feedback_in_any_order_and_in_parts_waits_until_it_makes_a_batch():
     assert not equal(before, parameters(retriever))
 
 
+@pytest.mark.slow
 def test_parts_lead_where_the_whole_leads():
     whole, parts = new(), new()
     drawn, same = whole.draw([3, 1, 0, 2]), parts.draw([3, 1, 0, 2])
@@ -408,6 +410,7 @@ def test_weights_that_cannot_be_are_refused(importance, clip, waiting):
         check_live(waiting[0].run, importance, clip)
 
 
+@pytest.mark.slow
 def test_eq_9_is_refused_where_the_late_stage_is_outside():
     world = from_matrix(np.eye(CONTEXTS, ITEMS))
     config = settings(adaptive_learning_rate=True, late_stage="noisy")
@@ -619,6 +622,7 @@ IDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", IDS)
 def test_ids_of_every_type_are_written_as_they_are(kind, tmp_path):
     ids, wanted = IDS[kind]

@@ -158,6 +158,7 @@ def train_on(run):
     return run
 
 
+@pytest.mark.slow
 def test_removed_items_never_come(run):
     gone = ["s0", "s5", "s11"]
     less = run.without_items(gone)
@@ -235,6 +236,7 @@ def test_new_contexts_ask_with_their_features(run):
     np.testing.assert_array_equal(asked.pipeline.training_contexts, np.arange(CONTEXTS))
 
 
+@pytest.mark.slow
 def test_contexts_come_and_items_do_not_where_items_went_from_a_table_of_ids():
     run = prepare(settings(item_tower="ids", hidden=(4,), embedding_dim=4), shop_data())
     less = run.without_items(["s2", "s5"])
@@ -282,6 +284,7 @@ def numbered(ids, **towers):
     return prepare(settings(seeds=(0,), **towers), data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", [BIG, np.array(BIG, np.uint64), pd.Series(BIG)])
 def test_ids_that_need_all_of_64_bits_stay_what_they_are(ids):
     run = numbered(ids)
@@ -310,6 +313,7 @@ def test_ids_of_both_signs_and_one_type():
     assert wider.dataset.item_ids.ids.tolist()[-1] == 2**60 + 1
 
 
+@pytest.mark.slow
 def test_text_is_text_whatever_array_it_comes_in():
     text = ["a", "b", "c", "d"]
     for ids in (
@@ -404,6 +408,7 @@ def test_eligibility_of_the_data_and_of_the_question_both_hold():
         assert allowed[found].all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["run", "id_run"])
 def test_a_stranger_gets_the_candidates_of_the_mean_context(which, request):
     run = request.getfixturevalue(which)
@@ -465,6 +470,7 @@ def test_the_folder_alone_answers(towers, tmp_path):
     refusal(lambda: load_run(path, environment=other), "trained on other data", error=ConfigError)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ids",
     [
@@ -486,6 +492,7 @@ def test_ids_come_back_exactly(ids, tmp_path):
     np.testing.assert_array_equal(again.candidates(ids), run.candidates(ids))
 
 
+@pytest.mark.slow
 def test_what_the_folder_holds_is_plain_and_damage_is_told(tmp_path, capsys):
     path = saved(prepare(settings(), shop_data()), tmp_path / "run")
     held = json.loads((path / "data" / "ids.json").read_text())
@@ -507,6 +514,7 @@ def test_what_the_folder_holds_is_plain_and_damage_is_told(tmp_path, capsys):
     refusal(lambda: load_run(path), "arrays.npz", error=ConfigError)
 
 
+@pytest.mark.slow
 def test_the_run_card_says_what_was_left_out(tmp_path):
     more = {"user": "u0", "item": "x", "value": 1.0}
     table = {name: [*values, more[name]] for name, values in ratings().items()}

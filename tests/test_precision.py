@@ -28,6 +28,7 @@ def in_bfloat16(towers):
     return jax.tree.map(lambda x: x.astype(jnp.bfloat16), towers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retrieval", ["dense", "streamed"])
 def test_sums_over_bfloat16_embeddings_are_float32(key, retrieval):
     """The listing is float32 and has the digits of products that were rounded once."""

@@ -564,6 +564,7 @@ def test_a_matrix_has_no_noise_unless_asked_for():
     np.testing.assert_array_equal(drawn, MATRIX[1].astype(np.float32))
 
 
+@pytest.mark.slow
 def test_no_table_of_contexts_times_items():
     n = 200_000
     data = ratings.from_triples(np.arange(n), np.arange(n)[::-1], np.ones(n))

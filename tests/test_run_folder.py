@@ -46,6 +46,7 @@ def finish(run, folder, until=None):
     return run
 
 
+@pytest.mark.slow
 def test_parameters_that_are_lost_do_not_take_the_place_of_the_last_good_ones(
     tmp_path, monkeypatch
 ):
@@ -502,6 +503,7 @@ def from_a_table(tmp_path_factory):
     return folder.path, base / "ratings.csv"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
@@ -520,6 +522,7 @@ def test_a_run_belongs_to_the_table_it_was_trained_on(from_a_table, old, new, na
         load_run(folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kept_as", ["dataset", "environment"])
 def test_a_run_on_data_from_python_is_not_resumed_on_the_generated_problem(
     tmp_path, capsys, kept_as
@@ -549,6 +552,7 @@ def test_a_run_on_data_from_python_is_not_resumed_on_the_generated_problem(
     assert ("SHA-256 of numbers" in card) == (kept_as == "dataset")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a b $x <c> &'\"q é#%?*", "lr=[0.1]", "a\\b [x", "-dash"])
 def test_odd_names_are_no_hindrance(name, tmp_path):
     folder = tmp_path / name / "run"

@@ -105,6 +105,7 @@ def test_the_limit_is_what_a_checkpointed_softmax_does():
     assert work.moved_bytes == 4 * (2 * numbers + 2 * numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experts", [1, 2])
 def test_a_streamed_step_does_no_less_and_not_much_more(experts):
     shape = Shape(20_000, 16, 10, 64, experts)

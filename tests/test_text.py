@@ -338,6 +338,7 @@ def test_an_adapter_beside_a_table_sets_the_width():
     assert encoded.contexts.shape == (2, 1, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", ["context", "item"])
 def test_given_embeddings_stay_and_the_other_side_learns(frozen):
     world = small().environment
@@ -433,6 +434,7 @@ def test_recall_and_ndcg_against_loops(depth):
             assert float(getattr(answer, name)) == pytest.approx(value, abs=1e-6), (query, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "recall"), [(None, 1 / 2), (1, 1), (2, 1 / 2), (4, 2 / 3)])
 def test_recall_depth_is_of_eligible_items_and_k_by_default(depth, recall):
     """Items 1 and 3 are handed over; the best of those that are eligible are 1, 2 and 3, in this order."""

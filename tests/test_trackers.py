@@ -92,6 +92,7 @@ def events(folder: Path):
     return sorted(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [None, 10])
 def test_tensorboard(step, run_of, tmp_path):
     interrupted_and_resumed(tmp_path / "run", run_of, "tensorboard", step)

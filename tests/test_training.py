@@ -231,6 +231,7 @@ def trained(config, world, steps=3):
     return chunk(world, run.state, roots(config))
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_are_seeds_alone(world):
     together, _ = trained(settings(seeds=(3, 8)), world)
     assert together.step.tolist() == [3, 3]
@@ -301,6 +302,7 @@ def test_draws_of_one_context_stand_together(world):
     assert stats.chisquare(np.bincount(drawn[:, 0], minlength=CONTEXTS)).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_the_late_stages_randomness_is_no_business_of_the_rewards(world):
     """Two late stages that show the same, one of which draws from its key: every reward stays the same."""
 
@@ -529,6 +531,7 @@ def test_a_step_that_leaves_the_numbers_is_not_taken(world):
     assert leaves_equal(after.replace(fault=state.fault), state)
 
 
+@pytest.mark.slow
 def test_a_large_model_is_stepped_alike_and_its_overflow_is_noticed_a_step_later(
     world, monkeypatch
 ):
@@ -563,6 +566,7 @@ def test_a_run_whose_rewards_are_not_numbers_ends_with_its_reasons():
 # Eq. 9.
 
 
+@pytest.mark.slow
 def test_eq_9_divides_the_step_by_the_propensity():
     """A uniform late stage shows each of 10 candidates with probability 1/10: ten times the step."""
     world = from_matrix(table(2, (CONTEXTS, 12))).environment
