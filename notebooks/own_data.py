@@ -203,4 +203,4 @@ print(f"new-sku is a candidate of {share:.0%} of the users")
 
 # %% [markdown]
 # What may be shown can also be said at question time: `run.candidates(users, eligible=[...])`. The run folder keeps ids and features, so that
-# `run_folder.load_run(folder)` answers ids again; `docs/data.md` has all policies.
+# `rankpg.load_run(folder)` answers ids again; `docs/data.md` has all policies.

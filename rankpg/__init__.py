@@ -13,6 +13,7 @@ from rankpg.plackett_luce import (
 )
 from rankpg.quotas import expert_quotas
 from rankpg.run import Run, train
+from rankpg.run_folder import RunFolder, load_run
 
 __version__ = "0.1.0"
 
@@ -20,6 +21,7 @@ __all__ = [
     "ESTIMATORS",
     "ConfigError",
     "Run",
+    "RunFolder",
     "TrainConfig",
     "encoders",
     "environments",
@@ -28,6 +30,7 @@ __all__ = [
     "greedy_candidates",
     "late_stage",
     "live",
+    "load_run",
     "log_inclusion",
     "log_inclusion_large",
     "log_inclusion_threshold",

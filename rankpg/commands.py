@@ -74,7 +74,7 @@ def train(arguments: argparse.Namespace) -> int:
                 if number and run.evaluated < run.config.num_steps:
                     raise Stopped(number, _saved(run, folder, progress))
     finally:
-        problem = folder.close(run) if folder is not None and run.metrics else None
+        problem = None if folder is None else folder.close(run)
         if problem:
             print(problem, file=sys.stderr)
     if is_writer():

@@ -8,7 +8,6 @@ from rankpg.config import TrainConfig
 from rankpg.plots import learning_curves
 from rankpg.progress import progress_bar
 from rankpg.run import Run, train
-from rankpg.run_folder import RunFolder
 from rankpg.summary import mean_interval
 
 __all__ = ["DEMO_ESTIMATORS", "demo"]
@@ -31,23 +30,11 @@ def demo(out: Path, num_steps: int) -> str:
             config = TrainConfig(
                 estimator=name, num_steps=num_steps, eval_every=max(num_steps // 8, 1)
             )
-            runs[name] = _train(config, RunFolder(folder / name), bar)
+            runs[name] = train(config, out=folder / name, on_progress=bar.follow)
             bar.finish(runs[name])
     picture = folder / "learning_curves.png"
     learning_curves({name: run.metrics for name, run in runs.items()}, picture)
     return f"{table(runs)}\n\n{_what_next(folder, picture)}"
-
-
-def _train(config: TrainConfig, folder: RunFolder, bar) -> Run:
-    def follow(run, progress):
-        if progress.phase == "compile":
-            folder.open(run)
-        folder.follow(run, progress)
-        bar.follow(run, progress)
-
-    run = train(config, on_progress=follow)
-    folder.close(run)
-    return run
 
 
 def table(runs: dict[str, Run]) -> str:

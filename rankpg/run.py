@@ -7,21 +7,26 @@ and hands each step of progress to whoever listens: a progress bar, a run folder
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from rankpg.assembly import assemble
-from rankpg.config import TrainConfig
+from rankpg.config import ConfigError, TrainConfig
 from rankpg.environments import Dataset, make_environment
 from rankpg.judging import Judge, columns_of, evaluate_run, evaluation_contexts, seed_keys
 from rankpg.memory import check_memory
 from rankpg.run_state import Progress, Run
 from rankpg.training import init_state, train_chunk
 from rankpg.types import Environment
+
+if TYPE_CHECKING:
+    from rankpg.run_folder import RunFolder
 
 __all__ = [
     "Progress",
@@ -44,6 +49,8 @@ def train(
     config: TrainConfig | None = None,
     environment: Environment | Dataset | None = None,
     *,
+    out: Path | str | RunFolder | None = None,
+    resume: bool = False,
     on_progress: Callable[[Run, Progress], None] | None = None,
     **stations: Any,
 ) -> Run:
@@ -52,12 +59,17 @@ def train(
     Args:
       config: the settings; all defaults if None.
       environment: rewards of your own; the config's if None.
+      out: the folder of the run, where every evaluation is saved at once (`load_run` reads it back), or a
+        `RunFolder`, which says how it is kept; None writes nothing.
+      resume: whether to go on with the run of that folder instead of beginning one.
       on_progress: called after every chunk and every evaluation.
       **stations: stations of your own in place of the config's: encoder, late_stage, reward_transform,
         optimizer (see `assembly.assemble`).
 
     Raises:
-      ConfigError, ValueError, TypeError: before anything runs, for what cannot be; see `assembly.assemble`.
+      ConfigError, ValueError, TypeError: before anything runs, for what cannot be; see `assembly.assemble`,
+        `RunFolder.open` and `RunFolder.resume`.
+      SaveError: the disk does not take it.
 
     >>> import numpy as np
     >>> from rankpg.environments import from_matrix
@@ -68,11 +80,32 @@ def train(
     """
     if config is not None and not isinstance(config, TrainConfig):
         raise TypeError(f"config is a {type(config).__name__}; expected a rankpg.TrainConfig")
+    folder = None if out is None else _folder(out)
+    if resume and folder is None:
+        raise ConfigError("resume=True needs out=, the folder of the run that goes on")
+    if folder is not None and not resume:
+        folder.check_free()  # before anything is read or compiled
     run = prepare(config or TrainConfig(), environment, **stations)
-    for progress in training_loop(run):
-        if on_progress is not None:
-            on_progress(run, progress)
+    try:
+        if folder is not None:
+            folder.resume(run) if resume else folder.open(run)
+        for progress in training_loop(run):
+            if folder is not None:
+                folder.follow(run, progress)
+            if on_progress is not None:
+                on_progress(run, progress)
+    finally:
+        problem = None if folder is None else folder.close(run)
+        if problem:
+            warnings.warn(problem, stacklevel=2)
     return run
+
+
+def _folder(out: Path | str | RunFolder) -> RunFolder:
+    # Not above: it also reads runs back, for which it prepares them.
+    from rankpg.run_folder import RunFolder
+
+    return out if isinstance(out, RunFolder) else RunFolder(out)
 
 
 def prepare(

@@ -59,7 +59,7 @@ _DEFAULTS: dict[str, Any] = {"keep_last": 2, "keep_best": False, "track": []}
 
 
 class RunFolder:
-    """Writes a run as it goes: `open` or `resume` it, `follow` the training, `close` it.
+    """Writes a run as it goes: `open` or `resume` it, `follow` the training, `close` it; `rankpg.train` does.
 
     Of several processes that train one run all call it, and one writes. Another run is refused until `close`,
     or until this process ends.
@@ -76,14 +76,11 @@ class RunFolder:
       ConfigError: no checkpoint would be kept, or a tracker is unknown.
 
     >>> import tempfile
-    >>> from rankpg.run import prepare, training_loop
+    >>> from rankpg.run import train
     >>> config = TrainConfig(num_candidates=2, num_items=9, num_contexts=4, num_steps=2, seeds=(0,))
-    >>> folder, run = RunFolder(tempfile.mkdtemp()), prepare(config)
-    >>> folder.open(run)
-    >>> for progress in training_loop(run):
-    ...     folder.follow(run, progress)
-    >>> load_run(folder.path).step
-    2
+    >>> folder = RunFolder(tempfile.mkdtemp(), keep_best=True)
+    >>> train(config, out=folder).step, load_run(folder.path).step
+    (2, 2)
     """
 
     def __init__(
@@ -238,13 +235,20 @@ class RunFolder:
         return kept
 
     def close(self, run: Run) -> str | None:
-        """Draw the learning curve, write the run card and let others write here.
+        """Draw the learning curve and write the run card of what was evaluated, and let others write here.
 
         Answers what could not be written, and why.
         """
-        problem = None
         if not is_writer():
-            return problem
+            return None
+        problem = self._write_results(run) if run.metrics else None
+        if self._tracks is not None:
+            self._tracks.close()
+        self._release()
+        return problem
+
+    def _write_results(self, run: Run) -> str | None:
+        problem = None
         try:
             learning_curves({run.config.estimator: run.metrics}, self.path / CURVE)
         except (ModuleNotFoundError, OSError) as error:
@@ -253,9 +257,6 @@ class RunFolder:
             write_whole(self.path / CARD, card(run))
         except OSError as error:
             problem = f"no {CARD}: {error}"
-        if self._tracks is not None:
-            self._tracks.close()
-        self._release()
         return problem
 
     def _hold(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -14,6 +15,7 @@ import yaml
 from run_files import metrics_rows
 
 from rankpg import TrainConfig, checkpoint, optimizing, run_folder
+from rankpg import run as run_module
 from rankpg.checkpoint import CheckpointError
 from rankpg.cli import main
 from rankpg.environments import from_matrix
@@ -419,6 +421,54 @@ def test_without_matplotlib_the_rest_is_written(half, monkeypatch):
     run = load_run(half)
     assert "matplotlib" in RunFolder(half).close(run)
     assert (half / "RUN.md").exists()
+
+
+# From Python, with one call.
+
+
+def test_train_keeps_what_was_evaluated_and_goes_on(tmp_path, monkeypatch, whole):
+    """An error on the way leaves the folder to whoever goes on; two halves are the whole."""
+    (one, its_path), path, world = whole, tmp_path / "run", from_matrix(np.eye(20, 30))
+
+    def fail(run, progress):
+        if progress.step == 4:
+            raise RuntimeError("the listener fell over")
+
+    with pytest.raises(RuntimeError, match="fell over"):
+        train(settings(), out=path, on_progress=fail)
+    with pytest.raises(ConfigError, match=r"already holds a run .* continue it with --resume"):
+        train(settings(), world, out=path)
+    other = train(settings(), out=RunFolder(path, keep_best=True), resume=True)
+    assert same(one.state, other.state)
+    assert without_speed(metrics_rows(path)) == without_speed(metrics_rows(its_path))
+    assert json.loads((path / "folder.json").read_text())["keep_best"]
+    assert (path / "RUN.md").exists()
+    with pytest.raises(ConfigError, match="is already at step 8"):
+        train(settings(), out=path, resume=True)
+
+    monkeypatch.setattr(run_folder, "card", lambda run: _full())
+    with pytest.warns(UserWarning, match=r"no RUN.md: .*No space left"):
+        train(settings(num_steps=4), out=tmp_path / "full")
+
+
+def _full():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_train_refuses_a_folder_before_it_reads_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "prepare", lambda *_, **__: pytest.fail("prepared"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"is a file; expected the name of a folder"):
+        train(settings(), out=str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="resume=True needs out="):
+        train(settings(), resume=True)
+
+
+def test_train_leaves_a_folder_that_it_refuses_to_others(half):
+    keeper = RunFolder(half)
+    with pytest.raises(ConfigError, match="was run with batch_size = 8, and now it is 4"):
+        train(settings(batch_size=4), out=keeper, resume=True)
+    assert train(settings(), out=half, resume=True).step == 8
 
 
 # What the rows of a run say afterwards.
