@@ -48,6 +48,7 @@ def measure(settings: dict[str, Any], num_steps: int) -> dict[str, Any]:
         "policy_value": {"mean": mean, "half_width_95": half, "seeds": values[run.step]},
         "optimum": run.metrics[-1]["optimum"],
         "curve": {str(step): mean_interval(v)[0] for step, v in values.items()},
+        "values": {str(step): v for step, v in values.items()},
         "steps_per_second_all_seeds_at_once": float(mean_interval(speeds)[0]),
         "stopped": run.stopped(),
         "summary": f"{mean:.4f} ± {half:.4f}",

@@ -48,12 +48,12 @@ def paper_instance(result: dict[str, Any]) -> list[list[str]]:
 
 def sample_efficiency(result: dict[str, Any]) -> list[list[str]]:
     """What was to be reached by when, and what was."""
-    rows = [["tuned", "steps", "asked", "value", "of the optimum"]]
+    rows = [["tuned preset", "steps", "asked", "value", "of the optimum"]]
     for name, row in result["rows"].items():
         for step, goal in row["goals"].items():
-            value = row["reached"][step]
-            share = f"{value / row['optimum']:.1%}"
-            rows.append([name, f"{int(step):,}", f"{goal:.2f}", f"{value:.3f}", share])
+            mean, half = row["reached"][step]["mean"], row["reached"][step]["half_width_95"]
+            value, share = f"{mean:.3f} ± {half:.3f}", f"{mean / row['optimum']:.1%}"
+            rows.append([name, f"{int(step):,}", f"{goal:.2f}", value, share])
     return rows
 
 

@@ -149,4 +149,13 @@ def test_the_goal_is_reached_where_the_mean_of_the_seeds_has_it():
     judged = report._judged(body, "policy_value", 10.0)
     assert judged["steps_to_goal"] == 10
     assert judged["share_of_reach"]["mean"] == pytest.approx(0.99)
+
+
+def test_a_seed_without_a_value_leaves_the_others():
+    body = {"policy_value": {"0": [1.0, None], "1": [2.0, 9.0]}, "steps": [0, 10]}
+    judged = report._judged(body, "policy_value", 10.0)
+    assert judged["steps_to_goal"] is None
+    assert judged["share_of_reach"] == {"mean": 0.9, "half_width_95": None, "seeds": 1}
+    none = report._judged({**body, "policy_value": {"0": [1.0, None]}}, "policy_value", 10.0)
+    assert report._cell(body | none, 0.0) == "not finite"
     assert report._judged(body, "policy_value", 11.0)["steps_to_goal"] is None

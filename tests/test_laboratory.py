@@ -14,7 +14,10 @@ import pytest
 
 from rankpg import ESTIMATORS, TrainConfig, environments, laboratory
 from rankpg.encoders import Encoder
+from rankpg.laboratory.exact import Moments
+from rankpg.laboratory.sweep import _summarise
 from rankpg.run import prepare
+from rankpg.theory import GradientParts
 
 REWARDS = np.array([0.7, 3.1, 1.2, 2.3])
 LOGITS = np.array([[0.3, -0.8, 1.2, 0.1], [1.0, 0.2, -0.5, 0.4]])
@@ -150,6 +153,23 @@ def test_monte_carlo_agrees_with_enumeration(key):
     assert np.max(np.abs(found.mean - exact.mean) / found.standard_error) < 5
     np.testing.assert_allclose(found.variance, exact.variance, rtol=0.03)
     np.testing.assert_allclose(found.cosine, exact.cosine, atol=0.02)
+
+
+def test_the_error_of_sampling_does_not_hide_progress(key):
+    """Means that are as wrong as they are long point as far along the truth as without their error."""
+    contexts, (mean_key, noise_key) = 4096, jax.random.split(key)
+    truth = jax.random.normal(mean_key, (contexts, 1, 5))
+    mean = truth + 0.5  # not quite its direction
+    size = jnp.sqrt(jnp.mean(mean**2))
+
+    def progress(error):
+        nothing = jnp.zeros(contexts)
+        found = mean + error * jax.random.normal(noise_key, mean.shape)
+        moments = Moments(found, jnp.full(mean.shape, error), nothing, nothing)
+        return _summarise(moments, GradientParts(truth, truth, truth))["progress"]
+
+    assert progress(size) == pytest.approx(float(progress(0.0)), abs=0.02)
+    assert progress(0.0) < 0.95
 
 
 # --- signal and noise from independent draws --------------------------------------------------------------

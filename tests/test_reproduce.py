@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -181,7 +185,7 @@ def test_what_is_complete_is_not_run_again(straight):
 
 @pytest.mark.slow
 def test_a_report_is_enough_to_go_on_from(straight, tmp_path):
-    """Without run folders; but not for a row that has other settings now, or was not trained to its end."""
+    """Without run folders; what was not trained to its end stays until there is more."""
     summary, out = straight
     report = read_json(out / "table4.json")
     write_json(tmp_path / "table4.json", report)
@@ -192,14 +196,71 @@ def test_a_report_is_enough_to_go_on_from(straight, tmp_path):
     assert not (tmp_path / "runs").exists()
 
     first, second = summary.outcome.trained
-    report["rows"][first]["config"]["learning_rate"] *= 2
     body = report["rows"][second]
     body |= {"reached": 2, "at": {"2": body["at"]["4"]}}
+    body["config"] |= {"num_steps": 2, "eval_every": 2}
     write_json(tmp_path / "table4.json", report)
     other = reproduce(["table4"], "smoke", tmp_path, report_only=True)
-    assert other.left == [first, second]
-    report = read_json(tmp_path / "table4.json")
-    assert (report["not_begun"], report["unfinished"]) == ([first], [second])
+    assert other.left == [second]
+    again = reproduce(["table4"], "smoke", tmp_path)
+    assert (again.outcome.complete, again.outcome.trained) == ([first], [second])
+    assert read_json(tmp_path / "table4.json")["rows"][second]["reached"] == 4
+
+
+@pytest.mark.slow
+def test_no_report_is_written_with_less_than_it_had(straight, tmp_path):
+    file, whole = tmp_path / "table4.json", read_json(straight[1] / "table4.json")
+    first = next(iter(whole["rows"]))
+
+    def refused(message, **changes):
+        report = copy.deepcopy(whole)
+        for path, value in changes.items():
+            *above, last = path.split("__")
+            place = functools.reduce(lambda body, name: body[name], above, report)
+            place[last] = value
+        write_json(file, report)
+        before = file.read_bytes()
+        for report_only in (True, False):
+            with pytest.raises(ConfigError, match=message):
+                reproduce(["table4"], "smoke", tmp_path, report_only=report_only)
+        assert file.read_bytes() == before
+
+    refused(r"table4\.json: .* was run with learning_rate = 9.0, and now it needs 0.1",
+            **{f"rows__{first}__config__learning_rate": 9})  # fmt: skip
+    refused(r"table4\.json: .* is of another version", **{f"rows__{first}__config__colour": "red"})
+    refused(
+        r"table4\.json: .* lacks config",
+        **{f"rows__{first}": {"reached": 4, "at": {}, "steps": []}},
+    )
+    refused(r"table4\.json has kuairec-K50, which is no row of it now", **{"rows__kuairec-K50": {}})
+    refused(r"table4\.json is of KuaiRec, and this asks for the stand-in", stand_in=False)
+    refused(r"table4\.json is a report of table3", table="table3")
+    del whole["rows"]
+    refused(r"table4\.json holds no rows")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_saves_the_step_that_was_reached(straight, tmp_path, capsys, monkeypatch, number):
+    """Between two evaluations too; the same command goes on, and ends where one call does."""
+    name, whole = "standin9x52-K50-v_pg_swr", work.training_loop
+
+    def heard(run):
+        for progress in whole(run):
+            if progress.phase == "train" and progress.step == 2:
+                signal.raise_signal(number)
+                time.sleep(0.2)  # a thread hears it
+            yield progress
+
+    monkeypatch.setattr(work, "training_loop", heard)
+    words = ["reproduce", "table4", "--scale", "smoke", "--out", str(tmp_path)]
+    assert main(words) == 128 + number
+    said = capsys.readouterr().err
+    assert f"{name} is saved at step 2. The same command goes on" in said
+    assert [row["step"] for row in metrics_rows(tmp_path / "runs" / name)] == [0, 0]
+    monkeypatch.setattr(work, "training_loop", whole)
+    assert main(words) == 0
+    assert values(tmp_path, name) == values(straight[1], name)
 
 
 @pytest.mark.slow
@@ -290,7 +351,7 @@ def test_a_folder_of_other_settings_is_refused(damaged):
     file = damaged / "runs" / "standin9x52-K50-top1_pg" / "config.yaml"
     file.write_text(file.read_text().replace("learning_rate: 0.01", "learning_rate: 0.5"))
     for report_only in (True, False):
-        with pytest.raises(ConfigError, match=r"was run with learning_rate = 0.5, .* needs 0.01"):
+        with pytest.raises(ConfigError, match=r"was run with learning_rate = 0.5, .*it needs 0.01"):
             reproduce(["table4"], "smoke", damaged, report_only=report_only)
 
 
@@ -309,9 +370,10 @@ def test_damaged_files_are_named(damaged):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("[1, 2", r"table5\.json is not JSON: .*remove it"),
+        ("[1, 2", r"table5\.json is not JSON: .*move it away"),
         ("[1, 2]", r"table5\.json holds a list; expected a JSON object"),
         ('{"table": "table5", "scale": "full"}', "is a report of table5 at scale full; expected .*smoke"),
+        ('{"table": "table5", "scale": "smoke"}', "holds no cells; move it away"),
     ],
 )  # fmt: skip
 def test_a_report_that_is_none_is_refused(tmp_path, content, message):
@@ -337,6 +399,18 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys, flags, message):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["reproduce", "table2"], ["benchmark", "learning"], ["benchmark", "variance"]],
+    ids=lambda words: words[-1],
+)
+def test_a_folder_that_cannot_be_is_refused_before_anything_is_measured(tmp_path, capsys, words):
+    (tmp_path / "file").write_text("")
+    for place in ("file", "file/below"):
+        assert main([*words, "--out", str(tmp_path / place)]) == 2
+        assert "is no folder that can be written" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_without_the_file_the_stand_in_is_announced(straight, capsys):
     reproduce(["table4"], "smoke", straight[1])
@@ -353,6 +427,8 @@ def test_nothing_begun_is_a_report_too(tmp_path):
     assert set(summary.left) >= {"table5", "figure4", "paper-K10-ca_pg"}
     assert {file.suffix for file in summary.written} == {".json", ".md"}
     assert "Not begun yet" in (tmp_path / "figure3.md").read_text()
+    assert "**" not in (tmp_path / "figure3.md").read_text()
+    assert "Without --report-only the command goes on" in summary.left_in_words()[0]
 
 
 def row_of(estimator, curves, published=None, stopped=()):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,21 @@ from typing import Any
 from rankpg.settings import ConfigError
 from rankpg.whole_files import write_whole
 
-__all__ = ["read_json", "write_json"]
+__all__ = ["make_folder", "read_json", "write_json"]
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder of a report before anything is measured for it.
+
+    Raises:
+      ConfigError: there is a file of this name, or no folder can be made or written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not os.access(path, os.W_OK):
+            raise PermissionError("it may not be written")
+    except OSError as error:
+        raise ConfigError(f"--out {path} is no folder that can be written: {error}") from error
 
 
 def write_json(file: Path, body: dict[str, Any]) -> None:
@@ -33,7 +48,8 @@ def read_json(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     except json.JSONDecodeError as error:
         raise ConfigError(
-            f"{file} is not JSON: {error}; remove it, and `rankpg reproduce` writes it again"
+            f"{file} is not JSON: {error}. Put a whole copy in its place, or move it away: what run folders "
+            "hold is then written again, and the rest is measured again"
         ) from None
     if not isinstance(body, dict):
         raise ConfigError(f"{file} holds a {type(body).__name__}; expected a JSON object")

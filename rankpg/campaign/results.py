@@ -12,7 +12,7 @@ from rankpg.campaign.files import read_json
 from rankpg.campaign.rows import Row
 from rankpg.campaign.work import VERSIONS, check_same, run_folder
 from rankpg.config import TrainConfig
-from rankpg.run_folder import METRICS, read_metrics
+from rankpg.run_folder import METRICS, load_config, read_metrics
 from rankpg.settings import ConfigError
 from rankpg.summary import mean_interval
 
@@ -42,23 +42,45 @@ def training_report(
         "rows": {name: body for name, body in found.items() if body is not None},
         "not_begun": [name for name, body in found.items() if body is None],
         "unfinished": [
-            name
-            for name, body in found.items()
-            if body is not None and body["reached"] < body["config"]["num_steps"]
+            row.name
+            for row in rows
+            if (body := found[row.name]) is not None and body["reached"] < row.config.num_steps
         ],
     }
 
 
-def rows_before(rows: Iterable[Row], bodies: Mapping[str, Body]) -> dict[str, Body]:
-    """The rows that a report has with the settings they have now: name -> body.
+def rows_before(rows: Iterable[Row], bodies: Mapping[str, Body], file: Path) -> dict[str, Body]:
+    """The rows that a report has: name -> body. All of them count, so a report is never written with fewer.
 
     So a report is enough to go on from, and run folders, which are large, need not be kept.
+
+    Args:
+      rows: that the report may have.
+      bodies: what it has.
+      file: where.
+
+    Raises:
+      ConfigError: a row is damaged, is none of `rows`, or was run with other settings.
     """
-    return {
-        row.name: bodies[row.name]
-        for row in rows
-        if row.name in bodies and _has_settings(bodies[row.name], row)
-    }
+    known = {row.name: row for row in rows}
+    for name, body in bodies.items():
+        if name not in known:
+            raise ConfigError(
+                f"{file} has {name}, which is no row of it now; choose another --out, or move that file away"
+            )
+        missing = {"config", "reached", "at", "steps"} - body.keys()
+        if missing:
+            raise ConfigError(
+                f"{file}: {name} lacks {', '.join(sorted(missing))}; move that file away"
+            )
+        try:
+            found = TrainConfig.from_dict(body["config"])
+        except ConfigError as error:
+            raise ConfigError(
+                f"{file}: {name} is of another version: {error}; choose another --out, or move that file away"
+            ) from None
+        check_same(file, found, known[name])
+    return dict(bodies)
 
 
 def finished(rows: Iterable[Row], before: Mapping[str, Body]) -> set[str]:
@@ -68,14 +90,6 @@ def finished(rows: Iterable[Row], before: Mapping[str, Body]) -> set[str]:
         for row in rows
         if row.name in before and before[row.name]["reached"] >= row.config.num_steps
     }
-
-
-def _has_settings(body: Body, row: Row) -> bool:
-    try:
-        saved = TrainConfig.from_dict(body["config"]).resolve()
-    except ConfigError:  # of a version that knew other settings
-        return False
-    return saved == row.config.resolve()
 
 
 def collect(
@@ -117,7 +131,7 @@ def _read(row: Row, folder: Path, measure: str) -> Body | None:
     """What a run folder holds of a row."""
     if not (folder / METRICS).exists():
         return None
-    check_same(folder, row)
+    check_same(folder, load_config(folder), row)
     by_step: dict[int, dict[int, dict[str, Any]]] = {}
     for line in read_metrics(folder / METRICS):
         by_step.setdefault(line["step"], {})[line["seed"]] = line
@@ -148,11 +162,11 @@ def _read(row: Row, folder: Path, measure: str) -> Body | None:
     }
 
 
-def read_report(file: Path, name: str, scale: str) -> dict[str, Any]:
-    """A report as it was written.
+def read_report(file: Path, name: str, scale: str, holds: str) -> dict[str, Any]:
+    """A report as it was written; under `holds` it has what was measured.
 
     Raises:
-      ConfigError: it cannot be read, or is another report.
+      ConfigError: it cannot be read, is another report, or is not whole.
     """
     report = read_json(file)
     found = report.get("table"), report.get("scale")
@@ -161,6 +175,8 @@ def read_report(file: Path, name: str, scale: str) -> dict[str, Any]:
             f"{file} is a report of {found[0]} at scale {found[1]}; expected {name} at scale {scale}. "
             "Choose another --out for another scale"
         )
+    if holds not in report:
+        raise ConfigError(f"{file} holds no {holds}; move it away, and it is written again")
     return report
 
 

@@ -12,6 +12,7 @@ from rankpg import checkpoint
 from rankpg.campaign.files import write_json
 from rankpg.campaign.rows import Row
 from rankpg.checkpoint import CheckpointError
+from rankpg.config import TrainConfig
 from rankpg.locks import Taken, lock
 from rankpg.progress import progress_bar
 from rankpg.run import Run, prepare, training_loop
@@ -25,6 +26,7 @@ from rankpg.run_folder import (
     versions,
 )
 from rankpg.settings import ConfigError
+from rankpg.stopping import Stopped, StopRequest, listening
 
 __all__ = [
     "VERSIONS",
@@ -67,7 +69,7 @@ def is_complete(out: Path, row: Row) -> bool:
     path = run_folder(out, row)
     if not (path / CONFIG).exists():
         return False
-    check_same(path, row)
+    check_same(path, load_config(path), row)
     step = _saved_step(path)
     return step is not None and step >= row.config.num_steps
 
@@ -75,10 +77,16 @@ def is_complete(out: Path, row: Row) -> bool:
 def train_rows(rows: Iterable[Row], out: Path, finished: Container[str] = ()) -> Outcome:
     """Train every row that is not complete and that nobody else works on, in the given order.
 
+    Ctrl-C and SIGTERM let the updates under way end and save the step that was reached.
+
     Args:
       rows: what to train.
       out: where run folders and locks are.
       finished: names of rows that are complete although no folder holds them.
+
+    Raises:
+      ConfigError: a folder was run with other settings, or cannot be read.
+      Stopped: on a signal.
     """
     outcome = Outcome()
     todo = []
@@ -87,7 +95,7 @@ def train_rows(rows: Iterable[Row], out: Path, finished: Container[str] = ()) ->
             outcome.complete.append(row.name)
         else:
             todo.append(row)
-    with progress_bar(sum(row.config.num_steps for row in todo)) as bar:
+    with progress_bar(sum(row.config.num_steps for row in todo)) as bar, listening() as stop:
         for row in todo:
             try:
                 with lock(out / "locks" / row.name):
@@ -95,7 +103,7 @@ def train_rows(rows: Iterable[Row], out: Path, finished: Container[str] = ()) ->
                         outcome.complete.append(row.name)
                         continue
                     bar.start(row.name)
-                    run = _train(row, RunFolder(run_folder(out, row)), bar)
+                    run = _train(row, RunFolder(run_folder(out, row)), bar, stop)
             except Taken as owner:
                 outcome.taken[row.name] = str(owner)
                 _say(f"{row.name}: left to {owner}")
@@ -107,7 +115,7 @@ def train_rows(rows: Iterable[Row], out: Path, finished: Container[str] = ()) ->
     return outcome
 
 
-def _train(row: Row, folder: RunFolder, bar: Any) -> Run:
+def _train(row: Row, folder: RunFolder, bar: Any, stop: StopRequest) -> Run:
     """Open or go on with a row's run, and follow it to its end."""
     run = prepare(row.config)
     if has_state(folder.path):
@@ -118,6 +126,15 @@ def _train(row: Row, folder: RunFolder, bar: Any) -> Run:
     for progress in training_loop(run):
         folder.follow(run, progress)
         bar.follow(run, progress)
+        if stop.signal:
+            if progress.phase == "train":
+                folder.save(run)
+            folder.close(run)
+            raise Stopped(
+                stop.signal,
+                f"{row.name} is saved at step {run.step}. The same command goes on; with --report-only it "
+                "reports what is there",
+            )
     folder.close(run)
     return run
 
@@ -136,14 +153,14 @@ def has_state(path: Path) -> bool:
     return False
 
 
-def check_same(path: Path, row: Row) -> None:
-    """Refuse a folder of this row's name that was run with other settings."""
-    saved, wanted = load_config(path).to_dict(), row.config.resolve().to_dict()
+def check_same(path: Path, found: TrainConfig, row: Row) -> None:
+    """Refuse what a folder or report has under this row's name if it was run with other settings."""
+    saved, wanted = found.resolve().to_dict(), row.config.resolve().to_dict()
     for name, value in wanted.items():
         if name not in ("num_steps", "eval_every", "eval_contexts") and saved[name] != value:
             raise ConfigError(
-                f"{path} was run with {name} = {saved[name]}, and {row.name} needs {value}; choose another "
-                "--out, or move that folder away"
+                f"{path}: {row.name} was run with {name} = {saved[name]}, and now it needs {value}; choose "
+                f"another --out, or move {path.name} away"
             )
 
 

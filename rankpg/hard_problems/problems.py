@@ -14,7 +14,7 @@ from rankpg.settings import ConfigError
 __all__ = ["COMPARED", "PROBLEMS", "SCALES", "Problem", "Scale", "problem_rows"]
 
 COMPARED = ("v_pg", "v_pg_swr", "ca_pg", "ca_pg_swr", "top1_pg", "ca_pg_threshold")
-"""`ca_pg_exact` takes half a second a step at N = 1000; the laboratory judges it."""
+"""`ca_pg_exact` takes more than half a second a step at N = 1000; the laboratory judges it."""
 
 
 @dataclass(frozen=True)

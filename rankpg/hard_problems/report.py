@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rankpg.campaign.files import read_json, write_json
+from rankpg.campaign.files import make_folder, read_json, write_json
 from rankpg.campaign.results import collect, finished, mean_of, read_report, rows_before
 from rankpg.campaign.rows import Row
 from rankpg.campaign.work import Outcome, run_folder, train_rows
@@ -25,7 +25,7 @@ from rankpg.settings import ConfigError
 __all__ = ["GOAL", "draw", "learning", "markdown"]
 
 GOAL = 0.98
-"""of what the model class can reach"""
+"""of what the encoder reaches when it is fitted to the rewards"""
 
 NAME = "learning"
 
@@ -55,6 +55,7 @@ def learning(
     plt = pyplot()  # or say now that it is missing
     rows = {name: problem_rows(name, scale) for name in names or PROBLEMS}
     outcome = Outcome()
+    make_folder(folder)
     before = _before(scale, folder)
     if not report_only:
         for name, of_problem in rows.items():
@@ -76,11 +77,15 @@ def _before(scale: str, folder: Path) -> dict[str, Any]:
     file, before = folder / f"{NAME}.json", {}
     if not file.exists():
         return before
-    for name, found in read_report(file, NAME, scale)["problems"].items():
+    for name, found in read_report(file, NAME, scale, "problems")["problems"].items():
+        if name not in PROBLEMS:
+            raise ConfigError(
+                f"{file} has {name!r}, which is no problem now; choose another --out, or move it away"
+            )
         if not _reach_file(folder, name).exists():
             write_json(_reach_file(folder, name), found["reach"])
         bodies = {f"{name}-{estimator}": body for estimator, body in found["rows"].items()}
-        before |= rows_before(problem_rows(name, scale), bodies)
+        before |= rows_before(problem_rows(name, scale), bodies, file)
     return before
 
 
@@ -146,21 +151,25 @@ def gather(scale: str, folder: Path, before: Mapping[str, Any] | None = None) ->
 
 
 def _judged(body: dict[str, Any], measure: str, reach: float) -> dict[str, Any]:
-    """Share of the reach at the end, and the step from which every seed's mean has the goal."""
+    """Share of the reach at the end, and the first step at which the mean over seeds has the goal.
+
+    A seed without a value, which is None, leaves the mean of the others at the end, and no mean on the way.
+    """
     curves = np.asarray(list(body[measure].values()), float)
     there = np.flatnonzero(curves.mean(axis=0) >= GOAL * reach)
+    last = [curve[-1] for curve in body[measure].values()]
     return {
-        "share_of_reach": mean_of(curve[-1] / reach for curve in curves),
+        "share_of_reach": mean_of(None if value is None else value / reach for value in last),
         "steps_to_goal": body["steps"][there[0]] if len(there) else None,
     }
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """One row a problem, one column an estimator: share of what the model class can reach."""
+    """One row a problem, one column an estimator: share of what the fitted encoder reaches."""
     names = [
         n for n in COMPARED if any(n in problem["rows"] for problem in report["problems"].values())
     ]
-    head = ["problem", "limit", "model class", *(f"`{name}`" for name in names)]
+    head = ["problem", "limit", "fitted", *(f"`{name}`" for name in names)]
     lines = [head]
     for name, problem in report["problems"].items():
         reach, rows = problem["reach"], problem["rows"]
@@ -177,8 +186,8 @@ def markdown(report: dict[str, Any]) -> str:
     on = {f"{v['machine']}; {v['device']}; jax {v['jax']}" for v in (r["versions"] for r in found)}
     seeds = sorted({len(row["config"]["seeds"]) for row in found})
     notes = [
-        "Share of what the model class can reach, after the last step; in brackets the step from which the "
-        f"mean has {report['goal']:.0%} of it. Bold: the best of a row.",
+        "Share of what the encoder reaches when it is fitted to the rewards, after the last step; in brackets "
+        f"the first step at which the mean has {report['goal']:.0%} of it. Bold: the best of a row.",
         f"*Mean of {' or '.join(map(str, seeds))} seeds ± 95 % interval. {'. '.join(sorted(on))}.*",
     ]
     for key, words in (("unfinished", "Not finished"), ("not_begun", "Not begun")):

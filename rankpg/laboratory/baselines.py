@@ -19,7 +19,8 @@ V - b. Hence
 - a misleading late stage: imitation harms, and a baseline of at least V mends the direction.
 
 The scores that are no inclusion probability (`sum`, `swr`) suffer most: grad log P(a in S) fades as an item
-becomes a sure candidate, grad log pi(a) pushes on until probability is spread over several items.
+becomes a sure candidate, grad log pi(a) pushes on until probability is spread over several items. Their
+expectation is not 0 under the uniform late stage either: a baseline takes bias away there, not noise alone.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from rankpg.campaign.files import make_folder
 from rankpg.laboratory.baselines import BASELINES, expected_ascent, update_cosine
 from rankpg.laboratory.exact import FAST_COMPILATION, LATE_STAGES, Problem
 from rankpg.laboratory.noise import gradient_noise
@@ -21,6 +22,7 @@ from rankpg.plots import pyplot
 from rankpg.run import Run
 from rankpg.run_folder import versions
 from rankpg.types import Quotas
+from rankpg.whole_files import write_whole
 
 __all__ = ["ascent_curves", "baseline_curves", "noise_rows", "plot_report", "report", "table"]
 
@@ -52,8 +54,10 @@ def report(
 
     Raises:
       ModuleNotFoundError: matplotlib is missing; names the extra.
+      ConfigError: `out` is no folder that can be written; before anything is measured.
     """
     plt, sizes = pyplot(), tuple(sizes)
+    make_folder(out)
     num_items, quotas = sizes[0]
     rows = sweep(sizes, num_contexts=num_contexts, num_draws=num_draws, seed=seed)
     body: dict[str, Any] = {
@@ -65,9 +69,7 @@ def report(
     }
     if run is not None:
         body["run"] = noise_rows(run)
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(body, indent=1, allow_nan=False)
-    (out / "laboratory.json").write_text(text + "\n")
+    write_whole(out / "laboratory.json", json.dumps(body, indent=1, allow_nan=False) + "\n")
     plot_report(body, out, plt)
     first = [r for r in rows if (r["N"], r["K"], r["M"]) == (num_items, sum(quotas), len(quotas))]
     lines = [table(first)]
@@ -103,6 +105,13 @@ def table(rows: list[Row], scale: float = 1.0) -> str:
         "cosine: of the expected gradient with the policy gradient, by context; progress: over all",
         "contexts at once.",
     ]
+    error = max(row["sampling_error"] for row in shown)
+    if error:
+        sampled = sorted({row["estimator"] for row in shown if row["sampling_error"]})
+        notes += [
+            f"{', '.join(sampled)}: not enumerated but drawn. The expected gradient has an error of up to",
+            f"{_cell(error)} in the same units, so its cosine by context is too small.",
+        ]
     return "\n".join([*_aligned(lines, words=3), *notes])
 
 

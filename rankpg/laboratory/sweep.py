@@ -93,7 +93,9 @@ def study(
 def _summarise(moments: Moments, truth: GradientParts) -> dict[str, jax.Array]:
     """Over contexts: root mean squares relative to the policy gradient's, and mean cosines.
 
-    The square of the sampling error is taken out of a squared bias that was not enumerated.
+    The square of the sampling error is taken out of a squared bias that was not enumerated, and out of the
+    squared length that `progress` divides by. The cosines of single contexts keep it: one context is too few
+    to take it out of. So they are too small, the more so the larger `sampling_error`.
     """
     squared = partial(jnp.sum, axis=(1, 2))
     signal = jnp.mean(squared(truth.v_pg**2))
@@ -104,14 +106,15 @@ def _summarise(moments: Moments, truth: GradientParts) -> dict[str, jax.Array]:
         product = length * square
         known = product > _SMALLEST_SIGNAL
         inner = squared(moments.mean * other) / jnp.sqrt(jnp.where(known, product, 1))
-        return jnp.sum(jnp.where(known, inner, 0)) / jnp.sum(known)
+        return jnp.mean(inner, where=known)
 
     error = moments.standard_error**2
 
     def relative(square):
         return jnp.sqrt(jnp.maximum(jnp.mean(squared(square)), 0) / signal)
 
-    joint = jnp.sum(moments.mean * truth.v_pg) / jnp.sqrt(jnp.sum(length) * jnp.sum(policy))
+    whole = jnp.maximum(jnp.sum(length) - jnp.sum(error), _SMALLEST_SIGNAL)
+    joint = jnp.sum(moments.mean * truth.v_pg) / jnp.sqrt(whole * jnp.sum(policy))
     return {
         "bias_to_policy": relative((moments.mean - truth.v_pg) ** 2 - error),
         "bias_to_credit": relative((moments.mean - truth.ca_pg) ** 2 - error),
@@ -148,6 +151,7 @@ def sweep(
       the expected gradient; 0 if enumerated) and `variance` (trace, of one draw) in units of the policy
       gradient; cosines of the expected gradient to the policy gradient and to the credit-assigned one, and
       of one draw to the policy gradient, averaged over contexts; `progress`, the cosine over all contexts.
+      Where `sampling_error` is not 0 the first two cosines are too small by about its share of the gradient.
     """
     stages, scales, rows = tuple(late_stages), tuple(scales), []
     for place, (num_items, quotas) in enumerate(sizes):

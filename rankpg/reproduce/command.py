@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rankpg.campaign.files import write_json
+from rankpg.campaign.files import make_folder, write_json
 from rankpg.campaign.results import finished, read_report, rows_before, training_report
 from rankpg.campaign.rows import Row, unique_rows
 from rankpg.campaign.work import Outcome, train_rows
@@ -45,12 +45,18 @@ class Summary:
     written: list[Path] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     """rows that are not begun or not finished"""
+    report_only: bool = False
 
     def left_in_words(self) -> list[str]:
         """One sentence, if anything is left."""
         if not self.left:
             return []
-        return [f"{len(self.left)} not finished: {', '.join(self.left)}. The same command goes on"]
+        how = (
+            "Without --report-only the command goes on"
+            if self.report_only
+            else "The same command goes on"
+        )
+        return [f"{len(self.left)} not finished: {', '.join(self.left)}. {how}"]
 
 
 def reproduce(
@@ -87,8 +93,9 @@ def reproduce(
     if rows is not None and not by_table:
         raise ConfigError(f"--rows: {' '.join(names)} trains no rows")
     chosen = _chosen(by_table, rows)
-    before = _before(by_table, scale, folder)
-    summary = Summary(Outcome())
+    make_folder(folder)
+    before = _before(by_table, scale, folder, stand_in=path is None)
+    summary = Summary(Outcome(), report_only=report_only)
     if not report_only:
         if "table4" in names and path is None:
             _say(f"{KUAIREC} Without it, a generated problem of its size stands in.")
@@ -123,15 +130,25 @@ def _chosen(by_table: dict[str, list[Row]], names: Sequence[str] | None) -> list
     return [row for row in rows if row.name in names]
 
 
-def _before(by_table: dict[str, list[Row]], scale: str, folder: Path) -> dict[str, Any]:
+def _before(
+    by_table: dict[str, list[Row]], scale: str, folder: Path, *, stand_in: bool
+) -> dict[str, Any]:
     """Rows that the folder's own reports have: finished ones are not trained again."""
     before: dict[str, Any] = {}
     for name, rows in by_table.items():
         file = folder / f"{name}.json"
-        if file.exists():
-            for row, body in rows_before(rows, read_report(file, name, scale)["rows"]).items():
-                if row not in before or body["reached"] > before[row]["reached"]:
-                    before[row] = body  # tables share rows
+        if not file.exists():
+            continue
+        report = read_report(file, name, scale, "rows")
+        if name == "table4" and report["stand_in"] != stand_in:
+            held = "of the stand-in" if stand_in is False else "of KuaiRec"
+            asked = "for the stand-in, without --path" if stand_in else "for KuaiRec, with --path"
+            raise ConfigError(
+                f"{file} is {held}, and this asks {asked}; choose another --out for it"
+            )
+        for row, body in rows_before(rows, report["rows"], file).items():
+            if row not in before or body["reached"] > before[row]["reached"]:
+                before[row] = body  # tables share rows
     return before
 
 
@@ -139,7 +156,7 @@ def _measured(name: str, scale: str, folder: Path, *, only_read: bool) -> dict[s
     """The figures of an earlier call, or measured now; None where another process measures them."""
     file = folder / f"{name}.json"
     if file.exists():
-        return read_report(file, name, scale)
+        return read_report(file, name, scale, {"table5": "cells", "figure4": "arms"}[name])
     if only_read:
         return None
     try:

@@ -202,4 +202,5 @@ def _hardware(report: dict[str, Any]) -> str:
     words = (
         [f"Mean of {' or '.join(map(str, sorted(seeds)))} seeds ± 95 % interval."] if seeds else []
     )
-    return "*" + " ".join([*words, *(f"{line}." for line in sorted(lines))]) + "*"
+    parts = [*words, *(f"{line}." for line in sorted(lines))]
+    return f"*{' '.join(parts)}*" if parts else ""
