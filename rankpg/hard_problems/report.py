@@ -186,8 +186,8 @@ def markdown(report: dict[str, Any]) -> str:
     on = {f"{v['machine']}; {v['device']}; jax {v['jax']}" for v in (r["versions"] for r in found)}
     seeds = sorted({len(row["config"]["seeds"]) for row in found})
     notes = [
-        "Share of what the encoder reaches when it is fitted to the rewards, after the last step; in brackets "
-        f"the first step at which the mean has {report['goal']:.0%} of it. Bold: the best of a row.",
+        "Share of what the encoder reaches when it is fitted to the rewards, after the last step; in "
+        f"brackets the first step at which the mean has {report['goal']:.0%} of it. Bold: the best of a row.",
         f"*Mean of {' or '.join(map(str, seeds))} seeds ± 95 % interval. {'. '.join(sorted(on))}.*",
     ]
     for key, words in (("unfinished", "Not finished"), ("not_begun", "Not begun")):
