@@ -28,7 +28,7 @@ SHOWN = ("bias_to_credit", "cosine_to_credit", "cosine_to_policy", "variance", "
 def enumerate_gradients(num_experts: int, num_steps: int) -> dict[str, Any]:
     """Of every estimator, without a baseline, under the optimal late stage; 64 contexts."""
     sizes = [(ITEMS, expert_quotas(SLOTS, num_experts))]
-    found = sweep(sizes, scales=(1.0,), late_stages=("optimal",), num_contexts=64, num_draws=2**17)
+    found = sweep(sizes, scales=(1.0,), late_stages=("optimal",), num_contexts=64, num_draws=2**14)
     gradients = {
         row["estimator"]: {name: row[name] for name in SHOWN}
         for row in found
