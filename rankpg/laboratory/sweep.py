@@ -151,7 +151,7 @@ def sweep(
       the expected gradient; 0 if enumerated) and `variance` (trace, of one draw) in units of the policy
       gradient; cosines of the expected gradient to the policy gradient and to the credit-assigned one, and
       of one draw to the policy gradient, averaged over contexts; `progress`, the cosine over all contexts.
-      Where `sampling_error` is not 0 the first two cosines are too small by about its share of the gradient.
+      Where `sampling_error` is not 0 the first two cosines are too small.
     """
     stages, scales, rows = tuple(late_stages), tuple(scales), []
     for place, (num_items, quotas) in enumerate(sizes):

@@ -29,6 +29,9 @@ MEASURED: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 """What is measured without training: name -> figures at a scale."""
 
+FIGURES = {"table5": "cells", "figure4": "arms"}
+"""Under which key a report of these holds them."""
+
 NAMES = ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4")
 
 KUAIREC = (
@@ -141,7 +144,7 @@ def _before(
             continue
         report = read_report(file, name, scale, "rows")
         if name == "table4" and report["stand_in"] != stand_in:
-            held = "of the stand-in" if stand_in is False else "of KuaiRec"
+            held = "of KuaiRec" if stand_in else "of the stand-in"
             asked = "for the stand-in, without --path" if stand_in else "for KuaiRec, with --path"
             raise ConfigError(
                 f"{file} is {held}, and this asks {asked}; choose another --out for it"
@@ -156,7 +159,7 @@ def _measured(name: str, scale: str, folder: Path, *, only_read: bool) -> dict[s
     """The figures of an earlier call, or measured now; None where another process measures them."""
     file = folder / f"{name}.json"
     if file.exists():
-        return read_report(file, name, scale, {"table5": "cells", "figure4": "arms"}[name])
+        return read_report(file, name, scale, FIGURES[name])
     if only_read:
         return None
     try:
