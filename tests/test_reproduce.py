@@ -18,6 +18,7 @@ import pytest
 from run_files import metrics_rows
 
 from rankpg import TrainConfig
+from rankpg import run as loops
 from rankpg.campaign import work
 from rankpg.campaign.files import read_json, write_json
 from rankpg.campaign.rows import unique_rows
@@ -243,7 +244,7 @@ def test_no_report_is_written_with_less_than_it_had(straight, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_a_signal_saves_the_step_that_was_reached(straight, tmp_path, capsys, monkeypatch, number):
     """Between two evaluations too; the same command goes on, and ends where one call does."""
-    name, whole = "standin9x52-K50-v_pg_swr", work.training_loop
+    name, whole = "standin9x52-K50-v_pg_swr", loops.training_loop
 
     def heard(run):
         for progress in whole(run):
@@ -252,13 +253,13 @@ def test_a_signal_saves_the_step_that_was_reached(straight, tmp_path, capsys, mo
                 time.sleep(0.2)  # a thread hears it
             yield progress
 
-    monkeypatch.setattr(work, "training_loop", heard)
+    monkeypatch.setattr(loops, "training_loop", heard)
     words = ["reproduce", "table4", "--scale", "smoke", "--out", str(tmp_path)]
     assert main(words) == 128 + number
     said = capsys.readouterr().err
     assert f"{name} is saved at step 2. The same command goes on" in said
     assert [row["step"] for row in metrics_rows(tmp_path / "runs" / name)] == [0, 0]
-    monkeypatch.setattr(work, "training_loop", whole)
+    monkeypatch.setattr(loops, "training_loop", whole)
     assert main(words) == 0
     assert values(tmp_path, name) == values(straight[1], name)
 
@@ -267,7 +268,7 @@ def test_a_signal_saves_the_step_that_was_reached(straight, tmp_path, capsys, mo
 def test_interrupted_and_resumed_is_the_same(straight, tmp_path, monkeypatch):
     """Interrupted at step 2 of the first row; the report of that moment says what is missing."""
     _, out = straight
-    whole = work.training_loop
+    whole = loops.training_loop
 
     def until_step_2(run):
         for progress in whole(run):
@@ -275,10 +276,10 @@ def test_interrupted_and_resumed_is_the_same(straight, tmp_path, monkeypatch):
             if progress.phase == "evaluate" and progress.step == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(work, "training_loop", until_step_2)
+    monkeypatch.setattr(loops, "training_loop", until_step_2)
     with pytest.raises(KeyboardInterrupt):
         reproduce(["table4"], "smoke", tmp_path)
-    monkeypatch.setattr(work, "training_loop", whole)
+    monkeypatch.setattr(loops, "training_loop", whole)
 
     partial = reproduce(["table4"], "smoke", tmp_path, report_only=True)
     assert partial.left == ["standin9x52-K50-top1_pg", "standin9x52-K50-v_pg_swr"]

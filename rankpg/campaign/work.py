@@ -15,7 +15,7 @@ from rankpg.checkpoint import CheckpointError
 from rankpg.config import TrainConfig
 from rankpg.locks import Taken, lock
 from rankpg.progress import progress_bar
-from rankpg.run import Run, prepare, training_loop
+from rankpg.run import Progress, Run, train
 from rankpg.run_folder import (
     CHECKPOINT,
     CONFIG,
@@ -117,26 +117,22 @@ def train_rows(rows: Iterable[Row], out: Path, finished: Container[str] = ()) ->
 
 def _train(row: Row, folder: RunFolder, bar: Any, stop: StopRequest) -> Run:
     """Open or go on with a row's run, and follow it to its end."""
-    run = prepare(row.config)
-    if has_state(folder.path):
-        folder.resume(run)
-    else:
-        folder.open(run)
-    write_json(folder.path / VERSIONS, versions())
-    for progress in training_loop(run):
-        folder.follow(run, progress)
+
+    def follow(run: Run, progress: Progress) -> None:
+        if progress.phase == "compile":
+            write_json(folder.path / VERSIONS, versions())
         bar.follow(run, progress)
-        if stop.signal:
-            if progress.phase == "train":
-                folder.save(run)
-            folder.close(run)
-            raise Stopped(
-                stop.signal,
-                f"{row.name} is saved at step {run.step}. The same command goes on; with --report-only it "
-                "reports what is there",
-            )
-    folder.close(run)
-    return run
+        if not stop.signal:
+            return
+        if progress.phase == "train":  # else this state is there already
+            folder.save(run)
+        raise Stopped(
+            stop.signal,
+            f"{row.name} is saved at step {run.step}. The same command goes on; with --report-only it "
+            "reports what is there",
+        )
+
+    return train(row.config, out=folder, resume=has_state(folder.path), on_progress=follow)
 
 
 def has_state(path: Path) -> bool:
