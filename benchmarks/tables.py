@@ -94,6 +94,18 @@ def reward_transforms(result: dict[str, Any]) -> list[list[str]]:
     return [["estimator", *names], *body]
 
 
+def entropy_bonus(result: dict[str, Any]) -> list[list[str]]:
+    """Share of what could be had, one row a late stage and score, one column a weight."""
+    rows = []
+    for name, row in result["rows"].items():
+        late_stage, estimator, transform = name.split("/")
+        shares = row["share_of_limit"].values()
+        cells = (f"{share['mean']:.1%} ± {share['half_width_95']:.1%}" for share in shares)
+        rows.append([late_stage, f"`{estimator}`", transform, *cells])
+    weights = next(iter(result["rows"].values()))["share_of_limit"]
+    return [["late stage", "estimator", "transform", *(f"bonus {w}" for w in weights)], *rows]
+
+
 def throughput(result: dict[str, Any]) -> list[list[str]]:
     """Steps per second, with the environment and without it."""
     rows = [["estimator", "steps per second", "without the environment"]]
@@ -312,6 +324,7 @@ TABLES = (
     sweep,
     tower_rates,
     reward_transforms,
+    entropy_bonus,
     throughput,
     exact_inclusion,
 )

@@ -95,6 +95,7 @@ def assemble(
         product_dtype=jnp.dtype(config.product_dtype),
         quotas=quotas,
         late_stage=late_stage or _make_late_stage(config, environment),
+        entropy_bonus=config.entropy_bonus,
         reward_transform=reward_transform or _make_transform(config, environment),
         position_weights=alpha.astype(np.float32),
         estimator=estimator,

@@ -222,7 +222,8 @@ def _add_learning(kinds: Any) -> None:
     learning = kinds.add_parser(
         "learning",
         help="problems that are still hard, every estimator on each",
-        description="Train every estimator with its tuned preset on problems that are harder than the "
+        description="Train every estimator with its tuned preset, and ca_pg_swr with an entropy bonus and a "
+        "baseline per context (exploring), on problems that are harder than the "
         "paper's, each in one direction, and tell what share it got of what the same encoder can reach when "
         "it is fitted to the rewards directly. What was interrupted goes on where it was; several processes "
         "may share one --out.",

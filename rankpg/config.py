@@ -197,6 +197,12 @@ class TrainConfig:
         "what multiplies a score: the reward itself, or after normalisation by group, batch, "
         "running mean per context, or learned baseline",
     )
+    entropy_bonus: float = setting(
+        0.0,
+        _LEARN,
+        "added to a reward for every nat by which what was drawn is unlikely, in units of the reward: keeps "
+        "a policy exploring",
+    )
     num_steps: int = setting(20_000, _RUN, "updates")
     seeds: tuple[int, ...] = setting(
         (0, 1, 2),
@@ -251,6 +257,10 @@ class TrainConfig:
             )
         if not 0 <= self.noise_scale < math.inf:
             raise ConfigError(f"--noise-scale is {self.noise_scale}; expected at least 0")
+        if not 0 <= self.entropy_bonus < math.inf:
+            raise ConfigError(
+                f"--entropy-bonus is {self.entropy_bonus}; expected at least 0, in units of the reward"
+            )
         if not 0 <= self.held_out_contexts < 2**31:
             raise ConfigError(
                 f"--held-out-contexts is {self.held_out_contexts}; expected at least 0"

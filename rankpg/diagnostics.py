@@ -92,8 +92,7 @@ def diagnose(
         key, look = keys
         contexts, surrogate = surrogate_of_draw(pipeline, environment, state.baseline_state, key)
         gradient, (feedback, _) = jax.grad(surrogate, has_aux=True)(state.params)
-        rewards = feedback.shown.rewards
-        credit, _ = credit_of(pipeline, state.baseline_state, contexts, rewards)
+        credit, _ = credit_of(pipeline, state.baseline_state, contexts, feedback)
         total, squares, size, certain = carry
         total = jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, gradient)
         size = size + effective_sample_size(credit).astype(size.dtype)

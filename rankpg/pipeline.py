@@ -50,6 +50,8 @@ class Pipeline:
     """Of the embeddings that training multiplies."""
     quotas: Quotas
     late_stage: LateStage
+    entropy_bonus: float
+    """what a nat of surprise is worth, in units of the reward"""
     reward_transform: RewardTransform
     position_weights: np.ndarray
     estimator: Estimator

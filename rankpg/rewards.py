@@ -1,4 +1,4 @@
-"""From rewards to what multiplies the scores: position weights alpha_l and reward transforms A_l.
+"""From rewards to what multiplies the scores: position weights alpha_l, the entropy bonus and transforms A_l.
 
 A transform is a pair of pure functions, like an optax transformation: `init(key) -> state` and
 `apply(state, contexts, rewards[B, L]) -> (advantages[B, L], state)`.
@@ -21,6 +21,7 @@ __all__ = [
     "RewardTransform",
     "batch_baseline",
     "context_baseline",
+    "entropy_bonus",
     "group",
     "identity",
     "learned_baseline",
@@ -56,6 +57,35 @@ def position_weights(weights: str, ranking_length: int) -> Float[Array, "L"]:
             f"L = {ranking_length} non-negative numbers separated by commas, not all of them 0"
         )
     return jnp.asarray(values)
+
+
+def entropy_bonus(
+    rewards: Float[Array, "B L"], scores: Float[Array, "B L"], weight: float, slots: int
+) -> Float[Array, "B L"]:
+    """r_l - weight * score_l / slots: what was unlikely is worth more, so that a policy goes on exploring.
+
+    A score is a log-probability, and the mean of its negative an entropy (Williams and Peng 1991). With the
+    score of the whole candidate set and slots = K the expected gradient at a position is that of
+
+        E[r] + weight * H(S) / K
+
+    With an exact log P(a_l in S), slots = 1 and a late stage that shows all candidates alike it is that of
+
+        E[r] + weight / K * sum_a - P(a in S) log P(a in S)
+
+    since the P sum to K, and so a constant adds nothing. With another late stage the terms of the sum are
+    weighted by how likely a candidate is to be shown.
+
+    Args:
+      rewards: of what was shown.
+      scores: their values count, their gradient does not.
+      weight: in units of the reward, for one nat a slot.
+      slots: how many candidates a score speaks of: 1, or K.
+
+    >>> entropy_bonus(jnp.array([[2.0]]), jnp.log(jnp.array([[0.5]])), 1.0, 1)
+    Array([[2.6931472]], dtype=float32)
+    """
+    return rewards - weight * lax.stop_gradient(scores) / slots
 
 
 def identity() -> RewardTransform:

@@ -21,6 +21,7 @@ from jax import lax
 from rankpg.optimizing import norm, step
 from rankpg.pipeline import Pipeline
 from rankpg.retrieval import Candidates
+from rankpg.rewards import entropy_bonus
 from rankpg.types import Array, Bool, Environment, Float, Int, Params, PRNGKey, record
 
 __all__ = [
@@ -225,7 +226,7 @@ def surrogate_loss(
       feedback: with a leading axis B.
       weights: w_l of draws that another policy made; None is 1.
     """
-    credit, baseline = credit_of(pipeline, baseline_state, contexts, feedback.shown.rewards)
+    credit, baseline = credit_of(pipeline, baseline_state, contexts, feedback)
     if weights is not None:
         credit = credit * lax.stop_gradient(weights)
     return -jnp.mean(jnp.sum(credit * feedback.scores, axis=-1)), (feedback, baseline)
@@ -235,9 +236,13 @@ def credit_of(
     pipeline: Pipeline,
     baseline_state: Any,
     contexts: Int[Array, "B"],
-    rewards: Float[Array, "B L"],
+    feedback: Feedback,
 ) -> tuple[Float[Array, "B L"], Any]:
     """alpha_l * A_l, which multiplies the scores and carries no gradient, and the next baseline state."""
+    rewards = feedback.shown.rewards
+    if pipeline.entropy_bonus:
+        slots = 1 if pipeline.estimator.credit_assigned else sum(pipeline.quotas)
+        rewards = entropy_bonus(rewards, feedback.scores, pipeline.entropy_bonus, slots)
     advantages, baseline = pipeline.reward_transform.apply(baseline_state, contexts, rewards)
     alpha = jnp.asarray(pipeline.position_weights, advantages.dtype)
     return lax.stop_gradient(alpha[None] * advantages), baseline

@@ -177,7 +177,7 @@ def test_the_inverse_temperature_is_any_finite_number(value):
         assert TrainConfig(inverse_temperature=beta, late_stage="noisy").inverse_temperature == beta
 
 
-@pytest.mark.parametrize("name", ["noise_scale", "held_out_contexts"])
+@pytest.mark.parametrize("name", ["noise_scale", "held_out_contexts", "entropy_bonus"])
 def test_what_may_be_zero_and_no_less(name):
     refusal({name: -1}, flag(name), "expected at least 0")
 

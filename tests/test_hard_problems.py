@@ -28,7 +28,7 @@ def test_every_problem_differs_from_the_others_by_its_config(scale):
     firsts = []
     for name in PROBLEMS:
         rows = problem_rows(name, scale)
-        assert len({row.name for row in rows}) == len(rows) == len(SCALES[scale].estimators)
+        assert len({row.name for row in rows}) == len(rows) == len(SCALES[scale].compared)
         assert rows[0].config not in firsts
         assert all(row.config.preset == "tuned" for row in rows)
         firsts.append(rows[0].config)
@@ -98,7 +98,7 @@ def test_the_report_has_every_estimator_and_what_is_missing(trained):
     assert list(body["problems"]) == ["adverse"]
     assert body["not_begun"] == [name for name in PROBLEMS if name != "adverse"]
     problem = body["problems"]["adverse"]
-    assert list(problem["rows"]) == list(SCALES["smoke"].estimators)
+    assert list(problem["rows"]) == list(SCALES["smoke"].compared)
     for row in problem["rows"].values():
         ends = [curve[-1] for curve in row["drawn_value"].values()]
         share = np.mean(ends) / problem["reach"]["reach"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import oracle
 import pytest
 from jax import lax
 
@@ -50,6 +51,60 @@ def test_position_weights(weights, expected):
 def test_bad_position_weights_name_their_flag(weights):
     with pytest.raises(ValueError, match=r"--position-weights.* expected uniform, dcg, or L = 3"):
         rewards.position_weights(weights, 3)
+
+
+# the entropy bonus
+
+LOGITS, QUOTAS = np.array([[0.4, -1.1, 0.9, 0.0, 1.7]]), (2,)
+
+
+def slopes(function):
+    """By central differences."""
+    answer = np.zeros_like(LOGITS)
+    for place in np.ndindex(*LOGITS.shape):
+        step = np.zeros_like(LOGITS)
+        step[place] = 1e-5
+        answer[place] = (function(LOGITS + step) - function(LOGITS - step)) / 2e-5
+    return answer
+
+
+def bonus(scores, slots, weight=0.3):
+    """What it adds to rewards of 0."""
+    scores = jnp.asarray(scores, jnp.float32)[:, None]
+    return np.asarray(rewards.entropy_bonus(jnp.zeros_like(scores), scores, weight, slots))[:, 0]
+
+
+def test_with_the_score_of_the_set_the_bonus_follows_its_entropy():
+    chosen, probability = oracle.probabilities(LOGITS, QUOTAS)
+    credit = probability * bonus(np.log(probability), slots=2)
+    gradient = np.einsum("p,pmn->mn", credit, oracle.log_prob_gradients(LOGITS, QUOTAS, chosen))
+
+    def entropy_by_slot(logits):
+        p = oracle.probabilities(logits, QUOTAS)[1]
+        return -0.3 * np.sum(p * np.log(p)) / 2
+
+    np.testing.assert_allclose(gradient, slopes(entropy_by_slot), rtol=1e-4, atol=1e-6)
+    assert np.abs(gradient).max() > 1e-3
+
+
+def test_with_inclusion_and_a_uniform_late_stage_it_follows_the_entropy_of_inclusion():
+    p = oracle.inclusion(LOGITS, QUOTAS)
+    # Item a is shown with probability P(a) / K, and its score has the gradient grad P(a) / P(a).
+    credit = bonus(np.log(p), slots=1) / 2
+    gradient = np.einsum("a,amn->mn", credit, oracle.inclusion_gradients(LOGITS, QUOTAS))
+
+    def entropy(logits):
+        p = oracle.inclusion(logits, QUOTAS)
+        return -0.3 * np.sum(p * np.log(p)) / 2
+
+    np.testing.assert_allclose(gradient, slopes(entropy), rtol=1e-4, atol=1e-6)
+    assert np.abs(gradient).max() > 1e-3
+
+
+def test_scores_in_the_bonus_carry_no_gradient():
+    ones = jnp.ones((2, 1))
+    gradient = jax.grad(lambda s: jnp.sum(rewards.entropy_bonus(ones, s, 0.5, 1)))(-ones)
+    assert not np.any(gradient)
 
 
 # A

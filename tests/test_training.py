@@ -96,6 +96,7 @@ def problem(name, experts, world):
         late_stage="noisy",
         inverse_temperature=2.0,
         reward_transform="none",
+        entropy_bonus=0.25,
         temperature=0.5,
         init_scale=0.3,
         batch_size=16,
@@ -106,9 +107,10 @@ def problem(name, experts, world):
 
 
 def one_row(config, pipeline, world):
-    """sum_l alpha_l r_l grad score_l with respect to the logits of one context, and sum_l alpha_l r_l."""
+    """sum_l alpha_l (r_l + bonus_l) grad score_l, by one context's logits, and sum_l alpha_l r_l."""
     quotas = rankpg.expert_quotas(config.num_candidates, config.num_experts)
     alpha = jnp.array([1.0, 0.5])
+    slots = config.num_candidates if config.estimator in ("v_pg", "v_pg_swr") else 1
 
     @jax.jit
     def row(key, late_key, rewards_key, context, logits):
@@ -119,7 +121,8 @@ def one_row(config, pipeline, world):
         def credit(logits):
             noise = key if config.estimator == "ca_pg_threshold" else None
             scores = rankpg.score(config.estimator, logits, candidates, shown, quotas, key=noise)
-            return jnp.sum(alpha * rewards * scores)
+            worth = rewards - config.entropy_bonus * jax.lax.stop_gradient(scores) / slots
+            return jnp.sum(alpha * worth * scores)
 
         return jax.grad(credit)(logits), jnp.sum(alpha * rewards)
 

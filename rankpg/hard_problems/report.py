@@ -37,7 +37,7 @@ def learning(
     *,
     report_only: bool = False,
 ) -> tuple[Outcome, list[Path]]:
-    """Train every compared estimator on some problems, or on all, and write JSON, a table and a picture.
+    """Train everything that is compared on some problems, or on all, and write JSON, a table and a picture.
 
     Args:
       names: of `PROBLEMS`; all of them if empty.
@@ -84,7 +84,7 @@ def _before(scale: str, folder: Path) -> dict[str, Any]:
             )
         if not _reach_file(folder, name).exists():
             write_json(_reach_file(folder, name), found["reach"])
-        bodies = {f"{name}-{estimator}": body for estimator, body in found["rows"].items()}
+        bodies = {f"{name}-{compared}": body for compared, body in found["rows"].items()}
         before |= rows_before(problem_rows(name, scale), bodies, file)
     return before
 
@@ -112,7 +112,7 @@ def _fit_once(name: str, scale: str, row: Row, folder: Path) -> None:
 
 
 def gather(scale: str, folder: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All that a folder holds: by problem, what could be had and what every estimator got of it."""
+    """All that a folder holds: by problem, what could be had and what each way to train got of it."""
     problems: dict[str, Any] = {}
     unfinished, not_begun = [], []
     for name, problem in PROBLEMS.items():
@@ -165,7 +165,7 @@ def _judged(body: dict[str, Any], measure: str, reach: float) -> dict[str, Any]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """One row a problem, one column an estimator: share of what the fitted encoder reaches."""
+    """One row a problem, one column a way to train: share of what the fitted encoder reaches."""
     names = [
         n for n in COMPARED if any(n in problem["rows"] for problem in report["problems"].values())
     ]
@@ -213,7 +213,7 @@ def _cell(row: dict[str, Any] | None, best: float) -> str:
 
 
 def draw(plt: Any, report: dict[str, Any], file: Path) -> None:
-    """One panel a problem: the share of the reach against steps, one line an estimator."""
+    """One panel a problem: the share of the reach against steps, one line a way to train."""
     problems = report["problems"]
     columns = min(4, len(problems))
     lines = -(-len(problems) // columns)
@@ -226,10 +226,10 @@ def draw(plt: Any, report: dict[str, Any], file: Path) -> None:
     handles: dict[str, Any] = {}
     for axis, (name, problem) in zip(axes.flat, problems.items(), strict=False):
         reach = problem["reach"]["reach"]
-        for estimator, row in problem["rows"].items():
+        for compared, row in problem["rows"].items():
             curves = np.asarray(list(row[problem["measure"]].values()), float) / reach
-            color = COLORS[estimator]
-            (handles[estimator],) = axis.plot(row["steps"], curves.mean(axis=0), color=color)
+            color = COLORS.get(compared, "black")
+            (handles[compared],) = axis.plot(row["steps"], curves.mean(axis=0), color=color)
             for curve in curves:
                 axis.plot(row["steps"], curve, color=color, lw=0.6, alpha=0.5)
         handles["goal"] = axis.axhline(report["goal"], color="0.35", ls="--", lw=0.8)

@@ -1,0 +1,78 @@
+"""What an entropy bonus does, and how large it should be: share of the optimum by its weight, 2 seeds.
+
+    python benchmarks/entropy_bonus.py [--num-steps 5000]
+
+The tuned preset on a generated instance (seed 1), not on the paper's, against a late stage that knows the
+rewards and one that knows nothing. Also how much the mean rewards of one context differ, the unit to hold a
+weight against. The share is of what greedy candidates could earn at most with that late stage.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from _common import fill_rows, num_steps_given
+
+from rankpg import TrainConfig, train
+from rankpg.hard_problems.reach import find_reach
+from rankpg.run import prepare
+from rankpg.summary import mean_interval
+
+LATE_STAGES = ("optimal", "uniform")
+SCORES = (("ca_pg_swr", "none"), ("ca_pg_swr", "context"), ("v_pg_swr", "context"))
+WEIGHTS = (0.0, 0.1, 0.3, 1.0)
+
+
+def measure(late_stage: str, score: tuple[str, str], num_steps: int) -> dict[str, Any]:
+    """Share of the limit at the end by weight, over seeds."""
+    base = TrainConfig(
+        late_stage=late_stage,
+        estimator=score[0],
+        reward_transform=score[1],
+        instance_seed=1,
+        num_steps=num_steps,
+        eval_every=num_steps,
+        seeds=(0, 1),
+    )
+    limit = find_reach(base, "policy_value", num_steps=4).limit
+    shares, stopped = {}, []
+    for weight in WEIGHTS:
+        run = train(TrainConfig.from_dict(base.to_dict() | {"entropy_bonus": weight}))
+        last = [row["policy_value"] / limit for row in run.metrics if row["step"] == run.step]
+        mean, half = mean_interval(last)
+        shares[f"{weight:g}"] = {"mean": mean, "half_width_95": half, "seeds": last}
+        stopped += run.stopped()
+    return {
+        "steps": num_steps,
+        "limit": limit,
+        "spread_of_rewards": spread(base),
+        "share_of_limit": shares,
+        "stopped": stopped,
+        "summary": ", ".join(f"{weight}: {share['mean']:.3f}" for weight, share in shares.items()),
+    }
+
+
+def spread(config: TrainConfig) -> float:
+    """The standard deviation of a context's mean rewards over the catalogue, the mean over contexts."""
+    world = prepare(config).environment
+    items = jnp.arange(world.num_items, dtype=jnp.int32)
+    contexts = jnp.arange(world.num_contexts, dtype=jnp.int32)
+    of_context = jax.vmap(lambda context: jnp.std(world.mean_rewards(context, items)))
+    return float(jnp.mean(of_context(contexts)))
+
+
+def main() -> None:
+    num_steps = num_steps_given(__doc__, 5000)
+    measures = {
+        f"{late_stage}/{score[0]}/{score[1]}": partial(measure, late_stage, score, num_steps)
+        for late_stage, score in itertools.product(LATE_STAGES, SCORES)
+    }
+    fill_rows("entropy_bonus", measures, num_steps)
+
+
+if __name__ == "__main__":
+    main()
