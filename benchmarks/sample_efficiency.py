@@ -30,6 +30,10 @@ GOALS: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
         {"late_stage": "uniform", "reward_transform": "context", "init_scale": 0.3},
         {20_000: 7.8},
     ),
+    "uniform, `context`, bonus 0.3, K=10": (
+        {"late_stage": "uniform", "reward_transform": "context", "entropy_bonus": 0.3},
+        {20_000: 7.8},
+    ),
 }
 """row -> what differs from the preset, and step -> the value that was to be reached by then"""
 
