@@ -45,7 +45,7 @@ def measure(late_stage: str, score: tuple[str, str], num_steps: int) -> dict[str
         last = [row["policy_value"] / limit for row in run.metrics if row["step"] == run.step]
         mean, half = mean_interval(last)
         shares[f"{weight:g}"] = {"mean": mean, "half_width_95": half, "seeds": last}
-        stopped += run.stopped()
+        stopped += [f"bonus {weight:g}: {sentence}" for sentence in run.stopped()]
     return {
         "steps": num_steps,
         "limit": limit,

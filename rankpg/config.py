@@ -28,6 +28,8 @@ _SHARDED = {"retrieval": "sharded"}
 _SYNTHETIC, _RATINGS = {"environment": "synthetic"}, {"environment": "ratings"}
 _FILES = {"environment": ("ratings", "text")}
 _OVER_FEATURES = ("features", "adapter")
+_LARGEST_BONUS = 1e6
+"""More would leave nothing of a reward in float32."""
 
 
 @dataclass(frozen=True)
@@ -200,8 +202,9 @@ class TrainConfig:
     entropy_bonus: float = setting(
         0.0,
         _LEARN,
-        "added to a reward for every nat by which what was drawn is unlikely, in units of the reward: keeps "
-        "a policy exploring",
+        "added to a reward for every nat by which what was drawn is unlikely, in units of the reward, so "
+        "that a policy goes on exploring: with --reward-transform context, a tenth to a half of how much "
+        "the mean rewards of one context differ; 0 is off",
     )
     num_steps: int = setting(20_000, _RUN, "updates")
     seeds: tuple[int, ...] = setting(
@@ -257,9 +260,10 @@ class TrainConfig:
             )
         if not 0 <= self.noise_scale < math.inf:
             raise ConfigError(f"--noise-scale is {self.noise_scale}; expected at least 0")
-        if not 0 <= self.entropy_bonus < math.inf:
+        if not 0 <= self.entropy_bonus <= _LARGEST_BONUS:
             raise ConfigError(
-                f"--entropy-bonus is {self.entropy_bonus}; expected at least 0, in units of the reward"
+                f"--entropy-bonus is {self.entropy_bonus}; expected at least 0, in units of the reward, and "
+                f"at most {_LARGEST_BONUS:g}"
             )
         if not 0 <= self.held_out_contexts < 2**31:
             raise ConfigError(
@@ -332,6 +336,12 @@ class TrainConfig:
             raise ConfigError(
                 "--reward-transform group compares draws of one context; it needs "
                 "--draws-per-context of at least 2, for instance 8"
+            )
+        if self.reward_transform == "group" and self.entropy_bonus:
+            raise ConfigError(
+                f"--entropy-bonus {self.entropy_bonus:g} is in units of the reward, and --reward-transform "
+                "group rescales every group, until the bonus alone is left where its rewards are equal; "
+                "choose --reward-transform context"
             )
         if self.reward_transform == "batch" and self.batch_size < 2:
             raise ConfigError("--reward-transform batch needs --batch-size of at least 2")

@@ -64,8 +64,8 @@ def entropy_bonus(
 ) -> Float[Array, "B L"]:
     """r_l - weight * score_l / slots: what was unlikely is worth more, so that a policy goes on exploring.
 
-    A score is a log-probability, and the mean of its negative an entropy (Williams and Peng 1991). With the
-    score of the whole candidate set and slots = K the expected gradient at a position is that of
+    A score is a log-probability, and the mean of its negative an entropy (Williams and Peng 1991). With
+    `v_pg` and slots = K the expected gradient at a position is that of
 
         E[r] + weight * H(S) / K
 
@@ -73,13 +73,12 @@ def entropy_bonus(
 
         E[r] + weight / K * sum_a - P(a in S) log P(a in S)
 
-    since the P sum to K, and so a constant adds nothing. With another late stage the terms of the sum are
-    weighted by how likely a candidate is to be shown.
+    For other late stages and scores see docs/mathematics.md.
 
     Args:
       rewards: of what was shown.
       scores: their values count, their gradient does not.
-      weight: in units of the reward, for one nat a slot.
+      weight: in units of the reward, for one nat a slot. A transform that rescales takes the units away.
       slots: how many candidates a score speaks of: 1, or K.
 
     >>> entropy_bonus(jnp.array([[2.0]]), jnp.log(jnp.array([[0.5]])), 1.0, 1)

@@ -63,6 +63,8 @@ def refusal(settings, *parts):
         ({"instance_seed": -1}, ["--instance-seed is -1"]),
         ({"instance_seed": 2**32}, ["--instance-seed is 4294967296"]),
         ({"reward_transform": "group"}, ["--reward-transform group", "--draws-per-context"]),
+        ({"reward_transform": "group", "draws_per_context": 2, "entropy_bonus": 0.1},
+         ["--entropy-bonus 0.1", "--reward-transform group", "--reward-transform context"]),
         ({"reward_transform": "batch", "batch_size": 1}, ["--reward-transform batch", "--batch-size"]),
         ({"batch_size": 10, "draws_per_context": 4}, ["--batch-size 10", "--draws-per-context 4"]),
         ({"environment": "ratings"}, ["--environment ratings", "--path FILE"]),

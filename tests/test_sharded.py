@@ -89,7 +89,7 @@ def test_no_device_holds_the_whole_table(mesh):
     "changes",
     [
         {},
-        {"estimator": "ca_pg", "num_experts": 2, "seeds": [0, 1], "mesh": [2, 4]},
+        {"estimator": "ca_pg", "num_experts": 2, "seeds": [0, 1], "mesh": [2, 4], "entropy_bonus": 0.2},
         {"late_stage": "learned", "optimizer": "adagrad", "ranking_length": 2},
         {"late_stage": "noisy", "table_dtype": "bfloat16", "reward_transform": "learned", "mesh": [8, 1]},
     ],

@@ -108,7 +108,8 @@ def gradient_noise(
     """Signal and noise of every estimator's gradient at a run's parameters, and the angles between them.
 
     The gradient is that of `training.update`: of a batch of the run's size, after its reward transform, with
-    respect to its parameters. All estimators see the same contexts, candidates, rankings and rewards.
+    respect to its parameters. All estimators see the same contexts, candidates, rankings and rewards; none
+    has the run's entropy bonus, which would be another one for every score.
 
     Args:
       run: from `run.prepare` (step 0), `train`, or a run folder.
@@ -135,7 +136,8 @@ def gradient_noise(
     place = run.config.seeds.index(seed) if seed is not None else 0
     state = jax.tree.map(lambda leaf: leaf[place], run.state)
     arms = {
-        name: replace(run.pipeline, estimator=check_estimator(name, len(quotas))) for name in names
+        name: replace(run.pipeline, estimator=check_estimator(name, len(quotas)), entropy_bonus=0.0)
+        for name in names
     }
     key = jax.random.key(run.config.seeds[place])
     noise = noise_of_pipelines(key, arms, run.environment, state, num_rounds, num_draws)
