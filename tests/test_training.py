@@ -96,7 +96,7 @@ def problem(name, experts, world):
         late_stage="noisy",
         inverse_temperature=2.0,
         reward_transform="none",
-        entropy_bonus=0.25,
+        entropy_bonus=0.05,
         temperature=0.5,
         init_scale=0.3,
         batch_size=16,
