@@ -90,7 +90,8 @@ def test_no_device_holds_the_whole_table(mesh):
     [
         {},
         {"estimator": "ca_pg", "num_experts": 2, "seeds": [0, 1], "mesh": [2, 4], "entropy_bonus": 0.2},
-        {"late_stage": "learned", "optimizer": "adagrad", "ranking_length": 2},
+        # Not `learned`: its network is fitted first, and rounds in another way on another number of devices.
+        {"late_stage": "similarity", "optimizer": "adagrad", "ranking_length": 2},
         {"late_stage": "noisy", "table_dtype": "bfloat16", "reward_transform": "learned", "mesh": [8, 1]},
     ],
 )  # fmt: skip
