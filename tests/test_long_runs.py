@@ -132,7 +132,9 @@ def test_without_a_folder_a_signal_says_that_nothing_was_saved(monkeypatch, caps
 
     monkeypatch.setattr(ProgressBar, "follow", asked_to_stop)
     both = signal.SIGINT, signal.SIGTERM
-    before = [signal.getsignal(number) for number in both]  # a shell's background job ignores SIGINT
+    before = [
+        signal.getsignal(number) for number in both
+    ]  # a shell's background job ignores SIGINT
     assert main(["train", *SHORT]) == 143
     assert "It was at step 40. Nothing was saved: no --out" in capsys.readouterr().err
     assert [signal.getsignal(number) for number in both] == before
