@@ -1,4 +1,4 @@
-"""What an entropy bonus does, and how large it should be: share of the optimum by its weight, 2 seeds.
+"""What an entropy bonus does, and how large it should be: share of what could be had by its weight, 2 seeds.
 
     python benchmarks/entropy_bonus.py [--num-steps 5000]
 

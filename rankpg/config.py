@@ -327,6 +327,10 @@ class TrainConfig:
             raise ConfigError(
                 f"--columns has {len(self.columns)} names; expected three: USER ITEM VALUE"
             )
+        self._check_batch()
+
+    def _check_batch(self) -> None:
+        """What a batch must hold for its rewards to become advantages."""
         if self.batch_size % self.draws_per_context:
             raise ConfigError(
                 f"--batch-size {self.batch_size} is not a multiple of --draws-per-context "
