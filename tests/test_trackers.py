@@ -153,6 +153,9 @@ def test_wandb_offline(step, run_of, tmp_path, monkeypatch):
     for name in ("CONFIG", "CACHE", "DATA"):
         monkeypatch.setenv(f"WANDB_{name}_DIR", str(tmp_path / name))
     interrupted_and_resumed(tmp_path / "run", run_of, "wandb", step)
+    import wandb
+
+    wandb.teardown()  # finish() comes back before the file is whole; a process that ends waits for it
     tracks = told(tmp_path / "run")
     known = json.loads((tmp_path / "run" / "wandb.json").read_text())
     assert known["step"] == 40
