@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from _common import fill_rows, num_steps_given
 
 from rankpg import TrainConfig, train
-from rankpg.hard_problems.reach import find_reach
+from rankpg.hard_problems.reach import find_limit
 from rankpg.run import prepare
 from rankpg.summary import mean_interval
 
@@ -38,7 +38,7 @@ def measure(late_stage: str, score: tuple[str, str], num_steps: int) -> dict[str
         eval_every=num_steps,
         seeds=(0, 1),
     )
-    limit = find_reach(base, "policy_value", num_steps=4).limit
+    limit = find_limit(base, "policy_value")
     shares, stopped = {}, []
     for weight in WEIGHTS:
         run = train(TrainConfig.from_dict(base.to_dict() | {"entropy_bonus": weight}))

@@ -13,7 +13,15 @@ import pytest
 from rankpg import TrainConfig
 from rankpg.cli import main
 from rankpg.environments import generate
-from rankpg.hard_problems import PROBLEMS, SCALES, find_reach, learning, problem_rows, report
+from rankpg.hard_problems import (
+    PROBLEMS,
+    SCALES,
+    find_limit,
+    find_reach,
+    learning,
+    problem_rows,
+    report,
+)
 from rankpg.hard_problems.reach import targets
 from rankpg.settings import ConfigError
 
@@ -72,6 +80,8 @@ def test_what_could_be_had_is_the_k_best_and_tables_wide_enough_get_it(stage, pl
     found = find_reach(dataclasses.replace(SMALL, late_stage=stage), "policy_value", 400)
     limit = np.sort(rewards_of(SMALL), axis=1)[:, ::-1][:, place].mean()
     assert found.limit == pytest.approx(limit, rel=1e-5)
+    several = dataclasses.replace(SMALL, late_stage=stage, num_experts=5)
+    assert find_limit(several, "policy_value") == found.limit
     assert 0.98 * limit < found.reach <= limit * (1 + 1e-5)
     assert found.reach == max(found.by_target.values())
 

@@ -6,7 +6,7 @@ report.py     all of it together: JSON, a table, a picture
 """
 
 from rankpg.hard_problems.problems import COMPARED, PROBLEMS, SCALES, Problem, problem_rows
-from rankpg.hard_problems.reach import Reach, find_reach
+from rankpg.hard_problems.reach import Reach, find_limit, find_reach
 from rankpg.hard_problems.report import learning
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "SCALES",
     "Problem",
     "Reach",
+    "find_limit",
     "find_reach",
     "learning",
     "problem_rows",

@@ -17,13 +17,14 @@ import optax
 
 from rankpg.config import TrainConfig
 from rankpg.encoders import Encoder
-from rankpg.evaluate import Evaluation, evaluate
+from rankpg.evaluate import evaluate
 from rankpg.numerics import largest
 from rankpg.pipeline import Pipeline
 from rankpg.run import evaluation_contexts, prepare
+from rankpg.run_state import Run
 from rankpg.types import Array, Environment, Float
 
-__all__ = ["TARGETS", "Reach", "find_reach", "targets"]
+__all__ = ["TARGETS", "Reach", "find_limit", "find_reach", "targets"]
 
 TARGETS = ("best L", "best K", "softmax")
 """What the policy is fitted to: uniform over the best L items, over the best K, or softmax(2 reward)."""
@@ -52,6 +53,18 @@ TRUTH = Encoder(init=lambda key: None, apply=_truth, reads=lambda environment: e
 """An encoder without parameters whose logits are the mean rewards."""
 
 
+def find_limit(config: TrainConfig, measure: str) -> float:
+    """What greedy candidates could earn at most: what the late stage makes of the K best items.
+
+    Args:
+      config: the problem; its encoder, estimator, optimizer and seeds play no part.
+      measure: a field of `Evaluation`.
+    """
+    run = prepare(dataclasses.replace(config, num_experts=1, seeds=(0,)))
+    knowing = dataclasses.replace(run.pipeline, encoder=TRUTH)
+    return float(jax.jit(lambda: _judged(knowing, None, run, measure))())
+
+
 def find_reach(config: TrainConfig, measure: str, num_steps: int) -> Reach:
     """Fit the encoder of a config to the true rewards.
 
@@ -64,28 +77,29 @@ def find_reach(config: TrainConfig, measure: str, num_steps: int) -> Reach:
     """
     alone = dataclasses.replace(config, num_experts=1, seeds=(0,), init_scale=0.3)
     run = prepare(alone)
-    environment, pipeline, contexts = run.environment, run.pipeline, evaluation_contexts(run)
+    environment, pipeline = run.environment, run.pipeline
     key = jax.random.key(0)
-
-    def judged(pipeline: Pipeline, params: Any) -> Float[Array, ""]:
-        found: Evaluation = evaluate(pipeline, environment, params, contexts, key)
-        return getattr(found, measure)
-
-    perfect = dataclasses.replace(pipeline, encoder=TRUTH)
-    limit = float(jax.jit(lambda: judged(perfect, None))())
-
     one = jax.tree.map(lambda leaf: leaf[0], run.state.params)
     params = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(TARGETS)), one)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, num_steps))
     stretch = max(1, num_steps // _EVALUATIONS)
     fit = jax.jit(_fit(pipeline, environment, optimizer, stretch))
-    judge = jax.jit(lambda params: jax.lax.map(lambda p: judged(pipeline, p), params))
+    judge = jax.jit(
+        lambda params: jax.lax.map(lambda p: _judged(pipeline, p, run, measure), params)
+    )
     state, best = jax.vmap(optimizer.init)(params), jnp.full(len(TARGETS), -jnp.inf)
     for index in range(_EVALUATIONS):
         params, state = fit(params, state, jax.random.fold_in(key, index))
         best = jnp.maximum(best, judge(params))
     by_target = {name: float(value) for name, value in zip(TARGETS, best, strict=True)}
-    return Reach(limit, max(by_target.values()), by_target, stretch * _EVALUATIONS)
+    return Reach(
+        find_limit(config, measure), max(by_target.values()), by_target, stretch * _EVALUATIONS
+    )
+
+
+def _judged(pipeline: Pipeline, params: Any, run: Run, measure: str) -> Float[Array, ""]:
+    found = evaluate(pipeline, run.environment, params, evaluation_contexts(run), jax.random.key(0))
+    return getattr(found, measure)
 
 
 def targets(
