@@ -42,7 +42,9 @@ def load_config(path: Path | str) -> TrainConfig:
     try:
         return TrainConfig.from_dict(settings, source=str(file))
     except ConfigError as error:
-        raise ConfigError(f"{error}{checkpoint.writer_of(file.parent / CHECKPOINT)}") from None
+        where = "" if str(file) in str(error) else f"{file}: "
+        writer = checkpoint.writer_of(file.parent / CHECKPOINT)
+        raise ConfigError(f"{where}{error}{writer}") from None
 
 
 def load_settings(file: Path) -> dict[str, Any]:
@@ -146,7 +148,7 @@ def load_state(run: Run, path: Path, step: int | str | None = None) -> None:
     if found != set(run.config.seeds):
         raise ConfigError(
             f"{path / METRICS} lacks rows of step {evaluated}, which the checkpoint holds: was it edited? "
-            "Train again into another --out"
+            f"Restore them, or move {path} away and train again"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,8 @@ __all__ = ["whole", "write_whole"]
 def whole(file: Path) -> Iterator[Path]:
     """Where to write what becomes `file` at the end of the block; nothing is left of a block that raises.
 
+    Of several that write one file at once each has a place of its own, and the last to end stays.
+
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "notes"
     >>> with whole(file) as partial:
@@ -21,7 +24,7 @@ def whole(file: Path) -> Iterator[Path]:
     >>> file.read_text(), partial.exists()
     ('all of it', False)
     """
-    partial = file.with_name(file.name + ".partial")
+    partial = file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}.partial")
     try:
         yield partial
         os.replace(partial, file)

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -140,6 +145,44 @@ def test_a_report_is_enough_to_go_on_from(trained, tmp_path):
     assert outcome.trained == []
     assert len(outcome.complete) == 2
     assert (tmp_path / "learning.json").read_text() == text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_while_the_policy_is_fitted_is_heard(tmp_path, number):
+    words = [
+        "-m",
+        "rankpg",
+        "benchmark",
+        "learning",
+        "--scale",
+        "smoke",
+        "--problems",
+        "anti",
+        "--out",
+    ]
+    process = subprocess.Popen(
+        [sys.executable, *words, str(tmp_path)], stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "anti: fitting the policy to the rewards\n"
+    process.send_signal(number)
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 128 + number
+    assert "anti is not fitted; the same command begins it anew" in said
+    assert not (tmp_path / "reach").exists()
+
+
+@pytest.mark.slow
+def test_what_could_be_had_is_whole_or_refused(trained, tmp_path, capsys):
+    for name, body in (("adverse.json", "{}"), ("learning.json", '{"problems": {"adverse": 3}}')):
+        out = shutil.copytree(trained, tmp_path / name)
+        file = out / ("reach" if name == "adverse.json" else "") / name
+        report = {"table": "learning", "scale": "smoke"} if name == "learning.json" else {}
+        file.write_text(json.dumps(report | json.loads(body)))
+        words = ["benchmark", "learning", "--scale", "smoke", "--report-only", "--out", str(out)]
+        assert main(words) == 2
+        assert re.search(rf"{name}.* lacks (a limit|its reach)", capsys.readouterr().err)
 
 
 @pytest.mark.slow

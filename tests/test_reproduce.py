@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -233,6 +234,12 @@ def test_no_report_is_written_with_less_than_it_had(straight, tmp_path):
         r"table4\.json: .* lacks config",
         **{f"rows__{first}": {"reached": 4, "at": {}, "steps": []}},
     )
+    refused(r"table4\.json: .* is 3; expected an object", **{f"rows__{first}": 3})
+    refused(r"has config = None; expected an object", **{f"rows__{first}__config": None})
+    refused(r"has reached = 'x'; expected a whole number", **{f"rows__{first}__reached": "x"})
+    refused(r"has no mean at step 4, its last", **{f"rows__{first}__at": {}})
+    refused(r"has means or values of other steps", **{f"rows__{first}__policy_value__0": [1.0]})
+    refused(r"table4\.json holds no rows; move it away", rows=[])
     refused(r"table4\.json has kuairec-K50, which is no row of it now", **{"rows__kuairec-K50": {}})
     refused(r"table4\.json is of KuaiRec, and this asks for the stand-in", stand_in=False)
     refused(r"table4\.json is a report of table3", table="table3")
@@ -348,6 +355,45 @@ def damaged(straight, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_row_whose_last_values_are_lost_is_neither_complete_nor_passed_over(damaged, capsys):
+    """The others are trained, and reported, first."""
+    first, second = (f"standin9x52-K50-{name}" for name in ("v_pg_swr", "top1_pg"))
+    metrics = damaged / "runs" / first / "metrics.jsonl"
+    metrics.write_text(metrics.read_text()[:-30])
+    shutil.rmtree(damaged / "runs" / second)
+    for file in damaged.glob("table4.*"):
+        file.unlink()
+    assert main(["reproduce", "table4", "--scale", "smoke", "--out", str(damaged)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert f"{first}: {metrics} lacks rows of step 4, which the checkpoint holds" in said
+    assert f"move {metrics.parent} away and train again" in said
+    report = read_json(damaged / "table4.json")
+    assert report["rows"][second]["reached"] == 4
+    assert report["unfinished"] == [first]
+    shutil.rmtree(metrics.parent)
+    assert reproduce(["table4"], "smoke", damaged).outcome.trained == [first]
+
+
+@pytest.mark.slow
+def test_stopped_before_its_last_evaluation_is_not_complete(straight, tmp_path, monkeypatch):
+    name, whole = "standin9x52-K50-v_pg_swr", loops.training_loop
+
+    def heard(run):
+        for progress in whole(run):
+            if progress.phase == "train" and progress.step == 4:
+                signal.raise_signal(signal.SIGINT)
+                time.sleep(0.2)  # a thread hears it
+            yield progress
+
+    monkeypatch.setattr(loops, "training_loop", heard)
+    with pytest.raises(KeyboardInterrupt, match=f"{name} is saved at step 4"):
+        reproduce(["table4"], "smoke", tmp_path)
+    monkeypatch.setattr(loops, "training_loop", whole)
+    assert name in reproduce(["table4"], "smoke", tmp_path).outcome.trained
+    assert values(tmp_path, name) == values(straight[1], name)
+
+
+@pytest.mark.slow
 def test_a_folder_of_other_settings_is_refused(damaged):
     file = damaged / "runs" / "standin9x52-K50-top1_pg" / "config.yaml"
     file.write_text(file.read_text().replace("learning_rate: 0.01", "learning_rate: 0.5"))
@@ -359,6 +405,11 @@ def test_a_folder_of_other_settings_is_refused(damaged):
 @pytest.mark.slow
 def test_damaged_files_are_named(damaged):
     folder = damaged / "runs" / "standin9x52-K50-top1_pg"
+    config = (folder / "config.yaml").read_text()
+    (folder / "config.yaml").write_text(config.replace("batch_size: 128", "batch_size: -1"))
+    with pytest.raises(ConfigError, match=r"top1_pg/config\.yaml: --batch-size is -1"):
+        reproduce(["table4"], "smoke", damaged)
+    (folder / "config.yaml").write_text(config)
     (folder / "versions.json").write_text("{")
     with pytest.raises(ConfigError, match=r"versions\.json is not JSON"):
         reproduce(["table4"], "smoke", damaged)
@@ -368,6 +419,20 @@ def test_damaged_files_are_named(damaged):
         reproduce(["table4"], "smoke", damaged)
 
 
+def test_several_may_write_one_report_at_once(tmp_path):
+    """Nobody meets a file that another one has taken away, or half of one."""
+    file, bodies = tmp_path / "table2.json", [{"rows": [n] * 5000} for n in range(4)]
+
+    def write(body):
+        for _ in range(50):
+            write_json(file, body)
+            assert read_json(file) in bodies
+
+    with ThreadPoolExecutor(len(bodies)) as pool:
+        list(pool.map(write, bodies))
+    assert [path.name for path in tmp_path.iterdir()] == ["table2.json"]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -375,6 +440,7 @@ def test_damaged_files_are_named(damaged):
         ("[1, 2]", r"table5\.json holds a list; expected a JSON object"),
         ('{"table": "table5", "scale": "full"}', "is a report of table5 at scale full; expected .*smoke"),
         ('{"table": "table5", "scale": "smoke"}', "holds no cells; move it away"),
+        ('{"table": "table5", "scale": "smoke", "cells": [3]}', "number 1 of its cells lacks some of errors"),
     ],
 )  # fmt: skip
 def test_a_report_that_is_none_is_refused(tmp_path, content, message):
@@ -421,6 +487,24 @@ def test_without_the_file_the_stand_in_is_announced(straight, capsys):
 
 
 # Reports.
+
+
+def test_a_file_with_too_few_items_is_refused_before_anything_is_trained(tiny, tmp_path):
+    file = tmp_path / "small.csv"
+    rows = [f"{user},{item},0.5" for user in range(3) for item in range(30)]
+    file.write_text("\n".join(["user_id,video_id,watch_ratio", *rows]))
+    out = tmp_path / "out"
+    with pytest.raises(
+        ConfigError, match=r"--path .*small\.csv cannot be used for table4, with K = 50: .*30"
+    ):
+        reproduce(["table2", "table4"], "smoke", out, path=str(file))
+    assert not (out / "runs").exists()
+
+
+def test_what_is_left_names_the_flag_that_left_it(tmp_path):
+    for flags, flag in (({"report_only": True}, "--report-only"), ({"rows": []}, "--rows")):
+        left = reproduce(["table2"], "smoke", tmp_path, **flags).left_in_words()
+        assert left[0].endswith(f". Without {flag} the command goes on")
 
 
 def test_nothing_begun_is_a_report_too(tmp_path):

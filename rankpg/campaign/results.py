@@ -49,7 +49,9 @@ def training_report(
     }
 
 
-def rows_before(rows: Iterable[Row], bodies: Mapping[str, Body], file: Path) -> dict[str, Body]:
+def rows_before(
+    rows: Iterable[Row], bodies: Mapping[str, Any], file: Path, measure: str = "policy_value"
+) -> dict[str, Body]:
     """The rows that a report has: name -> body. All of them count, so a report is never written with fewer.
 
     So a report is enough to go on from, and run folders, which are large, need not be kept.
@@ -58,6 +60,7 @@ def rows_before(rows: Iterable[Row], bodies: Mapping[str, Body], file: Path) -> 
       rows: that the report may have.
       bodies: what it has.
       file: where.
+      measure: the metric that is the value.
 
     Raises:
       ConfigError: a row is damaged, is none of `rows`, or was run with other settings.
@@ -68,11 +71,7 @@ def rows_before(rows: Iterable[Row], bodies: Mapping[str, Body], file: Path) -> 
             raise ConfigError(
                 f"{file} has {name}, which is no row of it now; choose another --out, or move that file away"
             )
-        missing = {"config", "reached", "at", "steps"} - body.keys()
-        if missing:
-            raise ConfigError(
-                f"{file}: {name} lacks {', '.join(sorted(missing))}; move that file away"
-            )
+        _check_whole(body, f"{file}: {name}", measure)
         try:
             found = TrainConfig.from_dict(body["config"])
         except ConfigError as error:
@@ -81,6 +80,37 @@ def rows_before(rows: Iterable[Row], bodies: Mapping[str, Body], file: Path) -> 
             ) from None
         check_same(file, found, known[name])
     return dict(bodies)
+
+
+_NEEDED = {"config": dict, "reached": int, "at": dict, "steps": list, "stopped": list}
+_INTERVAL = {"mean", "half_width_95", "seeds"}
+
+
+def _check_whole(body: Any, where: str, measure: str) -> None:
+    """Refuse a row of a report that lacks something, or has it in another form than `collect` wrote it."""
+    away = "put a whole copy in its place, or move that file away"
+    if not isinstance(body, dict):
+        raise ConfigError(f"{where} is {body!r}; expected an object: {away}")
+    needed = {**_NEEDED, measure: dict}
+    missing = [name for name in (*needed, "versions") if name not in body]
+    if missing:
+        raise ConfigError(f"{where} lacks {', '.join(missing)}; {away}")
+    for name, kind in needed.items():
+        if type(body[name]) is not kind:
+            raise ConfigError(
+                f"{where} has {name} = {body[name]!r}; expected {_KINDS[kind]}: {away}"
+            )
+    means, curves, steps = body["at"], body[measure], body["steps"]
+    if str(body["reached"]) not in means:
+        raise ConfigError(f"{where} has no mean at step {body['reached']}, its last; {away}")
+    whole = all(isinstance(mean, dict) and mean.keys() >= _INTERVAL for mean in means.values())
+    if not whole or not all(
+        isinstance(curve, list) and len(curve) == len(steps) for curve in curves.values()
+    ):
+        raise ConfigError(f"{where} has means or values of other steps than its own; {away}")
+
+
+_KINDS = {dict: "an object", int: "a whole number", list: "a list"}
 
 
 def finished(rows: Iterable[Row], before: Mapping[str, Body]) -> set[str]:
@@ -163,7 +193,7 @@ def _read(row: Row, folder: Path, measure: str) -> Body | None:
 
 
 def read_report(file: Path, name: str, scale: str, holds: str) -> dict[str, Any]:
-    """A report as it was written; under `holds` it has what was measured.
+    """A report as it was written; under `holds` it has what was measured, by name or one after the other.
 
     Raises:
       ConfigError: it cannot be read, is another report, or is not whole.
@@ -175,7 +205,8 @@ def read_report(file: Path, name: str, scale: str, holds: str) -> dict[str, Any]
             f"{file} is a report of {found[0]} at scale {found[1]}; expected {name} at scale {scale}. "
             "Choose another --out for another scale"
         )
-    if holds not in report:
+    kind = list if holds in ("cells", "arms") else dict
+    if not isinstance(report.get(holds), kind):
         raise ConfigError(f"{file} holds no {holds}; move it away, and it is written again")
     return report
 

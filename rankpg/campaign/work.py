@@ -53,6 +53,8 @@ class Outcome:
     """row -> who works on it"""
     stopped: list[str] = field(default_factory=list)
     """one sentence a seed that stopped"""
+    refused: list[str] = field(default_factory=list)
+    """one sentence a row that could not be trained; the others were"""
 
 
 def run_folder(out: Path, row: Row) -> Path:
@@ -61,7 +63,7 @@ def run_folder(out: Path, row: Row) -> Path:
 
 
 def is_complete(out: Path, row: Row) -> bool:
-    """Whether a row's folder holds all its steps.
+    """Whether a row's folder holds all its steps, and what was evaluated after the last of them.
 
     Raises:
       ConfigError: the folder was run with other settings, or cannot be read.
@@ -71,13 +73,18 @@ def is_complete(out: Path, row: Row) -> bool:
         return False
     check_same(path, load_config(path), row)
     step = _saved_step(path)
-    return step is not None and step >= row.config.num_steps
+    if step is None or step < row.config.num_steps or not (path / METRICS).exists():
+        return False
+    lines = read_metrics(path / METRICS)
+    evaluated = {line["seed"] for line in lines if line["step"] >= row.config.num_steps}
+    return evaluated >= set(row.config.seeds)
 
 
 def train_rows(rows: Iterable[Row], out: Path, finished: Container[str] = ()) -> Outcome:
     """Train every row that is not complete and that nobody else works on, in the given order.
 
-    Ctrl-C and SIGTERM let the updates under way end and save the step that was reached.
+    Ctrl-C and SIGTERM let the updates under way end and save the step that was reached. A row that cannot be
+    trained, since its data or its folder is at fault, is noted, and the others are trained.
 
     Args:
       rows: what to train.
@@ -107,6 +114,10 @@ def train_rows(rows: Iterable[Row], out: Path, finished: Container[str] = ()) ->
             except Taken as owner:
                 outcome.taken[row.name] = str(owner)
                 _say(f"{row.name}: left to {owner}")
+                continue
+            except (ConfigError, CheckpointError) as error:
+                outcome.refused.append(f"{row.name}: {error}")
+                _say(outcome.refused[-1])
                 continue
             bar.finish(run)
             outcome.trained.append(row.name)

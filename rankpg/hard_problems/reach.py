@@ -9,6 +9,7 @@ tried, and the best counts. Neither needs a reward to be drawn.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ class Reach:
     """What could be had, in the units of the measure."""
 
     limit: float
-    """of any policy that hands over K items, greedily: the K best"""
+    """of `find_limit`"""
     reach: float
     """of the fitted policy, the best target at its best evaluation"""
     by_target: dict[str, float]
@@ -56,6 +57,11 @@ TRUTH = Encoder(init=lambda key: None, apply=_truth, reads=lambda environment: e
 def find_limit(config: TrainConfig, measure: str) -> float:
     """What greedy candidates could earn at most: what the late stage makes of the K best items.
 
+    No candidates earn more where the late stage shows the best of them, the worst, or any of them alike. One
+    that draws by reward may do better with a good item and a hopeless one than with two good ones, if few
+    are handed over and it tells them apart: then this is a yardstick, and no bound. Measured as a policy is
+    measured, so with the same draws of a late stage that draws.
+
     Args:
       config: the problem; its encoder, estimator, optimizer and seeds play no part.
       measure: a field of `Evaluation`.
@@ -65,7 +71,12 @@ def find_limit(config: TrainConfig, measure: str) -> float:
     return float(jax.jit(lambda: _judged(knowing, None, run, measure))())
 
 
-def find_reach(config: TrainConfig, measure: str, num_steps: int) -> Reach:
+def find_reach(
+    config: TrainConfig,
+    measure: str,
+    num_steps: int,
+    on_stretch: Callable[[], None] = lambda: None,
+) -> Reach:
     """Fit the encoder of a config to the true rewards.
 
     Several experts are fitted as one: experts that agree hand over what one would.
@@ -74,6 +85,7 @@ def find_reach(config: TrainConfig, measure: str, num_steps: int) -> Reach:
       config: the problem; its estimator, optimizer and seeds play no part.
       measure: a field of `Evaluation`.
       num_steps: of Adam, step size 1e-2 falling to 0 along a cosine, on `batch_size` contexts each.
+      on_stretch: called after every quarter of the steps; what it raises ends the fit.
     """
     alone = dataclasses.replace(config, num_experts=1, seeds=(0,), init_scale=0.3)
     run = prepare(alone)
@@ -90,7 +102,8 @@ def find_reach(config: TrainConfig, measure: str, num_steps: int) -> Reach:
     state, best = jax.vmap(optimizer.init)(params), jnp.full(len(TARGETS), -jnp.inf)
     for index in range(_EVALUATIONS):
         params, state = fit(params, state, jax.random.fold_in(key, index))
-        best = jnp.maximum(best, judge(params))
+        best = jax.block_until_ready(jnp.maximum(best, judge(params)))
+        on_stretch()
     by_target = {name: float(value) for name, value in zip(TARGETS, best, strict=True)}
     return Reach(
         find_limit(config, measure), max(by_target.values()), by_target, stretch * _EVALUATIONS

@@ -21,6 +21,7 @@ from rankpg.plots import COLORS, pyplot
 from rankpg.reproduce.tables import grid
 from rankpg.run_folder import versions
 from rankpg.settings import ConfigError
+from rankpg.stopping import Stopped, listening
 
 __all__ = ["GOAL", "draw", "learning", "markdown"]
 
@@ -49,7 +50,8 @@ def learning(
       What became of the rows, and the files that were written.
 
     Raises:
-      ConfigError: an unknown name, or a folder that holds something else.
+      ConfigError: an unknown name, or a folder that holds something else; of rows that are at fault after all
+        others are trained and the report is written.
     """
     folder = Path(out or Path("runs") / NAME / scale)
     plt = pyplot()  # or say now that it is missing
@@ -69,6 +71,8 @@ def learning(
     write_json(files[0], report)
     files[1].write_text(f"# {report['title']}\n\n{markdown(report)}\n")
     draw(plt, report, files[2])
+    if outcome.refused:
+        raise ConfigError("; ".join(outcome.refused))
     return outcome, files
 
 
@@ -82,10 +86,15 @@ def _before(scale: str, folder: Path) -> dict[str, Any]:
             raise ConfigError(
                 f"{file} has {name!r}, which is no problem now; choose another --out, or move it away"
             )
+        parts = [found.get(part) if isinstance(found, dict) else None for part in ("reach", "rows")]
+        if not all(isinstance(part, dict) for part in parts):
+            raise ConfigError(
+                f"{file}: {name} lacks its reach or its rows; put a whole copy in its place, or move it away"
+            )
         if not _reach_file(folder, name).exists():
             write_json(_reach_file(folder, name), found["reach"])
         bodies = {f"{name}-{compared}": body for compared, body in found["rows"].items()}
-        before |= rows_before(problem_rows(name, scale), bodies, file)
+        before |= rows_before(problem_rows(name, scale), bodies, file, PROBLEMS[name].measure)
     return before
 
 
@@ -93,19 +102,35 @@ def _reach_file(folder: Path, name: str) -> Path:
     return folder / "reach" / f"{name}.json"
 
 
+def _read_reach(file: Path) -> dict[str, Any]:
+    """What could be had on a problem, as it was found."""
+    found = read_json(file)
+    if not all(type(found.get(name)) is float for name in ("limit", "reach")):
+        raise ConfigError(f"{file} lacks a limit or a reach; move it away, and it is found again")
+    return found
+
+
 def _fit_once(name: str, scale: str, row: Row, folder: Path) -> None:
     """What could be had on a problem, unless it is known or another process finds it."""
     file = _reach_file(folder, name)
     settings = {"problem": name, "scale": scale}
     if file.exists():
-        found = read_json(file)
+        found = _read_reach(file)
         if {key: found.get(key) for key in settings} != settings:
             raise ConfigError(f"{file} is of another problem or scale; choose another --out")
         return
     try:
-        with lock(folder / "locks" / f"reach-{name}"):
+        with lock(folder / "locks" / f"reach-{name}"), listening() as stop:
+
+            def heed() -> None:
+                if stop.signal:
+                    raise Stopped(
+                        stop.signal, f"{name} is not fitted; the same command begins it anew"
+                    )
+
             print(f"{name}: fitting the policy to the rewards", file=sys.stderr)
-            reach = find_reach(row.config, PROBLEMS[name].measure, SCALES[scale].fit_steps)
+            steps = SCALES[scale].fit_steps
+            reach = find_reach(row.config, PROBLEMS[name].measure, steps, on_stretch=heed)
             write_json(file, {**settings, **dataclasses.asdict(reach), "versions": versions()})
     except Taken as owner:
         print(f"{name}: fitting left to {owner}", file=sys.stderr)
@@ -128,7 +153,7 @@ def gather(scale: str, folder: Path, before: Mapping[str, Any] | None = None) ->
             for row in rows
             if (body := found[row.name]) is None or body["reached"] < row.config.num_steps
         ]
-        reach = read_json(file)
+        reach = _read_reach(file)
         problems[name] = {
             "title": problem.title,
             "measure": problem.measure,
@@ -183,7 +208,11 @@ def markdown(report: dict[str, Any]) -> str:
             ]
         )
     found = [row for problem in report["problems"].values() for row in problem["rows"].values()]
-    on = {f"{v['machine']}; {v['device']}; jax {v['jax']}" for v in (r["versions"] for r in found)}
+    on = {
+        f"{v['machine']}; {v['device']}; jax {v['jax']}"
+        for v in (r["versions"] for r in found)
+        if v
+    }
     seeds = sorted({len(row["config"]["seeds"]) for row in found})
     notes = [
         "Share of what the encoder reaches when it is fitted to the rewards, after the last step; in "

@@ -18,6 +18,7 @@ from rankpg.reproduce import greedy_error, pictures, speed, tables
 from rankpg.reproduce.learning_speed import learning_speed
 from rankpg.reproduce.published import SOURCE
 from rankpg.reproduce.rows import TRAINED, table_rows
+from rankpg.run import prepare
 from rankpg.run_folder import versions
 from rankpg.settings import ConfigError
 
@@ -29,8 +30,11 @@ MEASURED: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 """What is measured without training: name -> figures at a scale."""
 
-FIGURES = {"table5": "cells", "figure4": "arms"}
-"""Under which key a report of these holds them."""
+FIGURES = {
+    "table5": ("cells", {"temperature", "num_candidates", "paper", "errors"}),
+    "figure4": ("arms", {"settings", "paper", "seconds"}),
+}
+"""Under which key a report of these holds them, and what each has."""
 
 NAMES = ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4")
 
@@ -48,18 +52,15 @@ class Summary:
     written: list[Path] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
     """rows that are not begun or not finished"""
-    report_only: bool = False
+    left_out: str | None = None
+    """the flag that kept the rows that are left from being trained"""
 
     def left_in_words(self) -> list[str]:
         """One sentence, if anything is left."""
         if not self.left:
             return []
-        how = (
-            "Without --report-only the command goes on"
-            if self.report_only
-            else "The same command goes on"
-        )
-        return [f"{len(self.left)} not finished: {', '.join(self.left)}. {how}"]
+        how = f"Without {self.left_out} the" if self.left_out else "The same"
+        return [f"{len(self.left)} not finished: {', '.join(self.left)}. {how} command goes on"]
 
 
 def reproduce(
@@ -82,7 +83,8 @@ def reproduce(
       report_only: train and measure nothing; report what is there.
 
     Raises:
-      ConfigError: an unknown name, or a folder that holds something else.
+      ConfigError: an unknown name, or a folder or a file that holds something else; of rows and reports that
+        are at fault after all others are trained and written.
     """
     folder = Path(out or Path("runs") / "reproduce" / scale)
     unknown = [name for name in names if name not in NAMES]
@@ -98,24 +100,47 @@ def reproduce(
     chosen = _chosen(by_table, rows)
     make_folder(folder)
     before = _before(by_table, scale, folder, stand_in=path is None)
-    summary = Summary(Outcome(), report_only=report_only)
+    summary = Summary(Outcome())
+    summary.left_out = "--report-only" if report_only else "--rows" if rows is not None else None
     if not report_only:
+        _check_file(chosen)
         if "table4" in names and path is None:
             _say(f"{KUAIREC} Without it, a generated problem of its size stands in.")
         summary.outcome = train_rows(chosen, folder, finished(chosen, before))
+    refused = list(summary.outcome.refused)
     for name in names:
-        if name in TRAINED:
-            body = training_report(by_table[name], folder, before)
-            if name == "figure3":
-                body["learning_speed"] = learning_speed(body["rows"])
-            summary.left += body["not_begun"] + body["unfinished"]
-        else:
-            body = _measured(name, scale, folder, only_read=report_only or rows is not None)
-            summary.left += [] if body else [name]
-        if body:
-            summary.written += _write(_headed(body, name, scale, path), folder)
+        try:
+            if name in TRAINED:
+                body = training_report(by_table[name], folder, before)
+                if name == "figure3":
+                    body["learning_speed"] = learning_speed(body["rows"])
+                summary.left += body["not_begun"] + body["unfinished"]
+            else:
+                body = _measured(name, scale, folder, only_read=report_only or rows is not None)
+                summary.left += [] if body else [name]
+            if body:
+                summary.written += _write(_headed(body, name, scale, path), folder)
+        except ConfigError as error:
+            refused.append(str(error))
+    if refused:
+        raise ConfigError("; ".join(dict.fromkeys(refused)))
     summary.left = list(dict.fromkeys(summary.left))
     return summary
+
+
+def _check_file(rows: list[Row]) -> None:
+    """Read a user's file before anything is trained, for the largest K that is asked of it."""
+    of_file = [row for row in rows if row.config.path is not None]
+    if not of_file:
+        return
+    config = max(of_file, key=lambda row: row.config.num_candidates).config
+    try:
+        prepare(config)
+    except ValueError as error:  # of the settings or of the table
+        raise ConfigError(
+            f"--path {config.path} cannot be used for table4, with K = {config.num_candidates}: {error}. "
+            "Nothing was trained; the other tables go on without table4 and --path"
+        ) from None
 
 
 def _chosen(by_table: dict[str, list[Row]], names: Sequence[str] | None) -> list[Row]:
@@ -159,7 +184,15 @@ def _measured(name: str, scale: str, folder: Path, *, only_read: bool) -> dict[s
     """The figures of an earlier call, or measured now; None where another process measures them."""
     file = folder / f"{name}.json"
     if file.exists():
-        return read_report(file, name, scale, FIGURES[name])
+        holds, has = FIGURES[name]
+        report = read_report(file, name, scale, holds)
+        for number, figure in enumerate(report[holds], start=1):
+            if not isinstance(figure, dict) or not figure.keys() >= has:
+                raise ConfigError(
+                    f"{file}: number {number} of its {holds} lacks some of {', '.join(sorted(has))}; move "
+                    "that file away, and it is measured again"
+                )
+        return report
     if only_read:
         return None
     try:
