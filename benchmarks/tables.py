@@ -106,6 +106,17 @@ def entropy_bonus(result: dict[str, Any]) -> list[list[str]]:
     return [["late stage", "estimator", "transform", *(f"bonus {w}" for w in weights)], *rows]
 
 
+def many_candidates(result: dict[str, Any]) -> list[list[str]]:
+    """Share of the limit, one row a transform and a weight of the bonus."""
+    rows = []
+    for name, row in result["rows"].items():
+        shares = row["share_of_limit"].values()
+        cells = (f"{share['mean']:.1%} ± {share['half_width_95']:.1%}" for share in shares)
+        rows.append([*name.split("/"), *cells])
+    steps = next(iter(result["rows"].values()))["steps"]
+    return [["transform", "bonus", "at the start", f"after {steps:,} steps"], *rows]
+
+
 def throughput(result: dict[str, Any]) -> list[list[str]]:
     """Steps per second, with the environment and without it."""
     rows = [["estimator", "steps per second", "without the environment"]]
@@ -325,6 +336,7 @@ TABLES = (
     tower_rates,
     reward_transforms,
     entropy_bonus,
+    many_candidates,
     throughput,
     exact_inclusion,
 )

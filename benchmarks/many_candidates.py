@@ -1,0 +1,66 @@
+"""What a baseline and an entropy bonus do where many candidates are handed over: share of the limit, 2 seeds.
+
+    python benchmarks/many_candidates.py [--num-steps 2000]
+
+`ca_pg_swr` with its tuned preset on a generated instance (seed 2): K = 200 of 10,000 items, and a late stage
+that knows the rewards.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+from typing import Any
+
+from _common import fill_rows, num_steps_given
+
+from rankpg import TrainConfig, train
+from rankpg.hard_problems.reach import find_limit
+from rankpg.summary import mean_interval
+
+TRANSFORMS = ("none", "context")
+WEIGHTS = (0.0, 0.3)
+
+
+def measure(transform: str, weight: float, num_steps: int) -> dict[str, Any]:
+    """Share of the limit at the start and at the end, over seeds."""
+    config = TrainConfig(
+        num_items=10_000,
+        num_candidates=200,
+        estimator="ca_pg_swr",
+        reward_transform=transform,
+        entropy_bonus=weight,
+        instance_seed=2,
+        num_steps=num_steps,
+        eval_every=num_steps,
+        seeds=(0, 1),
+    )
+    limit, run = find_limit(config, "policy_value"), train(config)
+    shares = {
+        name: [row["policy_value"] / limit for row in run.metrics if row["step"] == step]
+        for name, step in (("start", 0), ("end", num_steps))
+    }
+    means = {name: mean_interval(values) for name, values in shares.items()}
+    return {
+        "steps": num_steps,
+        "limit": limit,
+        "share_of_limit": {
+            name: {"mean": mean, "half_width_95": half, "seeds": shares[name]}
+            for name, (mean, half) in means.items()
+        },
+        "stopped": run.stopped(),
+        "summary": ", ".join(f"{name}: {mean:.3f}" for name, (mean, _) in means.items()),
+    }
+
+
+def main() -> None:
+    num_steps = num_steps_given(__doc__, 2000)
+    measures = {
+        f"{transform}/{weight:g}": partial(measure, transform, weight, num_steps)
+        for transform, weight in itertools.product(TRANSFORMS, WEIGHTS)
+    }
+    fill_rows("many_candidates", measures, num_steps)
+
+
+if __name__ == "__main__":
+    main()
