@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from rankpg.timing import interleaved
 
 __all__ = [
     "RESULTS",
+    "fill_products",
     "fill_rows",
     "give_step_sizes",
     "interleaved",
@@ -77,3 +80,25 @@ def fill_rows(
             rows[row] = measure()
             write(name, {"rows": rows}, folder)
             print(f"{row:<36} {rows[row]['summary']}", file=sys.stderr)
+
+
+def fill_products(
+    name: str, measure: Callable[..., dict[str, Any]], num_steps: int, *choices: Sequence[Any]
+) -> None:
+    """`fill_rows` with one row for every combination: `measure(*combination, num_steps)`."""
+    measures = {
+        row_name(chosen): partial(measure, *chosen, num_steps)
+        for chosen in itertools.product(*choices)
+    }
+    fill_rows(name, measures, num_steps)
+
+
+def row_name(chosen: Any) -> str:
+    """What was chosen, in one word.
+
+    >>> row_name(("uniform", ("ca_pg_swr", "none"), 0.3))
+    'uniform/ca_pg_swr/none/0.3'
+    """
+    if isinstance(chosen, tuple):
+        return "/".join(map(row_name, chosen))
+    return f"{chosen:g}" if isinstance(chosen, float) else str(chosen)

@@ -9,13 +9,11 @@ weight against. The share is of what greedy candidates could earn at most with t
 
 from __future__ import annotations
 
-import itertools
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from _common import fill_rows, num_steps_given
+from _common import fill_products, num_steps_given
 
 from rankpg import TrainConfig, train
 from rankpg.hard_problems.reach import find_limit
@@ -66,12 +64,7 @@ def spread(config: TrainConfig) -> float:
 
 
 def main() -> None:
-    num_steps = num_steps_given(__doc__, 5000)
-    measures = {
-        f"{late_stage}/{score[0]}/{score[1]}": partial(measure, late_stage, score, num_steps)
-        for late_stage, score in itertools.product(LATE_STAGES, SCORES)
-    }
-    fill_rows("entropy_bonus", measures, num_steps)
+    fill_products("entropy_bonus", measure, num_steps_given(__doc__, 5000), LATE_STAGES, SCORES)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ that knows the rewards.
 
 from __future__ import annotations
 
-import itertools
-from functools import partial
 from typing import Any
 
-from _common import fill_rows, num_steps_given
+from _common import fill_products, num_steps_given
 
 from rankpg import TrainConfig, train
 from rankpg.hard_problems.reach import find_limit
@@ -54,12 +52,7 @@ def measure(transform: str, weight: float, num_steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    num_steps = num_steps_given(__doc__, 2000)
-    measures = {
-        f"{transform}/{weight:g}": partial(measure, transform, weight, num_steps)
-        for transform, weight in itertools.product(TRANSFORMS, WEIGHTS)
-    }
-    fill_rows("many_candidates", measures, num_steps)
+    fill_products("many_candidates", measure, num_steps_given(__doc__, 2000), TRANSFORMS, WEIGHTS)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,9 @@ the others 128 contexts once.
 
 from __future__ import annotations
 
-import itertools
-from functools import partial
 from typing import Any
 
-from _common import fill_rows, num_steps_given
+from _common import fill_products, num_steps_given
 
 from rankpg import TrainConfig, train
 from rankpg.summary import mean_interval
@@ -45,12 +43,9 @@ def measure(estimator: str, transform: str, num_steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    num_steps = num_steps_given(__doc__, 1000)
-    measures = {
-        f"{estimator}/{transform}": partial(measure, estimator, transform, num_steps)
-        for estimator, transform in itertools.product(ESTIMATORS, TRANSFORMS)
-    }
-    fill_rows("reward_transforms", measures, num_steps)
+    fill_products(
+        "reward_transforms", measure, num_steps_given(__doc__, 1000), ESTIMATORS, TRANSFORMS
+    )
 
 
 if __name__ == "__main__":

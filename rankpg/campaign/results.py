@@ -83,6 +83,7 @@ def rows_before(
 
 
 _NEEDED = {"config": dict, "reached": int, "at": dict, "steps": list, "stopped": list}
+_KINDS = {dict: "an object", int: "a whole number", list: "a list"}
 _INTERVAL = {"mean", "half_width_95", "seeds"}
 
 
@@ -108,9 +109,6 @@ def _check_whole(body: Any, where: str, measure: str) -> None:
         isinstance(curve, list) and len(curve) == len(steps) for curve in curves.values()
     ):
         raise ConfigError(f"{where} has means or values of other steps than its own; {away}")
-
-
-_KINDS = {dict: "an object", int: "a whole number", list: "a list"}
 
 
 def finished(rows: Iterable[Row], before: Mapping[str, Body]) -> set[str]:
@@ -192,8 +190,8 @@ def _read(row: Row, folder: Path, measure: str) -> Body | None:
     }
 
 
-def read_report(file: Path, name: str, scale: str, holds: str) -> dict[str, Any]:
-    """A report as it was written; under `holds` it has what was measured, by name or one after the other.
+def read_report(file: Path, name: str, scale: str, holds: str, kind: type = dict) -> dict[str, Any]:
+    """A report as it was written; under `holds` it has what was measured, by name (`dict`) or as a `list`.
 
     Raises:
       ConfigError: it cannot be read, is another report, or is not whole.
@@ -205,7 +203,6 @@ def read_report(file: Path, name: str, scale: str, holds: str) -> dict[str, Any]
             f"{file} is a report of {found[0]} at scale {found[1]}; expected {name} at scale {scale}. "
             "Choose another --out for another scale"
         )
-    kind = list if holds in ("cells", "arms") else dict
     if not isinstance(report.get(holds), kind):
         raise ConfigError(f"{file} holds no {holds}; move it away, and it is written again")
     return report

@@ -111,6 +111,7 @@ def find_reach(
 
 
 def _judged(pipeline: Pipeline, params: Any, run: Run, measure: str) -> Float[Array, ""]:
+    """One field of an evaluation, with the same draws every time: policies compare."""
     found = evaluate(pipeline, run.environment, params, evaluation_contexts(run), jax.random.key(0))
     return getattr(found, measure)
 

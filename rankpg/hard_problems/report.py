@@ -65,12 +65,12 @@ def learning(
         todo = [row for of_problem in rows.values() for row in of_problem]
         outcome = train_rows(todo, folder, finished(todo, before))
     report = gather(scale, folder, before)
-    if not report["problems"]:
-        return outcome, []
-    files = [folder / f"{NAME}.{ending}" for ending in ("json", "md", "png")]
-    write_json(files[0], report)
-    files[1].write_text(f"# {report['title']}\n\n{markdown(report)}\n")
-    draw(plt, report, files[2])
+    files = []
+    if report["problems"]:
+        files = [folder / f"{NAME}.{ending}" for ending in ("json", "md", "png")]
+        write_json(files[0], report)
+        files[1].write_text(f"# {report['title']}\n\n{markdown(report)}\n")
+        draw(plt, report, files[2])
     if outcome.refused:
         raise ConfigError("; ".join(outcome.refused))
     return outcome, files

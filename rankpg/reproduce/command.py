@@ -185,7 +185,7 @@ def _measured(name: str, scale: str, folder: Path, *, only_read: bool) -> dict[s
     file = folder / f"{name}.json"
     if file.exists():
         holds, has = FIGURES[name]
-        report = read_report(file, name, scale, holds)
+        report = read_report(file, name, scale, holds, list)
         for number, figure in enumerate(report[holds], start=1):
             if not isinstance(figure, dict) or not figure.keys() >= has:
                 raise ConfigError(
