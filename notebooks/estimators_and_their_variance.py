@@ -37,15 +37,16 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 
-from rankpg import TrainConfig, laboratory
-from rankpg.run import prepare
+from benchmarks import estimator_lab as laboratory
+from rankpg import TrainConfig
+from rankpg.runs.run import prepare
 
 NUM_ITEMS, QUOTAS, NUM_CONTEXTS = 6, (2,), 16
 
 # %% [markdown]
 # ## One problem, all gradients
 #
-# A context has logits, rewards, and a late stage that shows one of the K candidates by
+# A context has logits, rewards, and a re-ranker that shows one of the K candidates by
 # softmax(inverse temperature × reward): +∞ is the optimal re-ranker, 0 a uniform one, −∞ the one that is
 # always wrong.
 # Theorem 3.1: policy gradient = credit-assigned gradient + a remainder.
@@ -75,17 +76,17 @@ print(laboratory.table([row for row in rows if row["baseline"] == "none"]))
 
 # %%
 figure, axes = plt.subplots(2, 4, figsize=(13, 6), sharex=True, layout="constrained")
-for column, stage in enumerate(laboratory.LATE_STAGES):
+for column, stage in enumerate(laboratory.RERANKERS):
     for name in dict.fromkeys(row["estimator"] for row in rows):
         own = [
             row
             for row in rows
-            if (row["late_stage"], row["estimator"], row["baseline"]) == (stage, name, "none")
+            if (row["reranker"], row["estimator"], row["baseline"]) == (stage, name, "none")
         ]
         places = range(len(own))
         axes[0, column].plot(places, [row["cosine_to_policy"] for row in own], "o-", label=name)
         axes[1, column].plot(places, [row["variance"] for row in own], "o-", label=name)
-    axes[0, column].set(title=f"{stage} late stage", ylim=(-1.05, 1.05))
+    axes[0, column].set(title=f"{stage} re-ranker", ylim=(-1.05, 1.05))
     axes[1, column].set_xticks(places, [row["scale"] for row in own])
     axes[1, column].set(xlabel="standard deviation of the logits", ylim=0)
 axes[0, 0].set_ylabel("cosine with the policy gradient")
@@ -111,11 +112,11 @@ for name, update in split(problem).items():
 # %%
 curves = laboratory.baseline_curves(NUM_ITEMS, QUOTAS, num_contexts=NUM_CONTEXTS)
 figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), sharey=True, layout="constrained")
-for axis, stage in zip(axes, laboratory.LATE_STAGES, strict=True):
+for axis, stage in zip(axes, laboratory.RERANKERS, strict=True):
     for name, cosines in curves[stage].items():
         axis.plot(curves["baseline"], cosines, label=name)
     axis.axvline(1, color="0.6", linestyle="--")
-    axis.set(title=f"{stage} late stage", xlabel="baseline / policy value V")
+    axis.set(title=f"{stage} re-ranker", xlabel="baseline / policy value V")
 axes[0].set_ylabel("cosine with the policy gradient")
 axes[0].legend(frameon=False, fontsize=8)
 plt.show()
@@ -130,13 +131,13 @@ plt.show()
 # %%
 ascent = laboratory.ascent_curves(("top1_pg",))
 figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), sharey=True, layout="constrained")
-for axis, stage in zip(axes, laboratory.LATE_STAGES, strict=True):
+for axis, stage in zip(axes, laboratory.RERANKERS, strict=True):
     for colour, (baseline, shares) in zip(
         ("C0", "C2", "C3"), ascent[stage]["top1_pg"].items(), strict=True
     ):
         axis.plot(shares["all"], color=colour, label=f"{baseline}, all contexts")
         axis.plot(shares["poor"], color=colour, linestyle=":", label=f"{baseline}, poorest quarter")
-    axis.set(title=f"{stage} late stage", xlabel="steps")
+    axis.set(title=f"{stage} re-ranker", xlabel="steps")
 axes[0].set_ylabel("share of the best reward")
 axes[0].legend(frameon=False, fontsize=8)
 plt.show()

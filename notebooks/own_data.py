@@ -40,7 +40,8 @@ import pandas as pd
 import pyarrow as pa
 
 import rankpg
-from rankpg.environments import Features, from_table
+from rankpg.data.features import Features
+from rankpg.environments.from_table import from_table
 
 # %% [markdown]
 # ## Tables

@@ -38,7 +38,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import rankpg
-from rankpg import live
+from rankpg import online
 
 USERS, ITEMS, HELD_OUT, CANDIDATES, SHOWN = 300, 300, 60, 20, 5
 
@@ -76,7 +76,7 @@ config = rankpg.TrainConfig(
 data = rankpg.environments.from_matrix(
     clicks, context_features=user_features, item_features=item_features
 )
-retriever = live.Retriever.new(config, data)
+retriever = online.Retriever.new(config, data)
 training = np.asarray(retriever.run.pipeline.training_contexts)  # the others are held out
 
 
@@ -106,7 +106,7 @@ def rerank(users, candidates):
 # and overlap the call with the device's work.
 
 # %%
-run = live.train(retriever, live.Reranker(rerank, retries=2, timeout=60.0))
+run = online.train(retriever, online.HostReranker(rerank, retries=2, timeout=60.0))
 steps = [row["step"] for row in run.metrics]
 figure, axis = plt.subplots(figsize=(5, 3), layout="constrained")
 axis.plot(steps, [row["policy_value"] for row in run.metrics], "o-")
@@ -120,10 +120,10 @@ plt.show()
 # earned when it is known: in any order, partly or not at all.
 
 # %%
-catalogue = live.catalogue(
+catalogue = online.catalogue(
     USERS, ITEMS, context_features=user_features, item_features=item_features
 )
-serving = live.Retriever.new(
+serving = online.Retriever.new(
     rankpg.TrainConfig(
         num_candidates=CANDIDATES, ranking_length=SHOWN, context_tower="features",
         item_tower="features", batch_size=32, seeds=(0,),
@@ -134,10 +134,10 @@ visits = np.random.default_rng(2)
 earned = []
 for _ in range(60):
     users = visits.integers(USERS, size=32)
-    drawn = serving.draw(users)
-    first = live.answers.best_first(rerank(users, drawn.candidates), drawn.candidates, SHOWN)
+    drawn = serving.act(users)
+    first = online.answers.best_first(rerank(users, drawn.candidates), drawn.candidates, SHOWN)
     reactions = (visits.uniform(size=first.shape) < chance[users[:, None], first]).astype(float)
-    serving.learn(drawn.token, first, reactions)
+    serving.update(drawn.token, first, reactions)
     earned.append(reactions.sum(axis=1).mean())
 print(
     f"clicks a list, first 20 batches: {np.mean(earned[:20]):.2f}, last 20: {np.mean(earned[-20:]):.2f}"
@@ -145,4 +145,4 @@ print(
 
 # %% [markdown]
 # The draws themselves, with candidates, propensities and what was learnt, can be logged to Parquet
-# (`log=live.Log(folder)`); the docs say how to read them.
+# (`log=online.Log(folder)`); the docs say how to read them.

@@ -38,12 +38,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import rankpg
-from rankpg.summary import mean_interval
+from rankpg._utils.plots import mean_interval
 
 # %% [markdown]
 # ## Rewards
 #
-# A **context** is a user or a query. The retriever hands K of N items to a re-ranker (the *late stage*), which
+# A **context** is a user or a query. The retriever hands K of N items to a re-ranker (the *re-ranker*), which
 # shows L of them; what those earn is the reward. Here 200 users like 500 items to different degrees. Yours may
 # come from a file or a table: see the notebook *Your own data*.
 
@@ -68,16 +68,16 @@ config = rankpg.TrainConfig(
     seeds=(0, 1),
 )
 run = rankpg.train(config, data)
-mean, half = mean_interval([row["share_of_optimum"] for row in run.metrics if row["step"] == 300])
+mean, half = mean_interval([row["normalised_value"] for row in run.metrics if row["step"] == 300])
 print(f"{mean:.1%} ± {half:.1%} of the best list there is (2 seeds, 95 %)")
 
 # %% [markdown]
 # `policy_value` is what a list earns on average over contexts. The other columns tell where the rest is lost: in
-# the retriever's choice, or in the late stage.
+# the retriever's choice, or in the re-ranker.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
-for axis, name in zip(axes, ("share_of_optimum", "candidate_recall"), strict=True):
+for axis, name in zip(axes, ("normalised_value", "candidate_recall"), strict=True):
     for seed in config.seeds:
         own = [row for row in run.metrics if row["seed"] == seed]
         axis.plot([row["step"] for row in own], [row[name] for row in own], label=f"seed {seed}")
@@ -108,9 +108,9 @@ def by_half(key, context, candidates):
     return candidates[jnp.argsort(-half_sighted[context, candidates])][:3]
 
 
-stage = rankpg.late_stage.custom(3, by_half)
-plain = rankpg.train(config, data, late_stage=stage)
-against_mean = rankpg.train(replace(config, reward_transform="context"), data, late_stage=stage)
+stage = rankpg.rerankers.custom(3, by_half)
+plain = rankpg.train(config, data, reranker=stage)
+against_mean = rankpg.train(replace(config, advantage="context"), data, reranker=stage)
 
 
 def value(run):
@@ -123,7 +123,7 @@ def value(run):
 
 
 for name, trained in (
-    ("for the optimal late stage", run),
+    ("for the optimal re-ranker", run),
     ("for this one", plain),
     ("for this one, baseline per context", against_mean),
 ):
@@ -131,9 +131,9 @@ for name, trained in (
 
 # %% [markdown]
 # The second retriever is the worst. Every reward here is above 0, so being shown is rewarded in itself, and a
-# credit-assigned score learns to hand over what this late stage would choose, right or wrong. A baseline per context takes
-# most of that away; what is left, more steps may mend, and the retriever that was trained for a perfect late stage is hard to
-# beat where errors are as random as here. Leave the baseline out where the late stage can be trusted, use it where it cannot;
+# credit-assigned score learns to hand over what this re-ranker would choose, right or wrong. A baseline per context takes
+# most of that away; what is left, more steps may mend, and the retriever that was trained for a perfect re-ranker is hard to
+# beat where errors are as random as here. Leave the baseline out where the re-ranker can be trusted, use it where it cannot;
 # the notebook *Estimators and their variance* derives why.
 #
 # ## Which estimator?
@@ -145,7 +145,7 @@ figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
 for name in ("v_pg_swr", "top1_pg", "ca_pg_swr"):
     rows = rankpg.train(replace(config, estimator=name), data).metrics
     steps = sorted({row["step"] for row in rows})
-    means = [np.mean([r["share_of_optimum"] for r in rows if r["step"] == step]) for step in steps]
+    means = [np.mean([r["normalised_value"] for r in rows if r["step"] == step]) for step in steps]
     axis.plot(steps, means, label=name)
 axis.set(xlabel="steps", ylabel="share of optimum, mean of 2 seeds", ylim=(0, 1.02))
 axis.legend(frameon=False)

@@ -41,7 +41,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import rankpg
-from rankpg import late_stage
+from rankpg import rerankers as rerankers
 
 # %% [markdown]
 # ## A collection
@@ -172,6 +172,6 @@ for step in (0, config.num_steps):
 # The re-ranker behind the retriever shows three of ten. Here that is the inner product of the given embeddings.
 
 # %%
-shown = rankpg.train(config, data, late_stage=late_stage.similarity(3))
+shown = rankpg.train(config, data, reranker=rerankers.similarity(3))
 for name in shown.candidates(names[:2]).tolist():
     print(name[:3])

@@ -36,10 +36,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import rankpg
-from rankpg.arrivals import block_race, block_width, gumbel_top_k
-from rankpg.run import prepare
-from rankpg.speed import Shape
-from rankpg.speed.scale import measure
+from benchmarks.speed.scale import measure
+from benchmarks.speed.shapes import Shape
+from rankpg.core.sampling import block_race, block_width, gumbel_top_k
+from rankpg.runs.run import prepare
 
 # %% [markdown]
 # ## What will it need?

@@ -1,21 +1,21 @@
 """rankpg: train an early-stage ranker on the reward of the final list, by policy gradient, in JAX."""
 
-from rankpg import encoders, environments, export, late_stage, live, rewards, theory
-from rankpg.config import ConfigError, TrainConfig
-from rankpg.estimators import ESTIMATORS, score
-from rankpg.inclusion import log_inclusion, log_inclusion_threshold
-from rankpg.large_inclusion import log_inclusion_large
-from rankpg.plackett_luce import (
-    greedy_candidates,
-    log_prob,
-    log_prob_swr,
-    sample_candidates,
-)
-from rankpg.quotas import expert_quotas
-from rankpg.run import Run, train
-from rankpg.run_folder import RunFolder, load_run
+from __future__ import annotations
 
-__version__ = "0.1.0"
+from rankpg import advantages, encoders, environments, export, online, rerankers
+from rankpg._version import __version__
+from rankpg.config.train_config import TrainConfig
+from rankpg.core import theory
+from rankpg.core.estimators import ESTIMATORS, score
+from rankpg.core.inclusion import log_inclusion, log_inclusion_threshold
+from rankpg.core.inclusion_large import log_inclusion_large
+from rankpg.core.plackett_luce import log_prob, log_prob_swr
+from rankpg.core.sampling import expert_quotas, greedy_candidates, sample_candidates
+from rankpg.errors import ConfigError
+from rankpg.runs.run import Run
+from rankpg.runs.storage.folder import RunFolder
+from rankpg.runs.storage.load import load_run
+from rankpg.runs.train import train
 
 __all__ = [
     "ESTIMATORS",
@@ -23,20 +23,21 @@ __all__ = [
     "Run",
     "RunFolder",
     "TrainConfig",
+    "__version__",
+    "advantages",
     "encoders",
     "environments",
     "expert_quotas",
     "export",
     "greedy_candidates",
-    "late_stage",
-    "live",
     "load_run",
     "log_inclusion",
     "log_inclusion_large",
     "log_inclusion_threshold",
     "log_prob",
     "log_prob_swr",
-    "rewards",
+    "online",
+    "rerankers",
     "sample_candidates",
     "score",
     "theory",

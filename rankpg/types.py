@@ -1,4 +1,4 @@
-"""The legend: the letters of every shape, and the contracts between the stations of the data flow.
+"""The legend: the letters of every shape, and the contracts between the components of the data flow.
 
     B  contexts (users, queries) in a batch        K  candidates
     N  items in the catalogue                      L  positions of the final ranking
@@ -25,6 +25,23 @@ from typing import (
 import jax
 from flax import struct
 
+__all__ = [
+    "Apply",
+    "Array",
+    "Bool",
+    "Embeddings",
+    "Environment",
+    "Float",
+    "Int",
+    "Key",
+    "PRNGKey",
+    "Params",
+    "Quotas",
+    "Ranking",
+    "Reranker",
+    "record",
+]
+
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key
 else:
@@ -38,23 +55,6 @@ else:
 
         Array = jax.Array
         Bool = Float = Int = Key = _AnyShape
-
-__all__ = [
-    "Apply",
-    "Array",
-    "Bool",
-    "Embeddings",
-    "Environment",
-    "Float",
-    "Int",
-    "Key",
-    "LateStage",
-    "PRNGKey",
-    "Params",
-    "Quotas",
-    "Ranking",
-    "record",
-]
 
 T = TypeVar("T")
 PRNGKey: TypeAlias = Key[Array, ""]
@@ -83,11 +83,11 @@ class Embeddings:
 
 @record
 class Ranking:
-    """What a late stage shows."""
+    """What a re-ranker shows."""
 
     items: Int[Array, "L"]
     log_propensity: Float[Array, ""]
-    """log P_LSR(ranking | candidates); NaN where the late stage cannot tell."""
+    """log P_LSR(ranking | candidates); NaN where the re-ranker cannot tell."""
 
 
 @runtime_checkable
@@ -124,7 +124,7 @@ class Environment(Protocol):
         ...
 
     def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """What the built-in late stages order by; the mean reward unless the problem says otherwise."""
+        """What the built-in re-rankers order by; the mean reward unless the problem says otherwise."""
         ...
 
     def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
@@ -133,9 +133,9 @@ class Environment(Protocol):
 
 
 @runtime_checkable
-class LateStage(Protocol):
+class Reranker(Protocol):
     """A re-ranker: orders L of the K candidates. The environment and the context are arguments, so that a
-    late stage may look up whatever it needs; `key` belongs to the late stage alone."""
+    re-ranker may look up whatever it needs; `key` belongs to the re-ranker alone."""
 
     @property
     def ranking_length(self) -> int: ...
@@ -155,5 +155,5 @@ class LateStage(Protocol):
         context: Int[Array, ""],
         candidates: Int[Array, "K"],
     ) -> Ranking:
-        """The ranking that counts at evaluation: its most likely one (a uniform late stage still draws)."""
+        """The ranking that counts at evaluation: its most likely one (a uniform re-ranker still draws)."""
         ...

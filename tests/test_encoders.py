@@ -9,18 +9,11 @@ import pytest
 from flax import linen as nn
 
 from rankpg import TrainConfig
-from rankpg.assembly import assemble
-from rankpg.encoders import (
-    Encoder,
-    IdTower,
-    by_rows,
-    from_linen,
-    from_nnx,
-    to_logits,
-    two_tower,
-)
-from rankpg.environments import from_matrix, generate
-from rankpg.training import init_state, update
+from rankpg.encoders import Encoder, IdTower, by_rows, from_linen, from_nnx, to_logits, two_tower
+from rankpg.environments.from_ratings import from_matrix
+from rankpg.environments.synthetic import generate
+from rankpg.training.build import assemble
+from rankpg.training.update import init_state, update
 from rankpg.types import Embeddings
 
 ENABLE_X64 = False
@@ -275,7 +268,7 @@ def test_features_are_arguments_of_the_program_and_no_constants(stage):
     """Read from the program of a step: as text it would hold 4000 rows otherwise."""
     world = generate(jax.random.key(0), num_contexts=3000, num_items=4000, num_features=5)
     towers = {"context_tower": "features", "item_tower": "features"}
-    config = TrainConfig(**SETTINGS, **towers, late_stage=stage, num_experts=2)
+    config = TrainConfig(**SETTINGS, **towers, reranker=stage, num_experts=2)
     pipeline = assemble(config, world)
     state = jax.eval_shape(lambda: init_state(pipeline, jax.random.key(0)))
     program = jax.jit(lambda w, s: update(pipeline, w, s, jax.random.key(1))).lower(world, state)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import rankpg
-from rankpg.environments import from_file
-from rankpg.run_folder import load_settings
+from rankpg.environments.from_ratings import from_file
+from rankpg.runs.storage.load import load_settings
 
 SOURCES = sorted(Path(rankpg.__file__).parent.rglob("*.py"))
 MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}

@@ -1,6 +1,6 @@
 """One step of top1_pg as one writes it in JAX: all logits, a Gumbel variate an item, top-k, autodiff.
 
-A peer of `benchmarks/speed.py`, on the paper's kind of problem: rewards of candidates only.
+A peer of `benchmarks/scripts/speed.py`, on the paper's kind of problem: rewards of candidates only.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     logits = U[c] V^T;  S = top-K of logits + G;  a = the best of S by reward
     loss = -mean r log softmax(logits)[a];  autograd;  Adagrad
 
-A peer of `benchmarks/speed.py`, on the paper's kind of problem: rewards of candidates only.
+A peer of `benchmarks/scripts/speed.py`, on the paper's kind of problem: rewards of candidates only.
 """
 
 from __future__ import annotations

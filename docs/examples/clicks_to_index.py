@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 import rankpg
-from rankpg.environments import Features, from_table
+from rankpg.data.features import Features
+from rankpg.environments.from_table import from_table
 
 clicks, users, items, ranker, folder, num_steps = sys.argv[1:]
 rankpg.export.check_free(folder)  # before anything is trained
@@ -40,8 +41,10 @@ def rerank(contexts: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 config = rankpg.TrainConfig(
     num_candidates=20, ranking_length=5, context_tower="features", item_tower="features",
-    reward_transform="context", num_steps=int(num_steps), eval_every=int(num_steps), seeds=(0,),
+    advantage="context", num_steps=int(num_steps), eval_every=int(num_steps), seeds=(0,),
 )  # fmt: skip
-run = rankpg.live.train(rankpg.live.Retriever.new(config, data), rankpg.live.Reranker(rerank))
+run = rankpg.online.train(
+    rankpg.online.Retriever.new(config, data), rankpg.online.HostReranker(rerank)
+)
 print(f"clicks of a shown list: {run.policy_value:.3f}")
 rankpg.export.export(run, folder, index="faiss")

@@ -1,6 +1,6 @@
 """A retriever trained under a real LightGBM LambdaMART, beside a softmax retriever on the same clicks.
 
-    python docs/examples/lightgbm_reranker.py                 # as reported in docs/live.md
+    python docs/examples/lightgbm_reranker.py                 # as reported in docs/online.md
     python docs/examples/lightgbm_reranker.py --toy           # seconds
 
 Users click items; all anybody sees is the clicks. A LambdaMART is fitted to them and shows L of K candidates.
@@ -28,9 +28,9 @@ import numpy as np
 import optax
 
 import rankpg
-from rankpg import TrainConfig, encoders, live
-from rankpg.run import Run, prepare
-from rankpg.run_folder import versions
+from rankpg import TrainConfig, encoders, online
+from rankpg._version import versions
+from rankpg.runs.run import Run, prepare
 
 SIZES = {"users": 1000, "items": 1000, "held_out": 200, "steps": 1000, "trees": 100, "seeds": 3}
 TOY = {"users": 40, "items": 30, "held_out": 10, "steps": 4, "trees": 5, "seeds": 1}
@@ -100,12 +100,12 @@ def softmax_retriever(run: Run, data: dict[str, np.ndarray]) -> Run:
     return run
 
 
-def judge(run: Run, data: dict[str, np.ndarray], rerank, users: np.ndarray) -> dict[str, float]:
+def evaluator(run: Run, data: dict[str, np.ndarray], rerank, users: np.ndarray) -> dict[str, float]:
     """Recall of the true top K among the candidates, and the clicks to expect of the shown list."""
     candidates, chance = run.candidates(users), data["chance"][users]
     best = np.argsort(-chance, axis=1, kind="stable")[:, :CANDIDATES]
     held = (best[:, :, None] == candidates[:, None, :]).any(axis=2)
-    shown = live.answers.best_first(rerank(users, candidates), candidates, SHOWN)
+    shown = online.answers.best_first(rerank(users, candidates), candidates, SHOWN)
     clicks = np.take_along_axis(chance, shown, axis=1).sum(axis=1)
     return {"candidate_recall": float(held.mean()), "final_reward": float(clicks.mean())}
 
@@ -115,7 +115,7 @@ def one_seed(data: dict[str, np.ndarray], sizes: dict[str, int], seed: int) -> d
     config = TrainConfig(
         num_candidates=CANDIDATES, ranking_length=SHOWN, held_out_contexts=sizes["held_out"],
         context_tower="features", item_tower="features", num_steps=sizes["steps"],
-        eval_every=sizes["steps"], seeds=(seed,), batch_size=128, reward_transform="context",
+        eval_every=sizes["steps"], seeds=(seed,), batch_size=128, advantage="context",
         learning_rate=COARSE,
     )  # fmt: skip
     towers = encoders.two_tower(
@@ -136,21 +136,21 @@ def one_seed(data: dict[str, np.ndarray], sizes: dict[str, int], seed: int) -> d
         rows = np.repeat(users, candidates.shape[1]), candidates.ravel()
         return ranker.predict(pair_features(data, *rows)).reshape(candidates.shape)
 
-    judged = {"start": judge(start(), data, rerank, users)}
+    judged = {"start": evaluator(start(), data, rerank, users)}
     softmax = softmax_retriever(start(), data)
-    judged["softmax"] = judge(softmax, data, rerank, users)
-    trained = live.train(live.Retriever(start()), live.Reranker(rerank))
-    judged["rankpg"] = judge(trained, data, rerank, users)
-    trained = live.train(live.Retriever(start(reward_transform="none")), live.Reranker(rerank))
-    judged["rankpg, no baseline"] = judge(trained, data, rerank, users)
+    judged["softmax"] = evaluator(softmax, data, rerank, users)
+    trained = online.train(online.Retriever(start()), online.HostReranker(rerank))
+    judged["rankpg"] = evaluator(trained, data, rerank, users)
+    trained = online.train(online.Retriever(start(advantage="none")), online.HostReranker(rerank))
+    judged["rankpg, no baseline"] = evaluator(trained, data, rerank, users)
     for arm, estimator in (("rankpg", "ca_pg_swr"), ("v_pg_swr", "v_pg_swr")):
         goes_on = start(estimator=estimator, learning_rate=FINE)
         learnt = jax.tree.map(jnp.copy, softmax.state.params)  # a step takes the arrays it is given
         goes_on.state = dataclasses.replace(goes_on.state, params=learnt)
-        trained = live.train(live.Retriever(goes_on), live.Reranker(rerank))
-        judged[f"softmax, then {arm}"] = judge(trained, data, rerank, users)
+        trained = online.train(online.Retriever(goes_on), online.HostReranker(rerank))
+        judged[f"softmax, then {arm}"] = evaluator(trained, data, rerank, users)
     everything = np.broadcast_to(np.arange(sizes["items"]), (len(users), sizes["items"]))
-    shown = live.answers.best_first(rerank(users, everything), everything, SHOWN)
+    shown = online.answers.best_first(rerank(users, everything), everything, SHOWN)
     chance = data["chance"][users]
     judged["LambdaMART on all items"] = {
         "candidate_recall": 1.0,

@@ -94,7 +94,7 @@ class Server:
             raise ValueError(
                 "the export does not say how its features were made: give --features FILE.npy"
             )
-        from rankpg.environments import Featurizer
+        from rankpg.data.features import Featurizer
 
         known = (self.folder / self.tower["features"]).read_text()
         return Featurizer.from_json(known).transform(table)

@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rankpg.types import Array, Bool, Float, Int, PRNGKey, record
+from rankpg.types import Array, Bool, Environment, Float, Int, PRNGKey, record
 
-__all__ = ["Catalogue", "catalogue"]
+__all__ = ["Catalogue", "Restricted", "catalogue", "knows_rewards"]
 
 
 @record
 class Catalogue:
     """An environment that knows its items and contexts, and not what an item earns: every reward is NaN.
 
-    So it serves `live.Retriever`, which is told rewards; training in the program stops at its first step.
+    So it serves `online.Retriever`, which is told rewards; training in the program stops at its first step.
     """
 
     num_contexts: int = struct.field(pytree_node=False)
@@ -99,3 +99,53 @@ def catalogue(
         item_features=features("item_features", item_features, num_items),
         where=eligible,
     )
+
+
+@record
+class Restricted:
+    """An environment some of whose items nobody may have any more."""
+
+    whole: Any
+    """An Environment."""
+    allowed: Bool[Array, "N"]
+
+    @property
+    def num_contexts(self) -> int:
+        return self.whole.num_contexts
+
+    @property
+    def num_items(self) -> int:
+        return self.whole.num_items
+
+    @property
+    def context_features(self) -> Float[Array, "num_contexts F"] | None:
+        return getattr(self.whole, "context_features", None)
+
+    @property
+    def item_features(self) -> Float[Array, "N G"] | None:
+        return getattr(self.whole, "item_features", None)
+
+    def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
+        """Those of the whole."""
+        return self.whole.mean_rewards(context, items)
+
+    def sample_rewards(
+        self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
+    ) -> Float[Array, "n"]:
+        """Those of the whole."""
+        return self.whole.sample_rewards(key, context, items)
+
+    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
+        """That of the whole."""
+        return self.whole.relevance(context, items)
+
+    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
+        """Allowed, and eligible in the whole."""
+        allowed, before = self.allowed[items], self.whole.eligible(context, items)
+        return allowed if before is None else allowed & before
+
+
+def knows_rewards(environment: Environment) -> bool:
+    """Whether anything is known of what an item earns."""
+    whole = environment.whole if isinstance(environment, Restricted) else environment
+    return not isinstance(whole, Catalogue)

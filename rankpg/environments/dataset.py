@@ -1,4 +1,4 @@
-"""An environment and what its row numbers stand for: what JAX cannot hold."""
+"""Which contexts train, and which evaluator."""
 
 from __future__ import annotations
 
@@ -10,14 +10,48 @@ from collections.abc import Iterable
 import jax
 import numpy as np
 
-from rankpg.environments.catalogue import Catalogue
-from rankpg.environments.featurizer import Featurizer
-from rankpg.environments.restricted import Restricted
-from rankpg.environments.stored import Ratings, RewardMatrix
-from rankpg.environments.triples import IdMap
+from rankpg.data.features import Featurizer
+from rankpg.data.ids import IdMap
+from rankpg.environments.catalogue import Catalogue, Restricted
+from rankpg.environments.tabular import Ratings, RewardMatrix
 from rankpg.types import Array
 
-__all__ = ["Dataset", "LeftOut"]
+__all__ = ["Dataset", "LeftOut", "choose_contexts", "split_contexts"]
+
+
+def split_contexts(num_contexts: int, held_out: int) -> tuple[np.ndarray, np.ndarray]:
+    """Contexts to train on, and a fixed random choice of `held_out` that are kept for evaluation.
+
+    Without any held out, both are all contexts.
+
+    Raises:
+      ValueError: nothing would be left to train on.
+
+    >>> training, judging = split_contexts(5, 2)
+    >>> sorted([*training.tolist(), *judging.tolist()]), len(judging)
+    ([0, 1, 2, 3, 4], 2)
+    """
+    every = np.arange(num_contexts, dtype=np.int32)
+    if held_out == 0:
+        return every, every
+    if not 0 < held_out < num_contexts:
+        raise ValueError(
+            f"--held-out-contexts is {held_out}, of {num_contexts} contexts; expected fewer, so that some "
+            "are left to train on"
+        )
+    chosen = np.random.default_rng(0).choice(num_contexts, held_out, replace=False)
+    return np.setdiff1d(every, chosen), np.sort(chosen).astype(np.int32)
+
+
+def choose_contexts(contexts: np.ndarray, most: int) -> np.ndarray:
+    """All of these contexts, or, of more than `most`, a fixed random subset, in ascending order.
+
+    >>> choose_contexts(np.arange(3, dtype=np.int32), 10)
+    array([0, 1, 2], dtype=int32)
+    """
+    if len(contexts) <= most:
+        return contexts
+    return np.sort(np.random.default_rng(0).choice(contexts, most, replace=False))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Synthetic:
         q(x, a)   = scale * x^T ((1 - eta) M_0 + eta M_z) e
         reward    ~ Normal(softplus(q) + 1, noise_scale * sigmoid(x^T C e + 1))
 
-    x is the context's feature vector, e the item's. The late stages order by q.
+    x is the context's feature vector, e the item's. The re-rankers order by q.
     """
 
     context_features: Float[Array, "contexts F"]

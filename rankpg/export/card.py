@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from rankpg.run import Run
-from rankpg.run_card import handed_over, settings_of
+from rankpg.runs.run import Run
+from rankpg.runs.storage.card import handed_over, settings_of
 
 __all__ = ["card"]
 
-_METRICS = ("policy_value", "share_of_optimum", "candidate_recall")
+_METRICS = ("policy_value", "normalised_value", "candidate_recall")
 
 
 def card(run: Run, seed: int, manifest: dict[str, Any]) -> str:
@@ -91,7 +91,7 @@ def _limits(run: Run, manifest: dict[str, Any]) -> list[str]:
         else "The context tower takes any features; far from those it was trained on it guesses."
     )
     lines = [
-        "Value and candidate recall are those of training, under its environment and late stage, "
+        "Value and candidate recall are those of training, under its environment and re-ranker, "
         f"{judged}; they say nothing of items and contexts that came or went afterwards.",
         known,
         "The catalogue is the one that was exported: a new item needs another export.",

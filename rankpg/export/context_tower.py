@@ -15,9 +15,9 @@ import numpy as np
 from jax import export as jax_export
 from jax import lax
 
-from rankpg.environments.restricted import Restricted
-from rankpg.pipeline import Pipeline
-from rankpg.settings import ConfigError
+from rankpg.environments.catalogue import Restricted
+from rankpg.errors import ConfigError
+from rankpg.policy import Pipeline
 from rankpg.types import Array, Environment, Float, Params
 
 __all__ = [

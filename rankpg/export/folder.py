@@ -24,14 +24,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from rankpg._version import versions
+from rankpg.errors import ConfigError
 from rankpg.export.card import card
 from rankpg.export.context_tower import LARGEST_BATCH, PLATFORMS, without_restriction
 from rankpg.export.indexes import INDEXES, ItemIndex, check_installed, kind_for
 from rankpg.export.parts import Parts, ids_of, take_parts
 from rankpg.export.recall import choose_effort, exact_rows, measure
-from rankpg.run import Run
-from rankpg.run_card import settings_of, versions
-from rankpg.settings import ConfigError
+from rankpg.runs.run import Run
+from rankpg.runs.storage.card import settings_of
 
 __all__ = ["FORMAT", "MANIFEST", "check_free", "export"]
 
@@ -47,7 +48,7 @@ ITEMS, ITEM_IDS, CONTEXT_IDS, CONTEXT_FEATURES, PROGRAM, PARAMETERS, CARD = (
 )
 _CONFIG = (
     "estimator", "environment", "num_candidates", "num_experts", "embedding_dim", "context_tower",
-    "item_tower", "temperature", "table_dtype", "late_stage", "ranking_length",
+    "item_tower", "temperature", "table_dtype", "reranker", "ranking_length",
 )  # fmt: skip
 
 MERGE_RULE = (

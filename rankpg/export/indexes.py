@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rankpg.settings import ConfigError
+from rankpg.errors import ConfigError
 
 __all__ = ["INDEXES", "FaissIndex", "ItemIndex", "UsearchIndex", "check_installed", "kind_for"]
 
@@ -130,7 +130,8 @@ INDEXES: dict[str, Any] = {"faiss": FaissIndex, "usearch": UsearchIndex}
 def kind_for(name: str, num_items: int, exact_below: int) -> str:
     """flat for a small catalogue; for a larger one ivf of FAISS, and hnsw of usearch.
 
-    For inner products FAISS's lists find more in less time than its graph (benchmarks/export_recall.py).
+    For inner products FAISS's lists find more in less time than its graph
+    (benchmarks/scripts/export_recall.py).
 
     >>> [kind_for(name, 10**5, 20_000) for name in ("faiss", "usearch")]
     ['ivf', 'hnsw']

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankpg.contexts import choose_contexts
-from rankpg.environments.featurizer import Featurizer
-from rankpg.environments.restricted import Restricted
+from rankpg.data.features import Featurizer
+from rankpg.environments.catalogue import Restricted
+from rankpg.environments.dataset import choose_contexts
+from rankpg.errors import ConfigError
 from rankpg.export.context_tower import ContextTower, context_tower, widen
-from rankpg.run import Run, evaluation_contexts
-from rankpg.settings import ConfigError
+from rankpg.runs.evaluator import evaluation_contexts
+from rankpg.runs.run import Run
 from rankpg.types import Embeddings
 
 __all__ = ["Parts", "ids_of", "kept_rows", "take_parts"]

@@ -12,10 +12,10 @@ page.py         the page
 command.py      `report`
 """
 
-from rankpg.report.calibration import Bin, calibration_error, reliability
+from rankpg.evaluation.calibration import Bin, calibration_error, reliability
+from rankpg.evaluation.exposure import GroupShare, coverage, gini, group_shares, lorenz
+from rankpg.evaluation.fairness import rkl, rnd, rrd
 from rankpg.report.command import report
-from rankpg.report.exposure import GroupShare, coverage, gini, group_shares, lorenz
-from rankpg.report.fairness import rkl, rnd, rrd
 
 __all__ = [
     "Bin",

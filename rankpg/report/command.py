@@ -7,12 +7,12 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rankpg.errors import ConfigError
 from rankpg.report.gather import Subject, measure, name_apart, read
 from rankpg.report.groups import read_groups
 from rankpg.report.page import render, write
 from rankpg.report.sections import SECTIONS, summary
-from rankpg.run import Run
-from rankpg.settings import ConfigError
+from rankpg.runs.run import Run
 
 __all__ = ["report"]
 

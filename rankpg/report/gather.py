@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from jax.errors import JaxRuntimeError
 
-from rankpg.config import TrainConfig
-from rankpg.report.fairness import MEASURES
+from rankpg._version import versions
+from rankpg.config.train_config import TrainConfig
+from rankpg.errors import ConfigError
+from rankpg.evaluation.fairness import MEASURES
 from rankpg.report.groups import group_of_items
 from rankpg.report.measure import (
     Calibration,
@@ -22,16 +24,10 @@ from rankpg.report.measure import (
     map_items,
     rank_items,
 )
-from rankpg.run import Run
-from rankpg.run_folder import (
-    CARD,
-    METRICS,
-    load_config,
-    load_run,
-    read_metrics,
-    versions,
-)
-from rankpg.settings import ConfigError
+from rankpg.runs.run import Run
+from rankpg.runs.storage.folder import CARD
+from rankpg.runs.storage.load import METRICS, load_config, load_run
+from rankpg.runs.storage.metrics_file import read_metrics
 
 __all__ = ["MOST_GROUPS", "GroupRow", "Subject", "measure", "name_apart", "read"]
 

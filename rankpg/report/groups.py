@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from rankpg.environments.csv_table import arrow
-from rankpg.environments.triples import TableError, in_one_line
+from rankpg.data.arrow import arrow
+from rankpg.data.ids import TableError
+from rankpg.data.ratings_table import in_one_line
 
 __all__ = ["NO_GROUP", "group_of_items", "read_groups"]
 

@@ -16,16 +16,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rankpg.contexts import choose_contexts
-from rankpg.environments.restricted import knows_rewards
-from rankpg.evaluate import evaluation_block
-from rankpg.inclusion import log_inclusion, log_inclusion_sum
-from rankpg.listing import list_catalogue
-from rankpg.numerics import centre, largest
-from rankpg.plackett_luce import greedy_candidates, sample_candidates
-from rankpg.report.calibration import CLAIMS
-from rankpg.retrieval import mask
-from rankpg.run import Run, evaluation_contexts, seed_keys
+from rankpg.core.inclusion import log_inclusion, log_inclusion_sum
+from rankpg.core.numerics import centre, largest
+from rankpg.core.plackett_luce import full_logits
+from rankpg.core.sampling import greedy_candidates, sample_candidates
+from rankpg.environments.catalogue import knows_rewards
+from rankpg.environments.dataset import choose_contexts
+from rankpg.evaluation.calibration import CLAIMS
+from rankpg.evaluation.metrics import evaluation_block
+from rankpg.retrieval.dense import mask
+from rankpg.runs.evaluator import evaluation_contexts
+from rankpg.runs.run import Run
+from rankpg.training.update import seed_keys
 from rankpg.types import Array, Embeddings, Float, Int
 
 __all__ = [
@@ -56,7 +58,7 @@ class Exposure:
     candidates: np.ndarray
     """int[seeds, N]: in how many contexts it was a candidate"""
     shown: np.ndarray | None
-    """int[seeds, N]: in how many it was shown; None where no reward is known, so that no late stage is"""
+    """int[seeds, N]: in how many it was shown; None where no reward is known, so that no re-ranker is"""
     best: np.ndarray | None
     """int[N]: in how many it was among the K items of largest reward; None where no reward is known"""
 
@@ -138,7 +140,7 @@ def count_places(run: Run) -> Exposure:
 
     def places(environment, logits, context, key):
         candidates = greedy_candidates(logits, pipeline.quotas)
-        shown = pipeline.late_stage.greedy(key, environment, context, candidates).items
+        shown = pipeline.reranker.greedy(key, environment, context, candidates).items
         return candidates, shown
 
     def best(environment, logits, context, key):
@@ -177,7 +179,7 @@ def _weights(logits: Float[Array, "M N"], quotas: tuple[int, ...]) -> Float[Arra
     """Whatever orders the items."""
     if len(quotas) == 1:
         return logits[0]
-    listing = list_catalogue(centre(logits))
+    listing = full_logits(centre(logits))
     return jax.vmap(lambda item: log_inclusion_sum(listing, item, quotas))(listing.items)
 
 

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from rankpg.whole_files import write_whole
+from rankpg._utils.files import atomic_write_text
 
 __all__ = ["Panel", "Section", "Table", "render", "write"]
 
@@ -81,4 +81,4 @@ def _in_order(value: Any) -> Any:
 def write(page: str, file: Path) -> None:
     """Write the page whole or not at all; what UTF-8 does not hold (a path of odd bytes) is spelled out."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, page.encode("utf-8", errors="backslashreplace"))
+    atomic_write_text(file, page.encode("utf-8", errors="backslashreplace"))

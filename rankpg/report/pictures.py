@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from rankpg.report.calibration import reliability
-from rankpg.report.exposure import lorenz
+from rankpg._utils.plots import curve, mean_interval
+from rankpg.evaluation.calibration import reliability
+from rankpg.evaluation.exposure import lorenz
 from rankpg.report.gather import Subject
-from rankpg.summary import curve, mean_interval
 
 __all__ = [
     "against_recall",
@@ -154,7 +154,7 @@ def regrets(subjects: Sequence[Subject]) -> str:
 
     parts = (
         ("retrieval_regret", "lost in retrieval", "#0072B2"),
-        ("late_stage_regret", "lost in the late stage", "#E69F00"),
+        ("reranker_regret", "lost in the re-ranker", "#E69F00"),
     )
     names = [name for name, _, _ in parts]
     with _canvas(1.7 + 0.42 * len(subjects)) as (figure, axes):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from rankpg._utils.plots import mean_interval
 from rankpg.report import pictures
 from rankpg.report.gather import Subject
 from rankpg.report.page import Panel, Section, Table
 from rankpg.report.trained import calibration, exposure, groups, item_maps
-from rankpg.summary import mean_interval
 
 __all__ = ["SECTIONS", "summary"]
 
@@ -47,7 +47,7 @@ def summary(subjects: Sequence[Subject], unreadable: Sequence[str]) -> Section:
             f"{subject.step:,}",
             " ".join(str(row["seed"]) for row in subject.last),
             number(subject.final("policy_value")),
-            number(subject.final("share_of_optimum")),
+            number(subject.final("normalised_value")),
             number(subject.final("candidate_recall")),
             "; ".join(subject.stopped()) or "none",
             _versions(subject.versions),
@@ -97,7 +97,7 @@ def _optima(subjects: Sequence[Subject]) -> set[float]:
 def _value(subjects: Sequence[Subject]) -> tuple[str, str, str | None]:
     """Metric, its name and its limit, by which these runs can be compared."""
     if len(_optima(subjects)) > 1:
-        return "share_of_optimum", "share of the optimum", None
+        return "normalised_value", "share of the optimum", None
     return "policy_value", "policy value", "optimum"
 
 
@@ -151,13 +151,13 @@ def recall(subjects: Sequence[Subject]) -> Section:
             pictures.over_steps(having, "candidate_recall", "candidate recall"),
             "The share of each context's best items that are among the candidates: while it rises the "
             "retriever still learns whom to hand over; if it falls while the value rises, the reward pays "
-            "for a few items only, which is fine unless the late stage changes.",
+            "for a few items only, which is fine unless the re-ranker changes.",
         ),
         Panel(
             f"{title.capitalize()} against candidate recall",
             pictures.against_recall(having, name, title),
             "Each point is a seed at the end: points on one rising line say that recall buys value, so raise "
-            "K; high recall beside low value says that the late stage wastes good candidates, so mend it.",
+            "K; high recall beside low value says that the re-ranker wastes good candidates, so mend it.",
         ),
     ]
     return Section("Candidate recall", "", [], panels, notes)
@@ -165,10 +165,10 @@ def recall(subjects: Sequence[Subject]) -> Section:
 
 def regret(subjects: Sequence[Subject]) -> Section:
     """What is lost at each stage."""
-    having, notes = _having(subjects, "optimum", "retrieval_regret", "late_stage_regret")
+    having, notes = _having(subjects, "optimum", "retrieval_regret", "reranker_regret")
     if not having:
         return Section("Regret by stage", notes=notes)
-    stages = ("retrieval_regret", "late_stage_regret")
+    stages = ("retrieval_regret", "reranker_regret")
     rows = [
         (subject.name, *(number(subject.final(name)) for name in ("optimum", *stages)))
         for subject in having
@@ -178,10 +178,10 @@ def regret(subjects: Sequence[Subject]) -> Section:
         pictures.regrets(having),
         "The bar is what is missing to the optimum, split by who lost it (the line is the 95 % interval of "
         "the sum): blue, the best items were not handed over, asks for a better retriever or more "
-        "candidates; orange, the best candidates were not shown first, asks for a better late stage.",
+        "candidates; orange, the best candidates were not shown first, asks for a better re-ranker.",
     )
-    words = "Retrieval regret + late-stage regret = optimum − policy value."
-    head = ("run", "optimum", "retrieval regret", "late-stage regret")
+    words = "Retrieval regret + re-ranker regret = optimum − policy value."
+    head = ("run", "optimum", "retrieval regret", "re-ranker regret")
     return Section("Regret by stage", words, [Table(head, rows)], [panel], notes)
 
 

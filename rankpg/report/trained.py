@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from rankpg._utils.plots import mean_interval
+from rankpg.evaluation.calibration import calibration_error, reliability
+from rankpg.evaluation.exposure import coverage, gini, group_shares
+from rankpg.evaluation.fairness import MEASURES
 from rankpg.report import pictures
-from rankpg.report.calibration import calibration_error, reliability
-from rankpg.report.exposure import coverage, gini, group_shares
-from rankpg.report.fairness import MEASURES
 from rankpg.report.gather import MOST_GROUPS, Subject
 from rankpg.report.measure import Exposure
 from rankpg.report.page import Panel, Section, Table
-from rankpg.summary import mean_interval
 
 __all__ = ["calibration", "exposure", "groups", "item_maps"]
 
@@ -136,7 +136,7 @@ def exposure(subjects: Sequence[Subject]) -> Section:
         for what, counts in _SIDES
         if (drawn := [subject for subject in having if counts(subject) is not None])
     ]
-    words = "Of greedy candidates and of the late stage's greedy ranking; the curves are of the first seed."
+    words = "Of greedy candidates and of the re-ranker's greedy ranking; the curves are of the first seed."
     return Section("Item exposure", words, [Table(head, rows, told, colors)], panels, notes)
 
 

@@ -12,8 +12,9 @@ noise.py      of a race, keyed by place
 choice.py     which of the three suits a catalogue
 """
 
+from rankpg.core.estimators import Candidates, Statistics, describe, retrieve
 from rankpg.retrieval.choice import Choice, choose_retrieval
-from rankpg.retrieval.dense import Candidates, Statistics, describe, mask, retrieve
+from rankpg.retrieval.dense import mask
 from rankpg.retrieval.sharded import retrieve_sharded
 from rankpg.retrieval.streamed import describe_streamed, retrieve_streamed
 

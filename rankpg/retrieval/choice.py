@@ -9,7 +9,7 @@ import jax
 __all__ = ["Choice", "choose_retrieval"]
 
 _FEW_ITEMS = 8192
-"""On a CPU dense is faster below: its logits stay in the processor's cache. (benchmarks/retrievals.py)"""
+"""On a CPU dense is faster below: its logits stay in cache (benchmarks/scripts/retrievals.py)."""
 
 _FEW_BYTES = 2**30
 """Of logits, on another device: up to here they are left in memory."""

@@ -23,16 +23,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rankpg.arrivals import finish
-from rankpg.gumbel_noise import gumbel_at
-from rankpg.listing import Listing, repeats
-from rankpg.numerics import log_add, log_sum_exp, of_sums
-from rankpg.quotas import leave_to_later, order_depth, take_quotas
-from rankpg.retrieval.dense import Candidates, Statistics
-from rankpg.retrieval.layout import Layout, layout_for
-from rankpg.retrieval.part import Part
-from rankpg.retrieval.scoring import masked, score
-from rankpg.retrieval.second_pass import pull_back, with_gradient
+from rankpg.core.estimators import Candidates, Statistics
+from rankpg.core.numerics import accumulation_dtype, log_add, log_sum_exp
+from rankpg.core.plackett_luce import SparseLogits, repeats
+from rankpg.core.sampling import drop_taken, finish, gumbel_at, order_depth, take_quotas
+from rankpg.retrieval.layout import Layout, Part, layout_for
+from rankpg.retrieval.passes import masked, pull_back, score, with_gradient
 from rankpg.types import Array, Embeddings, Environment, Float, Int, Key, Quotas
 
 __all__ = ["describe_streamed", "find", "retrieve_streamed"]
@@ -180,7 +176,7 @@ def _block_statistics(
         top = jnp.maximum(top, jnp.max(peak, axis=1))
         return top, (total, peak if with_peaks else None)
 
-    lowest = jnp.full_like(vectors[:, 0], -jnp.inf, dtype=of_sums(vectors.dtype))
+    lowest = jnp.full_like(vectors[:, 0], -jnp.inf, dtype=accumulation_dtype(vectors.dtype))
     top, blocks = part.layout.scan(body, lowest, embeddings.items)
     total, peak = jax.tree.map(lambda x: jnp.transpose(x, (2, 0, 1)), blocks)
     return top.T, total, peak
@@ -206,7 +202,7 @@ def _open(
         ids = first + place
         logits = lax.dot_general(
             rows.reshape(-1, rows.shape[2]), embedding, (((1,), (0,)), ((), ())),
-            preferred_element_type=of_sums(rows.dtype),
+            preferred_element_type=accumulation_dtype(rows.dtype),
         )  # fmt: skip
         logits = masked(logits[None, :, None], context[None], ids.reshape(-1), environment, part)
         there = here[:, None] & (place >= blocks[:, None] * layout.width)
@@ -251,7 +247,7 @@ def _search(
 
     def left(order, values):
         """What of every expert's order the experts before it leave, and the values there."""
-        order, places = leave_to_later(order, quotas, order_depth(part.whole.num_items, quotas))
+        order, places = drop_taken(order, quotas, order_depth(part.whole.num_items, quotas))
         return order, jnp.take_along_axis(values, places, axis=1, mode="fill", fill_value=-jnp.inf)
 
     if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
@@ -275,7 +271,7 @@ def _search(
     )
 
 
-def _list(ids, total, shift, opened, part: Part) -> Listing:
+def _list(ids, total, shift, opened, part: Part) -> SparseLogits:
     """The listing of some items: the sums of blocks without any, and what is left of the other blocks."""
     items = jnp.sort(jnp.where(ids < 0, jnp.max(ids), ids))
     touched = part.whole.block_of(items)  # ascending, as the items
@@ -290,7 +286,7 @@ def _list(ids, total, shift, opened, part: Part) -> Listing:
     place = jnp.searchsorted(touched, touched).astype(jnp.int32)  # where its block was opened first
     off_list = jnp.tile(~again[:, None], (1, part.width)).at[place, row].set(False)
     left_over = jnp.where(off_list[None], logits, -jnp.inf).reshape(len(logits), -1)
-    return Listing(
+    return SparseLogits(
         items=items,
         logits=jnp.where(repeats(items), -jnp.inf, part.highest(logits[:, place, row])),
         log_rest=part.log_sum(log_add(log_sum_exp(untouched), log_sum_exp(left_over))),

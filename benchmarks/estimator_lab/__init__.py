@@ -1,0 +1,67 @@
+"""The estimator lab: bias, variance and direction of every estimator's gradient.
+
+On small problems by enumeration (`exact`, `sweep`), with what a baseline does to them (`baselines`); at any
+size from independent draws of a run's gradient (`noise`). `report` writes all of it down.
+"""
+
+from benchmarks.estimator_lab.baselines import (
+    BASELINES,
+    UpdateParts,
+    expected_ascent,
+    split_update,
+    update_cosine,
+)
+from benchmarks.estimator_lab.exact import (
+    RERANKERS,
+    Moments,
+    Problem,
+    exact_moments,
+    expected_gradients,
+    policy_value,
+    sampled_moments,
+    shown_probabilities,
+    true_gradients,
+)
+from benchmarks.estimator_lab.noise import (
+    GradientNoise,
+    gradient_noise,
+    noise_from_draws,
+    noise_of_pipelines,
+)
+from benchmarks.estimator_lab.report import (
+    ascent_curves,
+    baseline_curves,
+    noise_rows,
+    report,
+    table,
+)
+from benchmarks.estimator_lab.sweep import draw_problems, study, sweep
+
+__all__ = [
+    "BASELINES",
+    "RERANKERS",
+    "GradientNoise",
+    "Moments",
+    "Problem",
+    "UpdateParts",
+    "ascent_curves",
+    "baseline_curves",
+    "draw_problems",
+    "exact_moments",
+    "expected_ascent",
+    "expected_gradients",
+    "gradient_noise",
+    "noise_from_draws",
+    "noise_of_pipelines",
+    "noise_rows",
+    "policy_value",
+    "report",
+    "sampled_moments",
+    "shown_probabilities",
+    "split_update",
+    "study",
+    "sweep",
+    "table",
+    "true_gradients",
+    "update_cosine",
+]

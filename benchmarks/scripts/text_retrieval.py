@@ -1,0 +1,358 @@
+"""Text retrieval on the Vaswani NPL collection: what 93 queries with judgements teach a retriever.
+
+    python -m benchmarks.scripts.text_retrieval --path vaswani_npl.npz
+
+The file is not part of this project. It holds `doc_ids`, `query_ids`, `qrels` (row of a query, row of a
+document, relevance), `doc_emb` and `query_emb` (LSA, here divided by their lengths) and TF-IDF vectors in the
+parts of a CSR matrix, `tfidf_doc_{data,indices,indptr}` and the same of queries.
+
+Nested cross-validation in five folds: every query is a test query once. For each fold the weight decay and
+the step at which to stop are those of the best recall@100 in a cross-validation among the other four folds,
+the start being one of the choices; then the retriever is trained on these four. So it is for the policy
+gradients and for softmax cross-entropy to the relevant documents, which have one encoder, one start and one
+optimizer. Intervals are over the 93 test queries. An arm that the result holds already is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import sys
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.scripts.common import RESULTS, write
+from rankpg import TrainConfig
+from rankpg import rerankers as rerankers
+from rankpg._utils.plots import mean_interval
+from rankpg.core.numerics import largest
+from rankpg.core.sampling import greedy_candidates
+from rankpg.environments.from_text import from_text
+from rankpg.environments.tabular import Ratings
+from rankpg.evaluation.metrics import ndcg, relevant_recall
+from rankpg.policy import Pipeline
+from rankpg.training.build import assemble
+from rankpg.training.update import TrainState, draw_contexts, init_state, train_chunk
+from rankpg.types import Array, Float, record
+
+FOLDS, SHOWN = 5, 10
+SETTINGS: dict[str, Any] = {
+    "num_candidates": 100, "ranking_length": SHOWN, "context_tower": "adapter",
+    "item_tower": "adapter", "hidden": (), "batch_size": 32, "seeds": (0,),
+    "optimizer": "adamw", "learning_rate": 1e-3, "temperature": 0.1,
+}  # fmt: skip
+WEIGHT_DECAYS = (0.0, 10.0)
+"""It pulls the change back to 0, and so the embeddings to those that were given."""
+CROSS_ENTROPY = "softmax cross-entropy"
+START = "given embeddings, cosine: the start"
+ARMS = {
+    "`ca_pg_swr`": ("ca_pg_swr", "optimal"),
+    CROSS_ENTROPY: ("cross-entropy", "optimal"),
+    "`ca_pg_swr` under a TF-IDF re-ranker": ("ca_pg_swr", "tfidf"),
+    "`v_pg_swr`": ("v_pg_swr", "optimal"),
+}
+"""name -> what is followed, and the re-ranker that gives the reward in training"""
+
+
+@record
+class Collection(Ratings):
+    """Judgements, and the scores of a re-ranker that knows nothing of them."""
+
+    tfidf: Float[Array, "num_contexts N"] | None = None
+
+
+def by_tfidf(environment: Any, context: Any, candidates: Any) -> Any:
+    return environment.tfidf[context, candidates]
+
+
+STAGES: dict[str, Callable[[], Any]] = {
+    "optimal": lambda: rerankers.optimal(SHOWN),
+    "tfidf": lambda: rerankers.learned(SHOWN, by_tfidf),
+    "none": lambda: rerankers.custom(SHOWN, lambda key, context, candidates: candidates[:SHOWN]),
+}
+"""The best that a re-ranker could do, a fixed imperfect one, and the retriever's own order."""
+
+
+class Text:
+    """The file, and environments of its queries in any order."""
+
+    def __init__(self, path: Path):
+        with np.load(path, allow_pickle=False) as file:
+            self.file = {name: file[name] for name in file.files}
+        self.tfidf = _products(self.file)
+        self.num_queries = len(self.file["query_ids"])
+
+    def ordered(self, order: np.ndarray) -> Collection:
+        """All queries, in this order: so that those to train on come first, whichever they are."""
+        file = self.file
+        query, document, relevance = file["qrels"].T
+        data = from_text(
+            file["query_ids"][query],
+            file["doc_ids"][document],
+            relevance,
+            query_ids=file["query_ids"][order],
+            document_ids=file["doc_ids"],
+            query_embeddings=_unit_rows(file["query_emb"])[order],
+            document_embeddings=_unit_rows(file["doc_emb"]),
+        )
+        fields = vars(data.environment)
+        return Collection(**fields, tfidf=jnp.asarray(self.tfidf[order]))
+
+    def folds(self, seed: int) -> list[np.ndarray]:
+        """Queries of each fold."""
+        return np.array_split(np.random.default_rng(seed).permutation(self.num_queries), FOLDS)
+
+
+def _unit_rows(x: np.ndarray) -> np.ndarray:
+    x = x.astype(np.float32)
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def _products(file: dict[str, np.ndarray]) -> np.ndarray:
+    """float32[num_queries, N]: inner products of the TF-IDF vectors."""
+    sides = []
+    width = 1 + max(file[f"tfidf_{side}_indices"].max() for side in ("query", "doc"))
+    for side in ("query", "doc"):
+        data, indices, starts = (file[f"tfidf_{side}_{n}"] for n in ("data", "indices", "indptr"))
+        dense = np.zeros((len(starts) - 1, width), np.float32)
+        dense[np.repeat(np.arange(len(dense)), np.diff(starts)), indices] = data
+        sides.append(dense)
+    return sides[0] @ sides[1].T
+
+
+def cross_entropy_chunk(pipeline: Pipeline, length: int) -> Any:
+    """As `train_chunk`, of -sum_a relevance(a) log softmax(logits)_a / sum_a relevance(a)."""
+
+    def step(environment, targets, root, state, _):
+        key = jax.random.fold_in(root, state.step)
+        contexts = draw_contexts(key, pipeline, environment)
+
+        def loss(params):
+            logits = pipeline.logits(params, environment, contexts)[:, 0]
+            return jnp.mean(optax.softmax_cross_entropy(logits, targets[contexts]))
+
+        gradient = jax.grad(loss)(state.params)
+        updates, memory = pipeline.optimizer.update(gradient, state.optimizer_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return state.replace(params=params, optimizer_state=memory, step=state.step + 1), None
+
+    def chunk(environment, states, roots):
+        contexts = jnp.arange(environment.num_contexts, dtype=jnp.int32)
+        catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
+        worth = jax.vmap(environment.mean_rewards, in_axes=(0, None))(contexts, catalogue)
+        targets = worth / jnp.sum(worth, axis=1, keepdims=True)
+
+        def one(state, root):
+            return jax.lax.scan(partial(step, environment, targets, root), state, length=length)[0]
+
+        return jax.vmap(one)(states, roots), None
+
+    return jax.jit(chunk)
+
+
+def evaluator(pipeline: Pipeline) -> Any:
+    """`ask(environment, params) -> [queries]` of recall@K and NDCG@10 by re-ranker, compiled."""
+
+    def ask(environment: Collection, params: Any) -> dict[str, Any]:
+        contexts = jnp.arange(environment.num_contexts, dtype=jnp.int32)
+        catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
+
+        def one(context, logits):
+            worth = environment.mean_rewards(context, catalogue)
+            candidates = greedy_candidates(logits, pipeline.quotas)
+            best = largest(worth, SHOWN)[0]
+            found = {"recall": relevant_recall(worth, candidates)}
+            for name, make in STAGES.items():
+                shown = make().greedy(jax.random.key(0), environment, context, candidates).items
+                found[f"ndcg {name}"] = ndcg(worth[shown], best)
+            return found
+
+        return jax.vmap(one)(contexts, pipeline.logits(params, environment, contexts))
+
+    return jax.jit(ask)
+
+
+class Bench:
+    """Trains and tests one arm."""
+
+    def __init__(self, text: Text, num_steps: int, every: int):
+        self.text, self.num_steps, self.every = text, num_steps, every
+        self.ask = evaluator(self.pipeline("cross-entropy", "optimal"))
+
+    def pipeline(self, follow: str, stage: str, decay: float = 0.0) -> Pipeline:
+        config = TrainConfig(
+            **SETTINGS,
+            estimator="ca_pg_swr" if follow == "cross-entropy" else follow,
+            optimizer_options=(f"weight_decay={decay}",),
+        )
+        world = self.text.ordered(np.arange(self.text.num_queries))
+        return assemble(config, world, reranker=STAGES[stage]())
+
+    def trainer(self, follow: str, stage: str, decay: float, num_training: int) -> Any:
+        """`curve(order, seed, num_steps)`: what each query gets, in that order, after every few steps."""
+        pipeline = dataclasses.replace(
+            self.pipeline(follow, stage, decay),
+            training_contexts=np.arange(num_training, dtype=np.int32),
+        )
+        make = cross_entropy_chunk if follow == "cross-entropy" else train_chunk
+        chunk = make(pipeline, self.every)
+
+        def curve(order: np.ndarray, seed: int, num_steps: int) -> list[dict[str, np.ndarray]]:
+            world, root = self.text.ordered(order), jax.random.key(seed)
+            state: TrainState = jax.tree.map(lambda x: x[None], init_state(pipeline, root))
+            measured = []
+            for step in range(0, num_steps + 1, self.every):
+                if step:
+                    state, _ = chunk(world, state, root[None])
+                params = jax.tree.map(lambda x: x[0], state.params)
+                measured.append(jax.device_get(self.ask(world, params)))
+            return measured
+
+        return curve
+
+    def arm(self, follow: str, stage: str, seed: int) -> dict[str, Any]:
+        """What every query got as a test query, in the order of the file, and what was chosen for it."""
+        folds = self.text.folds(seed)
+        largest = max(map(len, folds))
+        validation = self.validate(follow, stage, folds, seed)
+        trainers = lru_cache(
+            lambda decay: self.trainer(follow, stage, decay, self.text.num_queries - largest)
+        )
+        queries = {name: np.zeros(self.text.num_queries) for name in self.measures()}
+        chosen = []
+        for index, test in enumerate(folds):
+            means = np.mean(np.concatenate(validation[index], axis=-1), axis=-1)
+            decay, place = np.unravel_index(np.argmax(means), means.shape)
+            others = np.setdiff1d(np.concatenate(folds), test)
+            order = np.concatenate([np.random.default_rng(seed).permutation(others), test])
+            steps = int(place) * self.every
+            last = trainers(WEIGHT_DECAYS[decay])(order, seed, steps)[-1]
+            for name, values in last.items():
+                queries[name][test] = values[-len(test) :]
+            chosen.append({"weight_decay": WEIGHT_DECAYS[decay], "steps": steps})
+        return {"queries": queries, "chosen": chosen}
+
+    def validate(
+        self, follow: str, stage: str, folds: list[np.ndarray], seed: int
+    ) -> list[list[np.ndarray]]:
+        """For each test fold: recall [decays, evaluations, queries] of every other fold.
+
+        What is trained without two folds serves both: one is the test, and the other validates.
+        """
+        num_training = self.text.num_queries - 2 * max(map(len, folds))
+        curves = [self.trainer(follow, stage, decay, num_training) for decay in WEIGHT_DECAYS]
+        found: list[list[np.ndarray]] = [[] for _ in folds]
+        for one, two in itertools.combinations(range(len(folds)), 2):
+            rest = np.concatenate([f for i, f in enumerate(folds) if i not in (one, two)])
+            order = np.concatenate([rest, folds[one], folds[two]])
+            recall = np.array(
+                [[m["recall"] for m in curve(order, seed, self.num_steps)] for curve in curves]
+            )
+            of_two = len(folds[two])
+            found[two].append(recall[:, :, len(rest) : -of_two])
+            found[one].append(recall[:, :, -of_two:])
+        return found
+
+    def measures(self) -> list[str]:
+        return ["recall", *(f"ndcg {name}" for name in STAGES)]
+
+
+def interval(values: np.ndarray) -> dict[str, Any]:
+    mean, half = mean_interval(values)
+    return {"mean": mean, "half_width_95": half}
+
+
+def differences(rows: dict[str, Any]) -> dict[str, Any]:
+    """Every policy gradient less the cross-entropy, query by query."""
+
+    def figures(name: str, measure: str) -> np.ndarray:
+        return np.array(rows[name][measure]["queries"])
+
+    return {
+        name: {
+            measure: interval(figures(name, measure) - figures(CROSS_ENTROPY, measure))
+            for measure in rows[name]
+            if measure != "chosen"
+        }
+        for name in ARMS
+        if name != CROSS_ENTROPY and {name, CROSS_ENTROPY} <= rows.keys()
+    }
+
+
+def summary(queries: dict[str, np.ndarray], start: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Means over queries, and differences to the start, with 95 % intervals; and every query's figure."""
+    return {
+        name: interval(values)
+        | {
+            "gain": interval(values - start[name]),
+            "queries": [round(float(v), 4) for v in values],
+        }
+        for name, values in queries.items()
+    }
+
+
+def baselines(text: Text, bench: Bench) -> dict[str, dict[str, np.ndarray]]:
+    """The given embeddings, as cosines and as inner products, and TF-IDF; none of them trained."""
+    world = text.ordered(np.arange(text.num_queries))
+    plain = world.replace(  # pyright: ignore[reportAttributeAccessIssue]
+        context_features=jnp.asarray(text.file["query_emb"], jnp.float32),
+        item_features=jnp.asarray(text.file["doc_emb"], jnp.float32),
+    )
+    pipeline = bench.pipeline("cross-entropy", "optimal")
+    params = pipeline.encoder.init(jax.random.key(0))
+    lexical = pipeline.encoder._replace(
+        apply=lambda params, contexts, scores: scores[contexts][:, None],
+        reads=lambda environment: environment.tfidf,
+    )
+    return {
+        START: bench.ask(world, params),
+        "given embeddings, inner product": bench.ask(plain, params),
+        "TF-IDF": evaluator(dataclasses.replace(pipeline, encoder=lexical))(world, params),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--path", type=Path, required=True, help="vaswani_npl.npz")
+    parser.add_argument("--seed", type=int, default=0, help="of folds and draws [%(default)s]")
+    parser.add_argument("--num-steps", type=int, default=160, help="at most [%(default)s]")
+    parser.add_argument("--every", type=int, default=20, help="steps between evaluations")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    text = Text(given.path)
+    bench = Bench(text, given.num_steps, given.every)
+    names = ("seed", "num_steps", "every")
+    settings = {name: getattr(given, name) for name in names} | SETTINGS
+    settings |= {"weight_decays": WEIGHT_DECAYS, "folds": FOLDS}
+    settings = json.loads(json.dumps(settings))  # as it will be read back
+    file = given.out / "text_retrieval.json"
+    before = json.loads(file.read_text()) if file.exists() else {}
+    done = before["rows"] if before.get("settings") == settings else {}
+    untrained = {name: jax.device_get(found) for name, found in baselines(text, bench).items()}
+    rows: dict[str, Any] = {n: summary(found, untrained[START]) for n, found in untrained.items()}
+    for name, arm in ARMS.items():
+        if name in done:
+            rows[name] = done[name]
+        elif name in given.arms:
+            found = bench.arm(*arm, seed=given.seed)
+            row = summary(found["queries"], untrained[START]) | {"chosen": found["chosen"]}
+            rows[name] = row
+            print(name, row["recall"]["mean"], row["recall"]["gain"], file=sys.stderr)
+        body = {"settings": settings, "rows": rows, "less_cross_entropy": differences(rows)}
+        write("text_retrieval", body, given.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""From rewards to what multiplies the scores: position weights alpha_l, the entropy bonus and transforms A_l.
+
+A transform is a pair of pure functions, like an optax transformation: `init(key) -> state` and
+`apply(state, contexts, rewards[B, L]) -> (advantages[B, L], state)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from rankpg.encoders import Encoder
+from rankpg.types import Array, Float, Int, PRNGKey
+
+__all__ = [
+    "Advantage",
+    "batch_baseline",
+    "context_baseline",
+    "entropy_bonus",
+    "group",
+    "identity",
+    "learned_baseline",
+    "position_weights",
+]
+
+
+class Advantage(NamedTuple):
+    """State from a key; advantages and the next state from a batch of rewards."""
+
+    init: Callable[[PRNGKey], Any]
+    apply: Callable[[Any, Int[Array, "B"], Float[Array, "B L"]], tuple[Float[Array, "B L"], Any]]
+
+
+def position_weights(weights: str, ranking_length: int) -> Float[Array, "L"]:
+    """alpha_l: `uniform` is 1, `dcg` is 1 / log2(1 + l), or L numbers separated by commas.
+
+    >>> position_weights("dcg", 3).round(4)
+    Array([1.    , 0.6309, 0.5   ], dtype=float32)
+    """
+    if weights == "uniform":
+        return jnp.ones(ranking_length)
+    if weights == "dcg":
+        return 1 / jnp.log2(jnp.arange(2.0, ranking_length + 2))
+    try:
+        values = [float(w) for w in weights.split(",")]
+    except ValueError:
+        values = []
+    good = len(values) == ranking_length and all(0 <= v < float("inf") for v in values)
+    if not good or not any(values):
+        raise ValueError(
+            f"position_weights (--position-weights) is {weights!r}; expected uniform, dcg, or "
+            f"L = {ranking_length} non-negative numbers separated by commas, not all of them 0"
+        )
+    return jnp.asarray(values)
+
+
+def entropy_bonus(
+    rewards: Float[Array, "B L"], scores: Float[Array, "B L"], weight: float, slots: int
+) -> Float[Array, "B L"]:
+    """r_l - weight * score_l / slots: what was unlikely is worth more, so that a policy goes on exploring.
+
+    A score is a log-probability, and the mean of its negative an entropy (Williams and Peng 1991). With
+    `v_pg` and slots = K the expected gradient at a position is that of
+
+        E[r] + weight * H(S) / K
+
+    With an exact log P(a_l in S), slots = 1 and a re-ranker that shows all candidates alike it is that of
+
+        E[r] + weight / K * sum_a - P(a in S) log P(a in S)
+
+    For other re-rankers and scores see docs/mathematics.md.
+
+    Args:
+      rewards: of what was shown.
+      scores: their values count, their gradient does not.
+      weight: in units of the reward, for one nat a slot. A transform that rescales takes the units away.
+      slots: how many candidates a score speaks of: 1, or K.
+
+    >>> entropy_bonus(jnp.array([[2.0]]), jnp.log(jnp.array([[0.5]])), 1.0, 1)
+    Array([[2.6931472]], dtype=float32)
+    """
+    return rewards - weight * lax.stop_gradient(scores) / slots
+
+
+def identity() -> Advantage:
+    """A_l = r_l."""
+    return Advantage(lambda key: (), lambda state, contexts, rewards: (rewards, state))
+
+
+def group(draws_per_context: int, *, shift: bool) -> Advantage:
+    """GRPO: A_l = (r_l - mean) / std over the draws of one context; 0 where they are all equal.
+
+    `shift` subtracts the group's minimum, so that the smallest is 0: a credit-assigned score sees the shown
+    item alone, and a negative advantage would push down whatever was shown (Kiyohara et al. 2026, Sec. 5).
+
+    Args:
+      draws_per_context: rows of the batch that share a context; the batch holds them next to each other.
+      shift: True for credit-assigned scores.
+
+    Raises:
+      ValueError: on `apply`, a batch whose rows do not make whole groups.
+
+    >>> advantages, _ = group(2, shift=True).apply((), jnp.zeros(2, int), jnp.array([[1.0], [3.0]]))
+    >>> advantages.ravel()
+    Array([0., 2.], dtype=float32)
+    """
+
+    def apply(state, contexts, rewards):
+        del contexts
+        if rewards.shape[0] % draws_per_context:
+            raise ValueError(
+                f"rewards has {rewards.shape[0]} rows; expected a multiple of draws_per_context = "
+                f"{draws_per_context}"
+            )
+        grouped = rewards.reshape(-1, draws_per_context, rewards.shape[-1])
+        differ = jnp.ptp(grouped, axis=1, keepdims=True) > 0  # the std of equal floats is rounding
+        centred = grouped - jnp.mean(grouped, axis=1, keepdims=True)
+        # In units of the largest, so that no square over- or underflows.
+        unit = jnp.max(jnp.abs(centred), axis=1, keepdims=True)
+        centred = centred / jnp.where(differ, unit, 1)
+        std = jnp.std(centred, axis=1, keepdims=True)
+        normal = jnp.where(differ, centred / jnp.where(differ, std, 1), 0)
+        if shift:
+            normal = normal - jnp.min(normal, axis=1, keepdims=True)
+        return normal.reshape(rewards.shape), state
+
+    return Advantage(lambda key: (), apply)
+
+
+def batch_baseline() -> Advantage:
+    """A_l = r_l - mean of r_l over the other rows of the batch (leave one out, so it adds no bias).
+
+    Raises:
+      ValueError: on `apply`, a batch of one row.
+    """
+
+    def apply(state, contexts, rewards):
+        del contexts
+        rows = rewards.shape[0]
+        if rows < 2:
+            raise ValueError("rewards has 1 row; a batch baseline needs at least 2")
+        others = (jnp.sum(rewards, axis=0, keepdims=True) - rewards) / (rows - 1)
+        return rewards - others, state
+
+    return Advantage(lambda key: (), apply)
+
+
+def context_baseline(num_contexts: int, ranking_length: int) -> Advantage:
+    """A_l = r_l - running mean of r_l over the context's earlier batches; r_l itself on its first visit."""
+
+    def init(key):
+        del key
+        return jnp.zeros((num_contexts, ranking_length)), jnp.zeros(num_contexts)
+
+    def apply(state, contexts, rewards):
+        total, count = state
+        seen = count[contexts][:, None]
+        mean = jnp.where(seen > 0, total[contexts] / jnp.maximum(seen, 1), 0)
+        return rewards - mean, (total.at[contexts].add(rewards), count.at[contexts].add(1.0))
+
+    return Advantage(init, apply)
+
+
+def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> Advantage:
+    """A_l = r_l - b_l(context), b fitted to the rewards by Adam on the squared error, one step a batch.
+
+    Args:
+      network: answers [1, B, L] from contexts; a tower of `encoders.py` with D = L, say.
+      learning_rate: of Adam.
+    """
+    optimizer = optax.adam(learning_rate)
+
+    def init(key):
+        params = network.init(key)
+        return params, optimizer.init(params)
+
+    def apply(state, contexts, rewards):
+        params, optimizer_state = state
+
+        def squared_error(params):
+            predicted = jnp.squeeze(jnp.asarray(network.apply(params, contexts)), axis=0)
+            return jnp.mean((rewards - predicted) ** 2), predicted
+
+        gradient, predicted = jax.grad(squared_error, has_aux=True)(params)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        advantages = rewards - lax.stop_gradient(predicted)
+        return advantages, (optax.apply_updates(params, updates), optimizer_state)
+
+    return Advantage(init, apply)

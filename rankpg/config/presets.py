@@ -1,0 +1,54 @@
+"""Presets: start, optimizer, step size and advantage, for the settings that a config leaves open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rankpg.core.estimators import ESTIMATORS
+
+__all__ = ["PRESETS", "PRESET_SETTINGS"]
+
+PRESET_SETTINGS = (
+    "init_scale",
+    "optimizer",
+    "optimizer_options",
+    "learning_rate",
+    "adaptive_learning_rate",
+    "advantage",
+)
+"""The settings that a preset decides where they are left open."""
+
+
+def _paper(estimator: str, over_features: bool) -> dict[str, Any]:
+    """Kiyohara et al. 2026, Appendix: Adagrad from 0 on tables that start N(0, 1)."""
+    del over_features  # the paper has tables only
+    credit_assigned = ESTIMATORS[estimator].credit_assigned
+    return {
+        "init_scale": 1.0,
+        "optimizer": "adagrad",
+        "optimizer_options": ("initial_accumulator_value=0", "eps=1e-20"),
+        "learning_rate": 1e-2 if credit_assigned else 1e-1,
+        "adaptive_learning_rate": credit_assigned,
+        "advantage": "none",
+    }
+
+
+def _tuned(estimator: str, over_features: bool) -> dict[str, Any]:
+    """The best settings of benchmarks/scripts/sweep.py and tower_rates.py; see docs/settings.md.
+
+    All scores want a start that is nearly uniform, and Adam. The score of the whole candidate set wants each
+    context's own mean taken off the reward; a credit-assigned score is harmed by that. A step of a tower over
+    features moves all contexts or items at once, and has to be smaller.
+    """
+    return {
+        "init_scale": 0.1,
+        "optimizer": "adam",
+        "optimizer_options": (),
+        "learning_rate": 3e-3 if over_features else 1e-2,
+        "adaptive_learning_rate": False,
+        "advantage": "none" if ESTIMATORS[estimator].credit_assigned else "context",
+    }
+
+
+PRESETS = {"tuned": _tuned, "paper": _paper}
+"""name -> settings, of an estimator, and whether a tower learns over features (`features`, `adapter`)."""

@@ -1,0 +1,126 @@
+"""What a category is called: one text for one value, whatever kind of table it came in. No JAX here."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from rankpg.data.ids import TableError, is_missing
+from rankpg.data.ratings_table import Columns
+
+__all__ = ["category", "column_role", "guess_columns", "positions"]
+
+_TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d)(:\d\d)?(?:\.(\d+))?(Z|[+-]\d\d:?\d\d)?")
+_WHOLE = re.compile(r"-?(?:0|[1-9]\d*)(?:\.0+|(?:\.\d+)?[eE]\+\d+)")
+"""A whole number as floats are written."""
+
+
+def category(value: Any) -> str | None:
+    """A value of a column of categories as text; None where it is missing.
+
+    A CSV holds text where other tables hold booleans, floats and dates, so text that reads as one of these
+    is that one. Times are in UTC, and midnight is the day.
+
+    >>> category(1.0), category("1.0"), category(datetime.date(2020, 1, 2)), category("2020-01-02 00:00:00")
+    ('1', '1', '2020-01-02', '2020-01-02')
+    """
+    if is_missing(value):
+        return None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, datetime.timedelta):  # pandas' say it differently
+        return str(datetime.timedelta(value.days, value.seconds, value.microseconds))
+    if isinstance(value, datetime.date):
+        return _time(value.isoformat())
+    return _of_text(str(value))
+
+
+def _of_text(text: str) -> str:
+    if text in ("True", "False"):
+        return text.lower()
+    if _WHOLE.fullmatch(text) and (number := float(text)).is_integer():
+        return str(int(number))
+    return _time(text)
+
+
+def _time(text: str) -> str:
+    """A time without what adds nothing to it; other text as it is."""
+    parts = _TIME.fullmatch(text)
+    if parts is None:
+        return text
+    day, minute, second, fraction, zone = parts.groups()
+    fraction = (fraction or "").rstrip("0")
+    clock = minute + (second or ":00")
+    try:
+        moment = datetime.datetime.fromisoformat(f"{day}T{clock}{zone or ''}")
+    except ValueError:  # the 30th of February
+        return text
+    if moment.tzinfo is not None:
+        moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
+    if fraction or moment.time() != datetime.time():
+        return moment.isoformat() + (f".{fraction}" if fraction else "")
+    return moment.date().isoformat()
+
+
+_ROLES = {
+    "user": "user|context|query|customer|reader|session|visitor|u|q|row",
+    "item": "item|video|document|doc|movie|product|article|song|track|i|col",
+    "value": "value|rating|reward|watchratio|score|relevance|click|label|data",
+}
+_NAME_THEM = (
+    "name them with --columns USER ITEM VALUE (in Python: columns=(user, item, value)); a matrix is read "
+    "from .npy, .npz, or a csv without header"
+)
+
+
+def column_role(name: str) -> str | None:
+    """user, item or value, where the name tells: `User-ID`, `userId` and `users` are all user."""
+    plain = re.sub(r"[\W_]", "", name.lower())
+    fits = (
+        r for r, known in _ROLES.items() if re.fullmatch(rf"({known})(ids?|idx|index|s)?", plain)
+    )
+    return next(fits, None)
+
+
+def guess_columns(names: Sequence[str], is_float: Sequence[bool]) -> list[int] | None:
+    """Positions of user, item and value; None where the names allow no reading, or several."""
+    roles = [column_role(name) for name in names]
+    unknown = [i for i, role in enumerate(roles) if role is None]
+    if len(names) == 3:
+        # the only float of unknown name is the value; one column left over has the role left over
+        floats = [i for i in unknown if is_float[i]]
+        if "value" not in roles and len(floats) == 1:
+            roles[floats[0]] = "value"
+            unknown.remove(floats[0])
+        missing = [role for role in _ROLES if role not in roles]
+        if len(unknown) == len(missing) == 1:
+            roles[unknown[0]] = missing[0]
+    if any(roles.count(role) != 1 for role in _ROLES):
+        return None
+    return [roles.index(role) for role in _ROLES]
+
+
+def positions(
+    source: str,
+    names: list[str],
+    columns: Columns | None,
+    is_float: Sequence[bool] = (False, False, False),
+) -> list[int]:
+    """Where user, item and value stand among the columns."""
+    listed = ", ".join(map(repr, names))
+    if columns is None:
+        found = guess_columns(names, is_float)
+        if found is None:
+            raise TableError(
+                f"{source}: cannot tell which columns are user, item and value; found {listed}: {_NAME_THEM}"
+            )
+        return found
+    for name in columns:
+        if names.count(name) != 1:
+            many = "more than one" if name in names else "no"
+            raise TableError(f"{source}: {many} column {name!r}; found {listed}: {_NAME_THEM}")
+    return [names.index(name) for name in columns]

@@ -1,0 +1,408 @@
+"""Columns of embeddings: a matrix, or a list a row, of NumPy or of Arrow."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from rankpg.data.arrow import arrow, decoded
+from rankpg.data.frame import Frame, frame_of, kind_of
+from rankpg.data.ids import TableError
+from rankpg.data.ratings_table import unusable
+
+__all__ = ["Features", "Featurizer", "feature_rows", "suggestion", "vectors"]
+
+
+def vectors(frame: Frame, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings [n, G] with zeros where a row has none, and bool[n]: where that is so.
+
+    Raises:
+      TableError: no such column, no vectors, of different lengths, or with a number that is not finite.
+    """
+    column = frame.columns.get(name)
+    if column is None or isinstance(column, np.ndarray):
+        values, missing = _stacked(frame, frame.array(name), name)
+    else:
+        values, missing = _flattened(frame, decoded(column), name)
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        row, place = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
+        raise TableError(
+            f"{frame.where(row, name)}: number {place} of the vector is {values[row, place]}: "
+            "put a finite number there"
+        )
+    return values, missing
+
+
+def _stacked(frame: Frame, column: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of a matrix, or of a list of lists some of which are missing."""
+    missing = np.zeros(len(column), bool)
+    if column.dtype == object and column.ndim == 1:
+        missing = np.array([row is None for row in column], bool)
+        rows = [np.asarray(row) for row in column[~missing]]
+        _same_width(frame, np.array([row.size for row in rows]), np.flatnonzero(~missing), name)
+        known = np.stack(rows) if rows else np.zeros((0, 0))
+    else:
+        known = column
+    if known.ndim != 2 or known.dtype.kind not in "fiub" or not known.shape[1]:
+        raise TableError(
+            f"{frame.source}: column {name!r} is no column of vectors: {kind_of(known)}"
+        )
+    return _spread(known, missing), missing
+
+
+def _flattened(frame: Frame, column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of one of Arrow's lists, without a detour through Python's."""
+    pyarrow, compute = arrow("pyarrow"), arrow("pyarrow.compute")
+    types = pyarrow.types
+    if not (
+        types.is_list(column.type)
+        or types.is_large_list(column.type)
+        or types.is_fixed_size_list(column.type)
+    ):
+        raise TableError(f"{frame.source}: column {name!r} is no column of vectors: {column.type}")
+    lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
+    missing = np.asarray(lengths != lengths)
+    width = _same_width(frame, lengths[~missing], np.flatnonzero(~missing), name)
+    flat = compute.list_flatten(column)
+    if not (types.is_floating(flat.type) or types.is_integer(flat.type)):
+        raise TableError(
+            f"{frame.source}: column {name!r} is no column of vectors of numbers: {column.type}"
+        )
+    known = flat.to_numpy(zero_copy_only=False).reshape(-1, width)
+    return _spread(known, missing), missing
+
+
+def _same_width(frame: Frame, lengths: np.ndarray, rows: np.ndarray, name: str) -> int:
+    """The length of every vector."""
+    if not len(lengths) or not lengths[0]:
+        raise TableError(f"{frame.source}: column {name!r} holds no vectors, or empty ones")
+    other = np.flatnonzero(lengths != lengths[0])
+    if len(other):
+        raise TableError(
+            f"{frame.where(int(rows[other[0]]), name)}: a vector of {int(lengths[other[0]])} numbers where "
+            f"the first has {int(lengths[0])}"
+        )
+    return int(lengths[0])
+
+
+def _spread(known: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Rows in their places, zeros in those that are missing."""
+    if not missing.any():
+        return known
+    rows = np.zeros((len(missing), known.shape[1]), known.dtype)
+    rows[~missing] = known
+    return rows
+
+
+if TYPE_CHECKING:
+    MissingFeature = Literal["error", "indicate"]
+    Scale = Literal["unit", "none"]
+else:  # what a user passes is checked here, in words
+    MissingFeature = Scale = Any
+
+_COLUMNS = ("numeric", "categorical", "embedding")
+
+
+@dataclass(frozen=True)
+class Features:
+    """Which columns of a table are features, and as what.
+
+    Args:
+      numeric: standardised, (x - mean) / deviation, with the mean and the deviation of the table that was
+        fitted. A column that is constant there becomes 0.
+      categorical: hashed into `buckets` numbers that all these columns share: category c of column k adds
+        sign(k, c) to number bucket(k, c) (signed feature hashing: Weinberger et al. 2009, "Feature Hashing
+        for Large Scale Multitask Learning"). So a category that appears later has its place already.
+      embedding: vectors, as they are.
+      buckets: how many numbers.
+      id: the column of ids; told by its name if None.
+      missing: `error` refuses a missing value; `indicate` takes the mean for a number and zeros for a
+        vector, and a feature of its own says so, 1 where it was missing; a missing category is a category.
+      scale: `unit` divides all features by one number, so that the rows of the fitted table have a root mean
+        square length of 1, which towers of perceptrons expect; `none` leaves them (adapters, given towers).
+
+    Raises:
+      TableError: a column that is declared twice, or a rule that does not exist.
+
+    >>> Features(numeric=["price"]).fit({"id": [7, 8], "price": [1.0, 3.0]}).transform({"price": [5.0]})
+    array([[3.]], dtype=float32)
+    """
+
+    numeric: Sequence[str] = ()
+    categorical: Sequence[str] = ()
+    embedding: Sequence[str] = ()
+    buckets: int = 64
+    id: str | None = None
+    missing: MissingFeature = "error"
+    scale: Scale = "unit"
+
+    def __post_init__(self) -> None:
+        for kind in _COLUMNS:
+            names = getattr(self, kind)
+            if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+                raise TableError(f"Features: {kind} is {names!r}; expected a list of column names")
+            object.__setattr__(self, kind, tuple(names))
+        every = self.columns
+        for name in (*every, self.id):
+            if every.count(name) > 1 or (name == self.id and name in every):
+                raise TableError(f"Features: column {name!r} is declared twice; expected once")
+        if not isinstance(self.buckets, int) or not 1 <= self.buckets <= 2**20:
+            raise TableError(f"Features: buckets is {self.buckets!r}; expected 1 to {2**20}")
+        for name, known in (("missing", ("error", "indicate")), ("scale", ("unit", "none"))):
+            if getattr(self, name) not in known:
+                raise TableError(
+                    f"Features: {name} is {getattr(self, name)!r}; expected {' or '.join(known)}"
+                )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that become features."""
+        return (*self.numeric, *self.categorical, *self.embedding)
+
+    def fit(self, table: Any, source: str = "table") -> Featurizer:
+        """Learn from a table what `transform` needs, and nothing from any other.
+
+        Args:
+          table: as for `frames.frame_of`.
+          source: its name in messages.
+
+        Raises:
+          TableError: a column that is missing, of another kind, or without any value.
+        """
+        frame = frame_of(table, source)
+        means, deviations = [], []
+        for name in self.numeric:
+            known = frame.numbers(name)
+            known = known[~np.isnan(known)]
+            if not len(known):
+                raise TableError(f"{frame.source}: column {name!r} holds no number at all")
+            means.append(float(np.mean(known)))
+            deviations.append(float(np.std(known)) if np.ptp(known) else 0.0)
+        widths = tuple(int(vectors(frame, name)[0].shape[1]) for name in self.embedding)
+        fitted = Featurizer(self, tuple(means), tuple(deviations), widths, 1.0)
+        if self.scale == "none" or not self.columns:
+            return fitted
+        rows = fitted.transform(frame).astype(np.float64)
+        length = float(np.sqrt(np.mean(np.sum(rows * rows, axis=1))))
+        return replace(fitted, scale=length or 1.0)
+
+
+@dataclass(frozen=True)
+class Featurizer:
+    """Features that have been fitted: the same row gives the same numbers, whatever stands beside it."""
+
+    features: Features
+    means: tuple[float, ...]
+    deviations: tuple[float, ...]
+    widths: tuple[int, ...]
+    """Of the embeddings."""
+    scale: float
+    """What all features are divided by."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What every feature is.
+
+        >>> Features(numeric=["price"], categorical=["brand"], buckets=2, missing="indicate").fit(
+        ...     {"price": [1, 2], "brand": ["a", "b"]}
+        ... ).names
+        ('price', 'price is missing', 'categories 0', 'categories 1')
+        """
+        declared, indicate = self.features, self.features.missing == "indicate"
+        found = list(declared.numeric)
+        found += [f"{name} is missing" for name in declared.numeric if indicate]
+        if declared.categorical:
+            found += [f"categories {bucket}" for bucket in range(declared.buckets)]
+        for name, width in zip(declared.embedding, self.widths, strict=True):
+            found += [f"{name}[{place}]" for place in range(width)]
+            found += [f"{name} is missing"] if indicate else []
+        return tuple(found)
+
+    def transform(self, table: Any, source: str = "table") -> np.ndarray:
+        """The features of every row of a table, float32[n, F].
+
+        Raises:
+          TableError: a column or a value is missing, is of another kind, or not finite.
+        """
+        frame = frame_of(table, source)
+        parts = [*self._numeric(frame), *self._categorical(frame), *self._embedding(frame)]
+        rows = np.empty((len(frame), len(self.names)), np.float32)
+        start = 0
+        for part in parts:
+            rows[:, start : start + part.shape[1]] = part / self.scale
+            start += part.shape[1]
+        wrong = unusable(rows)
+        if wrong.any():
+            row, column = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
+            raise TableError(
+                f"{frame.where(row, self.names[column])}: the feature is no finite float32: is the value "
+                "far from all that this was fitted on?"
+            )
+        return rows
+
+    def _numeric(self, frame: Frame) -> list[np.ndarray]:
+        columns, missing = [], []
+        for name, mean, deviation in zip(
+            self.features.numeric, self.means, self.deviations, strict=True
+        ):
+            numbers = frame.numbers(name)
+            missing.append(np.isnan(numbers))
+            self._refuse(frame, name, missing[-1])
+            with np.errstate(over="ignore"):  # named above
+                scaled = (numbers - mean) / deviation if deviation else 0 * numbers
+            columns.append(np.where(missing[-1], 0, scaled)[:, None])
+        indicate = self.features.missing == "indicate"
+        return columns + [gone[:, None].astype(np.float64) for gone in missing if indicate]
+
+    def _categorical(self, frame: Frame) -> list[np.ndarray]:
+        names, buckets = self.features.categorical, self.features.buckets
+        if not names:
+            return []
+        rows = np.zeros((len(frame), buckets), np.float32)
+        for name in names:
+            categories = frame.categories(name)
+            self._refuse(frame, name, np.array([category is None for category in categories]))
+            places = {category: _place(name, category, buckets) for category in set(categories)}
+            found = np.array([places[category] for category in categories])
+            rows[np.arange(len(frame)), found[:, 0]] += found[:, 1]
+        return [rows]
+
+    def _embedding(self, frame: Frame) -> list[np.ndarray]:
+        parts = []
+        for name, width in zip(self.features.embedding, self.widths, strict=True):
+            values, missing = vectors(frame, name)
+            if values.shape[1] != width:
+                raise TableError(
+                    f"{frame.source}: column {name!r} holds vectors of {values.shape[1]} numbers; expected "
+                    f"{width}, as where this was fitted"
+                )
+            self._refuse(frame, name, missing)
+            parts.append(values)
+            if self.features.missing == "indicate":
+                parts.append(missing[:, None].astype(np.float32))
+        return parts
+
+    def _refuse(self, frame: Frame, name: str, missing: np.ndarray) -> None:
+        if self.features.missing == "error" and missing.any():
+            raise TableError(
+                f"{frame.where(int(np.argmax(missing)), name)}: the value is missing ({int(missing.sum())} "
+                'rows lack it): fill it in, or declare Features(missing="indicate")'
+            )
+
+    def to_json(self) -> str:
+        """All of it, exactly: `from_json` gives an equal one."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "featurizer") -> Featurizer:
+        """What `to_json` wrote.
+
+        Raises:
+          TableError: no such text.
+        """
+        try:
+            held = json.loads(text)
+            declared: dict[str, Any] = {f.name: held["features"][f.name] for f in fields(Features)}
+            for kind in _COLUMNS:
+                declared[kind] = _strings(declared[kind])
+            found = cls(
+                Features(**declared),
+                tuple(map(_number, held["means"])),
+                tuple(map(_number, held["deviations"])),
+                tuple(map(int, held["widths"])),
+                _number(held["scale"]),
+            )
+            counts = len(found.means), len(found.deviations), len(found.widths)
+            wanted = found.features
+            if counts != (len(wanted.numeric),) * 2 + (len(wanted.embedding),) or not found.scale:
+                raise ValueError("as many means, deviations and widths as columns were expected")
+            return found
+        except (ValueError, KeyError, TypeError, RecursionError) as cause:
+            raise TableError(f"{source}: no featurizer that was saved: {cause}") from None
+
+
+def _strings(names: Any) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{names!r} is no list of column names")
+    return tuple(names)
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or not np.isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    return float(value)
+
+
+def _place(column: str, category: str | None, buckets: int) -> tuple[int, int]:
+    """(bucket, sign) of a category, from a hash that is the same everywhere and always."""
+    text = column if category is None else f"{column}\0{category}"
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    number = int.from_bytes(digest, "little")
+    return (number >> 1) % buckets, 1 if number & 1 else -1
+
+
+def suggestion(frame: Frame, id_column: str) -> str:
+    """A declaration of all columns of a table by their kinds, for a message that asks for one."""
+    kinds: Mapping[str, list[str]] = {kind: [] for kind in _COLUMNS}
+    for name in frame.columns:
+        if name != id_column:
+            kinds[_kind(frame, name)].append(name)
+    told = [f"{kind}={names}" for kind, names in kinds.items() if names]
+    return f"Features({', '.join(told)})"
+
+
+def _kind(frame: Frame, name: str) -> str:
+    for kind, read in (("embedding", vectors), ("numeric", Frame.numbers)):
+        try:
+            read(frame, name)
+            return kind
+        except TableError:
+            pass
+    return "categorical"
+
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+else:
+    ArrayLike = Any
+
+_ROWS = 2**16
+"""Rows that are checked at a time: a copy of all of them could be the largest array of a run."""
+
+
+def feature_rows(features: ArrayLike, name: str, count: int) -> np.ndarray:
+    """float32[count, F], finite.
+
+    Args:
+      features: numbers [count, F].
+      name: of the argument or the file, for messages.
+      count: how many ids there are.
+
+    Raises:
+      TableError: another shape, no numbers, or one that is NaN, infinite or too large for float32.
+
+    >>> feature_rows([[1, 2], [3, 4]], "embeddings", 2).dtype
+    dtype('float32')
+    """
+    rows = np.asarray(features)
+    if rows.ndim != 2 or len(rows) != count or rows.size == 0 or rows.dtype.kind not in "fiub":
+        raise TableError(
+            f"{name}: expected numbers of shape [{count}, F], one row an id, got {rows.dtype} of shape "
+            f"{list(rows.shape)}"
+        )
+    for start in range(0, count, _ROWS):
+        wrong = unusable(rows[start : start + _ROWS])
+        if wrong.any():
+            row, column = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
+            row += start
+            raise TableError(
+                f"{name}, row {row}, column {column} (both counted from 0): {rows[row, column]} is no "
+                "finite float32: put a number there"
+            )
+    return rows.astype(np.float32, copy=False)

@@ -1,0 +1,263 @@
+"""Data of your own in one call: ratings, and tables that describe contexts and items, joined by their ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from rankpg.data.arrow import arrow_triples, is_table, to_arrow
+from rankpg.data.ids import IdMap, TableError, exact_array, labels_of
+from rankpg.data.ratings_table import Matrix, Triples
+from rankpg.data.read import check_columns, from_arrays, read
+from rankpg.data.side_tables import Described, check_orientation, check_shape, describe
+from rankpg.environments.catalogue import catalogue
+from rankpg.environments.dataset import Dataset, LeftOut
+from rankpg.environments.from_ratings import (
+    RELATIVE_NOISE,
+    Clip,
+    Duplicates,
+    Missing,
+    clip_of,
+    dataset_of_matrix,
+    dataset_of_triples,
+    with_features,
+    with_ids,
+)
+
+__all__ = ["from_table"]
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from rankpg.data.features import Features, Featurizer
+
+    Unknown = Literal["error", "drop"]
+    Unrated = Literal["drop", "keep"]
+    Declared = Features | Featurizer | None
+else:
+    ArrayLike = Unknown = Unrated = Declared = Any
+
+
+def from_table(
+    ratings: Any,
+    *,
+    columns: Sequence[str] | None = None,
+    contexts: Any = None,
+    items: Any = None,
+    context_features: Declared = None,
+    item_features: Declared = None,
+    unknown: Unknown = "error",
+    unrated: Unrated = "drop",
+    missing: Missing = "zero",
+    duplicates: Duplicates = "error",
+    clip: Clip | Literal["auto"] = "auto",
+    relative_noise: float | int = RELATIVE_NOISE,
+    eligible: ArrayLike | None = None,
+) -> Dataset:
+    """Ratings from any table, and features of contexts and items from tables beside it.
+
+    A table is one of pandas, polars, pyarrow or whatever speaks Arrow's stream interface, a mapping of
+    NumPy arrays, or the path of a csv, tsv, parquet or npz file. Ids are text or whole numbers.
+
+    Args:
+      ratings: a table with a user, an item and a value column, a row a rating; or a matrix
+        [num_contexts, N]; None where there are none yet: then nothing can be trained, but asked.
+      columns: the names of the user, item and value columns; guessed where only one reading is possible.
+      contexts, items: a table with an id a row, which says what contexts and items there are, in its order;
+        None: those that are rated, sorted.
+      context_features, item_features: which columns of these tables are features. A featurizer that was
+        fitted before is taken as it is.
+      unknown: a rating whose context or item is not in its table is refused (`error`), or left out (`drop`).
+      unrated: contexts of their table without any rating, which teach nothing, are left out (`drop`), or
+        stay (`keep`).
+      missing, duplicates, clip, relative_noise, eligible: as for `from_file`.
+
+    Returns:
+      A dataset; its `left_out` says what was dropped, if anything was.
+
+    Raises:
+      FileNotFoundError, TableError: what cannot be used, with its table, row and column; ids that say that
+        columns, tables or axes are the wrong way round.
+      TypeError: no table.
+
+    >>> from rankpg.environments import Features
+    >>> data = from_table(
+    ...     {"user": ["ann", "bob"], "item": [7, 9], "value": [0.5, 1.25]},
+    ...     items={"item": [9, 8, 7], "price": [1.0, 2.0, 3.0]}, item_features=Features(numeric=["price"]),
+    ... )
+    >>> data.item_ids.ids.tolist(), data.environment.item_features.shape
+    ([9, 8, 7], (3, 1))
+    """
+    for name, value, known in (
+        ("unknown", unknown, ("error", "drop")),
+        ("unrated", unrated, ("drop", "keep")),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}: expected {' or '.join(known)}, got {value!r}")
+    table = None if ratings is None else _ratings(ratings, columns)
+    hints = table.columns[:2] if isinstance(table, Triples) else (None, None)
+    sides = [
+        None if given is None else describe(given, declared, side, hint)
+        for given, declared, side, hint in (
+            (contexts, context_features, "context", hints[0]),
+            (items, item_features, "item", hints[1]),
+        )
+    ]
+    for side, declared, found in zip(
+        ("context", "item"), (context_features, item_features), sides, strict=True
+    ):
+        if declared is not None and found is None:
+            raise TableError(f"{side}_features is declared, but there is no table {side}s to read")
+    if table is None:
+        return _without_ratings(sides, eligible)
+    if isinstance(table, Matrix):
+        table, sides = _aligned(table, sides)
+        data = dataset_of_matrix(table, relative_noise, 0.0, clip_of(table, clip), eligible)
+        return _with_sides(data, sides, None)
+    table, sides, left_out = _joined(table, sides, unknown, unrated)
+    bounds = clip_of(table, clip)
+    data = dataset_of_triples(table, missing, duplicates, bounds, relative_noise, eligible)
+    return _with_sides(data, sides, left_out)
+
+
+def _ratings(table: Any, columns: Sequence[str] | None) -> Triples | Matrix:
+    """Ratings in whatever they come in."""
+    if isinstance(table, str | os.PathLike):
+        return read(table, columns)
+    check_columns(columns)
+    wanted = None if columns is None else (columns[0], columns[1], columns[2])
+    if isinstance(table, np.ndarray):
+        return Matrix.build(table)
+    if isinstance(table, Mapping):
+        arrays = {str(name): exact_array(values) for name, values in table.items()}
+        return from_arrays("ratings", arrays, wanted)
+    if is_table(table):
+        return arrow_triples(to_arrow(table, "ratings"), wanted, "ratings")
+    raise TypeError(
+        f"ratings is a {type(table).__name__}; expected a table of pandas, polars or pyarrow, a mapping of "
+        "names to NumPy arrays, a matrix, or the path of a file"
+    )
+
+
+def _without_ratings(sides: Sequence[Described | None], eligible: Any) -> Dataset:
+    """Contexts and items that nobody has rated yet."""
+    contexts, items = sides
+    if contexts is None or items is None:
+        raise TableError(
+            "ratings is None; expected tables of both contexts and items in their place"
+        )
+    world = catalogue(
+        len(contexts.ids),
+        len(items.ids),
+        context_features=contexts.features,
+        item_features=items.features,
+        eligible=eligible,
+    )
+    data = Dataset(world, IdMap(contexts.ids, "user"), IdMap(items.ids, "item"), 1.0)
+    return dataclasses.replace(
+        data, context_featurizer=contexts.featurizer, item_featurizer=items.featurizer
+    )
+
+
+def _with_sides(
+    data: Dataset, sides: Sequence[Described | None], left_out: LeftOut | None
+) -> Dataset:
+    """The dataset with features in the order of its rows, and what made them."""
+    contexts, items = sides
+    data = with_features(data, contexts and contexts.features, items and items.features)
+    return dataclasses.replace(
+        data,
+        context_featurizer=contexts and contexts.featurizer,
+        item_featurizer=items and items.featurizer,
+        left_out=left_out,
+    )
+
+
+def _joined(
+    table: Triples, sides: list[Described | None], unknown: str, unrated: str
+) -> tuple[Triples, list[Described | None], LeftOut | None]:
+    """Triples whose rows follow the tables, without what is unknown or unrated."""
+    check_orientation(table, sides)
+    rows, known = len(table.values), np.ones(len(table.values), bool)
+    strangers = [0, 0]
+    for place, (side, ids, codes) in enumerate(
+        zip(sides, (table.user_ids, table.item_ids), (table.users, table.items), strict=True)
+    ):
+        if side is None:
+            continue
+        found = _are_in(ids.ids, side.ids)
+        known &= found[codes]
+        strangers[place] = int(np.sum(~found))
+        if unknown == "error" and not found.all():
+            row = int(np.argmax(~found[codes]))
+            raise TableError(
+                f"{table.source}, {table.place(row)}, column {table.columns[place]!r}: the id "
+                f"{ids.one(int(codes[row]))!r} is not in {side.source} ({strangers[place]} ids are not, in "
+                f"{int(np.sum(~found[codes]))} of {rows} ratings): add them there, or pass "
+                'unknown="drop"'
+            )
+    if not known.any():
+        raise TableError(
+            f"{table.source}: no rating has both its context and its item in the tables"
+        )
+    table = _kept(table, known)
+    contexts, items = sides
+    quiet = 0
+    if contexts is not None and unrated == "drop":
+        rated = _are_in(contexts.ids, table.user_ids.ids)
+        quiet = int(np.sum(~rated))
+        contexts = contexts.take(np.flatnonzero(rated))
+    dropped = int(np.sum(~known))
+    left_out = LeftOut(rows, dropped, strangers[0], strangers[1], quiet)
+    table = with_ids(table, contexts and contexts.ids, items and items.ids)
+    return table, [contexts, items], left_out if str(left_out) else None
+
+
+def _are_in(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Which of these ids are among the others, by equality in Python's sense: 1 is no "1"."""
+    held = set(labels_of(others).tolist())
+    return np.array([label in held for label in labels_of(ids).tolist()], bool)
+
+
+def _kept(table: Triples, known: np.ndarray) -> Triples:
+    """Some of the rows; messages still name them as they were."""
+    if known.all():
+        return table
+    rows = np.flatnonzero(known)
+    changes: dict[str, Any] = {"values": table.values[rows]}
+    for kind in ("user", "item"):
+        codes = getattr(table, f"{kind}s")[rows]
+        used, codes = np.unique(codes, return_inverse=True)
+        changes[f"{kind}s"] = codes.astype(np.int32)
+        changes[f"{kind}_ids"] = IdMap(getattr(table, f"{kind}_ids").ids[used], kind)
+    place = table.place
+    return dataclasses.replace(
+        table, **changes, place=lambda *numbers: place(*(int(rows[n]) for n in numbers))
+    )
+
+
+def _aligned(table: Matrix, sides: list[Described | None]) -> tuple[Matrix, list[Described | None]]:
+    """A matrix, and the tables in its order: by id where it has ids, else row by row."""
+    check_shape(table, sides)
+    check_orientation(table, sides)
+    changes, found = {}, list(sides)
+    for place, (kind, side) in enumerate(zip(("user", "item"), sides, strict=True)):
+        if side is None:
+            continue
+        ids: IdMap = getattr(table, f"{kind}_ids")
+        named = set(labels_of(ids.ids).tolist()) & set(labels_of(side.ids).tolist())
+        if not named and np.array_equal(ids.ids, np.arange(len(ids))):
+            changes[f"{kind}_ids"] = IdMap(side.ids, kind)
+            continue
+        if len(named) < len(ids):
+            stranger = next(label for label in labels_of(ids.ids).tolist() if label not in named)
+            raise TableError(
+                f"{table.source}: the {kind} id {stranger!r} of the matrix is not in {side.source} "
+                f"({len(ids) - len(named)} are not): add them there"
+            )
+        found[place] = side.take(IdMap(side.ids, kind).rows(ids.ids))
+    return dataclasses.replace(table, **changes), found

@@ -1,0 +1,259 @@
+"""What a policy is worth, and where it loses: value, regret by stage, recall, alignment."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rankpg.core.inclusion import log_inclusion_sum
+from rankpg.core.numerics import centre, largest
+from rankpg.core.plackett_luce import full_logits
+from rankpg.core.sampling import greedy_candidates, sample_candidates
+from rankpg.core.theory import is_aligned, is_partitioned
+from rankpg.policy import Pipeline
+from rankpg.retrieval.dense import mask
+from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Quotas, record
+
+__all__ = [
+    "Evaluation",
+    "correlation",
+    "evaluate",
+    "evaluate_context",
+    "ndcg",
+    "relevant_recall",
+    "share_aligned",
+]
+
+_DRAWS = 16
+"""Rankings per context over which a re-ranker that draws is averaged; the sampled policy has four."""
+
+
+@record
+class Evaluation:
+    """Means over contexts. Values are sums over positions of alpha_l times the mean reward."""
+
+    policy_value: Float[Array, ""]
+    """Greedy candidates, the re-ranker's greedy ranking (a uniform re-ranker still draws)."""
+    drawn_value: Float[Array, ""]
+    """Greedy candidates, sampled ranking: what users are shown where the re-ranker draws."""
+    sampled_value: Float[Array, ""]
+    """Sampled candidates, sampled ranking: what training sees."""
+    optimum: Float[Array, ""]
+    """The best L items of the catalogue."""
+    normalised_value: Float[Array, ""]
+    retrieval_regret: Float[Array, ""]
+    """Lost because the best items are not among the candidates."""
+    reranker_regret: Float[Array, ""]
+    """Lost because the best candidates are not shown first."""
+    candidate_recall: Float[Array, ""]
+    """Share of the T best items that are among the K candidates, T = K or the pipeline's `recall_depth`; of
+    items that tie for the last place among the best, as many count as there are places."""
+    relevant_recall: Float[Array, ""]
+    """Share of the items whose mean reward is above 0 that are among the K candidates: recall@K where rewards
+    are relevance judgements. 0 for a context without such items."""
+    ndcg: Float[Array, ""]
+    """Discounted cumulative gain of the shown list over that of the best list, gain = mean reward; 0 where
+    even the best list has no gain above 0, so it says nothing of rewards below 0."""
+    partitioned: Float[Array, ""]
+    """Share of contexts in which every top-K item is more probable than every other (Definition 3.2)."""
+    effective_items: Float[Array, ""]
+    """exp(H), H the entropy of softmax(f_m): how many items an expert chooses among; mean over experts."""
+    recall_reward_correlation: Float[Array, ""]
+    """Between candidate recall and what the policy's value lacks to the optimum, with the sign of a gain,
+    across contexts; NaN where one of the two is the same everywhere."""
+
+
+def evaluate_context(
+    pipeline: Pipeline,
+    environment: Environment,
+    key: PRNGKey,
+    context: Int[Array, ""],
+    logits: Float[Array, "M N"],
+) -> Evaluation:
+    """Evaluate one context."""
+    quotas, reranker = pipeline.quotas, pipeline.reranker
+    num_candidates, length = sum(quotas), reranker.ranking_length
+    alpha = jnp.asarray(pipeline.position_weights)
+    heaviest_first = jnp.sort(alpha, descending=True)  # where the best items belong
+    catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
+    rewards = environment.mean_rewards(context, catalogue)
+    logits, rewards = (mask(environment, context, values) for values in (logits, rewards[None]))
+    rewards = rewards[0]
+    greedy_key, sample_key = jax.random.split(key)
+
+    candidates = greedy_candidates(logits, quotas)
+    keys = jax.random.split(greedy_key, _DRAWS)
+    shown = jax.vmap(lambda k: reranker.greedy(k, environment, context, candidates).items)(keys)
+    drawn = shown
+    if getattr(reranker, "draws", True):
+        drawn = jax.vmap(lambda k: reranker(k, environment, context, candidates).items)(keys)
+
+    def sampled(key):
+        draw_key, rank_key = jax.random.split(key)
+        drawn = sample_candidates(draw_key, logits, quotas)
+        return rewards[reranker(rank_key, environment, context, drawn).items] @ alpha
+
+    depth = pipeline.recall_depth or num_candidates
+    best = largest(rewards, max(depth, length))[0]
+    best_handed_over = largest(rewards[candidates], length)[0] @ heaviest_first
+    optimum, value = best[:length] @ heaviest_first, jnp.mean(rewards[shown] @ alpha)
+    log_probs = _item_log_probs(logits, quotas)
+    return Evaluation(
+        policy_value=value,
+        drawn_value=jnp.mean(rewards[drawn] @ alpha),
+        sampled_value=jnp.mean(jax.vmap(sampled)(jax.random.split(sample_key, 4))),
+        optimum=optimum,
+        normalised_value=jnp.zeros_like(value),  # of the means, not the mean of shares
+        retrieval_regret=optimum - best_handed_over,
+        reranker_regret=best_handed_over - value,
+        candidate_recall=_recall(rewards, candidates, best[depth - 1], depth),
+        relevant_recall=relevant_recall(rewards, candidates),
+        ndcg=ndcg(jnp.mean(rewards[shown], axis=0), best[:length]),
+        partitioned=is_partitioned(log_probs, rewards, num_candidates).astype(rewards.dtype),
+        effective_items=jnp.mean(_effective_items(logits)),
+        recall_reward_correlation=jnp.zeros_like(value),  # across contexts
+    )
+
+
+class Block(NamedTuple):
+    """Contexts that are evaluated together."""
+
+    contexts: int
+    size_of_one: int
+    """Bytes that one of them takes, about."""
+
+
+def evaluation_block(num_items: int, quotas: Quotas) -> Block:
+    """64 contexts, fewer where they would take more than half a GiB.
+
+    With one expert an evaluation holds a dozen numbers an item; with more, as many again for each of the K
+    factors of Eq. 8.
+
+    >>> evaluation_block(10**6, (100,)).contexts
+    11
+    """
+    size = 4 * 12 * num_items * len(quotas) * (1 if len(quotas) == 1 else sum(quotas))
+    return Block(max(1, min(64, 2**29 // size)), size)
+
+
+def evaluate(
+    pipeline: Pipeline,
+    environment: Environment,
+    params: Params,
+    contexts: Int[Array, "contexts"],
+    key: PRNGKey,
+    *,
+    block: int | None = None,
+) -> Evaluation:
+    """Evaluate a policy on the given contexts, block by block.
+
+    Args:
+      pipeline: the run's components.
+      environment: answers mean rewards.
+      params: of the encoder.
+      contexts: ids to average over.
+      key: of the sampled policy and of re-rankers that draw.
+      block: contexts whose logits are in memory at a time; by `evaluation_block` if None.
+    """
+
+    def one(args):
+        context, key = args
+        logits = pipeline.logits(params, environment, context[None])[0]
+        return evaluate_context(pipeline, environment, key, context, logits)
+
+    count = contexts.shape[0]
+    block = min(block or evaluation_block(environment.num_items, pipeline.quotas).contexts, count)
+    padded = jnp.pad(contexts, (0, -count % block), mode="edge")  # whole blocks compile once
+    keys = jax.random.split(key, padded.shape[0])
+    each = lax.map(one, (padded, keys), batch_size=block)
+    each = jax.tree.map(lambda x: x[:count], each)
+    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
+    return mean.replace(
+        normalised_value=mean.policy_value / mean.optimum,
+        recall_reward_correlation=correlation(
+            each.candidate_recall, each.policy_value - each.optimum
+        ),
+    )
+
+
+def share_aligned(
+    pipeline: Pipeline,
+    environment: Environment,
+    params: Params,
+    contexts: Int[Array, "contexts"],
+) -> Float[Array, ""]:
+    """Share of contexts whose probabilities order all items as the rewards do (Definition 3.2).
+
+    It sorts the catalogue for every context, which is why the training loop leaves it out.
+    """
+    catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
+
+    def one(context):
+        log_probs = _item_log_probs(
+            pipeline.logits(params, environment, context[None])[0], pipeline.quotas
+        )
+        rewards = environment.mean_rewards(context, catalogue)
+        # Masked items are last, on both sides.
+        log_probs, rewards = (
+            mask(environment, context, values[None])[0] for values in (log_probs, rewards)
+        )
+        return is_aligned(log_probs, rewards)
+
+    return jnp.mean(lax.map(one, contexts).astype(jnp.float32))
+
+
+def _item_log_probs(logits: Float[Array, "M N"], quotas: Any) -> Float[Array, "N"]:
+    """Whatever orders the items: the logits of one expert, the expected number of draws of several."""
+    if len(quotas) == 1:
+        return logits[0]
+    listing = full_logits(centre(logits))
+    return jax.vmap(lambda item: log_inclusion_sum(listing, item, quotas))(listing.items)
+
+
+def _recall(
+    rewards: Float[Array, "N"], candidates: Int[Array, "K"], last: Float[Array, ""], depth: int
+) -> Float[Array, ""]:
+    """Share of a top T that the candidates hold, `last` being the smallest reward of such a top T.
+
+    An item that is not eligible has reward -inf and is in no top: fewer than T eligible items are the top.
+    """
+    handed = rewards[candidates]
+    size = jnp.minimum(depth, jnp.sum(rewards > -jnp.inf))
+    places_for_ties = size - jnp.sum(rewards > last)
+    ties = jnp.minimum(jnp.sum(handed == last), places_for_ties)
+    return ((jnp.sum(handed > last) + ties) / size).astype(rewards.dtype)
+
+
+def _effective_items(logits: Float[Array, "M N"]) -> Float[Array, "M"]:
+    """exp of each expert's entropy, - sum_a pi(a) log pi(a); a masked item has none."""
+    log_probs = jax.nn.log_softmax(logits, axis=1)
+    inside = jnp.where(jnp.isneginf(logits), 0, log_probs)
+    return jnp.exp(-jnp.sum(jnp.exp(log_probs) * inside, axis=1))
+
+
+def correlation(one: Float[Array, "n"], other: Float[Array, "n"]) -> Float[Array, ""]:
+    """Pearson's; NaN where one of the two does not vary.
+
+    >>> correlation(jnp.array([0.0, 1.0, 2.0]), jnp.array([1.0, 3.0, 5.0])).round(4)
+    Array(1., dtype=float32)
+    """
+    varies = (jnp.ptp(one) > 0) & (jnp.ptp(other) > 0)  # the std of equal floats is rounding
+    one, other = one - jnp.mean(one), other - jnp.mean(other)
+    lengths = jnp.sqrt(jnp.sum(one**2) * jnp.sum(other**2))
+    return jnp.where(varies, jnp.sum(one * other) / jnp.where(varies, lengths, 1), jnp.nan)
+
+
+def relevant_recall(rewards: Float[Array, "N"], candidates: Int[Array, "K"]) -> Float[Array, ""]:
+    """Share of the items of reward above 0 that the candidates hold; 0 if there are none."""
+    relevant = jnp.sum(rewards > 0)
+    return (jnp.sum(rewards[candidates] > 0) / jnp.maximum(relevant, 1)).astype(rewards.dtype)
+
+
+def ndcg(gains: Float[Array, "L"], ideal: Float[Array, "L"]) -> Float[Array, ""]:
+    """Discounted cumulative gain of a list over that of the ideal one; 0 where the ideal one has none."""
+    discount = 1 / jnp.log2(jnp.arange(2.0, gains.shape[0] + 2))
+    best = ideal @ discount
+    return jnp.where(best > 0, gains @ discount / jnp.where(best > 0, best, 1), 0)

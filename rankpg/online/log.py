@@ -1,0 +1,198 @@
+"""Propensities and feedback in Parquet, for off-policy evaluation; the schema is in docs/online.md."""
+
+from __future__ import annotations
+
+import datetime
+import secrets
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rankpg._utils.files import atomic_write
+
+__all__ = ["Log", "read_log"]
+
+if TYPE_CHECKING:
+    from rankpg.online.pending import Draw
+
+SCHEMA = "1"
+DRAWS, FEEDBACK = "draws", "feedback"
+
+
+class Log:
+    """Rows in memory, written as a new file of at most `rows_per_file` rows whenever so many are together.
+
+    A file is there whole or not at all. What has not been written when the process dies is lost; `flush`
+    (which `Retriever.save` calls) writes it.
+    """
+
+    def __init__(self, folder: Path | str, rows_per_file: int = 10_000):
+        """Make the folder.
+
+        Raises:
+          ValueError: rows_per_file below 1.
+          ModuleNotFoundError: no pyarrow.
+        """
+        arrow, _ = _arrow()
+        if rows_per_file < 1:
+            raise ValueError(f"rows_per_file is {rows_per_file}; expected at least 1")
+        self.folder, self.rows_per_file = Path(folder), rows_per_file
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._rows: dict[str, list[dict[str, Any]]] = {DRAWS: [], FEEDBACK: []}
+        self._method = ""
+        self._types: dict[str, Any] = {"context": arrow.int64(), "item": arrow.int64()}
+
+    def declare(self, contexts: np.ndarray | None, items: np.ndarray | None) -> None:
+        """Say whose ids will be written, before the first of them is; None stands for row numbers.
+
+        Raises:
+          ValueError: an id that Parquet cannot hold.
+        """
+        for name, ids in (("context", contexts), ("item", items)):
+            self._types[name] = _id_type(ids, name)
+
+    def drew(self, draw: Draw, inclusion_method: str) -> None:
+        """One row a context."""
+        self._method, now = inclusion_method, _now()
+        columns = draw.contexts, draw.candidates, draw.log_propensity, draw.log_inclusion
+        self._rows[DRAWS] += [
+            {
+                "token": draw.token,
+                "row": row,
+                "time": now,
+                "step": draw.step,
+                "context": context,
+                "candidates": candidates,
+                "log_propensity": log_propensity,
+                "log_inclusion": log_inclusion,
+            }
+            for row, (context, candidates, log_propensity, log_inclusion) in enumerate(
+                zip(*(column.tolist() for column in columns), strict=True)
+            )
+        ]
+        self._write_if_full(DRAWS)
+
+    def learnt(
+        self, token: str, rows: np.ndarray, ranking: np.ndarray, rewards: np.ndarray, step: int
+    ) -> None:
+        """One row for each row of a draw that was told."""
+        now = _now()
+        self._rows[FEEDBACK] += [
+            {
+                "token": token,
+                "row": row,
+                "time": now,
+                "step": step,
+                "ranking": shown,
+                "rewards": earned,
+            }
+            for row, shown, earned in zip(
+                rows.tolist(), ranking.tolist(), rewards.tolist(), strict=True
+            )
+        ]
+        self._write_if_full(FEEDBACK)
+
+    def flush(self) -> None:
+        """Write what is in memory.
+
+        Raises:
+          OSError: it cannot be written; it stays in memory.
+        """
+        for name in self._rows:
+            self._write(name)
+
+    def _write_if_full(self, name: str) -> None:
+        """Serving goes on where the disk does not: what could not be written stays in memory."""
+        if len(self._rows[name]) < self.rows_per_file:
+            return
+        try:
+            self._write(name)
+        except OSError as error:
+            warnings.warn(
+                f"{len(self._rows[name])} rows of {name} stay in memory: {self.folder} cannot be written "
+                f"({error})",
+                stacklevel=4,
+            )
+
+    def _write(self, name: str) -> None:
+        rows = self._rows[name]
+        if not rows:
+            return
+        pyarrow, parquet = _arrow()
+        table = pyarrow.Table.from_pylist(rows, _schema(name, self._types, self._method))
+        stem = f"{name}-{_now():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+        file = self.folder / f"{stem}.parquet"
+        with atomic_write(file) as partial, partial.open("wb") as content:
+            parquet.write_table(table, content)  # of some names it would make an address
+        rows.clear()
+
+
+def read_log(folder: Path | str) -> tuple[Any, Any]:
+    """All draws and all feedback of a folder, as two pyarrow tables; None for one of which there is no file.
+
+    They belong together by `token` and `row`.
+    """
+    pyarrow, parquet = _arrow()
+
+    def read(name: str) -> Any:
+        files = sorted(Path(folder).glob(f"{name}-*.parquet"))
+        return pyarrow.concat_tables(map(parquet.read_table, files)) if files else None
+
+    return read(DRAWS), read(FEEDBACK)
+
+
+def _id_type(ids: np.ndarray | None, name: str) -> Any:
+    """Of these ids in Parquet: that of their own array."""
+    pyarrow, _ = _arrow()
+    if ids is None:
+        return pyarrow.int64()
+    try:
+        found = pyarrow.array(ids[:1]).type
+        if ids.dtype.kind == "U":
+            pyarrow.array(ids)
+    except UnicodeError:
+        half = next(x for x in ids.tolist() if any("\ud800" <= c <= "\udfff" for c in x))
+        raise ValueError(
+            f"the {name} id {half!r} is no text that Parquet can hold (a surrogate stands alone); make it "
+            "valid Unicode, or go without a log"
+        ) from None
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"the {name} ids ({ids.dtype}) cannot be logged: {error}") from error
+    return pyarrow.int64() if pyarrow.types.is_signed_integer(found) else found
+
+
+def _schema(name: str, types: dict[str, Any], method: str) -> Any:
+    pyarrow, _ = _arrow()
+    item = types["item"]
+    common = [
+        ("token", pyarrow.string()),
+        ("row", pyarrow.int32()),
+        ("time", pyarrow.timestamp("us", tz="UTC")),
+        ("step", pyarrow.int64()),
+    ]
+    if name == FEEDBACK:
+        fields = [("ranking", pyarrow.list_(item)), ("rewards", pyarrow.list_(pyarrow.float32()))]
+    else:
+        fields = [
+            ("context", types["context"]),
+            ("candidates", pyarrow.list_(item)),
+            ("log_propensity", pyarrow.float32()),
+            ("log_inclusion", pyarrow.list_(pyarrow.float32())),
+        ]
+    about = {"rankpg.schema": SCHEMA, "rankpg.table": name, "rankpg.inclusion_method": method}
+    return pyarrow.schema([*common, *fields], metadata=about)
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _arrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("the log needs pyarrow: pip install 'rankpg[data]'") from error
+    return pyarrow, pyarrow.parquet

@@ -1,0 +1,371 @@
+"""Ask and tell: a retriever that draws candidates, and learns from what came of them when it is told."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankpg.config.train_config import TrainConfig
+from rankpg.environments.dataset import Dataset
+from rankpg.online import snapshot
+from rankpg.online import update as programs
+from rankpg.online.pending import Draw, FeedbackRows, OpenDraws, Rows, join
+from rankpg.online.update import Importance
+from rankpg.online.validation import check_live, check_ranking, check_rewards
+from rankpg.runs.run import Run, prepare
+from rankpg.training.update import FAULTS, REMEDIES, seed_keys
+from rankpg.types import Environment
+
+__all__ = ["Retriever", "UpdateError", "UpdateResult"]
+
+if TYPE_CHECKING:
+    from rankpg.online.log import Log
+
+
+class UpdateError(ValueError):
+    """An update that was not made; the parameters are those before it."""
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """What telling led to."""
+
+    step: int
+    """Updates made so far."""
+    waiting: int
+    """Rows that were told and wait until they make a batch."""
+    metrics: tuple[dict[str, float], ...] = ()
+    """Of every update that this call made."""
+
+
+class Retriever:
+    """The policy of a run, for a system whose rewards come from outside, and later.
+
+    `act` answers candidates and a token; `update` takes what was shown and what it earned, in any order, for
+    some rows of a draw now and for others later. Rows that were told wait until they make a batch of
+    `batch_size`; then one update is made, by `training.follow`. Both may be called from several threads.
+
+    >>> config = TrainConfig(num_candidates=2, ranking_length=1, batch_size=2, seeds=(0,))
+    >>> from rankpg.online import catalogue
+    >>> retriever = Retriever.new(config, catalogue(num_contexts=3, num_items=5))
+    >>> drawn = retriever.act([0, 2])
+    >>> drawn.candidates.shape
+    (2, 2)
+    >>> retriever.update(drawn.token, drawn.candidates[:, :1], [[1.0], [0.0]]).step
+    1
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        *,
+        importance: Importance = "set",
+        clip: float = 10.0,
+        log: Log | None = None,
+        draws: OpenDraws | None = None,
+        queue: list[FeedbackRows] | None = None,
+    ):
+        """Go on from a run of one seed: one that is new, or was trained before on a simulator or on logs.
+
+        Args:
+          run: of `run.prepare`, `rankpg.train` or `run_folder.load_run`.
+          importance: how draws are weighted that an older policy made: "set", "item" or "none"; see
+            online/update.py.
+          clip: the largest weight.
+          log: where draws and feedback are written down.
+          draws, queue: what a restart brings back.
+
+        Raises:
+          ConfigError: several seeds, or a component that needs the re-ranker inside the program.
+        """
+        check_live(run, importance, clip)
+        self.importance: Importance = importance
+        self.run, self.clip, self.log = run, clip, log
+        if log is not None:
+            data = run.dataset
+            log.declare(*((data.context_ids.ids, data.item_ids.ids) if data else (None, None)))
+        # A run that goes on draws with the keys of its next steps, and not again with those it had.
+        self.draws = draws or OpenDraws(serials=self.step)
+        self._queue = queue or []
+        self._saves: dict[Path, str] = {}
+        """folder -> the save that this retriever made or found there last"""
+        self._root = seed_keys(run.config, "steps")[0]
+        self._lock = threading.RLock()
+        self._compile()
+
+    @classmethod
+    def new(
+        cls,
+        config: TrainConfig,
+        environment: Environment | Dataset,
+        *,
+        importance: Importance = "set",
+        clip: float = 10.0,
+        log: Log | None = None,
+        **components: Any,
+    ) -> Retriever:
+        """A retriever at step 0.
+
+        Args:
+          config: with one seed.
+          environment: of `online.catalogue` where there is no simulator.
+          importance, clip, log: as above.
+          **components: as for `rankpg.train`.
+        """
+        run = prepare(config, environment, **components)
+        return cls(run, importance=importance, clip=clip, log=log)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        importance: Importance | None = None,
+        clip: float | None = None,
+        log: Log | None = None,
+        **overrides: Any,
+    ) -> Retriever:
+        """What `save` left: state, open draws, and rows that wait; `overrides` as for `run_folder.load_run`.
+
+        Args:
+          path: of the folder.
+          importance, clip: as they were, unless they are given.
+          log: where draws and feedback are written down from now on.
+
+        Raises:
+          ConfigError, CheckpointError: no such folder, or one that is damaged.
+        """
+        found = snapshot.load(Path(path), **overrides)
+        retriever = cls(
+            found.run,
+            importance=importance or found.owner.importance,
+            clip=found.owner.clip if clip is None else clip,
+            log=log,
+            draws=found.draws,
+            queue=found.queue,
+        )
+        retriever._saves[Path(path).resolve()] = found.owner.last_save
+        return retriever
+
+    def save(self, path: Path | str) -> None:
+        """Write run, open draws and waiting rows, whole or not at all: so tokens survive a restart.
+
+        Raises:
+          ConfigError: the folder holds another run, or what another process learnt since this one loaded or
+            saved; or it cannot be made.
+          OSError: the disk does not take it; what was saved before stays.
+        """
+        folder = Path(path).resolve()
+        with self._lock:
+            if self.log is not None:
+                self.log.flush()
+            owner = snapshot.Owner(self.draws.identity, self.importance, self.clip)
+            self._saves[folder] = snapshot.save(
+                Path(path), owner, self._saves.get(folder), self.run, self.draws, self._queue
+            )
+
+    @property
+    def step(self) -> int:
+        """Updates made so far."""
+        return int(self.run.state.step[0])
+
+    @property
+    def inclusion_method(self) -> str:
+        """How `log_inclusion` is computed: exact, greedy or swr (as if drawn with replacement)."""
+        return programs.inclusion_method(self.run.pipeline)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that were told and wait until they make a batch."""
+        return sum(len(part.rewards) for part in self._queue)
+
+    def act(self, contexts: Any) -> Draw:
+        """Draw K candidates for each context.
+
+        Args:
+          contexts: one id or a list; of the dataset where the run has one, else row numbers.
+
+        Raises:
+          ValueError: an unknown context.
+          UpdateError: the policy has a logit that is no number.
+        """
+        rows = self.run.context_rows(contexts)
+        with self._lock:
+            return self._draw(rows)
+
+    def act_on_batch(self) -> Draw:
+        """Draw candidates for a batch of contexts, as `training.update` does at this step."""
+        with self._lock:
+            contexts = self._contexts(self.run.environment, self._root, self._serial)
+            return self._draw(np.asarray(contexts))
+
+    def _draw(self, contexts: np.ndarray) -> Draw:
+        contexts = contexts.astype(np.int32)
+        padded = np.resize(contexts, self._padded(len(contexts)))
+        drawn = self._draws(
+            self.run.environment, self.run.state.params, self._root, self._serial, padded
+        )
+        drawn = jax.tree.map(lambda x: np.asarray(x)[: len(contexts)], drawn)
+        if not drawn.sound.all():
+            raise UpdateError(f"nothing was drawn: the policy has {FAULTS[1]}. {REMEDIES[1]}")
+        step = self.step
+        rows = Rows(
+            contexts,
+            drawn.items,
+            drawn.log_propensity,
+            drawn.log_inclusion,
+            np.full(len(contexts), step, np.int32),
+        )
+        token, data = self.draws.issue(rows), self.run.dataset
+        draw = Draw(
+            token=token,
+            contexts=data.context_ids[contexts] if data else contexts,
+            candidates=data.item_ids[drawn.items] if data else drawn.items,
+            log_propensity=drawn.log_propensity,
+            log_inclusion=drawn.log_inclusion,
+            step=step,
+        )
+        if self.log is not None:
+            self.log.drew(draw, self.inclusion_method)
+        return draw
+
+    def update(self, token: str, ranking: Any, rewards: Any, rows: Any = None) -> UpdateResult:
+        """Tell what was shown of a draw, and what it earned; make an update when a batch is together.
+
+        Everything is checked before anything changes. Rows that are not told stay open.
+
+        Args:
+          token: of the draw.
+          ranking: item ids [n, L], best first, each a candidate of its row.
+          rewards: [n, L].
+          rows: which n rows of the draw these are; all of it by default. Of draws that share a context
+            (`draws_per_context`), all or none.
+
+        Raises:
+          TokenError: see `OpenDraws.find`.
+          ValueError: rows that are not there or were told before, a ranking that is none of these
+            candidates', a reward that is not a finite number. Nothing has changed then.
+          UpdateError: the update led to numbers that are not finite. Its rows are dropped, the parameters are
+            those before.
+        """
+        with self._lock:
+            draw = self.draws.find(token)
+            places = draw.places(token, rows, self.run.config.draws_per_context)
+            candidates = draw.rows.candidates[places]
+            length, data = self.run.config.ranking_length, self.run.dataset
+            ids = data.item_ids if data else None
+            shown = check_ranking(ranking, candidates, length, places, f"draw {token}", ids)
+            earned = check_rewards(rewards, (len(places), length), places, f"draw {token}")
+            self.draws.settle(draw, places)
+            self._queue.append(FeedbackRows(draw.rows.take(places), shown, earned))
+            if self.log is not None:
+                told = ids[shown] if ids else shown
+                self.log.learnt(token, places, told, earned, self.step)
+            metrics = []
+            while self.waiting >= self.run.config.batch_size:
+                metrics.append(self._update())
+            return UpdateResult(self.step, self.waiting, tuple(metrics))
+
+    def discard(self, token: str, rows: Any = None) -> None:
+        """Give up the feedback of some rows of a draw, of all that are open by default.
+
+        Raises:
+          TokenError, ValueError: as `update`.
+        """
+        with self._lock:
+            draw = self.draws.find(token)
+            open_rows = np.flatnonzero(~draw.told)
+            places = (
+                open_rows
+                if rows is None
+                else draw.places(token, rows, self.run.config.draws_per_context)
+            )
+            self.draws.settle(draw, places)
+
+    def discard_older_than(self, updates: int) -> int:
+        """Give up every open draw that was made more than so many updates ago; answers how many."""
+        with self._lock:
+            old = [d for d in self.draws.waiting.values() if self.step - d.rows.step[0] > updates]
+            for draw in old:
+                self.draws.settle(draw, np.arange(len(draw.told)))
+            return len(old)
+
+    def rewards_of(self, draw: Draw, ranking: np.ndarray) -> np.ndarray:
+        """What the run's environment answers for a ranking of a whole draw that waits, float32[n, L]."""
+        found, data = self.draws.find(draw.token), self.run.dataset
+        shown = data.item_ids.rows(ranking) if data else np.asarray(ranking, np.int32)
+        rewards = self._rewards(
+            self.run.environment, self._root, np.int32(found.serial), found.rows.contexts, shown
+        )
+        return np.asarray(rewards)
+
+    @property
+    def _serial(self) -> np.int32:
+        return np.int32(self.draws.serials)
+
+    def _padded(self, rows: int) -> int:
+        """A power of two or a batch, so that few programs serve all sizes."""
+        return rows if rows == self.run.config.batch_size else 1 << (rows - 1).bit_length()
+
+    def _update(self) -> dict[str, float]:
+        """One step from the first batch_size rows that wait."""
+        queue, size = join(self._queue), self.run.config.batch_size
+        batch, rest = queue.take(slice(0, size)), queue.take(slice(size, None))
+        self._queue = [rest] if len(rest.rewards) else []
+        told = programs.FeedbackBatch(
+            context=jnp.asarray(batch.rows.contexts),
+            drawn=programs.LoggedDraw(
+                items=jnp.asarray(batch.rows.candidates),
+                log_propensity=jnp.asarray(batch.rows.log_propensity),
+                log_inclusion=jnp.asarray(batch.rows.log_inclusion),
+                sound=jnp.ones(size, bool),
+            ),
+            ranking=jnp.asarray(batch.ranking),
+            rewards=jnp.asarray(batch.rewards),
+            age=jnp.asarray(self.step - batch.rows.step),
+        )
+        self.run.state, metrics = self._learns(self.run.environment, self.run.state, told)
+        fault = int(self.run.state.fault[0])
+        if fault:
+            state = self.run.state
+            self.run.state = dataclasses.replace(state, fault=jnp.zeros_like(state.fault))
+            raise UpdateError(
+                f"update {self.step + 1} was not made: it met {FAULTS[fault]}. The parameters are those "
+                f"before it, its {size} rows are dropped. {REMEDIES[fault]}"
+            )
+        metrics = jax.device_get(metrics)
+        flat = {**vars(metrics), **vars(metrics.step)}
+        return {name: float(value) for name, value in flat.items() if name != "step"}
+
+    def _compile(self) -> None:
+        """Both halves of an update, as programs; the state keeps its axis of seeds, of length 1."""
+        pipeline = self.run.pipeline
+
+        def only(tree):
+            return jax.tree.map(lambda x: x[0], tree)
+
+        def draws(environment, params, root, serial, contexts):
+            keys = programs.of_batch(root, serial, len(contexts)).retrieval
+            return programs.draw(pipeline, environment, only(params), keys, contexts)
+
+        def rewards(environment, root, serial, contexts, ranking):
+            keys = programs.of_batch(root, serial, len(contexts)).rewards
+            return programs.rewards_of(environment, keys, contexts, ranking)
+
+        def learns(environment, state, told):
+            state, metrics = programs.learn(
+                pipeline, self.importance, self.clip, environment, only(state), told
+            )
+            return jax.tree.map(lambda x: x[None], state), metrics
+
+        self._contexts = jax.jit(partial(programs.training_contexts, pipeline))
+        self._draws, self._rewards = jax.jit(draws), jax.jit(rewards)
+        self._learns = jax.jit(learns, donate_argnums=1)

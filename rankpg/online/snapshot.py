@@ -1,0 +1,272 @@
+"""A live retriever on disk: the run folder as `rankpg train` writes it, and beside the checkpoint what waits.
+
+    live/retriever.json   whose tokens these are, how it weights, and which save was the last
+    live/<step>.npz       open draws and rows that wait, at the checkpoint of that step
+
+The file of a step is written before its checkpoint and removed after the next one, so whatever checkpoint is
+found has its file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import secrets
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rankpg._utils.files import Taken, atomic_write_text, lock
+from rankpg.errors import ConfigError
+from rankpg.online.pending import FeedbackRows, OpenDraw, OpenDraws, Rows, join
+from rankpg.online.update import Importance
+from rankpg.runs.run import Run
+from rankpg.runs.storage import checkpoint
+from rankpg.runs.storage.card import card
+from rankpg.runs.storage.checkpoint import CheckpointError
+from rankpg.runs.storage.folder import CARD, LOCK, RunFolder
+from rankpg.runs.storage.load import CHECKPOINT, LIVE, METRICS, OWNER, load_run
+
+__all__ = ["Owner", "Saved", "load", "save"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """Whose tokens these are, and how it weights what is told."""
+
+    identity: str
+    importance: Importance = "set"
+    clip: float = 10.0
+    last_save: str = ""
+    """Names the last save. A retriever that does not know it would write over what another one learnt."""
+
+
+class Saved(NamedTuple):
+    """What `load` found."""
+
+    owner: Owner
+    run: Run
+    draws: OpenDraws
+    queue: list[FeedbackRows]
+
+
+def save(
+    path: Path,
+    owner: Owner,
+    known: str | None,
+    run: Run,
+    draws: OpenDraws,
+    queue: list[FeedbackRows],
+) -> str:
+    """Write it whole or not at all.
+
+    Args:
+      path: the folder.
+      owner: of the draws.
+      known: the save that was made or found here last; None if there was none.
+      run, draws, queue: what is saved.
+
+    Returns:
+      The name of this save.
+
+    Raises:
+      ConfigError: the folder holds another run, or one that has gone on, or cannot be made.
+      OSError: the disk does not take it; what was saved before stays.
+    """
+    step = int(run.state.step[0])
+    rows = list(run.metrics)
+    if all(row["step"] != step for row in rows):  # what the step was worth, nobody has said
+        rows.append(_unvalued(run, step))
+    first = _read_owner(path) is None or not checkpoint.saved_steps(path / CHECKPOINT)
+    if first:
+        _begin(path, run)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **_arrays(run, draws, queue))
+    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    with _alone(path), checkpoint.uninterrupted():
+        if not first:
+            _check_owner(path, owner, known)
+        owner = dataclasses.replace(owner, last_save=secrets.token_hex(8))
+        if first:
+            _write_owner(path, owner)  # no checkpoint counts without it
+        atomic_write_text(path / LIVE / f"{step}.npz", content.getvalue())
+        atomic_write_text(path / METRICS, lines)
+        checkpoint.save(path / CHECKPOINT, step, jax.device_get(run.state))
+        atomic_write_text(path / CARD, card(run, step=step, curve=False))
+        _write_owner(path, owner)  # last: a save that fails leaves the name of the one before
+        for old in (path / LIVE).glob("*.npz"):
+            if old.name != f"{step}.npz":
+                old.unlink()
+    return owner.last_save
+
+
+def _begin(path: Path, run: Run) -> None:
+    """Make the folder; what a first save left that was cut off is nobody's.
+
+    Raises:
+      ConfigError: it holds another run, or cannot be made.
+    """
+    if (path / LIVE).is_dir() and not checkpoint.saved_steps(path / CHECKPOINT):
+        (path / METRICS).unlink(missing_ok=True)
+        shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
+    RunFolder(path).open(run)
+    (path / LIVE).mkdir(exist_ok=True)
+
+
+def load(path: Path, **overrides: Any) -> Saved:
+    """What `save` left.
+
+    Args:
+      path: the run folder.
+      **overrides: as for `run_folder.load_run`.
+
+    Raises:
+      ConfigError: no live retriever was saved here.
+      CheckpointError: what was saved cannot be read.
+    """
+    owner = _read_owner(path)
+    if owner is None:
+        raise ConfigError(
+            f"{path} holds no live retriever; of a run that was trained in the program make one by "
+            "online.Retriever(run_folder.load_run(path)) and save it elsewhere"
+        )
+    run = load_run(path, **overrides)
+    run.metrics[:] = [row for row in run.metrics if row != _unvalued(run, row["step"])]
+    file = path / LIVE / f"{int(run.state.step[0])}.npz"
+    try:
+        with file.open("rb") as content, np.load(content, allow_pickle=False) as saved:
+            arrays = dict(saved)
+        _check_shapes(run, arrays)
+        draws = _draws(owner.identity, arrays)
+        queue = [_told(arrays)] if len(arrays["queue_rewards"]) else []
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({error}); restore a copy of it. Without it the policy is still there: "
+            "run_folder.load_run(path); its open draws are not"
+        ) from error
+    return Saved(owner, run, draws, queue)
+
+
+def _unvalued(run: Run, step: int) -> dict[str, Any]:
+    """The row of a step that nobody has evaluated: the reader of a run folder wants one at its checkpoint."""
+    return {"step": step, "seed": run.config.seeds[0], "policy_value": None}
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    try:
+        with lock(path / LOCK):
+            yield
+    except Taken as other:
+        raise ConfigError(
+            f"{path} is being written by {other}; save again when it is done, or elsewhere"
+        ) from None
+
+
+def _check_owner(path: Path, owner: Owner, known: str | None) -> None:
+    """See that the folder is this retriever's, and nobody has gone on with it."""
+    held = _read_owner(path)
+    if held is None:
+        return
+    if held.identity != owner.identity:
+        raise ConfigError(
+            f"{path} already holds the retriever {held.identity}, and this one is {owner.identity}; choose "
+            "another folder, or go on from there with online.Retriever.load"
+        )
+    if held.last_save != known:
+        raise ConfigError(
+            f"{path} was saved by another process since this retriever loaded or saved it, and would lose "
+            "what was learnt there; save elsewhere, or go on from there with online.Retriever.load"
+        )
+
+
+def _read_owner(path: Path) -> Owner | None:
+    file = path / LIVE / OWNER
+    if not file.exists():
+        return None
+    try:
+        return Owner(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}); restore a copy of it") from None
+
+
+def _write_owner(path: Path, owner: Owner) -> None:
+    atomic_write_text(path / LIVE / OWNER, json.dumps(dataclasses.asdict(owner)))
+
+
+def _check_shapes(run: Run, arrays: dict[str, np.ndarray]) -> None:
+    """ValueError where these cannot be draws of this run."""
+    none = _no_rows(run)
+    wanted = {
+        **{
+            f"{part}_{name}": x
+            for part in ("open", "queue")
+            for name, x in none.rows._asdict().items()
+        },
+        "queue_ranking": none.ranking,
+        "queue_rewards": none.rewards,
+    }
+    for name, like in wanted.items():
+        found = arrays[name]
+        if found.dtype != like.dtype or found.shape[1:] != like.shape[1:]:
+            raise ValueError(
+                f"{name} holds {found.dtype}{list(found.shape)}; expected {like.dtype} of "
+                f"{list(like.shape[1:])} a row"
+            )
+    sizes = {"contexts": run.environment.num_contexts, "candidates": run.environment.num_items}
+    for part in ("open", "queue"):
+        for name, count in sizes.items():
+            found = arrays[f"{part}_{name}"]
+            if found.size and (found.min() < 0 or found.max() >= count):
+                raise ValueError(
+                    f"{part}_{name} holds {found.max()}; expected numbers below {count}"
+                )
+
+
+def _arrays(run: Run, draws: OpenDraws, queue: list[FeedbackRows]) -> dict[str, np.ndarray]:
+    waiting = list(draws.waiting.values())
+    none = _no_rows(run)
+    rows = join([none, *(FeedbackRows(draw.rows, *none[1:]) for draw in waiting)]).rows
+    told = join([none, *queue])
+    return {
+        "serials": np.array(draws.serials),
+        "serial": np.array([draw.serial for draw in waiting], np.int64),
+        "seal": np.array([draw.seal for draw in waiting], "U8"),
+        "size": np.array([len(draw.told) for draw in waiting], np.int64),
+        "told": np.concatenate([np.zeros(0, bool), *(draw.told for draw in waiting)]),
+        **{f"open_{name}": column for name, column in rows._asdict().items()},
+        **{f"queue_{name}": column for name, column in told.rows._asdict().items()},
+        "queue_ranking": told.ranking,
+        "queue_rewards": told.rewards,
+    }
+
+
+def _no_rows(run: Run) -> FeedbackRows:
+    """None, of the shapes of this run."""
+    candidates, length = run.config.num_candidates, run.config.ranking_length
+    ints, floats = (np.zeros((0, candidates), t) for t in (np.int32, np.float32))
+    rows = Rows(ints[:, 0], ints, floats[:, 0], floats, ints[:, 0])
+    return FeedbackRows(rows, ints[:, :length], floats[:, :length])
+
+
+def _draws(identity: str, arrays: dict[str, np.ndarray]) -> OpenDraws:
+    ends = np.cumsum(arrays["size"])
+    waiting = {}
+    for serial, seal, size, end in zip(
+        arrays["serial"].tolist(), arrays["seal"].tolist(), arrays["size"], ends, strict=True
+    ):
+        rows = Rows(*(arrays[f"open_{name}"][end - size : end] for name in Rows._fields))
+        waiting[serial] = OpenDraw(serial, seal, rows, arrays["told"][end - size : end].copy())
+    return OpenDraws(identity, int(arrays["serials"]), waiting)
+
+
+def _told(arrays: dict[str, np.ndarray]) -> FeedbackRows:
+    rows = Rows(*(arrays[f"queue_{name}"] for name in Rows._fields))
+    return FeedbackRows(rows, arrays["queue_ranking"], arrays["queue_rewards"])

@@ -1,0 +1,308 @@
+"""Re-rankers: the re-ranker that orders L of the K candidates.
+
+Each is built by a function of the table `RERANKERS`, or wraps your own. `draw` is what training sees;
+`greedy`, the most likely ranking, is what counts at evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax import lax
+
+from rankpg.core.numerics import centre, largest
+from rankpg.core.plackett_luce import full_logits, ordered_log_prob
+from rankpg.types import Array, Environment, Float, Int, PRNGKey, Ranking, Reranker
+
+__all__ = [
+    "RERANKERS",
+    "NeuralScorer",
+    "anti",
+    "custom",
+    "fit_scorer",
+    "learned",
+    "noisy",
+    "optimal",
+    "similarity",
+    "uniform",
+]
+
+Scorer = Callable[[Any, Int[Array, ""], Int[Array, "K"]], Float[Array, "K"]]
+"""(environment, context, candidates) -> one score per candidate."""
+
+
+@dataclass(frozen=True)
+class _Reranker:
+    """A re-ranker from two functions of (key, environment, context, candidates)."""
+
+    ranking_length: int
+    draw: Callable[..., Ranking]
+    most_likely: Callable[..., Ranking]
+
+    @property
+    def draws(self) -> bool:
+        """Whether the greedy ranking is another one than what is drawn."""
+        return self.draw is not self.most_likely
+
+    def __call__(self, key, environment, context, candidates) -> Ranking:
+        return self.draw(key, environment, context, candidates)
+
+    def greedy(self, key, environment, context, candidates) -> Ranking:
+        return self.most_likely(key, environment, context, candidates)
+
+
+def _relevance(environment, context, candidates) -> Float[Array, "K"]:
+    return environment.relevance(context, candidates)
+
+
+def _sort(scorer: Scorer, ranking_length: int) -> Callable[..., Ranking]:
+    """Show the L of largest score, with probability one."""
+
+    def rank(key, environment, context, candidates) -> Ranking:
+        del key
+        scores = scorer(environment, context, candidates)
+        places = largest(scores, ranking_length)[1]
+        return Ranking(items=candidates[places], log_propensity=jnp.zeros((), scores.dtype))
+
+    return rank
+
+
+def _plackett_luce(scorer: Scorer, ranking_length: int, noise: float) -> Callable[..., Ranking]:
+    """L of K by Plackett-Luce on the scores; `noise` 0 shows the most likely ranking and its propensity."""
+
+    def rank(key, environment, context, candidates) -> Ranking:
+        scores = centre(scorer(environment, context, candidates))
+        gumbel = jax.random.gumbel(key, scores.shape, scores.dtype, mode="high")
+        places = largest(scores + noise * gumbel, ranking_length)[1]
+        log_propensity = ordered_log_prob(full_logits(scores[None]), places, (ranking_length,))
+        return Ranking(items=candidates[places], log_propensity=log_propensity)
+
+    return rank
+
+
+def optimal(ranking_length: int) -> Reranker:
+    """Show the candidates of largest relevance.
+
+    >>> from rankpg.environments.synthetic import paper_instance
+    >>> stage, environment = optimal(1), paper_instance()
+    >>> stage(jax.random.key(0), environment, jnp.int32(0), jnp.arange(1000)).items.shape
+    (1,)
+    """
+    rank = _sort(_relevance, ranking_length)
+    return _Reranker(ranking_length, rank, rank)
+
+
+def anti(ranking_length: int) -> Reranker:
+    """Show the candidates of smallest relevance: the re-ranker that is wrong on purpose."""
+    rank = _sort(lambda *of: -_relevance(*of), ranking_length)
+    return _Reranker(ranking_length, rank, rank)
+
+
+def noisy(ranking_length: int, inverse_temperature: float = 1.0) -> Reranker:
+    """Plackett-Luce on relevance times the inverse temperature."""
+
+    def scorer(*of):
+        return inverse_temperature * _relevance(*of)
+
+    return _Reranker(
+        ranking_length,
+        _plackett_luce(scorer, ranking_length, noise=1.0),
+        _plackett_luce(scorer, ranking_length, noise=0.0),
+    )
+
+
+def uniform(ranking_length: int) -> Reranker:
+    """Show L candidates at random, at evaluation too: all its rankings are equally likely."""
+    rank = _plackett_luce(lambda *of: jnp.zeros_like(_relevance(*of)), ranking_length, noise=1.0)
+    return _Reranker(ranking_length, rank, rank)
+
+
+def learned(ranking_length: int, scorer: Scorer) -> Reranker:
+    """Show the candidates that a trained scorer puts first; `fit_scorer` trains one."""
+    rank = _sort(scorer, ranking_length)
+    return _Reranker(ranking_length, rank, rank)
+
+
+def similarity(ranking_length: int) -> Reranker:
+    """Show the candidates whose features have the largest inner product with those of the context.
+
+    A re-ranker as imperfect as the features are: of text embeddings, the ranking of the untrained retriever.
+    """
+
+    def scorer(environment, context, candidates):
+        sides = [getattr(environment, f"{side}_features", None) for side in ("context", "item")]
+        if sides[0] is None or sides[1] is None:
+            raise ValueError(
+                f"the re-ranker similarity needs features of contexts and of items, which the environment "
+                f"{type(environment).__name__} lacks"
+            )
+        return sides[1][candidates] @ sides[0][context]
+
+    return learned(ranking_length, scorer)
+
+
+def custom(
+    ranking_length: int,
+    function: Callable[[PRNGKey, Int[Array, ""], Int[Array, "K"]], Int[Array, "L"]],
+) -> Reranker:
+    """Your own jit-able re-ranker: `function(key, context, candidates) -> item ids [L]`, best first.
+
+    It is unbatched. Its propensity is unknown, so the adaptive learning rate of Eq. 9 is refused with it.
+
+    >>> stage = custom(2, lambda key, context, candidates: candidates[:2])
+    >>> stage(jax.random.key(0), None, jnp.int32(0), jnp.array([7, 3, 5])).items
+    Array([7, 3], dtype=int32)
+    """
+
+    def rank(key, environment, context, candidates) -> Ranking:
+        del environment
+        items = jnp.asarray(function(key, context, candidates))
+        if items.shape != (ranking_length,) or not jnp.issubdtype(items.dtype, jnp.integer):
+            raise ValueError(
+                f"the re-ranker {_name(function)} returned {items.dtype}{list(items.shape)}; "
+                f"expected L = {ranking_length} integer item ids, for one context and its candidates"
+            )
+        return Ranking(items=items.astype(jnp.int32), log_propensity=jnp.asarray(jnp.nan))
+
+    return _Reranker(ranking_length, rank, rank)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return repr(getattr(function, "__qualname__", type(function).__name__))
+
+
+RERANKERS: dict[str, Callable[..., Reranker]] = {
+    "optimal": optimal,
+    "noisy": noisy,
+    "uniform": uniform,
+    "anti": anti,
+    "learned": learned,
+    "similarity": similarity,
+}
+"""name -> builder; the first argument is always the ranking length."""
+
+
+class NeuralScorer(nnx.Module):
+    """A perceptron over both sides' features (learned embeddings where there are none) and their product.
+
+    score(context, item) = MLP([x, e, x * e])
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        dim: int = 16,
+        hidden: tuple[int, ...] = (64, 64),
+        *,
+        rngs: nnx.Rngs,
+    ):
+        self.contexts, width = _side(environment, "context", environment.num_contexts, dim, rngs)
+        self.project_context = nnx.Linear(width, dim, rngs=rngs)
+        self.items, width = _side(environment, "item", environment.num_items, dim, rngs)
+        self.project_item = nnx.Linear(width, dim, rngs=rngs)
+        self.first = nnx.Linear(3 * dim, hidden[0], rngs=rngs)
+        self.second = nnx.Linear(hidden[0], hidden[1], rngs=rngs)
+        self.last = nnx.Linear(hidden[1], 1, rngs=rngs)
+
+    def __call__(
+        self, environment: Environment, contexts: Int[Array, "n"], items: Int[Array, "n"]
+    ) -> Float[Array, "n"]:
+        """One score per pair."""
+        x = self.project_context(self.contexts(environment)[contexts])
+        e = self.project_item(self.items(environment)[items])
+        hidden = nnx.relu(self.first(jnp.concatenate([x, e, x * e], axis=-1)))
+        return jnp.squeeze(self.last(nnx.relu(self.second(hidden))), axis=-1)
+
+
+class _Given(nnx.Module):
+    """Features that stay in the environment."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, environment: Environment) -> Float[Array, "rows F"]:
+        return getattr(environment, self.name)
+
+
+class _Table(nnx.Module):
+    """Learned embeddings, one row an id."""
+
+    def __init__(self, rows: int, dim: int, rngs: nnx.Rngs):
+        self.table = nnx.Param(jax.random.normal(rngs.params(), (rows, dim)))
+
+    def __call__(self, environment: Environment) -> Float[Array, "rows F"]:
+        del environment
+        return self.table[...]
+
+
+def _side(environment: Environment, side: str, count: int, dim: int, rngs: nnx.Rngs):
+    """What describes one side, and its width."""
+    name = f"{side}_features"
+    features = getattr(environment, name, None)
+    if features is not None:
+        return _Given(name), features.shape[1]
+    return _Table(count, dim, rngs), dim
+
+
+def fit_scorer(
+    key: PRNGKey,
+    environment: Environment,
+    *,
+    num_steps: int = 2000,
+    batch_size: int = 1024,
+    learning_rate: float = 3e-3,
+) -> Scorer:
+    """Fit a NeuralScorer to rewards of random pairs, by Adam on the squared error.
+
+    Args:
+      key: of the start and of the pairs drawn.
+      environment: where the rewards come from; its features are used where it has them.
+      num_steps: updates.
+      batch_size: pairs per update.
+      learning_rate: of Adam.
+
+    Returns:
+      A scorer for `rerankers.learned`.
+    """
+    init_key, data_key = jax.random.split(key)
+    module = NeuralScorer(environment, rngs=nnx.Rngs(params=init_key))
+    graphdef, params = nnx.split(module, nnx.Param)
+    optimizer = optax.adam(learning_rate)
+
+    def step(environment, carry, step_key):
+        params, optimizer_state = carry
+        context_key, item_key, reward_key = jax.random.split(step_key, 3)
+        contexts = jax.random.randint(context_key, (batch_size,), 0, environment.num_contexts)
+        items = jax.random.randint(item_key, (batch_size,), 0, environment.num_items)
+        rewards = jax.vmap(lambda k, c, i: environment.sample_rewards(k, c, i[None])[0])(
+            jax.random.split(reward_key, batch_size), contexts, items
+        )
+
+        def squared_error(params):
+            predicted = nnx.merge(graphdef, params)(environment, contexts, items)
+            return jnp.mean((predicted - rewards) ** 2)
+
+        loss, gradient = jax.value_and_grad(squared_error)(params)
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+        return (optax.apply_updates(params, updates), optimizer_state), loss
+
+    keys = jax.random.split(data_key, num_steps)
+
+    @jax.jit
+    def run(environment, params):
+        return lax.scan(partial(step, environment), (params, optimizer.init(params)), keys)[0]
+
+    params, _ = run(environment, params)
+
+    def scorer(environment, context, candidates):
+        contexts = jnp.broadcast_to(context, candidates.shape)
+        return nnx.merge(graphdef, params)(environment, contexts, candidates)
+
+    return scorer

@@ -1,0 +1,150 @@
+"""The logits of a chunk of the catalogue, as both passes of streamed retrieval take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from rankpg.core.estimators import Candidates
+from rankpg.core.numerics import accumulation_dtype
+from rankpg.core.plackett_luce import SparseLogits, repeats
+from rankpg.retrieval.layout import Part
+from rankpg.types import Array, Embeddings, Environment, Float, Int
+
+__all__ = ["Listed", "masked", "pull_back", "score", "with_gradient"]
+
+
+def masked(
+    logits: Float[Array, "M n B"],
+    contexts: Int[Array, "B"],
+    items: Int[Array, "n"],
+    environment: Environment,
+    part: Part,
+) -> Float[Array, "M n B"]:
+    """Logits, -inf for items that are not eligible, and for padding."""
+    if part.devices > 1:
+        logits = jnp.where((items < part.whole.num_items)[None, :, None], logits, -jnp.inf)
+        items = jnp.minimum(items, part.whole.num_items - 1)
+    one = jax.vmap(lambda context: environment.eligible(context, items), out_axes=1)
+    eligible = one(contexts)
+    return logits if eligible is None else jnp.where(eligible[None], logits, -jnp.inf)
+
+
+def score(
+    vectors: Float[Array, "M D B"],
+    rows: Float[Array, "M n D"],
+    start: Int[Array, ""],
+    contexts: Int[Array, "B"],
+    environment: Environment,
+    part: Part,
+) -> Float[Array, "M n B"]:
+    """The logits of a chunk. Contexts come last: so a block is a run of rows, and XLA's CPU compiler
+    vectorises along the batch."""
+    logits = lax.dot_general(
+        rows,
+        vectors,
+        (((2,), (1,)), ((0,), (0,))),
+        preferred_element_type=accumulation_dtype(rows.dtype),
+    )
+    first = part.first_block() * part.width + start
+    items = first + jnp.arange(rows.shape[1], dtype=jnp.int32)
+    return masked(logits, contexts, items, environment, part)
+
+
+Listed = tuple[Array, Array]
+"""Logits [B, M, C] of listed items and log_rest [B, M], or what they receive."""
+
+
+def with_gradient(
+    pull_back: Callable[..., Embeddings],
+    embeddings: Embeddings,
+    contexts: Int[Array, "B"],
+    environment: Environment,
+    found: Candidates,
+    shift: Float[Array, "B M"],
+) -> Candidates:
+    """What was found, with a gradient in the embeddings.
+
+    Args:
+      pull_back: `pull_back(embeddings, contexts, environment, items, shift, values, cotangents)`, the
+        gradient in the embeddings.
+      embeddings, contexts, environment: as `streamed.find`.
+      found, shift: what it answered.
+    """
+    values = found.listing.logits, found.listing.log_rest
+    items = found.listing.items
+    attached = _with_gradient(pull_back, embeddings, contexts, environment, items, shift, values)
+    listed, log_rest = cast("Listed", attached)
+    listing = SparseLogits(items=items, logits=listed, log_rest=log_rest)
+    return Candidates(**{**vars(found), "listing": listing})
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _with_gradient(pull_back, embeddings, contexts, environment, items, shift, values) -> Listed:
+    return values
+
+
+def _with_gradient_fwd(pull_back, embeddings, contexts, environment, items, shift, values):
+    return values, (embeddings, contexts, environment, items, shift, values)
+
+
+def _with_gradient_bwd(pull_back, saved, cotangents):
+    return pull_back(*saved, cotangents), None, None, None, None, None
+
+
+_with_gradient.defvjp(_with_gradient_fwd, _with_gradient_bwd)
+
+
+def pull_back(
+    part: Part,
+    embeddings: Embeddings,
+    contexts: Int[Array, "B"],
+    environment: Environment,
+    items: Int[Array, "B C"],
+    shift: Float[Array, "B M"],
+    values: Listed,
+    cotangents: Listed,
+) -> Embeddings:
+    """Score every chunk again: the share of each item in log_rest, or what its place on the list receives.
+
+    Args:
+      part: whose items these are. The answer for them is of these contexts alone.
+      embeddings, contexts, environment: as `streamed.find`.
+      items: those listed.
+      shift: as `streamed.find` answered.
+      values: as `streamed.find` answered.
+      cotangents: of the values.
+    """
+    (listed, log_rest), (to_listed, to_rest) = values, cotangents
+    to_listed = jnp.transpose(jnp.where(jnp.isneginf(listed), 0, to_listed), (1, 2, 0))
+    shift = jnp.where(jnp.isfinite(shift), shift, 0)
+    level = (jnp.where(jnp.isneginf(log_rest), jnp.inf, log_rest) + shift).T[:, None]
+    to_rest = to_rest.T[:, None]
+    beyond = part.devices * part.num_blocks * part.width
+    once = jnp.where(jax.vmap(repeats)(items), beyond, items).T
+    once = once - part.first_block() * part.width  # [C, B], by its row here
+    column = jnp.arange(once.shape[1], dtype=jnp.int32)[None]
+    flat, upright = (jnp.transpose(embeddings.contexts, axes) for axes in ((1, 0, 2), (1, 2, 0)))
+
+    def body(carry, start, rows):
+        to_vectors, to_items = carry
+        logits = score(upright, rows, start, contexts, environment, part)
+        share = to_rest * jnp.exp(logits - level)
+        place = once - start
+        place = jnp.where((place >= 0) & (place < rows.shape[1]), place, rows.shape[1])
+        share = share.at[:, place, column].set(to_listed, mode="drop", unique_indices=True)
+        share = share.astype(rows.dtype)
+        # The long side comes out last, or XLA's CPU compiler is several times slower.
+        more = lax.dot_general(rows, share, (((1,), (1,)), ((0,), (0,))))  # [M, D, B]
+        to_rows = lax.dot_general(share, flat, (((2,), (1,)), ((0,), (0,))))
+        to_items = lax.dynamic_update_slice_in_dim(to_items, to_rows, start, 1)
+        return (to_vectors + lax.optimization_barrier(more), to_items), None
+
+    zeros = jnp.zeros_like(upright), jnp.zeros_like(embeddings.items)
+    (to_vectors, to_items), _ = part.layout.scan(body, zeros, embeddings.items)
+    return Embeddings(contexts=part.sum(jnp.transpose(to_vectors, (2, 0, 1))), items=to_items)

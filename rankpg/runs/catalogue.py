@@ -1,0 +1,161 @@
+"""A trained run on another catalogue: items come and go, new contexts ask, and no parameter changes.
+
+A tower over features embeds whatever has features. A table of ids has a row for what was there in training,
+and nothing to say about anything else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+import copy
+import dataclasses
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankpg.data.features import feature_rows
+from rankpg.data.ids import IdMap
+from rankpg.data.ids import TableError
+from rankpg.data.ids import id_array
+from rankpg.data.ids import id_kind
+from rankpg.data.side_tables import describe
+from rankpg.environments.catalogue import Restricted
+from rankpg.environments.catalogue import knows_rewards
+from rankpg.environments.dataset import Dataset
+from rankpg.environments.edits import add_contexts
+from rankpg.environments.edits import add_items
+from rankpg.environments.edits import remove_items
+from rankpg.errors import ConfigError
+from rankpg.policy import Pipeline
+from rankpg.runs.memory import check_memory
+from rankpg.training.build import assemble
+from rankpg.types import Embeddings
+
+__all__ = ['with_contexts', 'with_items', 'without_items']
+
+
+def with_items(run: Any, items: Any, item_ids: Any = None) -> Any:
+    """`Run.with_items`."""
+    data = _dataset(run, "item")
+    ids, features = _rows(data, "item", items, item_ids)
+    added = add_items(data, ids, features)
+    if not _embeds(run, added):
+        raise _no_row("item")
+    return _on(run, added)
+
+
+def without_items(run: Any, item_ids: Any) -> Any:
+    """`Run.without_items`."""
+    data = _dataset(run)
+    rows = np.unique(data.item_ids.rows(item_ids))
+    if len(rows) == len(data.item_ids):
+        raise ValueError("without_items: no item would be left")
+    if not isinstance(data.environment, Restricted):
+        closed = remove_items(data, rows, renumber=True)
+        if _embeds(run, closed):
+            return _on(run, closed)
+    return _on(run, remove_items(data, rows, renumber=False))
+
+
+def with_contexts(run: Any, contexts: Any, context_ids: Any = None) -> Any:
+    """`Run.with_contexts`."""
+    data = _dataset(run, "context")
+    if run.config.context_tower == "ids":
+        raise _no_row("context")
+    return _on(run, add_contexts(data, *_rows(data, "context", contexts, context_ids)))
+
+
+def _dataset(run: Any, side: str | None = None) -> Dataset:
+    data = run.dataset
+    if data is None:
+        raise ConfigError(
+            "this run has no ids, only row numbers; train it on a dataset, such as "
+            "environments.from_table or from_matrix answer, to change its catalogue"
+        )
+    if side is not None and getattr(data.environment, f"{side}_features", None) is None:
+        raise _no_row(side)
+    return data
+
+
+def _no_row(side: str) -> ConfigError:
+    one = f"an {side}" if side == "item" else f"a {side}"
+    return ConfigError(
+        f"{side}s cannot be added to this run: its {side} tower embeds ids, and {one} that training never "
+        f"saw has no embedding. Train with {side} features and --{side}-tower features (or adapter, given)"
+    )
+
+
+def _rows(data: Dataset, side: str, table: Any, ids: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and features of what is new."""
+    featurizer = getattr(data, f"{side}_featurizer")
+    known: IdMap = getattr(data, f"{side}_ids")
+    width = getattr(data.environment, f"{side}_features").shape[1]
+    if ids is None:
+        if featurizer is None:
+            raise TableError(
+                f"{side}s: this run's features were given as an array; give the new rows as an array "
+                f"[n, {width}], and their ids as {side}_ids"
+            )
+        found = describe(table, featurizer, side)
+        new, rows = found.ids, found.features
+    else:
+        given = ids if isinstance(ids, np.ndarray) else np.asarray(ids, object)
+        new = IdMap(id_array(np.atleast_1d(given), side), side).ids
+        rows = feature_rows(table, f"{side}s", len(new))
+    if rows is None or rows.shape[1] != width:
+        have = 0 if rows is None else rows.shape[1]
+        raise TableError(f"{side}s: {have} features a row; expected {width}, as in training")
+    if id_kind(new) != id_kind(known.ids):
+        raise TableError(
+            f"{side}s: ids are {new.dtype}, and those of the run {known.ids.dtype}: bring both to one type"
+        )
+    old = known.find(new) >= 0
+    if old.any():
+        raise TableError(
+            f"{side}s: the id {new[old][:1].tolist()[0]!r} is there already ({int(old.sum())} are); "
+            + ("take it out with without_items first" if side == "item" else "leave it out")
+        )
+    return new, rows
+
+
+def _embeds(run: Any, data: Dataset) -> bool:
+    """Whether the encoder has an embedding for every item of this catalogue, from shapes alone."""
+    params = jax.eval_shape(lambda x: jax.tree.map(lambda leaf: leaf[0], x), run.state.params)
+    two = jax.ShapeDtypeStruct((2,), jnp.int32)
+    encoded = jax.eval_shape(run.pipeline.encoder.encode, params, data.environment, two)
+    return isinstance(encoded, Embeddings) and encoded.items.shape[1] == len(data.item_ids)
+
+
+def _on(run: Any, data: Dataset) -> Any:
+    """The run on another environment: the same parameters, copied, so that either may go on training."""
+    pipeline = _assembled(run, data)
+    world = pipeline.placement.copy(data.environment)
+    return dataclasses.replace(
+        run,
+        environment=world,
+        pipeline=pipeline,
+        state=jax.tree.map(jnp.copy, run.state),
+        metrics=list(run.metrics),
+        accumulator=copy.deepcopy(run.accumulator),
+        dataset=data,
+        memory=check_memory(pipeline, world, len(run.config.seeds)),
+    )
+
+
+def _assembled(run: Any, data: Dataset) -> Pipeline:
+    before, config = run.pipeline, run.config
+    if not knows_rewards(data.environment):  # no reward, no propensity to be told
+        config = dataclasses.replace(config, adaptive_learning_rate=False)
+    pipeline = assemble(
+        config,
+        data.environment,
+        encoder=before.encoder,
+        reranker=before.reranker,
+        advantage=before.advantage,
+        optimizer=before.optimizer,
+    )
+    return dataclasses.replace(  # who is new neither trains nor judges
+        pipeline,
+        training_contexts=before.training_contexts,
+        evaluation_contexts=before.evaluation_contexts,
+    )

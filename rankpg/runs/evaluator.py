@@ -1,0 +1,158 @@
+"""What is asked of a run between its updates: evaluation and diagnosis of every seed, as rows of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from functools import partial
+from typing import Any
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankpg.environments.catalogue import knows_rewards
+from rankpg.environments.dataset import choose_contexts
+from rankpg.errors import ConfigError
+from rankpg.evaluation.diagnostics import Diagnostics
+from rankpg.evaluation.diagnostics import diagnose
+from rankpg.evaluation.diagnostics import number_of_draws
+from rankpg.evaluation.metrics import evaluate
+from rankpg.evaluation.metrics import share_aligned
+from rankpg.policy import Pipeline
+from rankpg.runs.run import Progress
+from rankpg.runs.run import Row
+from rankpg.runs.run import Run
+from rankpg.runs.run import MetricAccumulator
+from rankpg.training.update import FAULTS
+from rankpg.training.update import over_seeds
+from rankpg.training.update import seed_keys
+from rankpg.types import Int
+
+__all__ = ['Evaluator', 'check_rewards', 'columns_of', 'evaluate_run', 'evaluation_contexts']
+
+
+class Evaluator:
+    """What is asked of a run between its updates, compiled."""
+
+    def __init__(self, run: Run):
+        self.run, self.inputs = run, _eval_inputs(run)
+        evaluator = _evaluator(run.pipeline)
+        self.evaluate = evaluator.lower(
+            run.environment, run.state.params, *self.inputs
+        ).compile()
+        config = run.config
+        draws = number_of_draws(min(config.eval_every, config.num_steps))
+        self.diagnose = None
+        if draws > 1:
+            examine = _diagnose_program(run.pipeline, draws)
+            self.diagnose = examine.lower(run.environment, run.state, self._keys()).compile()
+
+    def evaluated(self) -> Progress:
+        """Evaluate every seed and append its row; a new accumulator of updates begins."""
+        run, step, speed = self.run, self.run.step, self.run.accumulator.speed
+        columns = columns_of(self.evaluate(run.environment, run.state.params, *self.inputs))
+        columns |= run.accumulator.means()
+        columns |= self._diagnostics()
+        reached, faults = jax.device_get((run.state.step, run.state.fault))
+        rows = tuple(
+            {"step": step, "seed": seed}
+            | {name: _number(values[index]) for name, values in columns.items()}
+            | {"steps_per_second": _number(speed)}
+            | _stop(int(reached[index]), int(faults[index]))
+            for index, seed in enumerate(run.config.seeds)
+        )
+        run.metrics.extend(rows)
+        run.accumulator = MetricAccumulator()
+        return Progress("evaluate", step, speed, rows)
+
+    def _diagnostics(self) -> dict[str, Any]:
+        """None for each where evaluations are too close together."""
+        run = self.run
+        if self.diagnose is None:
+            nothing = [None] * len(run.config.seeds)
+            return {column.name: nothing for column in fields(Diagnostics)}
+        return columns_of(self.diagnose(run.environment, run.state, self._keys()))
+
+    def _keys(self) -> Any:
+        """A key a seed, of this step."""
+        roots = seed_keys(self.run.config, "diagnostics")
+        return self.run.copies(jax.vmap(lambda k: jax.random.fold_in(k, self.run.step))(roots))
+
+
+def _stop(reached: int, fault: int) -> Row:
+    """Where and why a seed stopped; None while it trains."""
+    return {
+        "stopped_at_step": reached if fault else None,
+        "stopped_by": FAULTS[fault] if fault else None,
+    }
+
+
+def columns_of(record: Any) -> dict[str, np.ndarray]:
+    """A record of arrays [seeds] by name."""
+    return {name: np.asarray(value) for name, value in vars(jax.device_get(record)).items()}
+
+
+def check_rewards(run: Run) -> None:
+    """ConfigError where the environment knows no rewards."""
+    if not knows_rewards(run.environment):
+        raise ConfigError(
+            "this run cannot be evaluated: its environment knows no rewards. Where they were in memory, "
+            "bring the data: run_folder.load_run(path, environment=data)"
+        )
+
+
+def evaluate_run(run: Run) -> list[Row]:
+    """Evaluate every seed as training does, and its alignment: one row a seed.
+
+    Raises:
+      ConfigError: the environment knows no rewards.
+    """
+    check_rewards(run)
+    inputs = _eval_inputs(run)
+    result = _evaluator(run.pipeline)(run.environment, run.state.params, *inputs)
+    aligned = jax.vmap(partial(share_aligned, run.pipeline), in_axes=(None, 0, None))
+    aligned = jax.jit(_everywhere(run.pipeline, aligned))
+    columns = columns_of(result)
+    columns["aligned"] = np.asarray(aligned(run.environment, run.state.params, inputs[0]))
+    return [
+        {"step": run.step, "seed": seed} | {name: _number(v[i]) for name, v in columns.items()}
+        for i, seed in enumerate(run.config.seeds)
+    ]
+
+
+def _evaluator(pipeline: Pipeline) -> Any:
+    """`evaluator(environment, params, contexts, keys) -> Evaluation` of every seed, compiled."""
+
+    def evaluator(environment, params, contexts, key):
+        return evaluate(pipeline, environment, params, contexts, key)
+
+    return jax.jit(_everywhere(pipeline, jax.vmap(evaluator, in_axes=(None, 0, None, 0))))
+
+
+def _diagnose_program(pipeline: Pipeline, draws: int) -> Any:
+    """`examine(environment, states, keys) -> Diagnostics` of every seed, compiled."""
+
+    def examine(environment, state, key):
+        return diagnose(pipeline, environment, state, key, draws)
+
+    return jax.jit(_everywhere(pipeline, over_seeds(examine)))
+
+
+def _everywhere(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, its answer on every device of a sharded run, so that each host can read it."""
+    return lambda *arguments: pipeline.placement.copies(function(*arguments))
+
+
+def _eval_inputs(run: Run) -> tuple[Any, Any]:
+    """The contexts that an evaluation visits, and a key a seed."""
+    return run.copies((evaluation_contexts(run), seed_keys(run.config, "evaluation")))
+
+
+def evaluation_contexts(run: Run) -> Int[jax.Array, "contexts"]:
+    """The contexts on which a run is judged: those held out, if any; at most `eval_contexts`."""
+    return jnp.asarray(choose_contexts(run.pipeline.evaluation_contexts, run.config.eval_contexts))
+
+
+def _number(value: Any) -> float | None:
+    """A float that JSON can hold; None for what is not finite."""
+    return float(value) if value is not None and np.isfinite(value) else None

@@ -1,0 +1,73 @@
+"""A run: from a config to trained seeds, with evaluations on the way.
+
+This is the host's side. It compiles one chunk of updates, calls it over and over, evaluates between chunks,
+and hands each step of progress to whoever listens: a progress bar, a run folder, your own code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+import time
+
+from rankpg.config.train_config import TrainConfig
+from rankpg.runs.evaluator import Evaluator
+from rankpg.runs.evaluator import columns_of
+from rankpg.runs.run import Progress
+from rankpg.runs.run import Run
+from rankpg.training.update import seed_keys
+from rankpg.training.update import train_chunk
+
+__all__ = ['training_loop']
+
+_LONGEST_CHUNK = 50
+
+
+def training_loop(run: Run) -> Iterator[Progress]:
+    """Bring a run from its step to `config.num_steps`, and tell of every chunk and evaluation.
+
+    Programs are compiled before the first step: one trains, one evaluates, one diagnoses. Another chunk is
+    compiled only where the last accumulator, or one that a resumed run begins with, is shorter than the others.
+    Whoever leaves the loop has the run as it is: a second one goes on from there, as if it had been one.
+    """
+    config = run.config
+    stops = _evaluation_steps(run.evaluated, run.step, config)
+    longest = _chunk_length(config.eval_every)
+    roots = run.copies(seed_keys(config, "steps"))
+
+    @lru_cache
+    def chunk(length):
+        return train_chunk(run.pipeline, length).lower(run.environment, run.state, roots).compile()
+
+    if stops and stops[0] > run.step:
+        chunk(min(longest, stops[0] - run.step))
+    evaluator = Evaluator(run)
+    yield Progress("compile", run.step)
+    if not run.metrics:
+        yield evaluator.evaluated()
+    for stop in stops:
+        while run.step < stop:
+            updates = chunk(min(longest, stop - run.step))
+            began = time.perf_counter()
+            run.state, metrics = updates(run.environment, run.state, roots)
+            metrics = columns_of(metrics)  # also waits for the chunk to end
+            run.accumulator.add(metrics, time.perf_counter() - began)
+            yield Progress("train", run.step, run.accumulator.speed)
+        yield evaluator.evaluated()
+
+
+def _evaluation_steps(evaluated: int, step: int, config: TrainConfig) -> list[int]:
+    """Multiples of eval_every that are still to be evaluated, and the last step.
+
+    >>> _evaluation_steps(4, 6, TrainConfig(eval_every=4, num_steps=10))
+    [8, 10]
+    """
+    every, last = config.eval_every, config.num_steps
+    first = max(evaluated + 1, step)
+    return [*range(-(-first // every) * every, last, every), *([last] if last >= first else [])]
+
+
+def _chunk_length(eval_every: int) -> int:
+    """Updates per call of the program: 50 at most, for the news, and if possible a divisor of eval_every."""
+    divisors = [d for d in range(1, _LONGEST_CHUNK + 1) if eval_every % d == 0]
+    return divisors[-1] if divisors[-1] >= min(eval_every, 10) else _LONGEST_CHUNK

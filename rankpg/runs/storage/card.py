@@ -1,0 +1,115 @@
+"""RUN.md, the card of a run: what was run, with what, and how it ended."""
+
+from __future__ import annotations
+
+from typing import Any
+import dataclasses
+
+from rankpg._utils.plots import mean_interval
+from rankpg._version import versions
+from rankpg.environments.catalogue import knows_rewards
+from rankpg.environments.synthetic import Synthetic
+from rankpg.runs.run import Run
+
+__all__ = ['CURVE', 'card', 'handed_over', 'settings_of']
+
+CURVE = "learning_curve.png"
+
+_FIGURES = ("policy_value", "normalised_value", "candidate_recall", "steps_per_second")
+
+_DIAGNOSTICS = (
+    "gradient_norm", "gradient_variance", "gradient_signal_to_noise", "credit_ess", "effective_items",
+    "saturated_candidates", "recall_reward_correlation",
+)  # fmt: skip
+"""Explained in docs/diagnostics.md."""
+
+
+_OF_A_NAMED_PROBLEM = (
+    "path", "columns", "missing", "duplicates", "num_contexts", "num_items", "num_features",
+    "instance_seed", "noise_scale",
+)  # fmt: skip
+"""Settings that say nothing of an environment that was handed over."""
+
+
+def handed_over(run: Run) -> bool:
+    """Whether the environment came in Python, so that the config does not say what it is."""
+    return run.config.environment == "synthetic" and not isinstance(run.environment, Synthetic)
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """The settings of a config; of a problem that your own data has replaced, what that is."""
+    settings = dataclasses.asdict(run.config)
+    if not handed_over(run):
+        return settings
+    own = {name: value for name, value in settings.items() if name not in _OF_A_NAMED_PROBLEM}
+    world = run.environment
+    return own | {
+        "environment": f"yours ({type(world).__name__}): {world.num_contexts} contexts, "
+        f"{world.num_items} items"
+    }
+
+
+def card(run: Run, *, step: int | None = None, curve: bool = True) -> str:
+    """The run card, in Markdown.
+
+    Args:
+      run: what it is of.
+      step: updates made; those that the run's own loop made by default.
+      curve: whether the picture lies beside the card.
+    """
+    lines = [f"# {run.config.estimator}, step {run.step if step is None else step}", ""]
+    if run.accumulator.steps:
+        lines += [f"Stopped between evaluations; figures are those of step {run.evaluated}.", ""]
+    lines += [f"![Policy value against steps]({CURVE})", ""] if curve else []
+    lines += _figures(run, _FIGURES)
+    lines += [f"- {sentence}" for sentence in run.stopped()]
+    diagnostics = _figures(run, _DIAGNOSTICS)
+    if diagnostics:
+        lines += ["", "## Diagnostics", "", *diagnostics]
+    lines += _data(run)
+    lines += ["", "## Settings", "", *(f"- {k}: {v}" for k, v in settings_of(run).items())]
+    lines += ["", "## Versions", "", *(f"- {k}: {v}" for k, v in versions().items())]
+    judged = (
+        f"on {run.config.held_out_contexts} contexts that training never drew; it says nothing about items "
+        if run.config.held_out_contexts
+        else "on contexts that training drew from as well; it says nothing about contexts or items "
+    )
+    limits = "No value was measured: rewards came from outside."
+    if any(row.get("policy_value") is not None for row in run.last_rows):
+        limits = (
+            "The value is the mean reward under this run's environment and re-ranker, evaluated "
+            f"{judged}that were not there."
+        )
+    return "\n".join([*lines, "", "## Limits", "", limits, ""])
+
+
+def _figures(run: Run, names: tuple[str, ...]) -> list[str]:
+    """One line for each that the last evaluation has, with its interval."""
+    lines = []
+    for name in names:
+        values = [row[name] for row in run.last_rows if row.get(name) is not None]
+        if values:
+            mean, half = mean_interval(values)
+            many = "one seed" if half is None else f"mean of {len(values)} seeds, 95 %"
+            interval = "" if half is None else f" +- {half:.4g}"
+            lines.append(f"- {name}: {mean:.5g}{interval} ({many})")
+    return lines
+
+
+def _data(run: Run) -> list[str]:
+    """What the run card says of a dataset."""
+    data = run.dataset
+    if data is None:
+        return []
+    lines = [
+        f"- {len(data.context_ids)} contexts, {len(data.item_ids)} items; {data.missing_share:.1%} of all "
+        "pairs have no rating"
+    ]
+    lines += [f"- {data.left_out}"] if data.left_out else []
+    for side, featurizer in (("context", data.context_featurizer), ("item", data.item_featurizer)):
+        if featurizer is not None and featurizer.names:
+            columns = ", ".join(featurizer.features.columns)
+            lines.append(f"- {len(featurizer.names)} {side} features from {columns}")
+    sums = data.sums() if knows_rewards(run.environment) else {}
+    lines += [f"- SHA-256 of {name.replace('_', ' ')}: {value}" for name, value in sums.items()]
+    return ["", "## Data", "", *lines]

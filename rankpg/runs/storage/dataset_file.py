@@ -1,0 +1,144 @@
+"""What a run folder keeps of data that was in memory, so that the folder alone answers.
+
+    data/ids.json       the ids of contexts and items, in the order of their rows
+    data/features.json  how columns become features, where a table was given
+    data/arrays.npz     features and eligibility; only where no file of yours can be read again
+
+Rewards are not kept. No file holds a pickle.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+import json
+import numpy as np
+
+from rankpg._utils.files import atomic_write
+from rankpg._utils.files import atomic_write_text
+from rankpg.data.features import Featurizer
+from rankpg.data.ids import IdMap
+from rankpg.data.ids import TableError
+from rankpg.data.read import load_arrays
+from rankpg.environments.catalogue import catalogue
+from rankpg.environments.dataset import Dataset
+from rankpg.errors import ConfigError
+
+__all__ = ['IDS', 'load', 'save']
+
+IDS, FEATURES, ARRAYS = "ids.json", "features.json", "arrays.npz"
+_SIDES = ("context", "item")
+
+
+def save(folder: Path, data: Dataset, *, in_memory: bool) -> None:
+    """Write ids and featurizers, and, of rewards that were in memory, features and eligibility.
+
+    Raises:
+      ConfigError: ids that are neither text, numbers nor dates.
+      OSError: the folder cannot be written.
+
+    >>> import tempfile
+    >>> from rankpg.environments import from_matrix
+    >>> folder = Path(tempfile.mkdtemp()) / "data"
+    >>> save(folder, from_matrix([[1.0, 2.0]], item_ids=["a", "b"]), in_memory=True)
+    >>> load(folder).item_ids.ids.tolist()
+    ['a', 'b']
+    """
+    folder.mkdir(exist_ok=True)
+    ids = {side: _plain(getattr(data, f"{side}_ids")) for side in _SIDES}
+    atomic_write_text(folder / IDS, json.dumps(ids, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    featurizers = {side: getattr(data, f"{side}_featurizer") for side in _SIDES}
+    if any(featurizers.values()):
+        held = {side: f and json.loads(f.to_json()) for side, f in featurizers.items()}
+        atomic_write_text(folder / FEATURES, json.dumps(held, allow_nan=False).encode())
+    if in_memory:
+        _save_arrays(folder / ARRAYS, data.environment)
+
+
+def load(folder: Path) -> Dataset:
+    """The dataset as far as its folder keeps it: an environment without rewards.
+
+    Raises:
+      ConfigError: it was not saved, or is damaged.
+    """
+    try:
+        ids = json.loads((folder / IDS).read_text("utf-8", "surrogatepass"))
+        contexts, items = (IdMap(_array(ids[side]), _KINDS[side]) for side in _SIDES)
+        featurizers: dict[str, Featurizer | None] = dict.fromkeys(_SIDES)
+        file = folder / FEATURES
+        if file.exists():
+            held = json.loads(file.read_text())
+            for side in _SIDES:
+                if held[side] is not None:
+                    featurizers[side] = Featurizer.from_json(json.dumps(held[side]), str(file))
+        arrays = load_arrays(folder / ARRAYS)[0]
+        where = arrays.get("where")
+        if where is not None:
+            shape = len(contexts), len(items)
+            where = np.unpackbits(where, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+        world = catalogue(
+            len(contexts),
+            len(items),
+            context_features=arrays.get("context_features"),
+            item_features=arrays.get("item_features"),
+            eligible=where,
+        )
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{folder} cannot be read ({' '.join(str(error).split())}); restore a copy of it, or bring the "
+            "data: load_run(path, environment=data)"
+        ) from None
+    return Dataset(
+        world, contexts, items, 1.0,
+        context_featurizer=featurizers["context"], item_featurizer=featurizers["item"],
+    )  # fmt: skip
+
+
+_KINDS = {"context": "user", "item": "item"}
+
+
+def _plain(ids: IdMap) -> dict[str, Any]:
+    """Ids as JSON holds them exactly, and their type."""
+    values = ids.ids
+    if values.dtype == object:
+        values = np.array(values.tolist())
+    kind = values.dtype.kind
+    if kind in "iu" and np.array_equal(values, np.arange(len(values))):
+        return {"type": str(values.dtype), "count": len(values)}
+    if kind in "iufb":
+        return {"type": str(values.dtype), "values": values.tolist()}
+    if kind == "M":
+        return {"type": str(values.dtype), "values": values.astype(np.int64).tolist()}
+    if kind == "U":
+        return {"type": "text", "values": values.tolist()}
+    raise ConfigError(
+        f"{ids.kind} ids of {values.dtype} cannot be saved with a run; make them text or whole numbers"
+    )
+
+
+def _array(held: dict[str, Any]) -> np.ndarray:
+    if held["type"] == "text":
+        if not all(isinstance(value, str) for value in held["values"]):
+            raise TableError("an id is no text")
+        return np.array(held["values"], str)
+    kind = np.dtype(held["type"])
+    if kind.kind not in "iufbM":
+        raise TableError(f"ids of type {held['type']!r}")
+    if "count" in held:
+        return np.arange(held["count"], dtype=kind)
+    if kind.kind == "M":
+        return np.array(held["values"], np.int64).astype(kind)
+    return np.array(held["values"], kind)
+
+
+def _save_arrays(file: Path, world: Any) -> None:
+    arrays: dict[str, Any] = {
+        f"{side}_features": np.asarray(rows)
+        for side in _SIDES
+        if (rows := getattr(world, f"{side}_features", None)) is not None
+    }
+    where = getattr(world, "where", None)
+    if where is not None:
+        arrays["where"] = np.packbits(np.asarray(where))
+    with atomic_write(file) as partial, partial.open("wb") as content:
+        np.savez(content, **arrays)

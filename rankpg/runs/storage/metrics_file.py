@@ -1,0 +1,80 @@
+"""metrics.jsonl: one object per evaluation and seed, appended as training goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+import json
+import numpy as np
+
+from rankpg.errors import ConfigError
+from rankpg.runs.run import Row
+
+__all__ = ['append_rows', 'best_step', 'line', 'read_metrics']
+
+
+def line(row: Row) -> str:
+    """A row as it is written."""
+    return json.dumps(row, allow_nan=False) + "\n"
+
+
+def append_rows(file: Path, rows: Iterable[Row]) -> None:
+    """Write rows at the end, or none of them: what a full disk cut off is taken back."""
+    before = file.stat().st_size if file.exists() else 0
+    try:
+        with file.open("a") as end:
+            end.writelines(line(row) for row in rows)
+    except OSError:
+        with file.open("a") as end:
+            end.truncate(before)
+        raise
+
+
+def best_step(rows: Iterable[Row]) -> int | None:
+    """The step of the largest policy value, mean over seeds, the later of two; None if there is none.
+
+    >>> best_step([{"step": s, "seed": 0, "policy_value": v} for s, v in ((0, 1.0), (5, 3.0), (9, 2.0))])
+    5
+    """
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        value = row["policy_value"]
+        values.setdefault(row["step"], []).append(np.nan if value is None else value)
+    means = {step: float(np.mean(v)) for step, v in values.items() if np.isfinite(v).all()}
+    return max(means, key=lambda step: (means[step], step), default=None)
+
+
+def read_metrics(file: Path) -> list[Row]:
+    """The rows of a metrics file; a last line that was cut off is left out.
+
+    Raises:
+      ConfigError: it cannot be read, or some other line is no row.
+    """
+    rows = []
+    try:
+        lines = file.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}") from None
+    for number, text in enumerate(lines, start=1):
+        try:
+            row = json.loads(text)
+        except RecursionError:
+            raise ConfigError(f"{file}, line {number} is nested too deeply") from None
+        except json.JSONDecodeError as error:
+            if number == len(lines):  # the run was cut off while it wrote its last line
+                break
+            raise ConfigError(f"{file}, line {number} is not JSON: {error}") from None
+        if not isinstance(row, dict) or not _is_row(row):
+            raise ConfigError(
+                f"{file}, line {number} is no row of metrics: step, seed or policy_value is missing or no "
+                "number; restore that line, or train again into another --out"
+            )
+        rows.append(row)
+    return rows
+
+
+def _is_row(row: Row) -> bool:
+    whole = all(type(row.get(name)) is int for name in ("step", "seed"))
+    others = [value for name, value in row.items() if name != "stopped_by"]
+    numbers = all(value is None or type(value) in (int, float) for value in others)
+    return whole and numbers and "policy_value" in row

@@ -1,0 +1,193 @@
+"""Where else the rows of metrics go: TensorBoard, Weights & Biases. Needs the extra `track`.
+
+metrics.jsonl is the record; a tracker shows it elsewhere. A resumed run goes on in the same track, and no
+step is told twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from typing import Protocol
+import json
+import numpy as np
+import os
+import secrets
+import shutil
+import sys
+
+from rankpg.errors import ConfigError
+from rankpg.runs.run import Row
+from rankpg.runs.run import Run
+
+__all__ = ['TRACKERS', 'Tracker', 'Tracks', 'check_trackers', 'points']
+
+
+class Tracker(Protocol):
+    """Takes the points of one evaluation."""
+
+    def log(self, step: int, points: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def points(rows: Iterable[Row]) -> dict[str, float]:
+    """One evaluation as named numbers: means over seeds, and each seed's own where there are several.
+
+    >>> points([{"step": 5, "seed": s, "loss": float(s)} for s in (1, 3)])
+    {'loss': 2.0, 'seed_1/loss': 1.0, 'seed_3/loss': 3.0}
+    """
+    rows = list(rows)
+    found = {}
+    for name in rows[0]:
+        values = [row.get(name) for row in rows]
+        if name not in ("step", "seed") and all(isinstance(value, float) for value in values):
+            found[name] = float(np.mean(np.array(values, float)))
+    means = list(found)
+    if len(rows) > 1:
+        found |= {f"seed_{row['seed']}/{name}": row[name] for row in rows for name in means}
+    return found
+
+
+class _TensorBoard:
+    """Event files in FOLDER/tensorboard, written anew from the run's rows whenever it is opened."""
+
+    def __init__(self, folder: Path, run: Run):
+        from tensorboardX import SummaryWriter
+
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        # A TensorBoard that has read the former file forgets what it had from step 0 on.
+        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=0)
+        for step in sorted({row["step"] for row in run.metrics}):
+            self.log(step, points(row for row in run.metrics if row["step"] == step))
+
+    def log(self, step: int, points: dict[str, float]) -> None:
+        for name, value in points.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class _WandB:
+    """A run of Weights & Biases; FOLDER/wandb.json has its id and the last step it was told.
+
+    What it was told it keeps: a run that goes back to an earlier step begins another track.
+    """
+
+    def __init__(self, folder: Path, run: Run):
+        import wandb
+
+        self.file = folder / "wandb.json"
+        known = self._known()
+        if known is None or known["step"] > run.evaluated:
+            known = {"id": secrets.token_hex(4), "step": -1}
+        self.id, self.step = known["id"], known["step"]
+        self.run = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "rankpg"),
+            id=self.id,
+            name=folder.resolve().name,
+            resume="allow",
+            dir=str(folder),
+            config=run.config.to_dict(),
+            settings=wandb.Settings(console="off"),
+        )
+        for step in sorted({row["step"] for row in run.metrics}):
+            self.log(step, points(row for row in run.metrics if row["step"] == step))
+
+    def _known(self) -> dict[str, Any] | None:
+        try:
+            known = json.loads(self.file.read_text())
+            return {"id": str(known["id"]), "step": int(known["step"])}
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{self.file} cannot be read ({error}); remove it to begin another track"
+            ) from None
+
+    def log(self, step: int, points: dict[str, float]) -> None:
+        if step <= self.step:
+            return
+        self.run.log({"step": step, **points}, step=step)
+        self.step = step
+        self.file.write_text(json.dumps({"id": self.id, "step": step}) + "\n")
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+TRACKERS: dict[str, Callable[[Path, Run], Tracker]] = {
+    "tensorboard": _TensorBoard,
+    "wandb": _WandB,
+}
+"""name -> what opens it."""
+
+_PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse a tracker that is unknown, or whose package is not there.
+
+    >>> check_trackers(["paper"])
+    Traceback (most recent call last):
+    rankpg.errors.ConfigError: --track is paper; expected one of tensorboard, wandb
+    """
+    from importlib.util import find_spec
+
+    for name in names:
+        if name not in TRACKERS:
+            raise ConfigError(f"--track is {name}; expected one of {', '.join(TRACKERS)}")
+        if find_spec(_PACKAGES[name]) is None:
+            raise ModuleNotFoundError(
+                f"--track {name} needs {_PACKAGES[name]}: pip install 'rankpg[track]'"
+            )
+
+
+class Tracks:
+    """The trackers of one run. One that fails is left out from then on: training does not end for it."""
+
+    def __init__(self, names: Sequence[str], folder: Path, run: Run):
+        check_trackers(names)
+        self._open: dict[str, Tracker] = {}
+        for name in dict.fromkeys(names):
+            try:
+                self._open[name] = TRACKERS[name](folder, run)
+            except ConfigError:
+                raise
+            except Exception as error:  # not logged in, no network
+                self.close()
+                raise ConfigError(
+                    f"--track {name} cannot be opened: {_one_line(error)}. Leave it out, or see "
+                    "docs/long_runs.md"
+                ) from error
+
+    def log(self, step: int, rows: Iterable[Row]) -> None:
+        """Tell of an evaluation."""
+        told = points(rows)
+        for name, tracker in list(self._open.items()):
+            try:
+                tracker.log(step, told)
+            except Exception as error:  # whatever a network or a disk may do
+                print(
+                    f"rankpg: --track {name} failed and is left out: {_one_line(error)}",
+                    file=sys.stderr,
+                )
+                del self._open[name]
+
+    def close(self) -> None:
+        """Let them write what they hold."""
+        for name, tracker in self._open.items():
+            try:
+                tracker.close()
+            except Exception as error:  # the run is trained and saved
+                print(f"rankpg: --track {name} did not close: {_one_line(error)}", file=sys.stderr)
+        self._open = {}
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,368 @@
+"""The command line: exit codes, one message for what can be mended, and what a run leaves and gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from helpers.run_files import metrics_rows
+
+import rankpg
+from rankpg import TrainConfig
+from rankpg.cli.main import main
+from rankpg.config.fields import flag
+from rankpg.runs.storage.load import load_config, load_run
+
+ENABLE_X64 = False
+
+
+pytestmark = pytest.mark.usefixtures("as_a_user")
+
+
+def call(*arguments) -> int:
+    """The exit code of the process that this would be."""
+    try:
+        return main([str(a) for a in arguments])
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+USERS = ["ann", "bob", "cy", "dee", "eve", "flo"]
+FILMS = ["alien", "brazil", "casablanca", "dune", "eraserhead", "fargo", "gilda", "heat"]
+TABLE = np.random.default_rng(0).uniform(0.5, 5, (6, 8)).round(3)
+TABLE[[0, 2, 4], [1, 1, 7]] = np.nan  # three pairs were never rated
+CSV = "user_id,item_id,rating\n" + "".join(
+    f"{user},{film},{TABLE[u, f]}\n"
+    for u, user in enumerate(USERS)
+    for f, film in enumerate(FILMS)
+    if not np.isnan(TABLE[u, f])
+)
+SMALL = (
+    "--num-candidates", 3, "--batch-size", 8, "--embedding-dim", 4, "--num-steps", 4,
+    "--eval-every", 2, "--seeds", 0, 1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def ratings(tmp_path_factory):
+    file = tmp_path_factory.mktemp("data") / "ratings.csv"
+    file.write_text(CSV)
+    return file
+
+
+@pytest.fixture(scope="module")
+def trained(ratings, tmp_path_factory):
+    """A run of a ratings file: its folder, and what was said on the way."""
+    out = tmp_path_factory.mktemp("runs") / "a"
+    with pytest.MonkeyPatch.context() as patch:
+        said = {"out": [], "err": []}
+        patch.setattr(sys, "stdout", _Tee(said["out"]))
+        patch.setattr(sys, "stderr", _Tee(said["err"]))
+        code = call("train", "--environment", "ratings", "--path", ratings, *SMALL, "--out", out)
+    assert code == 0, "".join(said["err"])
+    return out, "".join(said["out"]), "".join(said["err"])
+
+
+class _Tee:
+    """Keeps what is written."""
+
+    encoding = "utf-8"
+
+    def __init__(self, parts):
+        self.write = lambda text: parts.append(text) or len(text)
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return False
+
+
+# What a run leaves.
+
+
+def test_the_folder(trained):
+    out, *_ = trained
+    names = {
+        "config.yaml", "metrics.jsonl", "learning_curve.png", "checkpoint", "data.json", "RUN.md",
+        "folder.json", "writer.lock", "data",
+    }  # fmt: skip
+    assert {entry.name for entry in out.iterdir()} == names
+    config = load_config(out)
+    assert (config.num_candidates, config.seeds, config.optimizer) == (3, (0, 1), "adam")
+    rows = metrics_rows(out)
+    assert [(r["step"], r["seed"]) for r in rows] == [(s, k) for s in (0, 2, 4) for k in (0, 1)]
+    assert [r["steps_per_second"] is None for r in rows] == [True, True, False, False, False, False]
+    best = np.nan_to_num(TABLE).max(axis=1).mean()
+    for row in rows:
+        assert row["optimum"] == pytest.approx(best, rel=1e-5)
+        assert 0 < row["policy_value"] <= row["optimum"] + 1e-6
+    assert (out / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_said(trained):
+    out, said, noted = trained
+    value = np.mean([row["policy_value"] for row in metrics_rows(out)[-2:]])
+    assert f"{value:.4f}" in said
+    assert str(out) in said
+    assert f"{3 / 48:.1%} of all (context, item) pairs have no row" in noted
+    assert "6 contexts, 8 items; K = 3" in noted
+    assert "Traceback" not in noted
+
+
+def test_candidates_are_ids_of_the_file(trained):
+    run = load_run(trained[0])
+    chosen = run.candidates(["flo", "ann"])
+    assert chosen.shape == (2, 3)
+    assert set(chosen.ravel().tolist()) <= set(FILMS)
+    assert all(len(set(row)) == 3 for row in chosen.tolist())
+    x, e = (np.asarray(leaf[0, 0], np.float64) for leaf in jax.tree.leaves(run.state.params))
+    order = np.argsort(-(x[5] @ e.T))[:3]
+    assert chosen[0].tolist() == [
+        FILMS[i] for i in order
+    ]  # ids are sorted, so rows are alphabetical
+    with pytest.raises((ValueError, KeyError), match="zoe"):
+        run.candidates(["zoe"])
+
+
+def test_evaluate_says_what_training_said(trained, capsys):
+    out, *_ = trained
+    assert call("evaluate", out, "--json") == 0
+    again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for row, last in zip(again, metrics_rows(out)[-2:], strict=True):
+        common = set(row) & set(last)
+        assert {"step", "seed", "policy_value", "optimum", "partitioned"} <= common
+        assert {k: row[k] for k in common} == {k: last[k] for k in common}
+
+
+def test_resume_goes_on_and_refuses(trained, tmp_path, capsys):
+    out = shutil.copytree(trained[0], tmp_path / "run")
+    assert call("train", "--resume", "--out", out) == 2
+    message(capsys, "already at step 4", "--num-steps above 4")
+    assert call("train", "--resume", "--out", out, "--num-steps", 6, "--learning-rate", 0.5) == 2
+    message(capsys, "learning_rate = 0.01", "now it is 0.5")
+    assert call("train", "--resume", "--out", out, "--num-steps", 6) == 0
+    capsys.readouterr()
+    assert [row["step"] for row in metrics_rows(out)] == [0, 0, 2, 2, 4, 4, 6, 6]
+    assert load_config(out).num_steps == 6
+
+
+def test_resume_from_a_damaged_checkpoint(trained, tmp_path, capsys):
+    out = shutil.copytree(trained[0], tmp_path / "run")
+    for file in (out / "checkpoint").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    assert call("train", "--resume", "--out", out, "--num-steps", 6) == 2
+    message(capsys, "checkpoint", "cannot be read")
+    assert len(metrics_rows(out)) == 6
+    assert load_config(out).num_steps == 4
+
+
+@pytest.mark.slow
+def test_a_seed_that_stops_is_exit_code_3(tmp_path, capsys):
+    out = tmp_path / "run"
+    world = ("--num-contexts", 5, "--num-items", 8)
+    wild = ("--optimizer", "sgd", "--learning-rate", "1e30")
+    assert call("train", *world, *SMALL, *wild, "--out", out) == 3
+    noted = capsys.readouterr().err
+    sentences = [line for line in noted.splitlines() if line.startswith("rankpg: ")]
+    assert len(sentences) == 2
+    for seed, sentence in enumerate(sentences):
+        assert f"seed {seed} stopped at step " in sentence
+        assert sentence.removeprefix("rankpg: ") in (out / "RUN.md").read_text()
+    assert "Traceback" not in noted
+    last = metrics_rows(out)[-1]
+    assert last["step"] == 4
+    assert last["stopped_at_step"] < 4
+    assert last["stopped_by"] in sentences[1]
+
+
+# What is refused: exit code 2, one message, no traceback.
+
+
+def message(capsys, *parts):
+    """The message on stderr; what a run says of itself before may stand above it."""
+    noted = capsys.readouterr().err
+    assert "Traceback" not in noted
+    lines = [line for line in noted.splitlines() if line.startswith("rankpg")]
+    assert len(lines) == 1, noted
+    assert noted.rstrip().endswith(lines[0]), noted
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+FILES = {
+    "empty.csv": "",
+    "header.csv": "user_id,item_id,rating\n",
+    "row.csv": CSV.replace(f"bob,dune,{TABLE[1, 3]}", "bob,dune,plenty"),
+    "short.csv": CSV.replace(f"bob,dune,{TABLE[1, 3]}", "bob,dune"),
+    "twice.csv": CSV + "ann,dune,1.0\n",
+    "wrong.yaml": "num_stpes: 3\n",
+    "type.yaml": "num_steps: [3]\n",
+    "no.yaml": "a: [1\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["train", "--num-stepps", "3"], ["--num-stepps"]),
+        (["train", "--estimator", "reinforce"], ["--estimator", "reinforce", "ca_pg_swr"]),
+        (["train", "--num-steps", "many"], ["--num-steps", "many"]),
+        (["train", "--num-steps", "0"], ["--num-steps is 0", "at least 1"]),
+        (
+            ["train", "--num-candidates", "11", "--num-items", "10"],
+            ["--num-candidates is 11", "10"],
+        ),
+        (["train", "--ranking-length", "4", "--num-candidates", "3"], ["--ranking-length is 4"]),
+        (["train", "--seeds", "1", "1"], ["--seeds is 1 1"]),
+        (
+            ["train", "--estimator", "ca_pg_exact", "--num-experts", "2"],
+            ["--estimator", "ca_pg_exact"],
+        ),
+        (["train", "--optimizer", "adamm"], ["--optimizer is 'adamm'", "adagrad"]),
+        (["train", "--optimizer-options", "b3=1"], ["--optimizer-options", "'b3=1'", "b1"]),
+        (["train", "--position-weights", "1,2"], ["--position-weights", "L = 1"]),
+        (["train", "--environment", "ratings"], ["--path"]),
+        (["train", "--path", "row.csv"], ["--path", "--environment ratings"]),
+        (["train", "--environment", "ratings", "--path", "none.csv"], ["none.csv"]),
+        (["train", "--environment", "ratings", "--path", "empty.csv"], ["empty.csv", "empty"]),
+        (["train", "--environment", "ratings", "--path", "header.csv"], ["header.csv", "no rows"]),
+        (["train", "--environment", "ratings", "--path", "row.csv"], ["row.csv", "12", "plenty"]),
+        (["train", "--environment", "ratings", "--path", "short.csv"], ["short.csv", "12"]),
+        (
+            ["train", "--environment", "ratings", "--path", "twice.csv"],
+            ["twice.csv", "ann", "dune", "--duplicates"],
+        ),
+        (
+            ["train", "--environment", "ratings", "--path", "ok.csv", "--missing", "error"],
+            ["ok.csv", "--missing"],
+        ),
+        (
+            ["train", "--environment", "ratings", "--path", "ok.csv", "--num-candidates", "9"],
+            ["--num-candidates is 9", "8 items"],
+        ),
+        (
+            [
+                *("train", "--environment", "ratings", "--path", "ok.csv"),
+                *("--item-tower", "features", "--num-candidates", "3"),
+            ],
+            ["--item-tower is features", "--item-tower ids"],
+        ),
+        (["train", "--config", "wrong.yaml"], ["wrong.yaml", "'num_stpes'", "num_steps"]),
+        (["train", "--config", "type.yaml"], ["--num-steps is [3]"]),
+        (["train", "--config", "no.yaml"], ["no.yaml", "not YAML"]),
+        (["train", "--config", "none.yaml"], ["none.yaml does not exist"]),
+        (["train", "--resume"], ["--resume needs --out"]),
+        (["train", "--resume", "--out", "nothing"], ["nothing", "does not exist"]),
+        (
+            ["train", "--out", "held", "--num-items", "20", "--num-contexts", "5"],
+            ["--out held", "--resume"],
+        ),
+        (  # before the environment is read
+            ["train", "--out", "held", "--environment", "ratings", "--path", "none.csv"],
+            ["--out held", "--resume"],
+        ),
+        (
+            ["train", "--environment", "ratings", "--path", "ok.csv", "--num-items", "50"],
+            ["--num-items is 50", "no effect", "--environment synthetic"],
+        ),
+        (["train", "--inverse-temperature", "2"], ["--inverse-temperature", "--reranker noisy"]),
+        (["evaluate", "nothing"], ["nothing", "does not exist"]),
+        (["evaluate"], ["run"]),
+        (["trian"], ["trian", "train"]),
+        ([], ["COMMAND"]),
+        (["demo", "--num-steps", "0"], ["--num-steps is 0"]),
+    ],
+)
+def test_refusals(arguments, parts, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {**FILES, "ok.csv": CSV}.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "held").mkdir()
+    (tmp_path / "held" / "metrics.jsonl").write_text("")
+    before = sorted(p.name for p in tmp_path.rglob("*"))
+    assert call(*arguments) == 2
+    message(capsys, *parts)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == before  # a refusal writes nothing
+
+
+def test_a_flag_overrides_the_file_and_both_override_the_preset(tmp_path, monkeypatch):
+    file = tmp_path / "mine.yaml"
+    file.write_text("preset: paper\nlearning_rate: 1e-3\nnum_items: 77\nseeds: [4, 5]\n")
+    seen = []
+
+    def stop(config):
+        seen.append(config)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("rankpg.runs.run.prepare", stop)
+    flags = ["--num-items", 88, "--no-adaptive-learning-rate", "--optimizer-options", "eps=1e-3"]
+    assert call("train", "--config", file, *flags) == 2
+    config = seen[0].resolve()
+    assert (config.num_items, config.learning_rate, config.seeds) == (88, 1e-3, (4, 5))
+    assert config.adaptive_learning_rate is False
+    assert (config.optimizer, config.init_scale) == ("adagrad", 1.0)
+    assert config.optimizer_options == ("eps=1e-3",)
+
+
+def test_a_preset_or_estimator_on_top_of_a_runs_own_settings(trained, monkeypatch):
+    """config.yaml of a run is resolved: what its preset chose is chosen anew, what was given stays."""
+    seen = []
+
+    def stop(config):
+        seen.append(config.resolve())
+        raise ValueError("enough")
+
+    monkeypatch.setattr("rankpg.runs.run.prepare", stop)
+    file = trained[0] / "config.yaml"
+    assert call("train", "--config", file, "--preset", "paper") == 2
+    assert call("train", "--config", file, "--estimator", "v_pg") == 2
+    assert call("train", "--config", file, "--learning-rate", 0.5) == 2
+    paper, v_pg, faster = seen
+    assert (paper.optimizer, paper.init_scale, paper.num_candidates) == ("adagrad", 1.0, 3)
+    assert v_pg == TrainConfig(estimator="v_pg", preset="tuned", **others(v_pg)).resolve()
+    assert (faster.learning_rate, faster.optimizer, faster.init_scale) == (0.5, "adam", 0.1)
+
+
+def others(config: TrainConfig) -> dict:
+    """What neither the preset nor the estimator says."""
+    decided = {
+        *("estimator", "preset", "init_scale", "optimizer", "optimizer_options"),
+        *("learning_rate", "adaptive_learning_rate"),
+    }
+    return {k: v for k, v in config.to_dict().items() if k not in decided}
+
+
+def test_help_lists_every_setting_with_its_default(capsys):
+    assert call("train", "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(TrainConfig):
+        assert f"{flag(field.name)} " in text or f"{flag(field.name)}," in text, field.name
+    for part in ("--config", "--out", "--resume", "[20000]", "[from the preset]", "--no-adaptive-"):
+        assert part in text, part
+    assert call("--help") == 0
+    assert "evaluate" in capsys.readouterr().out
+
+
+def test_the_module_is_a_program(tmp_path):
+    """From any folder; the interpreter turns the answer into an exit code."""
+    command = [sys.executable, "-m", "rankpg", "train", "--num-candidates", "0"]
+    where = {
+        "PYTHONPATH": str(Path(rankpg.__file__).parents[1]),
+        "PATH": "",
+        "JAX_PLATFORMS": "cpu",
+    }
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env=where, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stderr == "rankpg: --num-candidates is 0; expected at least 1\n"
+    assert done.stdout == ""

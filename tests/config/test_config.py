@@ -1,0 +1,347 @@
+"""Settings: every refusal names its flag, presets fill what was left open, YAML gives the config back."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import typing
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from rankpg.config.fields import choices_of, flag
+from rankpg.config.train_config import TrainConfig
+from rankpg.environments.from_ratings import from_matrix
+from rankpg.errors import ConfigError
+from rankpg.runs.storage.load import load_config, load_settings
+from rankpg.training.build import assemble
+
+ENABLE_X64 = False
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_checks(jax_flags):
+    """The config refuses wrong types in words of its own: those are what is tested, not beartype's."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # for optax's Adam
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrainConfig, "__init__", inspect.unwrap(TrainConfig.__init__))
+        yield
+
+
+CREDIT_ASSIGNED = {
+    "v_pg": False,
+    "v_pg_swr": False,
+    "ca_pg": True,
+    "ca_pg_exact": True,
+    "ca_pg_swr": True,
+    "top1_pg": True,
+    "ca_pg_threshold": True,
+}
+
+
+def refusal(settings, *parts):
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.from_dict(settings, source="my.yaml")
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        # combinations
+        ({"ranking_length": 4, "num_candidates": 3}, ["--ranking-length is 4", "--num-candidates 3"]),
+        ({"estimator": "reinforce"}, ["--estimator", "'reinforce'", "ca_pg_swr", "v_pg"]),
+        ({"estimator": "ca_pg_exact", "num_experts": 2}, ["--estimator", "num_experts is 2", "ca_pg"]),
+        ({"seeds": [0, 1, 0]}, ["--seeds is 0 1 0", "distinct"]),
+        ({"seeds": []}, ["--seeds is empty"]),
+        ({"seeds": [-1]}, ["--seeds is -1", "from 0"]),
+        ({"seeds": [2**32]}, ["--seeds is 4294967296", "2^32 - 1"]),
+        ({"instance_seed": -1}, ["--instance-seed is -1"]),
+        ({"instance_seed": 2**32}, ["--instance-seed is 4294967296"]),
+        ({"advantage": "group"}, ["--advantage group", "--draws-per-context"]),
+        ({"advantage": "group", "draws_per_context": 2, "entropy_bonus": 0.1},
+         ["--entropy-bonus 0.1", "--advantage group", "--advantage context"]),
+        ({"advantage": "batch", "batch_size": 1}, ["--advantage batch", "--batch-size"]),
+        ({"batch_size": 10, "draws_per_context": 4}, ["--batch-size 10", "--draws-per-context 4"]),
+        ({"environment": "ratings"}, ["--environment ratings", "--path FILE"]),
+        ({"environment": "text"}, ["--environment text", "--path FOLDER"]),
+        ({"path": "a.csv"}, ["--path", "--environment synthetic", "--environment ratings"]),
+        (
+            {"columns": ["user", "item"], "environment": "ratings", "path": "a.csv"},
+            ["--columns has 2 names", "USER ITEM VALUE"],
+        ),
+        # choices
+        ({"environment": "movies"}, ["--environment is 'movies'", "synthetic, ratings, text"]),
+        ({"reranker": "best"}, ["--reranker is 'best'", "optimal", "anti"]),
+        ({"preset": "fast"}, ["--preset is 'fast'", "tuned, paper"]),
+        ({"missing": "mean"}, ["--missing is 'mean'", "zero, error"]),
+        ({"retrieval": "faiss"}, ["--retrieval is 'faiss'", "auto, dense"]),
+        # types
+        ({"num_steps": "many"}, ["--num-steps is 'many'", "a whole number"]),
+        ({"num_steps": 1.5}, ["--num-steps is 1.5", "a whole number"]),
+        ({"num_steps": True}, ["--num-steps is True", "a whole number"]),
+        ({"num_steps": None}, ["--num-steps is empty", "a whole number"]),
+        ({"learning_rate": "fast"}, ["--learning-rate is 'fast'", "a number"]),
+        ({"learning_rate": [1]}, ["--learning-rate is [1]", "a number"]),
+        ({"adaptive_learning_rate": "yes"}, ["--adaptive-learning-rate is 'yes'", "true or false"]),
+        ({"seeds": 3}, ["--seeds is 3", "a list, each entry a whole number"]),
+        ({"seeds": "012"}, ["--seeds is '012'", "a list"]),
+        ({"seeds": [0, "one"]}, ["--seeds is 'one'", "a whole number"]),
+        ({"hidden": [0]}, ["--hidden", "at least 1"]),
+        ({"path": 3, "environment": "ratings"}, ["--path is 3", "text"]),
+        ({"reranker": ["optimal"]}, ["--reranker", "text"]),
+        # an unknown name
+        ({"num_itmes": 10}, ["my.yaml", "'num_itmes'", "num_items"]),
+    ],
+)  # fmt: skip
+def test_refusals(settings, parts):
+    refusal(settings, *parts)
+
+
+RATINGS = {"environment": "ratings", "path": "a.csv"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "instead"),
+    [
+        ({"path": "a.csv"}, "--path is a.csv", "--environment ratings or --environment text"),
+        ({"columns": ["u", "i", "v"]}, "--columns is u i v", "--environment ratings"),
+        ({"missing": "error"}, "--missing is error", "--environment ratings"),
+        ({"duplicates": "mean"}, "--duplicates is mean", "--environment ratings"),
+        (RATINGS | {"num_contexts": 50}, "--num-contexts is 50", "--environment synthetic"),
+        (RATINGS | {"num_items": 50}, "--num-items is 50", "--environment synthetic"),
+        (RATINGS | {"num_features": 5}, "--num-features is 5", "--environment synthetic"),
+        (
+            RATINGS | {"instance_seed": 0},
+            "--instance-seed is 0",
+            "--environment synthetic or --reranker learned",
+        ),
+        (
+            {"hidden": [8, 4]},
+            "--hidden is 8 4",
+            "--context-tower features or --context-tower adapter or --item-tower features or "
+            "--item-tower adapter",
+        ),
+        ({"inverse_temperature": 2.0}, "--inverse-temperature is 2.0", "--reranker noisy"),
+    ],
+    ids=lambda case: case if isinstance(case, str) else "",
+)
+def test_a_setting_without_an_effect_is_refused(settings, given, instead):
+    """It is taken where it has one, and its default anywhere."""
+    refusal(settings, f"{given}, but has no effect with --", f"leave it out, or choose {instead}")
+    *_, name = settings
+    default = {f.name: f.default for f in dataclasses.fields(TrainConfig)}[name]
+    assert getattr(TrainConfig.from_dict(settings | {name: default}), name) == default
+    for choice in instead.split(" or "):
+        setting, value = choice.removeprefix("--").replace("-", "_").split()
+        apt = {k: v for k, v in settings.items() if k == name or setting != "environment"}
+        apt |= RATINGS if value == "ratings" else {setting: value}
+        found = TrainConfig.from_dict(apt | {name: settings[name]})
+        assert found.to_dict()[name] == settings[name]
+
+
+def test_every_need_is_a_setting_and_a_value_it_may_take():
+    hints = typing.get_type_hints(TrainConfig)
+    fields = {f.name: f for f in dataclasses.fields(TrainConfig)}
+    needs = [pair for f in fields.values() for pair in f.metadata["needs"]]
+    assert len(needs) >= 10
+    for name, value in needs:
+        assert value in choices_of(fields[name], hints[name])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "num_contexts", "num_items", "num_features", "num_candidates", "num_experts",
+        "embedding_dim", "ranking_length", "batch_size", "draws_per_context", "num_steps",
+        "eval_every", "eval_contexts",
+    ],
+)  # fmt: skip
+def test_counts_are_at_least_one(name):
+    refusal({name: 0}, f"{flag(name)} is 0; expected at least 1")
+    refusal({name: -3}, f"{flag(name)} is -3")
+
+
+@pytest.mark.parametrize("name", ["temperature", "init_scale", "learning_rate"])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
+def test_scales_are_above_zero(name, value):
+    refusal({name: value}, flag(name), "expected a number above 0")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf")])
+def test_the_inverse_temperature_is_any_finite_number(value):
+    refusal({"inverse_temperature": value}, "--inverse-temperature", "expected a finite number")
+    for beta in (0, -0.5):
+        assert TrainConfig(inverse_temperature=beta, reranker="noisy").inverse_temperature == beta
+
+
+@pytest.mark.parametrize("name", ["noise_scale", "held_out_contexts", "entropy_bonus"])
+def test_what_may_be_zero_and_no_less(name):
+    refusal({name: -1}, flag(name), "expected at least 0")
+
+
+def test_k_is_compared_with_the_catalogue_that_there_is():
+    config = TrainConfig(
+        num_candidates=2000
+    )  # for train(config, environment) with 10,000 items, say
+    many = from_matrix(np.zeros((2, 2000))).environment
+    assert sum(assemble(config, many).quotas) == 2000
+    few = from_matrix(np.zeros((2, 1999))).environment
+    with pytest.raises(ConfigError, match=r"--num-candidates is 2000, .* only 1999 items"):
+        assemble(config, few)
+
+
+def test_edges_that_are_allowed():
+    config = TrainConfig(num_items=4, num_candidates=4, ranking_length=4, seeds=range(2))
+    assert config.seeds == (0, 1)
+    assert TrainConfig(estimator="ca_pg_exact").num_experts == 1
+    assert TrainConfig(hidden=[], item_tower="features").hidden == ()
+    assert TrainConfig(environment="ratings", path="a.csv", num_candidates=5000).num_items == 1000
+
+
+def test_numbers_in_the_forms_people_write():
+    config = TrainConfig.from_dict(
+        yaml.safe_load("{learning_rate: 1e-2, temperature: 2, num_steps: 30, seeds: [5]}")
+    )
+    assert (config.learning_rate, config.temperature, config.num_steps) == (0.01, 2.0, 30)
+    assert type(config.temperature) is float
+    config = TrainConfig(
+        num_steps=np.int64(7), learning_rate=np.float64(0.5), seeds=np.arange(2).tolist()
+    )
+    assert type(config.num_steps) is int
+    assert config.seeds == (0, 1)
+
+
+def test_a_float32_is_a_number():
+    assert TrainConfig(learning_rate=np.float32(0.5)).learning_rate == 0.5
+
+
+def test_frozen():
+    config = TrainConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.num_steps = 3  # type: ignore[misc]
+    assert hash(config) == hash(TrainConfig())
+    assert config != TrainConfig(num_steps=3)
+
+
+@pytest.mark.parametrize("estimator", CREDIT_ASSIGNED)
+def test_presets(estimator):
+    tuned = TrainConfig(estimator=estimator).resolve()
+    paper = TrainConfig(estimator=estimator, preset="paper").resolve()
+    credit_assigned = CREDIT_ASSIGNED[estimator]
+    assert (tuned.init_scale, tuned.optimizer, tuned.optimizer_options) == (0.1, "adam", ())
+    assert tuned.learning_rate == 0.01
+    assert tuned.advantage == ("none" if credit_assigned else "context")
+    assert tuned.adaptive_learning_rate is False
+
+    assert (paper.init_scale, paper.optimizer) == (1.0, "adagrad")
+    assert "initial_accumulator_value=0" in paper.optimizer_options
+    assert paper.learning_rate == (0.01 if credit_assigned else 0.1)
+    assert paper.adaptive_learning_rate is credit_assigned
+    assert paper.advantage == "none"
+
+
+@pytest.mark.parametrize("side", ["context_tower", "item_tower"])
+def test_a_tower_over_features_takes_smaller_steps(side):
+    for kind, rate in {"ids": 0.01, "given": 0.01, "features": 0.003, "adapter": 0.003}.items():
+        config = TrainConfig(**{side: kind})
+        assert config.resolve().learning_rate == rate
+        paper = dataclasses.replace(config, preset="paper")
+        assert paper.resolve() == dataclasses.replace(
+            TrainConfig(preset="paper").resolve(), **{side: kind}
+        )
+        given = dataclasses.replace(config, learning_rate=0.5)
+        assert given.resolve().learning_rate == 0.5
+
+
+def test_a_preset_fills_only_what_was_left_open():
+    given = {
+        "init_scale": 0.7,
+        "optimizer": "rmsprop",
+        "optimizer_options": ("decay=0.8",),
+        "learning_rate": 0.05,
+        "adaptive_learning_rate": False,
+        "advantage": "learned",
+    }
+    for preset in ("tuned", "paper"):
+        whole = TrainConfig(preset=preset, **given).resolve()
+        assert {name: getattr(whole, name) for name in given} == given
+        for name in given:
+            one = TrainConfig(preset=preset, **{name: given[name]}).resolve()
+            assert getattr(one, name) == given[name]
+    adam = TrainConfig(preset="paper", optimizer="adam").resolve()
+    assert adam.optimizer_options == ()  # Adagrad's accumulator is no business of Adam's
+    again = TrainConfig(preset="paper", optimizer="adagrad").resolve()
+    assert again.optimizer_options == TrainConfig(preset="paper").resolve().optimizer_options
+
+
+@pytest.mark.parametrize("preset", ["tuned", "paper"])
+def test_yaml_gives_the_resolved_config_back(tmp_path, preset):
+    config = TrainConfig(
+        preset=preset,
+        estimator="v_pg",
+        seeds=(3, 1),
+        item_tower="features",
+        hidden=(8, 4),
+        learning_rate=3e-7,
+        environment="ratings",
+        path="a.csv",
+        columns=("u", "i", "v"),
+        reranker="learned",
+        position_weights="1,0.5",
+        ranking_length=2,
+        instance_seed=4,
+    ).resolve()
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+    assert load_config(file) == config == load_config(tmp_path)
+    assert config.resolve() == config
+    assert list(config.to_dict()) == [f.name for f in dataclasses.fields(TrainConfig)]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a: [1", ["is not YAML"]),
+        ("- 1\n- 2\n", ["must be a mapping"]),
+        ("3: 4\n", ["must be a mapping"]),
+        ("!!python/object/apply:os.system ['true']\n", ["is not YAML"]),
+        (b"\xff\xfe\x00", ["cannot be read"]),
+        ("num_stpes: 3\n", ["'num_stpes'"]),
+        ("num_steps: soon\n", ["--num-steps is 'soon'"]),
+    ],
+)
+def test_wrong_files(tmp_path, text, parts):
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+    if "--" not in message:
+        assert str(file) in message
+
+
+def test_an_empty_file_is_all_defaults_and_a_missing_one_is_named(tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    assert load_config(tmp_path / "empty.yaml") == TrainConfig()
+    with pytest.raises(ConfigError, match=r"none\.yaml does not exist"):
+        load_settings(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_settings(tmp_path)
+
+
+def test_a_problem_too_wide_for_any_machine_is_refused():
+    refusal({"num_features": 2**31 - 1}, "--num-features is 2147483647", "at most 65536")
+
+
+@pytest.mark.parametrize("path", ["", "  "])
+def test_a_path_that_is_empty(path):
+    refusal({"environment": "ratings", "path": path}, "--path is empty")

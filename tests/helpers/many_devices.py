@@ -1,0 +1,152 @@
+"""What `test_sharded.py` runs in processes of their own: `python many_devices.py NAME ARGUMENT...`.
+
+The number of devices is fixed when JAX starts, so each of these is a process; XLA_FLAGS says how many.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh
+
+from rankpg import TrainConfig
+from rankpg._utils.distributed import is_writer, join_processes
+from rankpg.core.estimators import ESTIMATORS
+from rankpg.core.sampling import expert_quotas
+from rankpg.retrieval.layout import Layout
+from rankpg.retrieval.sharded import Placement, part_of, retrieve_sharded
+from rankpg.retrieval.streamed import retrieve_streamed
+from rankpg.runs.loop import training_loop
+from rankpg.runs.run import prepare
+from rankpg.runs.storage.folder import RunFolder
+from rankpg.training.update import seed_keys, train_chunk
+from rankpg.types import Embeddings
+
+BATCH, CANDIDATES = 8, 7
+
+
+@struct.dataclass
+class Masks:
+    """An environment of which retrieval asks one thing."""
+
+    where: jax.Array | None
+
+    def eligible(self, context, items):
+        return None if self.where is None else self.where[context][items]
+
+
+def equal(batch: int, items: int, cases: list) -> None:
+    """Sharded and streamed answer the same: items, orders, scores, gradients. N = 37 divides by nothing."""
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_enable_x64", True)
+    grid = np.array(jax.devices()[: batch * items]).reshape(batch, items)
+    for estimator, experts, masked, eligible in cases:
+        _equal(Mesh(grid, ("batch", "items")), estimator, experts, masked, eligible)
+
+
+def _equal(mesh, name, experts, masked, eligible):
+    layout, rng, estimator = Layout(37, 12, 3), np.random.default_rng(1), ESTIMATORS[name]
+    towers = Embeddings(
+        contexts=jnp.asarray(2 * rng.normal(size=(BATCH, experts, 4))),
+        items=jnp.asarray(rng.normal(size=(experts, 37, 4))),
+    )
+    where = rng.permuted(np.arange(37) < eligible + np.zeros((BATCH, 1)), axis=1)
+    world = Masks(jnp.asarray(where) if masked else None)
+    quotas, keys = (
+        expert_quotas(CANDIDATES, experts),
+        jax.random.split(jax.random.key(3), BATCH),
+    )
+    contexts = jnp.arange(BATCH, dtype=jnp.int32)
+    weights = jnp.asarray(rng.normal(size=(BATCH, 2)))
+    part = part_of(mesh, 37, CANDIDATES, layout)
+    retrievals = {
+        "streamed": lambda *known: retrieve_streamed(*known, layout),
+        "sharded": lambda *known: retrieve_sharded(*known, mesh, part),
+    }
+
+    def answer(retrieve):
+        def loss(towers):
+            found = retrieve(keys, towers, contexts, world, quotas, estimator.statistics)
+            shown = found.items[:, jnp.array([0, 5])]
+            scores = jax.vmap(lambda c, s: estimator.score(c, s, quotas))(found, shown)
+            return jnp.sum(weights * scores), (scores, found)
+
+        return jax.jit(jax.grad(loss, has_aux=True))(towers)
+
+    (gradient, (scores, found)), (wanted, (expected, known)) = (
+        answer(retrievals[name]) for name in ("sharded", "streamed")
+    )
+    for field in ("items", "order", "sound"):
+        np.testing.assert_array_equal(getattr(found, field), getattr(known, field), err_msg=field)
+    np.testing.assert_array_equal(found.listing.items, known.listing.items)
+    close = {"rtol": 1e-9, "atol": 1e-12}
+    np.testing.assert_allclose(found.listing.log_rest, known.listing.log_rest, **close)
+    np.testing.assert_allclose(found.perturbed, known.perturbed, **close)
+    np.testing.assert_allclose(scores, expected, **close)
+    assert np.isfinite(scores).all()
+    np.testing.assert_allclose(gradient.items, wanted.items, **close)
+    np.testing.assert_allclose(gradient.contexts, wanted.contexts, **close)
+
+
+def unsound(batch: int, items: int) -> None:
+    """A NaN on one device is noticed on all."""
+    mesh = Mesh(np.array(jax.devices()[: batch * items]).reshape(batch, items), ("batch", "items"))
+    logits = jnp.zeros((1, 37, 1)).at[0, 30].set(jnp.nan)
+    towers = Embeddings(contexts=jnp.ones((BATCH, 1, 1)), items=logits)
+    keys = jax.random.split(jax.random.key(0), BATCH)
+    part = part_of(mesh, 37, 3, Layout(37, 12, 3))
+    known = keys, towers, jnp.arange(BATCH, dtype=jnp.int32), Masks(None), (3,), "candidates"
+    assert not jax.jit(lambda: retrieve_sharded(*known, mesh, part).sound)().any()
+
+
+def train(out: str, settings: dict, *place: str) -> None:
+    """Train into a folder, going on where it ends; and write what the parameters came to, whole."""
+    if place:
+        join_processes(place)
+    fixed = {
+        "num_items": 37, "num_contexts": 6, "num_candidates": 4, "batch_size": 8, "eval_every": 10,
+        "seeds": (0,),
+    }  # fmt: skip
+    run, folder = prepare(TrainConfig(**{**fixed, **settings})), RunFolder(out)
+    (folder.resume if (folder.path / "checkpoint").exists() else folder.open)(run)
+    for progress in training_loop(run):
+        folder.follow(run, progress)
+    folder.close(run)
+    placement = run.pipeline.placement
+    rows = placement.part.rows if isinstance(placement, Placement) else 37
+    held = {
+        shard.data.shape[-2]
+        for path, leaf in jax.tree_util.tree_flatten_with_path(run.state)[0]
+        if "['items']['table']" in jax.tree_util.keystr(path)
+        for shard in leaf.addressable_shards
+    }
+    assert held <= {rows}, (held, rows)
+    # NumPy writes no bfloat16.
+    state = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(run.state_of_hosts())]
+    if is_writer():
+        np.savez(Path(out) / "state.npz", *state)
+
+
+def spread(batch: int, items: int) -> None:
+    """Read from the program of a training step: no device ever holds a whole item table."""
+    config = TrainConfig(
+        num_items=10_001, embedding_dim=64, num_contexts=20, num_candidates=5, batch_size=8, seeds=(0,),
+        estimator="ca_pg", retrieval="sharded", mesh=(batch, items),
+    )  # fmt: skip
+    run = prepare(config)
+    roots = run.copies(seed_keys(run.config, "steps"))
+    chunk = train_chunk(run.pipeline, 2).lower(run.environment, run.state, roots).compile()
+    rows = [int(n) for n in re.findall(r"f32\[(?:\d+,)*(\d+),64\]", chunk.as_text())]
+    assert max(rows) == run.pipeline.placement.part.rows < 10_001 / items + 64, max(rows)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*(json.loads(word) for word in sys.argv[2:]))

@@ -1,0 +1,330 @@
+"""Streamed retrieval against the dense one: its law, its statistics, and every score's gradient."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import oracle
+from helpers.streaming import Masks, embeddings_of, random_towers
+
+from rankpg import TrainConfig, train
+from rankpg.core.estimators import ESTIMATORS, Candidates
+from rankpg.core.numerics import centre
+from rankpg.core.plackett_luce import sparse_logits
+from rankpg.core.sampling import expert_quotas, greedy_in_turn
+from rankpg.encoders import Encoder
+from rankpg.environments.from_ratings import from_matrix
+from rankpg.retrieval import streamed
+from rankpg.retrieval.layout import Layout, layout_for
+from rankpg.retrieval.streamed import retrieve_streamed
+from rankpg.training.build import assemble
+from rankpg.types import Embeddings
+
+LEVEL = 1e-4
+STREAMED = [name for name, e in ESTIMATORS.items() if e.statistics != "catalogue"]
+
+
+LAYOUTS = {
+    "one chunk": Layout(37, 40, 4),
+    "a chunk an item": Layout(37, 1, 1),
+    "chunks that end with the catalogue": Layout(36, 12, 3),
+    "a last chunk that is shorter": Layout(37, 12, 3),
+    "wide blocks": Layout(37, 16, 16),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_layout_holds_every_item_once(layout):
+    every = jnp.arange(layout.num_items, dtype=jnp.int32)
+    block, row = layout.block_of(every), layout.row_of(every)
+    assert 0 <= int(row.min()) <= int(row.max()) < layout.width
+    assert set(np.asarray(block).tolist()) == set(range(layout.num_blocks))
+    np.testing.assert_array_equal(layout.start_of(block) + row, every)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_scan_passes_every_row_once_and_in_order(layout):
+    table = jnp.arange(2.0 * layout.num_items).reshape(2, layout.num_items, 1)
+
+    def body(carry, start, rows):
+        return carry + jnp.sum(rows), (rows[..., 0], jnp.full((2, 1), start, table.dtype))
+
+    total, (rows, starts) = layout.scan(body, jnp.zeros((), table.dtype), table)
+    np.testing.assert_array_equal(rows, table[..., 0])
+    np.testing.assert_array_equal(starts[0], range(0, layout.num_items, layout.size))
+    assert int(total) == int(table.sum())
+
+
+@pytest.mark.parametrize("num_items", [1, 2, 31, 32, 33, 1000, 4095, 4097, 10**6])
+@pytest.mark.parametrize("depth", [1, 11, 101])
+def test_a_chosen_layout_fits(num_items, depth):
+    layout = layout_for(num_items, min(depth, num_items))
+    assert 1 <= layout.width <= num_items
+    assert layout.size % layout.width == 0
+    assert layout.chunks * layout.size >= num_items
+
+
+# The law.
+
+POLICIES = {
+    "flat": (np.zeros((1, 7)), (3,)),
+    "one expert": (np.random.default_rng(0).normal(size=(1, 7)), (3,)),
+    "peaked": (10 * np.random.default_rng(1).normal(size=(1, 7)), (3,)),
+    "three experts": (np.random.default_rng(2).normal(size=(3, 6)), (1, 1, 2)),
+}
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def draws(key, logits, where, quotas, layout, num_draws=60_000):
+    """Ordered candidates, a context a draw."""
+    batch = 50
+    towers = Embeddings(
+        contexts=jnp.ones((batch, logits.shape[0], 1), logits.dtype), items=logits[:, :, None]
+    )
+    contexts = jnp.zeros(batch, jnp.int32)
+
+    def some(key):
+        keys = jax.random.split(key, batch)
+        found = retrieve_streamed(
+            keys, towers, contexts, Masks(where), quotas, "candidates", layout
+        )
+        return found.items
+
+    keys = jax.random.split(key, num_draws // batch)
+    return jax.lax.map(some, keys, batch_size=20).reshape(-1, sum(quotas))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        pytest.param(
+            name, size, marks=() if (name, size) == ("three experts", 4) else pytest.mark.slow
+        )
+        for name in POLICIES
+        for size in (8, 4, 2)
+    ],
+)
+def test_ordered_tuples_have_the_probabilities_of_the_policy(key, name, size):
+    logits, quotas = POLICIES[name]
+    num_items = logits.shape[1]
+    layout = Layout(num_items, size, 2)
+    drawn = draws(key, jnp.asarray(logits, jnp.float32), None, quotas, layout)
+    _, expected = oracle.probabilities(logits, quotas)
+    assert oracle.chi_square_p_value(np.asarray(drawn), num_items, expected) > LEVEL
+
+
+@pytest.mark.slow
+def test_masked_items_are_never_drawn(key):
+    logits = np.random.default_rng(3).normal(size=(1, 7))
+    eligible = np.array([True, False, True, True, False, True, True])
+    masked = np.where(eligible, logits, -np.inf)
+    where = jnp.asarray(eligible)[None]
+    drawn = draws(key, jnp.asarray(logits, jnp.float32), where, (3,), Layout(7, 4, 2))
+    _, expected = oracle.probabilities(masked, (3,))
+    assert oracle.chi_square_p_value(np.asarray(drawn), 7, expected) > LEVEL
+
+
+# The statistics and their gradient.
+
+
+def dense_listing(logits, found: Candidates, index):
+    """What a dense retrieval lists of the same draw."""
+    ids = jnp.concatenate([found.items[index], found.order[index].reshape(-1)])
+    return sparse_logits(centre(logits[index]), ids)
+
+
+def dense_score(estimator, towers, where, found: Candidates, quotas, shown):
+    """The same scores from dense logits and the same draw, and with them a gradient in the towers."""
+    logits = jnp.einsum("bmd,mnd->bmn", towers.contexts, towers.items)
+    if where is not None:
+        logits = jnp.where(where[:, None], logits, -jnp.inf)
+
+    def one(index):
+        same = Candidates(
+            items=found.items[index],
+            listing=dense_listing(logits, found, index),
+            order=found.order[index],
+            perturbed=found.perturbed[index],
+            sound=found.sound[index],
+        )
+        return ESTIMATORS[estimator].score(same, shown[index], quotas)
+
+    return jnp.stack([one(index) for index in range(logits.shape[0])])
+
+
+CASES = [
+    ("one chunk", 1, False),
+    ("a last chunk that is shorter", 1, True),
+    ("a last chunk that is shorter", 3, True),
+    ("wide blocks", 3, False),
+    ("a chunk an item", 1, False),
+    ("chunks that end with the catalogue", 2, True),
+]
+CORE = {("a last chunk that is shorter", 1, "ca_pg_swr")}
+
+
+def cases():
+    """Every estimator in every case, most of them slow: two compilations each."""
+    for layout, experts, masked in CASES:
+        for estimator in STREAMED:
+            core = (layout, experts, estimator) in CORE
+            marks = () if core else pytest.mark.slow
+            yield pytest.param(layout, experts, masked, estimator, marks=marks)
+
+
+@pytest.mark.parametrize(("layout", "experts", "masked", "estimator"), [*cases()])
+def test_scores_and_gradients_are_those_of_the_dense_retrieval(
+    key, estimator, layout, experts, masked
+):
+    layout, batch, quotas = LAYOUTS[layout], 3, expert_quotas(7, experts)
+    towers = random_towers(1, batch, experts, layout.num_items, 4, scale=2.0)
+    where = np.random.default_rng(2).random((batch, layout.num_items)) < 0.7
+    where = jnp.asarray(where) if masked else None
+    contexts = jnp.arange(batch, dtype=jnp.int32)
+    weights = jnp.asarray(np.random.default_rng(3).normal(size=(batch, 2)))
+
+    def streamed(towers):
+        found = retrieve_streamed(
+            jax.random.split(key, batch), towers, contexts, Masks(where), quotas,
+            ESTIMATORS[estimator].statistics, layout,
+        )  # fmt: skip
+        shown = found.items[:, jnp.array([0, 5])]
+        scores = jax.vmap(lambda c, s: ESTIMATORS[estimator].score(c, s, quotas))(found, shown)
+        return jnp.sum(weights * scores), (scores, found, shown)
+
+    gradient, (scores, found, shown) = jax.jit(jax.grad(streamed, has_aux=True))(towers)
+
+    def dense(towers):
+        expected = dense_score(estimator, towers, where, found, quotas, shown)
+        return jnp.sum(weights * expected), expected
+
+    wanted, expected = jax.jit(jax.grad(dense, has_aux=True))(towers)
+    np.testing.assert_allclose(scores, expected, rtol=1e-9)
+    np.testing.assert_allclose(gradient.items, wanted.items, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(gradient.contexts, wanted.contexts, rtol=1e-8, atol=1e-12)
+    assert bool(jnp.all(found.sound))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_the_greedy_order_is_the_dense_one(key, layout):
+    towers = random_towers(4, 3, 2, layout.num_items, 4)
+    found = jax.jit(
+        lambda: retrieve_streamed(
+            jax.random.split(key, 3),
+            towers,
+            jnp.arange(3, dtype=jnp.int32),
+            Masks(None),
+            (3, 2),
+            "greedy",
+            layout,
+        )
+    )()
+    logits = jnp.einsum("bmd,mnd->bmn", towers.contexts, towers.items)
+    for index in range(3):
+        np.testing.assert_array_equal(found.order[index], greedy_in_turn(logits[index], (3, 2)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [1e4, -1e4])
+def test_logits_far_from_zero_lose_nothing(key, shift):
+    """Float32: the same draw, and the same scores to rounding, as without the shift."""
+    logits = np.random.default_rng(5).normal(size=(2, 1, 37)).round(2)
+
+    def draw(by):
+        towers = embeddings_of(jnp.asarray(logits + by, jnp.float32))
+        found = retrieve_streamed(
+            jax.random.split(key, 2), towers, jnp.arange(2, dtype=jnp.int32), Masks(None), (4,), "candidates",
+            Layout(37, 12, 3),
+        )  # fmt: skip
+        return found.items, found.listing.log_rest
+
+    (items, rest), (moved, moved_rest) = jax.jit(draw)(0.0), jax.jit(draw)(shift)
+    np.testing.assert_array_equal(items, moved)
+    np.testing.assert_allclose(rest, moved_rest, atol=5e-3)
+
+
+def test_all_items_may_be_candidates(key):
+    """K = N: nothing is left over, and every gradient is finite."""
+    towers = random_towers(6, 2, 1, 5, 3)
+
+    def streamed(towers):
+        found = retrieve_streamed(
+            jax.random.split(key, 2), towers, jnp.arange(2, dtype=jnp.int32), Masks(None), (5,), "candidates",
+            Layout(5, 4, 2),
+        )  # fmt: skip
+        score = jax.vmap(lambda c: ESTIMATORS["v_pg"].score(c, c.items[:1], (5,)))
+        return jnp.sum(score(found)), found
+
+    gradient, found = jax.jit(jax.grad(streamed, has_aux=True))(towers)
+    assert sorted(found.items[0].tolist()) == [0, 1, 2, 3, 4]
+    assert np.isneginf(found.listing.log_rest).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_logit_that_is_not_finite_is_noticed(key, value):
+    logits = np.zeros((2, 1, 37))
+    logits[1, 0, 30] = value
+    found = jax.jit(
+        lambda towers: retrieve_streamed(
+            jax.random.split(key, 2),
+            towers,
+            jnp.arange(2),
+            Masks(None),
+            (3,),
+            "candidates",
+            Layout(37, 12, 3),
+        )
+    )(Embeddings(contexts=jnp.ones((2, 1, 1)), items=jnp.asarray(logits)[1, :, :, None]))
+    assert not found.sound.any()
+
+
+def test_keys_that_are_words_are_refused(key, monkeypatch):
+    """They are integers, as candidates are that were drawn before."""
+    monkeypatch.setattr(streamed, "find", inspect.unwrap(streamed.find))
+    towers, contexts = random_towers(7, 4, 1, 50, 3), jnp.arange(4, dtype=jnp.int32)
+    words = jax.random.key_data(jax.random.split(key, 4))
+    with pytest.raises(TypeError, match=r"keys are uint32\[4, 2\]; expected typed ones, such as"):
+        inspect.unwrap(retrieve_streamed)(words, towers, contexts, Masks(None), (2,), "candidates")
+
+
+def test_the_whole_catalogue_is_not_streamed(key):
+    towers = random_towers(7, 1, 1, 5, 3)
+    with pytest.raises(ValueError, match="lists the whole catalogue; expected retrieval dense"):
+        retrieve_streamed(
+            key[None], towers, jnp.arange(1, dtype=jnp.int32), Masks(None), (2,), "catalogue"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experts", [1, 2])
+def test_training_learns_from_a_streamed_catalogue(experts):
+    """The same config, dense and streamed: both end near the optimum of 40 items."""
+    values = {}
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # optax's Adam
+    for retrieval in ("dense", "streamed"):
+        config = TrainConfig(
+            num_contexts=30, num_items=40, num_candidates=4, num_experts=experts, batch_size=32,
+            num_steps=600, eval_every=600, seeds=(0, 1), retrieval=retrieval,
+        )  # fmt: skip
+        run = train(config)
+        values[retrieval] = np.mean([row["normalised_value"] for row in run.metrics[-2:]])
+    assert min(values.values()) > 0.95
+    assert abs(values["dense"] - values["streamed"]) < 0.02
+
+
+def test_logits_are_no_embeddings():
+    """An encoder that answers logits outright has no items to pass by."""
+    encoder = Encoder(lambda key: jnp.zeros((5, 1, 8)), lambda p, contexts: p[contexts])
+    config = TrainConfig(num_candidates=2, batch_size=4, retrieval="streamed")
+    jax.config.update("jax_numpy_dtype_promotion", "standard")  # optax's Adam
+    with pytest.raises(
+        ValueError, match=r"--retrieval streamed goes through the items' embeddings"
+    ):
+        assemble(config, from_matrix(np.ones((5, 8))).environment, encoder=encoder)

@@ -1,0 +1,273 @@
+"""Re-rankers: what they show, with what probability, and what they say of the user's own."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+from scipy import stats
+
+from rankpg import TrainConfig, rerankers
+from rankpg.environments.from_ratings import from_matrix
+from rankpg.environments.synthetic import generate
+from rankpg.rerankers import RERANKERS
+from rankpg.training.build import assemble
+from rankpg.types import Reranker
+
+ENABLE_X64 = False
+
+DRAWS = 20_000
+CONTEXT = jnp.int32(1)
+CANDIDATES = jnp.array([9, 2, 7, 4], jnp.int32)
+
+
+@struct.dataclass
+class World:
+    """Relevance and reward disagree on purpose: re-rankers order by relevance."""
+
+    scores: jax.Array
+
+    num_contexts = 2
+    num_items = 10
+
+    def mean_rewards(self, context, items):
+        return 10 - self.scores[context, items]
+
+    def sample_rewards(self, key, context, items):
+        return self.mean_rewards(context, items)
+
+    def relevance(self, context, items):
+        return self.scores[context, items]
+
+    def eligible(self, context, items):
+        return None
+
+
+@pytest.fixture(scope="module", autouse=True)
+def standard_promotion(jax_flags):
+    """optax's Adam, which fits the learned re-ranker, promotes dtypes by the standard rules."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+
+@pytest.fixture(scope="module")
+def world():
+    scores = np.random.default_rng(8).normal(size=(2, 10)).astype(np.float32)
+    return World(jnp.asarray(scores))
+
+
+def relevance(world) -> dict[int, float]:
+    return {int(a): float(world.scores[1, a]) for a in CANDIDATES}
+
+
+def plackett_luce(scores: dict[int, float], length: int) -> dict[tuple[int, ...], float]:
+    """The probability of every ordered tuple."""
+    answer = {}
+    for ranking in itertools.permutations(scores, length):
+        p, left = 1.0, dict(scores)
+        for item in ranking:
+            p *= np.exp(left[item]) / sum(np.exp(list(left.values())))
+            del left[item]
+        answer[ranking] = p
+    return answer
+
+
+def draw(stage, world, method="__call__"):
+    def one(key):
+        return getattr(stage, method)(key, world, CONTEXT, CANDIDATES)
+
+    rankings = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(11), DRAWS))
+    return [tuple(r) for r in np.asarray(rankings.items).tolist()], np.asarray(
+        rankings.log_propensity
+    )
+
+
+def p_value(rankings, expected: dict[tuple[int, ...], float]) -> float:
+    assert set(rankings) <= set(expected)
+    counts = [rankings.count(ranking) for ranking in expected]
+    return stats.chisquare(counts, DRAWS * np.array(list(expected.values()))).pvalue
+
+
+@pytest.mark.parametrize("length", [1, 3, 4])
+@pytest.mark.parametrize(("name", "sign"), [("optimal", -1), ("anti", 1)])
+def test_sorting_stages(name, sign, length, world):
+    stage, score = RERANKERS[name](length), relevance(world)
+    for method in (stage, stage.greedy):
+        ranking = method(jax.random.key(0), world, CONTEXT, CANDIDATES)
+        assert ranking.items.tolist() == sorted(score, key=lambda a: sign * score[a])[:length]
+        assert ranking.items.dtype == jnp.int32
+        assert float(ranking.log_propensity) == 0
+
+
+@pytest.mark.parametrize("inverse_temperature", [0.0, 1.5])
+def test_noisy_is_plackett_luce(inverse_temperature, world):
+    stage = rerankers.noisy(2, inverse_temperature)
+    score = {a: inverse_temperature * s for a, s in relevance(world).items()}
+    expected = plackett_luce(score, 2)
+    rankings, log_propensity = draw(stage, world)
+    assert p_value(rankings, expected) > 1e-3
+    truth = [np.log(expected[ranking]) for ranking in rankings]
+    np.testing.assert_allclose(log_propensity, truth, rtol=1e-4, atol=1e-5)
+
+    wrong = plackett_luce({a: s + 0.15 * (a == 9) for a, s in score.items()}, 2)
+    assert p_value(rankings, wrong) < 1e-3  # the test above can fail
+
+    greedy = stage.greedy(jax.random.key(1), world, CONTEXT, CANDIDATES)
+    best = tuple(greedy.items.tolist())
+    assert expected[best] == pytest.approx(max(expected.values()))
+    assert float(greedy.log_propensity) == pytest.approx(np.log(expected[best]), rel=1e-4)
+
+
+def test_a_relevance_far_from_zero_loses_no_digits(world):
+    """Float32 at 1e4 has steps of 1e-3; the differences are what counts."""
+    quarters = jnp.round(4 * world.scores) / 4  # exact beside 8192 as well
+    stage = rerankers.noisy(2)
+    near, far = (
+        stage.greedy(jax.random.key(0), World(scores), CONTEXT, CANDIDATES).log_propensity
+        for scores in (quarters, quarters + 8192)
+    )
+    assert float(far) == pytest.approx(float(near), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["__call__", "greedy"])
+def test_uniform_draws_at_evaluation_too(method, world):
+    rankings, log_propensity = draw(rerankers.uniform(2), world, method)
+    expected = plackett_luce(dict.fromkeys(relevance(world), 0.0), 2)
+    assert p_value(rankings, expected) > 1e-3
+    np.testing.assert_allclose(log_propensity, -np.log(12), rtol=1e-5)
+
+
+def test_the_table_names_what_the_flag_offers():
+    assert set(RERANKERS) == {"optimal", "noisy", "uniform", "anti", "learned", "similarity"}
+    for name in ("optimal", "noisy", "uniform", "anti"):
+        assert isinstance(RERANKERS[name](3), Reranker)
+        assert RERANKERS[name](3).ranking_length == 3
+
+
+# A re-ranker that is learned.
+
+
+@pytest.mark.slow
+def test_a_learned_scorer_on_features_ranks_better_than_chance():
+    environment = generate(jax.random.key(0), 20, 30, 4)
+    scorer = fit_scorer(jax.random.key(1), environment, num_steps=400, batch_size=128)
+    learnt, best, mean = shown(environment, scorer)
+    assert learnt - mean > 0.6 * (best - mean), (learnt, best, mean)
+
+
+@pytest.mark.slow
+def test_a_learned_scorer_without_features_ranks_better_than_chance():
+    table = np.random.default_rng(0).uniform(0, 3, (6, 8))
+    environment = from_matrix(table).environment
+    scorer = fit_scorer(jax.random.key(1), environment, num_steps=400, batch_size=64)
+    learnt, best, mean = shown(environment, scorer)
+    assert learnt - mean > 0.6 * (best - mean), (learnt, best, mean)
+
+
+def shown(environment, scorer):
+    """Mean reward of what the scorer shows of the whole catalogue, of the best item, of all items."""
+    stage = rerankers.learned(1, scorer)
+    everything = jnp.arange(environment.num_items, dtype=jnp.int32)
+
+    def one(context):
+        items = stage(jax.random.key(0), environment, context, everything).items
+        means = environment.mean_rewards(context, everything)
+        return means[items[0]], means.max(), means.mean()
+
+    contexts = jnp.arange(environment.num_contexts, dtype=jnp.int32)
+    return (float(x.mean()) for x in jax.jit(jax.vmap(one))(contexts))
+
+
+# A re-ranker of the user's own.
+
+
+def mine(key, context, candidates):
+    return jnp.sort(candidates)[:2]
+
+
+def too_many(key, context, candidates):
+    return candidates
+
+
+def one_number(key, context, candidates):
+    return candidates[0]
+
+
+def scores(key, context, candidates):
+    return candidates[:2].astype(jnp.float32)
+
+
+def mask(key, context, candidates):
+    return candidates[:2] > 3
+
+
+def broken(key, context, candidates):
+    raise RuntimeError("the model is not loaded")
+
+
+SETTINGS = {"num_candidates": 4, "ranking_length": 2, "batch_size": 4}
+
+
+def test_your_own(world):
+    stage = rerankers.custom(2, mine)
+    assert isinstance(stage, Reranker)
+    for method in (stage, stage.greedy):
+        ranking = method(jax.random.key(0), world, CONTEXT, CANDIDATES)
+        assert ranking.items.tolist() == [2, 4]
+        assert bool(jnp.isnan(ranking.log_propensity))
+    assert assemble(TrainConfig(**SETTINGS), world, reranker=stage).reranker is stage
+
+
+def test_your_own_is_given_key_context_and_candidates(world):
+    def function(key, context, candidates):
+        place = jax.random.randint(key, (), 0, 4)
+        return jnp.stack([candidates[place], candidates[context]])
+
+    stage, key = rerankers.custom(2, function), jax.random.key(4)
+    place = int(jax.random.randint(key, (), 0, 4))
+    ranking = stage(key, world, CONTEXT, CANDIDATES)
+    assert ranking.items.tolist() == [int(CANDIDATES[place]), int(CANDIDATES[1])]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (too_many, r"int32\[4\]"),
+        (one_number, r"int32\[\]"),
+        (scores, r"float32\[2\]"),
+        (mask, r"bool\[2\]"),
+    ],
+)
+def test_a_wrong_answer_names_your_function_and_what_it_gave(function, said, world):
+    stage = rerankers.custom(2, function)
+    message = rf"'{function.__name__}' returned {said}; expected L = 2 integer item ids"
+    with pytest.raises(ValueError, match=message):
+        stage(jax.random.key(0), world, CONTEXT, CANDIDATES)
+    with pytest.raises(ValueError, match=rf"the re-ranker raised .*{message}"):
+        assemble(TrainConfig(**SETTINGS), world, reranker=stage)
+
+
+def test_what_your_function_raises_is_passed_on(world):
+    stage = rerankers.custom(2, broken)
+    message = "the re-ranker raised RuntimeError: the model is not loaded"
+    with pytest.raises(ValueError, match=message) as caught:
+        assemble(TrainConfig(**SETTINGS), world, reranker=stage)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_a_reranker_of_another_length_is_refused(world):
+    stage = rerankers.custom(3, lambda key, context, candidates: candidates[:3])
+    with pytest.raises(ValueError, match="--ranking-length is 2, but the re-ranker shows 3 items"):
+        assemble(TrainConfig(**SETTINGS), world, reranker=stage)
+
+
+def test_eq_9_needs_a_propensity(world):
+    config = TrainConfig(**SETTINGS, adaptive_learning_rate=True)
+    with pytest.raises(
+        ValueError, match=r"--adaptive-learning-rate needs .*--no-adaptive-learning"
+    ):
+        assemble(config, world, reranker=rerankers.custom(2, mine))
+    assemble(config, world, reranker=rerankers.uniform(2))

@@ -1,0 +1,733 @@
+"""Training: the step against a gradient by hand, the streams of randomness, and what stops a seed."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import struct
+from scipy import stats
+
+import rankpg
+from rankpg import TrainConfig
+from rankpg import rerankers as rerankers
+from rankpg.encoders import Encoder
+from rankpg.environments.dataset import split_contexts
+from rankpg.environments.from_ratings import from_matrix
+from rankpg.errors import ConfigError
+from rankpg.runs import loop as run_module
+from rankpg.runs.loop import training_loop
+from rankpg.runs.run import Run, prepare
+from rankpg.runs.train import train
+from rankpg.training import optimizer as optimizing
+from rankpg.training import update as training
+from rankpg.training.build import assemble
+from rankpg.training.optimizer import make_optimizer
+from rankpg.training.update import FAULTS, init_state, train_chunk, update
+from rankpg.types import Ranking
+
+ENABLE_X64 = False
+
+CONTEXTS, ITEMS = 5, 8
+SGD = {"optimizer": "sgd", "learning_rate": 0.5}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def standard_promotion(jax_flags):
+    """optax's Adam promotes dtypes by the standard rules."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+
+def settings(**changes) -> TrainConfig:
+    small = {"num_candidates": 3, "batch_size": 8, "embedding_dim": 4, "seeds": (0, 1), **SGD}
+    return TrainConfig(**(small | {"num_steps": 4, "eval_every": 2} | changes))
+
+
+def table(seed=0, shape=(CONTEXTS, ITEMS)):
+    return np.random.default_rng(seed).uniform(0, 1, shape)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return from_matrix(table(), noise_std=0.1).environment
+
+
+def tables(params) -> tuple[np.ndarray, np.ndarray]:
+    """The two towers of ids: [M, contexts, D] and [M, N, D]."""
+    contexts, items = (np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(params))
+    return contexts, items
+
+
+def leaves_equal(one, other) -> bool:
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in pairs)
+
+
+def start(pipeline, seed=0):
+    return jax.jit(lambda key: init_state(pipeline, key))(jax.random.key(seed))
+
+
+def seed_of(tree, index):
+    return jax.tree.map(lambda leaf: np.asarray(leaf[index]), tree)
+
+
+# One step, row by row: no vmap, no encoder, no surrogate.
+
+
+# One of each kind of score: of the whole set, of one item, with the noise that drew. What the others score is
+# enumerated in test_estimators.py; the step around it is the same.
+CORE = (("v_pg", 1), ("ca_pg_swr", 2))
+CASES = [
+    pytest.param(name, experts, marks=() if (name, experts) in CORE else pytest.mark.slow)
+    for name, estimator in rankpg.ESTIMATORS.items()
+    for experts in (1, 2, 3)
+    if experts <= (estimator.max_experts or 3)
+]
+
+
+def problem(name, experts, world):
+    """An estimator with M experts, K = 4, L = 2, and its compiled step."""
+    config = settings(
+        estimator=name,
+        num_experts=experts,
+        num_candidates=4,
+        ranking_length=2,
+        position_weights="1,0.5",
+        reranker="noisy",
+        inverse_temperature=2.0,
+        advantage="none",
+        entropy_bonus=0.05,
+        temperature=0.5,
+        init_scale=0.3,
+        batch_size=16,
+    )
+    pipeline = assemble(config, world)
+    step = jax.jit(lambda state, key: update(pipeline, world, state, key))
+    return config, pipeline, step
+
+
+def one_row(config, pipeline, world):
+    """sum_l alpha_l (r_l + bonus_l) grad score_l, by one context's logits, and sum_l alpha_l r_l."""
+    quotas = rankpg.expert_quotas(config.num_candidates, config.num_experts)
+    alpha = jnp.array([1.0, 0.5])
+    slots = config.num_candidates if config.estimator in ("v_pg", "v_pg_swr") else 1
+
+    @jax.jit
+    def row(key, late_key, rewards_key, context, logits):
+        candidates = rankpg.sample_candidates(key, logits, quotas)
+        shown = pipeline.reranker(late_key, world, context, candidates).items
+        rewards = world.sample_rewards(rewards_key, context, shown)
+
+        def credit(logits):
+            noise = key if config.estimator == "ca_pg_threshold" else None
+            scores = rankpg.score(config.estimator, logits, candidates, shown, quotas, key=noise)
+            worth = rewards - config.entropy_bonus * jax.lax.stop_gradient(scores) / slots
+            return jnp.sum(alpha * worth * scores)
+
+        return jax.grad(credit)(logits), jnp.sum(alpha * rewards)
+
+    return row
+
+
+def gradient_by_hand(config, row, state, key):
+    """-1/B sum over rows, by the chain rule through f_m(a) = x_m . e_ma / T."""
+    contexts_key, retrieval_key, late_key, rewards_key = jax.random.split(key, 4)
+    rows, (x, e) = config.batch_size, tables(state.params)
+    contexts = np.asarray(jax.random.randint(contexts_key, (rows,), 0, CONTEXTS))
+    keys = [jax.random.split(k, rows) for k in (retrieval_key, late_key, rewards_key)]
+    to_x, to_e, earned = np.zeros_like(x), np.zeros_like(e), []
+    for b, context in enumerate(contexts):
+        logits = np.einsum("md,mnd->mn", x[:, context], e) / config.temperature
+        of_row = [k[b] for k in keys]
+        g, reward = row(*of_row, jnp.int32(context), jnp.asarray(logits, jnp.float32))
+        g = -np.asarray(g, np.float64) / rows / config.temperature
+        to_x[:, context] += np.einsum("mn,mnd->md", g, e)
+        to_e += np.einsum("mn,md->mnd", g, x[:, context])
+        earned.append(float(reward))
+    return to_x, to_e, np.mean(earned)
+
+
+def value_of(params, mean_rewards, quotas, alpha, temperature):
+    """Greedy candidates, the best of them in order, in numpy."""
+    x, e = tables(params)
+    total = 0.0
+    for context, rewards in enumerate(mean_rewards):
+        logits = np.einsum("md,mnd->mn", x[:, context], e) / temperature
+        taken: list[int] = []
+        for expert, quota in enumerate(quotas):
+            order = [a for a in np.argsort(-logits[expert]) if a not in taken]
+            taken += order[:quota]
+        total += np.sort(rewards[taken])[::-1][: len(alpha)] @ alpha
+    return total / len(mean_rewards)
+
+
+@pytest.mark.parametrize(("name", "experts"), CASES)
+def test_the_step_is_the_gradient_by_hand_and_learning_follows_it(name, experts, world):
+    config, pipeline, step = problem(name, experts, world)
+    state, row = start(pipeline, 3), one_row(config, pipeline, world)
+    for number in (0, 1):  # the second from a point where rows no longer start alike
+        key = jax.random.key(70 + number)
+        after, metrics = step(state, key)
+        *gradients, reward = gradient_by_hand(config, row, state, key)
+        for before, now, gradient in zip(
+            tables(state.params), tables(after.params), gradients, strict=True
+        ):
+            moved = (before - now) / config.learning_rate
+            np.testing.assert_allclose(moved, gradient, rtol=2e-3, atol=3e-6)
+            assert np.abs(gradient).max() > 1e-3
+        norm = np.sqrt(sum(np.sum(g**2) for g in gradients))
+        assert float(metrics.gradient_norm) == pytest.approx(norm, rel=1e-3)
+        assert float(metrics.reward) == pytest.approx(reward, rel=1e-4)
+        assert (int(after.step), int(after.fault)) == (number + 1, 0)
+        state = after
+
+    state, alpha = start(pipeline, 4), np.array([1.0, 0.5])
+    means = np.asarray(table(), np.float32)
+    optimum = np.mean(np.sort(means, axis=1)[:, ::-1][:, :2] @ alpha)
+    before = value_of(state.params, means, pipeline.quotas, alpha, config.temperature)
+    for number in range(400):
+        state, _ = step(state, jax.random.fold_in(jax.random.key(5), number))
+    after = value_of(state.params, means, pipeline.quotas, alpha, config.temperature)
+    assert after - before > 0.25 * (optimum - before), (before, after, optimum)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", rankpg.ESTIMATORS)
+def test_long_rankings_and_many_experts_train(name):
+    """L = 5, and M = 5 where the estimator is defined for it: the value rises above the start's."""
+    experts = min(5, rankpg.ESTIMATORS[name].max_experts or 5)
+    config = TrainConfig(
+        estimator=name, num_experts=experts, num_candidates=7, ranking_length=5, batch_size=32,
+        embedding_dim=4, seeds=(0, 1), num_steps=100, eval_every=100,
+    )  # fmt: skip
+    run = train(config, from_matrix(table(4, (CONTEXTS, 20)), noise_std=0.1))
+    assert run.stopped() == []
+    first, last = (np.mean([row["policy_value"] for row in rows])
+                   for rows in (run.metrics[:2], run.metrics[-2:]))  # fmt: skip
+    assert last > first + 0.1
+    assert run.candidates(np.arange(CONTEXTS)).shape == (CONTEXTS, 7)
+
+
+@pytest.mark.slow
+def test_eager_equals_jit(world):
+    pipeline = assemble(settings(), world)
+    state, key = start(pipeline), jax.random.key(1)
+    eager = update(pipeline, world, state, key)
+    compiled = jax.jit(lambda s, k: update(pipeline, world, s, k))(state, key)
+    for a, b in zip(jax.tree.leaves(eager), jax.tree.leaves(compiled), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+# Seeds, keys and traces.
+
+
+def roots(config):
+    """The root key of each seed's steps, as documented: a stream of the seed, then fold_in(root, step)."""
+    return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), 1))(
+        jnp.asarray(config.seeds, jnp.uint32)
+    )
+
+
+def trained(config, world, steps=3):
+    run = prepare(config, world)
+    chunk = train_chunk(run.pipeline, steps)
+    return chunk(world, run.state, roots(config))
+
+
+@pytest.mark.slow
+def test_seeds_side_by_side_are_seeds_alone(world):
+    together, _ = trained(settings(seeds=(3, 8)), world)
+    assert together.step.tolist() == [3, 3]
+    alone, _ = trained(settings(seeds=(8,)), world)
+    for both, one in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+        np.testing.assert_allclose(both[1], one[0], rtol=1e-4, atol=1e-6)
+    for leaf in jax.tree.leaves(together.params):
+        assert not np.any(leaf[0] == leaf[1])
+
+
+def test_one_trace_a_program_and_none_while_it_runs(world, monkeypatch):
+    traces = {"update": 0, "re-ranker": 0}
+
+    def counted(*arguments):
+        traces["update"] += 1
+        return update(*arguments)
+
+    def function(key, context, candidates):
+        traces["re-ranker"] += 1
+        return candidates[:1]
+
+    monkeypatch.setattr(training, "update", counted)
+    run = prepare(
+        settings(num_steps=12, eval_every=4), world, reranker=rerankers.custom(1, function)
+    )
+    loop = training_loop(run)
+    assert next(loop).phase == "compile"
+    compiled = dict(traces)
+    assert compiled["update"] == 1
+    steps = [progress.step for progress in loop]
+    assert steps[-1] == 12
+    assert traces == compiled
+
+
+def test_contexts_are_drawn_uniformly(world):
+    pipeline = dataclasses.replace(assemble(settings(), world), batch_size=20_000)
+    drawn = training.draw_contexts(jax.random.key(2), pipeline, world)
+    counts = np.bincount(drawn, minlength=CONTEXTS)
+    assert len(counts) == CONTEXTS
+    assert stats.chisquare(counts).pvalue > 1e-3
+    neighbours = np.bincount(CONTEXTS * drawn[:-1] + drawn[1:], minlength=CONTEXTS**2)
+    assert stats.chisquare(neighbours).pvalue > 1e-3
+
+
+def test_contexts_that_are_held_out_are_never_drawn(world):
+    kept = settings(held_out_contexts=2)
+    encoder = rankpg.encoders.two_tower(CONTEXTS, world.num_items, 2)
+    pipeline = assemble(kept, world, encoder=encoder)
+    pipeline = dataclasses.replace(pipeline, batch_size=20_000)
+    drawn = np.asarray(training.draw_contexts(jax.random.key(2), pipeline, world))
+    seen, judging = split_contexts(CONTEXTS, 2)
+    assert set(drawn.tolist()) == set(seen.tolist())
+    assert not set(judging.tolist()) & set(seen.tolist())
+    assert stats.chisquare(np.bincount(drawn)[seen]).pvalue > 1e-3
+
+
+def test_a_table_of_ids_is_refused_where_contexts_are_held_out(world):
+    with pytest.raises(ConfigError, match=r"--held-out-contexts is 2.*--context-tower features"):
+        assemble(settings(held_out_contexts=2), world)
+
+
+def test_draws_of_one_context_stand_together(world):
+    pipeline = dataclasses.replace(
+        assemble(settings(), world), batch_size=20_000, draws_per_context=4
+    )
+    drawn = np.asarray(training.draw_contexts(jax.random.key(2), pipeline, world)).reshape(-1, 4)
+    assert np.all(drawn == drawn[:, :1])
+    assert stats.chisquare(np.bincount(drawn[:, 0], minlength=CONTEXTS)).pvalue > 1e-3
+
+
+@pytest.mark.slow
+def test_the_rerankers_randomness_is_no_business_of_the_rewards(world):
+    """Two re-rankers that show the same, one of which draws from its key: every reward stays the same."""
+
+    def idle(key, context, candidates):
+        return candidates[:1]
+
+    def busy(key, context, candidates):
+        place = jnp.argmax(jax.random.normal(key, (3, 7)).sum(axis=1)) * 0
+        return candidates[place][None]
+
+    after = {}
+    for function in (idle, busy):
+        pipeline = assemble(settings(), world, reranker=rerankers.custom(1, function))
+        state = start(pipeline)
+        after[function] = jax.jit(lambda s, p=pipeline: update(p, world, s, jax.random.key(1)))(
+            state
+        )
+    (one, its_metrics), (other, metrics) = after.values()
+    assert float(metrics.reward) == float(its_metrics.reward)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_start_steps_and_evaluation_of_every_seed_have_keys_of_their_own():
+    config = settings(seeds=(0, 1, 2**32 - 1))
+    keys = [run_module.seed_keys(config, stream) for stream in ("start", "steps", "evaluation")]
+    bits = np.concatenate([jax.random.key_data(of) for of in keys])
+    assert len(np.unique(bits, axis=0)) == 3 * 3
+    assert np.array_equal(jax.random.key_data(keys[1]), jax.random.key_data(roots(config)))
+
+
+def test_streams_do_not_touch(world):
+    """Context, candidates, ranking and noise of a row come from four keys, no two rows share any."""
+    keys = training.StepKeys(*jax.random.split(jax.random.key(0), 4))
+    rows = training.split_rows(keys, 16)
+    bits = np.concatenate([jax.random.key_data(stream) for stream in rows])
+    assert len(np.unique(bits, axis=0)) == 4 * 16
+
+
+# Masks.
+
+
+def test_a_masked_item_is_never_a_candidate():
+    """Whatever is masked pays a million, so that a single slip shows in the reward."""
+    eligible = np.random.default_rng(3).random((CONTEXTS, ITEMS)) < 0.6
+    eligible[:, :3] = [[True, False, True]] * CONTEXTS
+    eligible[:, 3] = True
+    means = np.where(eligible, 1.0, 1e6)
+    environment = from_matrix(means, eligible=eligible)
+    config = settings(
+        ranking_length=3, reranker="uniform", num_steps=20, eval_every=20, estimator="top1_pg",
+        batch_size=64,
+    )  # fmt: skip
+    run = train(config, environment)
+    assert run.stopped() == []
+    last = run.metrics[-1]
+    assert last["reward"] == pytest.approx(3.0)
+    for name in ("policy_value", "sampled_value", "optimum"):
+        assert last[name] == pytest.approx(3.0), name
+    chosen = run.candidates(np.arange(CONTEXTS))
+    assert np.all(np.take_along_axis(eligible, chosen, axis=1))
+    assert all(len(set(row)) == 3 for row in chosen.tolist())
+
+
+def test_too_few_eligible_items_are_refused():
+    eligible = np.ones((CONTEXTS, ITEMS), bool)
+    eligible[3, 2:] = False
+    environment = from_matrix(table(), eligible=eligible).environment
+    message = "context 3 has 2 eligible items, fewer than --num-candidates 3"
+    with pytest.raises(ConfigError, match=message):
+        assemble(settings(), environment)
+
+
+# What stops a seed.
+
+
+@struct.dataclass
+class Trouble:
+    """Rewards from a table; in the contexts that are marked, the re-ranker shows what it was not given."""
+
+    means: jax.Array
+    strays: jax.Array
+
+    @property
+    def num_contexts(self):
+        return self.means.shape[0]
+
+    @property
+    def num_items(self):
+        return self.means.shape[1]
+
+    def mean_rewards(self, context, items):
+        return self.means[context, items]
+
+    def sample_rewards(self, key, context, items):
+        return self.means[context, items]
+
+    def relevance(self, context, items):
+        return self.means[context, items]
+
+    def eligible(self, context, items):
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Straying:
+    ranking_length: int = 1
+
+    def __call__(self, key, environment, context, candidates):
+        inside = jnp.any(jnp.arange(ITEMS)[:, None] == candidates[None], axis=1)
+        stray = jnp.argmin(inside).astype(jnp.int32)
+        item = jnp.where(environment.strays[context], stray, candidates[0])
+        return Ranking(items=item[None], log_propensity=jnp.zeros(()))
+
+    greedy = __call__
+
+
+def edge_tables() -> Encoder:
+    """Two towers, `pole`, whose 0 makes logits infinite and -1 NaN, and `edge`, whose 0 has no gradient."""
+
+    def init(key):
+        a, b = jax.random.split(key)
+        return {
+            "x": jax.random.normal(a, (WIDE, 1, 3)),
+            "e": jax.random.normal(b, (1, ITEMS, 3)),
+            "pole": jnp.ones(WIDE),
+            "edge": jnp.ones(WIDE),
+        }
+
+    def apply(params, contexts):
+        logits = jnp.einsum("bmd,mnd->bmn", params["x"][contexts], params["e"])
+        pole = -jnp.log(jax.lax.stop_gradient(params["pole"])[contexts])
+        edge = jnp.sqrt(params["edge"][contexts] ** 2)
+        return logits + (pole + edge)[:, None, None]
+
+    return Encoder(init, apply)
+
+
+WIDE, STEPS = 60, 6
+TROUBLES = {
+    "NaN reward": (3, {"means": np.nan}, {}),
+    "infinite reward": (3, {"means": np.inf}, {}),
+    "NaN logit": (1, {}, {"pole": -1.0}),
+    "infinite logit": (1, {}, {"pole": 0.0}),
+    "not a candidate": (2, {"strays": True}, {}),
+    "loss that overflows": (4, {"means": 3e38}, {}),
+    "NaN gradient": (5, {}, {"edge": 0.0}),
+}
+
+
+@pytest.fixture(scope="module")
+def laboratory():
+    """One compiled step of two seeds; all that goes wrong is data. A context seed 0 meets at step 3 at the
+    earliest, and seed 1 never."""
+    environment = Trouble(jnp.asarray(table(1, (WIDE, ITEMS)), jnp.float32), jnp.zeros(WIDE, bool))
+    config = settings(batch_size=6, position_weights="100", learning_rate=0.005)
+    pipeline = assemble(config, environment, encoder=edge_tables(), reranker=Straying())
+    keys = roots(config)
+    drawn = np.array(
+        [
+            [
+                training.draw_contexts(
+                    jax.random.split(jax.random.fold_in(root, step), 4)[0], pipeline, environment
+                )
+                for step in range(STEPS)
+            ]
+            for root in keys
+        ]
+    )
+    late = set(drawn[0, 3].tolist()) - set(drawn[0, :3].ravel().tolist())
+    bad = min(late - set(drawn[1].ravel().tolist()))
+    chunk = train_chunk(pipeline, 1)
+    start = jax.jit(jax.vmap(lambda key: init_state(pipeline, key)))
+
+    def play(means=None, strays=None, pole=None, edge=None):
+        world = environment
+        if means is not None:
+            world = world.replace(means=world.means.at[bad].set(means))
+        if strays is not None:
+            world = world.replace(strays=world.strays.at[bad].set(strays))
+        state = start(keys)
+        for name, value in (("pole", pole), ("edge", edge)):
+            if value is not None:
+                state.params[name] = state.params[name].at[:, bad].set(value)
+        history = [jax.device_get(state)]
+        for _ in range(STEPS):
+            state, _ = chunk(world, state, keys)
+            history.append(jax.device_get(state))
+        return config, environment, pipeline, history
+
+    return play, play()
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_what_stops_a_seed(name, laboratory):
+    play, clean = laboratory
+    fault, world, params = TROUBLES[name]
+    config, environment, pipeline, history = play(**world, **params)
+    end = history[-1]
+    assert end.step.tolist() == [3, STEPS]
+    assert end.fault.tolist() == [fault, 0]
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(end))
+    assert leaves_equal(seed_of(end, 0).replace(fault=0), seed_of(history[3], 0))
+    assert history[3].fault.tolist() == [0, 0]
+    if not params:  # the same data, but for what only seed 0 met, and met too late to matter
+        assert leaves_equal(seed_of(history[3], 0), seed_of(clean[-1][3], 0))
+        assert leaves_equal(seed_of(end, 1), seed_of(clean[-1][-1], 1))
+    for leaf in ("x", "e"):
+        assert np.array_equal(end.params[leaf][1], clean[-1][-1].params[leaf][1])
+    run = Run(config, environment, pipeline, end)
+    (sentence,) = run.stopped()
+    assert sentence.startswith(f"seed 0 stopped at step 3 by {FAULTS[fault]};")
+
+
+def test_nothing_stops_a_sound_run(laboratory):
+    config, environment, pipeline, history = laboratory[1]
+    assert history[-1].step.tolist() == [STEPS, STEPS]
+    assert Run(config, environment, pipeline, history[-1]).stopped() == []
+
+
+def test_a_step_that_leaves_the_numbers_is_not_taken(world):
+    pipeline = assemble(settings(), world, optimizer=optax.scale(-jnp.inf))
+    state = start(pipeline)
+    after, _ = jax.jit(lambda s: update(pipeline, world, s, jax.random.key(1)))(state)
+    assert FAULTS[int(after.fault)] == "parameters that are NaN or infinite"
+    assert leaves_equal(after.replace(fault=state.fault), state)
+
+
+@pytest.mark.slow
+def test_a_large_model_is_stepped_alike_and_its_overflow_is_noticed_a_step_later(
+    world, monkeypatch
+):
+    """Without a copy the old parameters are judged: of what the step left, nothing moves any more."""
+    sound = assemble(settings(), world)
+
+    def after(pipeline, state):
+        return jax.jit(lambda s: update(pipeline, world, s, jax.random.key(1))[0])(state)
+
+    expected = after(sound, start(sound))
+    monkeypatch.setattr(optimizing, "_COPIED", 0)
+    assert leaves_equal(after(sound, start(sound)), expected)
+    pipeline = assemble(settings(), world, optimizer=optax.scale(-jnp.inf))
+    lost = after(pipeline, start(pipeline))
+    assert int(lost.fault) == 0
+    again = after(pipeline, lost)
+    assert int(again.fault) > 0
+    jax.tree.map(np.testing.assert_array_equal, again.replace(fault=lost.fault), lost)
+
+
+@pytest.mark.slow
+def test_a_run_whose_rewards_are_not_numbers_ends_with_its_reasons():
+    environment = Trouble(jnp.full((CONTEXTS, ITEMS), jnp.nan), jnp.zeros(CONTEXTS, bool))
+    run = train(settings(seeds=(4,)), environment)
+    (sentence,) = run.stopped()
+    assert sentence.startswith(f"seed 4 stopped at step 0 by {FAULTS[3]};")
+    assert [row["policy_value"] for row in run.metrics] == [None, None, None]
+    last = run.metrics[-1]
+    assert (last["step"], last["stopped_at_step"], last["stopped_by"]) == (4, 0, FAULTS[3])
+
+
+# Eq. 9.
+
+
+@pytest.mark.slow
+def test_eq_9_divides_the_step_by_the_propensity():
+    """A uniform re-ranker shows each of 10 candidates with probability 1/10: ten times the step."""
+    world = from_matrix(table(2, (CONTEXTS, 12))).environment
+    config = settings(num_candidates=10, reranker="uniform", adaptive_learning_rate=True)
+    pipeline = assemble(config, world)
+    before = start(pipeline)
+    after, metrics = jax.jit(lambda s: update(pipeline, world, s, jax.random.key(1)))(before)
+    moved = jax.tree.map(lambda a, b: a - b, after.params, before.params)
+    plain = config.learning_rate * float(metrics.gradient_norm)  # how far SGD goes without Eq. 9
+    assert plain > 1e-3
+    assert float(optax.tree.norm(moved)) == pytest.approx(10 * plain, rel=1e-3)
+
+
+@pytest.mark.parametrize("given", [{"adaptive_learning_rate": True}, {"preset": "paper"}])
+def test_eq_9_is_refused_where_the_propensity_is_unknown(given, world):
+    stage = rerankers.custom(1, lambda key, context, candidates: candidates[:1])
+    with pytest.raises(ConfigError, match="--no-adaptive-learning-rate"):
+        assemble(settings(**given), world, reranker=stage)
+
+
+# Optimizers.
+
+
+def optimizers() -> list[str]:
+    """Whatever optax builds from a learning rate, by name."""
+    found = []
+    for name in sorted(vars(optax)):
+        builder = getattr(optax, name)
+        if inspect.isfunction(builder) and not name.startswith("_"):
+            parameters = inspect.signature(builder).parameters
+            if "learning_rate" in parameters and not name.startswith("scale_by_"):
+                found.append(name)
+    return found
+
+
+COMMON = ("adagrad", "adam", "adamw", "lion", "rmsprop", "sgd")
+NEEDS_MORE_THAN_A_GRADIENT = ("lbfgs",)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in COMMON else pytest.mark.slow)
+        for name in optimizers()
+        if name not in NEEDS_MORE_THAN_A_GRADIENT
+    ],
+)
+def test_optimizers_of_optax(name):
+    optimizer = make_optimizer(TrainConfig(optimizer=name, learning_rate=0.1))
+    params = {"a": jnp.ones((3, 2)), "b": jnp.ones(4)}
+
+    @jax.jit
+    def step(params, state):
+        gradient = jax.tree.map(lambda p: 2 * p, params)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(3):
+        params, state = step(params, state)
+    for leaf in jax.tree.leaves(params):
+        assert np.all(np.isfinite(leaf))
+        if name != "noisy_sgd":
+            assert np.all(np.abs(leaf) < 1)
+
+
+def test_an_optimizer_that_needs_more_than_a_gradient_is_refused(world):
+    with pytest.raises(ValueError, match=r"the optimizer, given gradient.* raised TypeError"):
+        assemble(settings(), world, optimizer=optax.lbfgs())
+
+
+def test_a_part_of_an_optimizer_is_refused():
+    with pytest.raises(ConfigError, match="--optimizer"):
+        make_optimizer(TrainConfig(optimizer="scale_by_rprop", learning_rate=0.1))
+
+
+def test_the_learning_rate_and_the_options_arrive():
+    options = ("b1=0.5", "eps=1e-3", "b2=.9")
+    config = TrainConfig(optimizer="adam", learning_rate=0.25, optimizer_options=options)
+    ours, theirs = make_optimizer(config), optax.adam(0.25, b1=0.5, b2=0.9, eps=1e-3)
+    params, gradient = jnp.ones(3), jnp.array([0.1, -2.0, 0.0])
+    for optimizer in (ours, theirs):
+        state = optimizer.init(params)
+        for scale in (1.0, 0.3):
+            updates, state = optimizer.update(scale * gradient, state, params)
+        if optimizer is ours:
+            first = updates
+    assert jnp.array_equal(first, updates)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "adamm", "apply_updates", "chain", "__name__", "clip", "scale_by_adam"]
+)
+def test_unknown_optimizers_are_refused(name):
+    with pytest.raises(ConfigError, match=r"--optimizer is .*; expected an optimizer of optax"):
+        make_optimizer(TrainConfig(optimizer=name, learning_rate=0.1))
+
+
+@pytest.mark.parametrize(
+    "option", ["b1", "b1=", "b1=high", "=1", "beta=0.9", "learning_rate=1", "b1=0.1=2"]
+)
+def test_bad_optimizer_options_are_refused(option):
+    with pytest.raises(ConfigError, match=r"--optimizer-options holds .*b1, b2, eps"):
+        make_optimizer(
+            TrainConfig(optimizer="adam", learning_rate=0.1, optimizer_options=(option,))
+        )
+
+
+# Found by a reviewer: components of another kind.
+
+
+def test_an_environment_that_is_no_pytree_is_told_how_to_become_one(world):
+    class Plain:
+        num_contexts, num_items = 2, 5
+
+        def mean_rewards(self, context, items):
+            return jnp.zeros(items.shape)
+
+        sample_rewards = relevance = eligible = mean_rewards
+
+    with pytest.raises(
+        TypeError, match=r"class Plain is not registered as a pytree.*struct\.dataclass"
+    ):
+        assemble(settings(), Plain())
+
+
+@pytest.mark.parametrize("given", [lambda p, c: c, (1, 2), object()])
+def test_an_encoder_of_another_kind_is_told_what_makes_one(world, given):
+    with pytest.raises(
+        TypeError, match=r"encoder is a .*from_linen\(module\).*Encoder\(init, apply\)"
+    ):
+        inspect.unwrap(assemble)(settings(), world, encoder=given)
+
+
+def test_a_advantage_of_another_kind_is_told_what_makes_one(world):
+    with pytest.raises(TypeError, match=r"advantage is a function.*Advantage\(init, apply\)"):
+        inspect.unwrap(assemble)(settings(), world, advantage=lambda rewards: rewards)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options", "message"),
+    [
+        ("adam", ("b1=nan",), "b1=nan"),
+        ("adam", ("b1=0.9", "b1=0.8"), "gives b1 twice"),
+        ("lbfgs", (), "--optimizer is 'lbfgs'"),
+    ],
+)
+def test_optimizers_that_cannot_be_are_refused(optimizer, options, message):
+    config = settings(optimizer=optimizer, optimizer_options=options).resolve()
+    with pytest.raises(ConfigError, match=message):
+        make_optimizer(config)
+
+
+def test_what_to_do_fits_what_went_wrong():
+    assert len(training.REMEDIES) == len(FAULTS)
+    assert "--learning-rate" not in training.REMEDIES[2] + training.REMEDIES[3]
