@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from rankpg.advantages import Advantage
-from rankpg.core.estimators import Candidates, Estimator, describe, retrieve
+from rankpg.core.estimators import Candidates, Estimator, draw_candidates, rescore_candidates
 from rankpg.core.sampling import greedy_candidates
 from rankpg.encoders import Encoder, to_logits
 from rankpg.retrieval.choice import Choice
@@ -106,7 +106,7 @@ class Pipeline:
         if self.retrieval.name == "dense":
 
             def one(key, context, logits):
-                return retrieve(key, mask(environment, context, logits), quotas, statistics)
+                return draw_candidates(key, mask(environment, context, logits), quotas, statistics)
 
             return jax.vmap(one)(keys, contexts, to_logits(encoded, self.temperature))
         known = keys, self.scaled(encoded), contexts, environment, quotas, statistics
@@ -137,7 +137,7 @@ class Pipeline:
 
             def one(items, context, logits):
                 logits = mask(environment, context, logits)
-                described = describe(logits, items, items[:0], quotas, statistics)
+                described = rescore_candidates(logits, items, items[:0], quotas, statistics)
                 return dataclasses.replace(described, sound=jnp.max(logits) < jnp.inf)
 
             return jax.vmap(one)(items, contexts, to_logits(encoded, self.temperature))

@@ -42,8 +42,8 @@ __all__ = [
     "Estimator",
     "Statistics",
     "check_estimator",
-    "describe",
-    "retrieve",
+    "draw_candidates",
+    "rescore_candidates",
     "score",
 ]
 
@@ -54,11 +54,11 @@ its perturbed order; or all N items."""
 
 @record
 class Candidates:
-    """What a retrieval answers for one context. Only the listing carries a gradient."""
+    """What a retrieval answers for one context. Only the sparse_logits carries a gradient."""
 
     items: Int[Array, "K"]
     """Item ids in slot order."""
-    listing: SparseLogits
+    sparse_logits: SparseLogits
     order: Int[Array, "M depth"]
     """Of what was left to each expert its first items, greedy or by arrival as the statistics ask; depth 0 if
     they do not."""
@@ -68,10 +68,10 @@ class Candidates:
     """Whether no logit is NaN or +inf."""
 
 
-def retrieve(
+def draw_candidates(
     key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas, statistics: Statistics
 ) -> Candidates:
-    """Draw K candidates and describe them; the same key gives the same draw whatever the statistics.
+    """Draw K candidates and rescore_candidates them; the same key gives the same draw whatever the statistics.
 
     Args:
       key: consumed by the Gumbel noise.
@@ -83,10 +83,10 @@ def retrieve(
     logits = centre(logits)
     drawn = arrivals(key, logits, quotas)
     items = take_quotas(drawn[0], quotas)
-    return _describe(logits, items, items, drawn, quotas, statistics, sound)
+    return _candidates(logits, items, items, drawn, quotas, statistics, sound)
 
 
-def describe(
+def rescore_candidates(
     logits: Float[Array, "M N"],
     items: Int[Array, "K"],
     shown: Int[Array, "L"],
@@ -97,11 +97,11 @@ def describe(
     """Describe candidates that were drawn before, and items that need not be among them.
 
     Args:
-      logits: as `retrieve`.
+      logits: as `draw_candidates`.
       items: the candidates, in slot order.
       shown: further items to be scored.
-      quotas: as `retrieve`.
-      statistics: as `retrieve`.
+      quotas: as `draw_candidates`.
+      statistics: as `draw_candidates`.
       key: the key that drew the candidates; needed for `arrivals` alone.
     """
     logits = centre(logits)
@@ -109,10 +109,10 @@ def describe(
     drawn = empty if key is None else arrivals(key, logits, quotas)
     listed = jnp.concatenate([items, shown])
     sound = jnp.ones((), bool)  # the door has checked them
-    return _describe(logits, items, listed, drawn, quotas, statistics, sound)
+    return _candidates(logits, items, listed, drawn, quotas, statistics, sound)
 
 
-def _describe(
+def _candidates(
     logits, items, listed, drawn, quotas: Quotas, statistics: Statistics, sound
 ) -> Candidates:
     order, perturbed = drawn
@@ -124,10 +124,12 @@ def _describe(
         order = order[:, :0]
     if statistics != "arrivals":
         perturbed = perturbed[:, :0]
-    listing = full_logits(logits) if statistics == "catalogue" else sparse_logits(logits, listed)
+    sparse_logits = (
+        full_logits(logits) if statistics == "catalogue" else sparse_logits(logits, listed)
+    )
     return Candidates(
         items=items,
-        listing=listing,
+        sparse_logits=sparse_logits,
         order=order,
         perturbed=lax.stop_gradient(perturbed),
         sound=sound,
@@ -154,8 +156,10 @@ def _shared(log_probability) -> Score:
     """One score for the whole candidate set, repeated at every position."""
 
     def score(candidates: Candidates, ranking: Int[Array, "L"], quotas: Quotas):
-        picks = candidates.listing.positions(candidates.items)
-        return jnp.broadcast_to(log_probability(candidates.listing, picks, quotas), ranking.shape)
+        picks = candidates.sparse_logits.positions(candidates.items)
+        return jnp.broadcast_to(
+            log_probability(candidates.sparse_logits, picks, quotas), ranking.shape
+        )
 
     return score
 
@@ -170,34 +174,36 @@ def _per_item(log_inclusion) -> Score:
 
 
 def _exact(candidates: Candidates, item: Int[Array, ""], quotas: Quotas) -> Float[Array, ""]:
-    return log_inclusion_exact(candidates.listing.logits[0], item, sum(quotas))
+    return log_inclusion_exact(candidates.sparse_logits.logits[0], item, sum(quotas))
 
 
 def _threshold(candidates: Candidates, item: Int[Array, ""], quotas: Quotas) -> Float[Array, ""]:
     """Pathwise through kappa for one expert; for several, where picks jump, given the others' picks."""
     if len(quotas) == 1:
         return log_inclusion_at_threshold(
-            candidates.listing, candidates.order, candidates.perturbed, item, quotas
+            candidates.sparse_logits, candidates.order, candidates.perturbed, item, quotas
         )
-    return log_inclusion_drawn(candidates.listing, candidates.order, item, quotas)
+    return log_inclusion_drawn(candidates.sparse_logits, candidates.order, item, quotas)
 
 
 ESTIMATORS: dict[str, Estimator] = {
     "v_pg": Estimator(_shared(ordered_log_prob), "candidates", credit_assigned=False),
     "v_pg_swr": Estimator(_shared(swr_log_prob), "candidates", credit_assigned=False),
     "ca_pg": Estimator(
-        _per_item(lambda c, item, quotas: log_inclusion_greedy(c.listing, c.order, item, quotas)),
+        _per_item(
+            lambda c, item, quotas: log_inclusion_greedy(c.sparse_logits, c.order, item, quotas)
+        ),
         "greedy",
         credit_assigned=True,
     ),
     "ca_pg_exact": Estimator(_per_item(_exact), "catalogue", credit_assigned=True, max_experts=1),
     "ca_pg_swr": Estimator(
-        _per_item(lambda c, item, quotas: log_inclusion_swr(c.listing, item, quotas)),
+        _per_item(lambda c, item, quotas: log_inclusion_swr(c.sparse_logits, item, quotas)),
         "candidates",
         credit_assigned=True,
     ),
     "top1_pg": Estimator(
-        _per_item(lambda c, item, quotas: log_inclusion_sum(c.listing, item, quotas)),
+        _per_item(lambda c, item, quotas: log_inclusion_sum(c.sparse_logits, item, quotas)),
         "candidates",
         credit_assigned=True,
     ),
@@ -265,5 +271,7 @@ def score(
         check_shown(candidates, ranking)
     noise_key = key if chosen.statistics == "arrivals" else None
     candidates, ranking = jnp.asarray(candidates, jnp.int32), jnp.asarray(ranking, jnp.int32)
-    described = describe(logits, candidates, ranking, quotas, chosen.statistics, noise_key)
+    described = rescore_candidates(
+        logits, candidates, ranking, quotas, chosen.statistics, noise_key
+    )
     return chosen.score(described, ranking, quotas)

@@ -349,51 +349,51 @@ def prefix_without(
 
 
 def log_hit(
-    listing: SparseLogits, position: Int[Array, ""], picks: Int[Array, "P"], quotas: Quotas
+    sparse_logits: SparseLogits, position: Int[Array, ""], picks: Int[Array, "P"], quotas: Quotas
 ) -> Float[Array, ""]:
     """log(1 - prod_k (1 - p_k)): the item at `position` is drawn before or after these picks of the others.
 
     With greedy picks it is Eq. 8; with picks drawn from the policy its exponential is unbiased for P(a in S).
     """
-    left = log_remaining_mass(listing, picks, quotas, excluded=position)
-    logits = listing.logits[slot_experts(quotas), position]
+    left = log_remaining_mass(sparse_logits, picks, quotas, excluded=position)
+    logits = sparse_logits.logits[slot_experts(quotas), position]
     return from_log_rates(log_softplus(log_odds(logits, left)))
 
 
 def log_inclusion_greedy(
-    listing: SparseLogits, order: Int[Array, "M depth"], item: Int[Array, ""], quotas: Quotas
+    sparse_logits: SparseLogits, order: Int[Array, "M depth"], item: Int[Array, ""], quotas: Quotas
 ) -> Float[Array, ""]:
     """`greedy`: Eq. 8, the picks from the noiseless order."""
-    picks = listing.positions(prefix_without(order, item, quotas))
-    return log_hit(listing, listing.positions(item), picks, quotas)
+    picks = sparse_logits.positions(prefix_without(order, item, quotas))
+    return log_hit(sparse_logits, sparse_logits.positions(item), picks, quotas)
 
 
 def log_inclusion_swr(
-    listing: SparseLogits, item: Int[Array, ""], quotas: Quotas
+    sparse_logits: SparseLogits, item: Int[Array, ""], quotas: Quotas
 ) -> Float[Array, ""]:
     """`swr`: log(1 - prod_m (1 - pi_m(a))^{K_m}), with log(1 - pi) = -softplus(f - log W_others)."""
-    position, used = listing.positions(item), _used_experts(quotas)
+    position, used = sparse_logits.positions(item), _used_experts(quotas)
     others = jnp.broadcast_to(
-        (jnp.arange(listing.items.shape[0], dtype=jnp.int32) != position)[None, :],
-        listing.logits.shape,
+        (jnp.arange(sparse_logits.items.shape[0], dtype=jnp.int32) != position)[None, :],
+        sparse_logits.logits.shape,
     )
-    log_others = log_add(listing.log_rest, log_sum_exp(listing.logits, where=others))
-    odds = log_odds(listing.logits[used, position], log_others[used])
+    log_others = log_add(sparse_logits.log_rest, log_sum_exp(sparse_logits.logits, where=others))
+    odds = log_odds(sparse_logits.logits[used, position], log_others[used])
     return from_log_rates(_log_quotas(quotas, odds.dtype) + log_softplus(odds))
 
 
 def log_inclusion_sum(
-    listing: SparseLogits, item: Int[Array, ""], quotas: Quotas
+    sparse_logits: SparseLogits, item: Int[Array, ""], quotas: Quotas
 ) -> Float[Array, ""]:
     """`sum`: log sum_m K_m pi_m(a)."""
     used = _used_experts(quotas)
-    logits = listing.logits[used, listing.positions(item)]
-    odds = log_odds(logits, listing.log_total()[used])
+    logits = sparse_logits.logits[used, sparse_logits.positions(item)]
+    odds = log_odds(logits, sparse_logits.log_total()[used])
     return log_sum_exp(_log_quotas(quotas, odds.dtype) + odds)
 
 
 def log_inclusion_at_threshold(
-    listing: SparseLogits,
+    sparse_logits: SparseLogits,
     order: Int[Array, "M depth"],
     perturbed: Float[Array, "M depth"],
     item: Int[Array, ""],
@@ -406,27 +406,29 @@ def log_inclusion_at_threshold(
     """
     picks, places = fill_quotas(order, quotas, excluded=item)
     last, used = np.cumsum(quotas)[_used_experts(quotas)] - 1, _used_experts(quotas)
-    at = listing.logits.at[used, listing.positions(picks)[last]].get(
+    at = sparse_logits.logits.at[used, sparse_logits.positions(picks)[last]].get(
         mode="fill", fill_value=-jnp.inf
     )
     value = perturbed.at[used, places[last]].get(mode="fill", fill_value=-jnp.inf)
     noise = jnp.where(jnp.isneginf(at), 0, value - lax.stop_gradient(at))
-    return from_log_rates(log_odds(listing.logits[used, listing.positions(item)], at + noise))
+    return from_log_rates(
+        log_odds(sparse_logits.logits[used, sparse_logits.positions(item)], at + noise)
+    )
 
 
 def log_inclusion_drawn(
-    listing: SparseLogits, order: Int[Array, "M depth"], item: Int[Array, ""], quotas: Quotas
+    sparse_logits: SparseLogits, order: Int[Array, "M depth"], item: Int[Array, ""], quotas: Quotas
 ) -> Float[Array, ""]:
     """log h, h = 1 - prod_k W_k / (W_k + w_a) over the drawn picks of the others, and the gradient of P.
 
     h is the probability of the item given the others' picks, so E[h] = P(a in S) for any M. Its gradient is
     grad h + h grad log PL(picks): the second term enters with value 0.
     """
-    picks = listing.positions(prefix_without(order, item, quotas))
-    position = listing.positions(item)
-    terms = ordered_log_prob_terms(listing, picks, quotas, excluded=position)
+    picks = sparse_logits.positions(prefix_without(order, item, quotas))
+    position = sparse_logits.positions(item)
+    terms = ordered_log_prob_terms(sparse_logits, picks, quotas, excluded=position)
     log_pl = jnp.sum(jnp.where(jnp.isfinite(terms), terms, 0))
-    return log_hit(listing, position, picks, quotas) + log_pl - lax.stop_gradient(log_pl)
+    return log_hit(sparse_logits, position, picks, quotas) + log_pl - lax.stop_gradient(log_pl)
 
 
 def _used_experts(quotas: Quotas) -> np.ndarray:

@@ -1,7 +1,7 @@
 """A short list that stands for a whole catalogue.
 
 Every score in this library depends on the logits of a few items and on the total weight of all others.
-A listing holds exactly that, so a score never sees N: whether the catalogue was dense, streamed in blocks
+A sparse_logits holds exactly that, so a score never sees N: whether the catalogue was dense, streamed in blocks
 or sharded over devices is settled before.
 """
 
@@ -113,7 +113,7 @@ def repeats(ascending: Int[Array, "n"]) -> Bool[Array, "n"]:
 
 
 def log_remaining_mass(
-    listing: SparseLogits,
+    sparse_logits: SparseLogits,
     picks: Int[Array, "P"],
     quotas: Quotas,
     excluded: Int[Array, ""] | None = None,
@@ -123,20 +123,22 @@ def log_remaining_mass(
     Nothing is subtracted: W_k adds up what is never picked and the picks from slot k on.
 
     Args:
-      listing: holds at least the picks and `excluded`.
-      picks: positions on the listing, in slot order; P is K or K - 1, position C stands for no item.
+      sparse_logits: holds at least the picks and `excluded`.
+      picks: positions on the sparse_logits, in slot order; P is K or K - 1, position C stands for no item.
       quotas: how many slots each expert fills.
       excluded: position of an item that is not in the catalogue at all.
     """
-    experts, length = slot_experts(quotas), listing.items.shape[0]
+    experts, length = slot_experts(quotas), sparse_logits.items.shape[0]
     gone = jnp.zeros(length, bool).at[picks].set(True, mode="drop")
     if excluded is not None:
         gone = gone | (jnp.arange(length, dtype=jnp.int32) == excluded)
     unpicked = log_add(
-        listing.log_rest,
-        log_sum_exp(listing.logits, where=jnp.broadcast_to(~gone[None, :], listing.logits.shape)),
+        sparse_logits.log_rest,
+        log_sum_exp(
+            sparse_logits.logits, where=jnp.broadcast_to(~gone[None, :], sparse_logits.logits.shape)
+        ),
     )
-    picked = listing.logits.at[:, picks].get(mode="fill", fill_value=-jnp.inf)
+    picked = sparse_logits.logits.at[:, picks].get(mode="fill", fill_value=-jnp.inf)
     later = jnp.pad(
         suffix_log_sum_exp(picked),
         ((0, 0), (0, len(experts) - picks.shape[0])),
@@ -147,32 +149,36 @@ def log_remaining_mass(
 
 
 def ordered_log_prob(
-    listing: SparseLogits,
+    sparse_logits: SparseLogits,
     picks: Int[Array, "P"],
     quotas: Quotas,
     excluded: Int[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-    """sum_k f_{m(k)}(a_k) - log W_k over the picks, given by their positions on the listing."""
-    return jnp.sum(ordered_log_prob_terms(listing, picks, quotas, excluded))
+    """sum_k f_{m(k)}(a_k) - log W_k over the picks, given by their positions on the sparse_logits."""
+    return jnp.sum(ordered_log_prob_terms(sparse_logits, picks, quotas, excluded))
 
 
 def ordered_log_prob_terms(
-    listing: SparseLogits,
+    sparse_logits: SparseLogits,
     picks: Int[Array, "P"],
     quotas: Quotas,
     excluded: Int[Array, ""] | None = None,
 ) -> Float[Array, "P"]:
     """f_{m(k)}(a_k) - log W_k for every pick; -inf for a pick that cannot be."""
     experts = slot_experts(quotas)[: picks.shape[0]]
-    chosen = listing.logits.at[experts, picks].get(mode="fill", fill_value=-jnp.inf)
-    left = log_remaining_mass(listing, picks, quotas, excluded)[: picks.shape[0]]
+    chosen = sparse_logits.logits.at[experts, picks].get(mode="fill", fill_value=-jnp.inf)
+    left = log_remaining_mass(sparse_logits, picks, quotas, excluded)[: picks.shape[0]]
     return _differences(chosen, left)
 
 
-def swr_log_prob(listing: SparseLogits, picks: Int[Array, "K"], quotas: Quotas) -> Float[Array, ""]:
-    """sum_k log pi_{m(k)}(a_k) over the picks, given by their positions on the listing."""
+def swr_log_prob(
+    sparse_logits: SparseLogits, picks: Int[Array, "K"], quotas: Quotas
+) -> Float[Array, ""]:
+    """sum_k log pi_{m(k)}(a_k) over the picks, given by their positions on the sparse_logits."""
     experts = slot_experts(quotas)
-    return jnp.sum(_differences(listing.logits[experts, picks], listing.log_total()[experts]))
+    return jnp.sum(
+        _differences(sparse_logits.logits[experts, picks], sparse_logits.log_total()[experts])
+    )
 
 
 def _differences(chosen: Float[Array, "P"], normaliser: Float[Array, "P"]) -> Float[Array, "P"]:
@@ -202,8 +208,8 @@ def log_prob(
     >>> log_prob(jnp.zeros((1, 4)), jnp.array([2, 0]), (2,)).round(4)  # -log(4 * 3)
     Array(-2.4849, dtype=float32)
     """
-    listing, picks = _list_candidates(logits, candidates, quotas)
-    return ordered_log_prob(listing, picks, quotas)
+    sparse_logits, picks = _list_candidates(logits, candidates, quotas)
+    return ordered_log_prob(sparse_logits, picks, quotas)
 
 
 def log_prob_swr(
@@ -218,13 +224,13 @@ def log_prob_swr(
     >>> log_prob_swr(jnp.zeros((1, 4)), jnp.array([2, 0]), (2,)).round(4)  # -2 log 4
     Array(-2.7726, dtype=float32)
     """
-    listing, picks = _list_candidates(logits, candidates, quotas)
-    return swr_log_prob(listing, picks, quotas)
+    sparse_logits, picks = _list_candidates(logits, candidates, quotas)
+    return swr_log_prob(sparse_logits, picks, quotas)
 
 
 def _list_candidates(logits, candidates, quotas) -> tuple[SparseLogits, Int[Array, "K"]]:
     check_logits(logits, quotas)
     check_items("candidates", candidates, logits.shape[1], (sum(quotas),))
     items = jnp.asarray(candidates, jnp.int32)
-    listing = sparse_logits(centre(logits), items)
-    return listing, listing.positions(items)
+    sparse_logits = sparse_logits(centre(logits), items)
+    return sparse_logits, sparse_logits.positions(items)

@@ -219,8 +219,8 @@ def importance_weights(
 
 
 def _log_propensity(pipeline: Pipeline, candidates: Candidates) -> Float[Array, ""]:
-    picks = candidates.listing.positions(candidates.items)
-    return ordered_log_prob(candidates.listing, picks, pipeline.quotas)
+    picks = candidates.sparse_logits.positions(candidates.items)
+    return ordered_log_prob(candidates.sparse_logits, picks, pipeline.quotas)
 
 
 def _log_inclusion(

@@ -179,8 +179,10 @@ def _weights(logits: Float[Array, "M N"], quotas: tuple[int, ...]) -> Float[Arra
     """Whatever orders the items."""
     if len(quotas) == 1:
         return logits[0]
-    listing = full_logits(centre(logits))
-    return jax.vmap(lambda item: log_inclusion_sum(listing, item, quotas))(listing.items)
+    sparse_logits = full_logits(centre(logits))
+    return jax.vmap(lambda item: log_inclusion_sum(sparse_logits, item, quotas))(
+        sparse_logits.items
+    )
 
 
 def calibrate(

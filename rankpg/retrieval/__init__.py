@@ -1,6 +1,6 @@
 """Retrieval: from logits to candidates and their statistics.
 
-A retrieval answers with `Candidates`: the drawn items, a listing that stands for the whole catalogue, and,
+A retrieval answers with `Candidates`: the drawn items, a sparse_logits that stands for the whole catalogue, and,
 for the estimators that ask for it, every expert's order. Scores are functions of that record alone.
 
 dense.py      all logits of a batch in memory
@@ -12,7 +12,7 @@ noise.py      of a race, keyed by place
 choice.py     which of the three suits a catalogue
 """
 
-from rankpg.core.estimators import Candidates, Statistics, describe, retrieve
+from rankpg.core.estimators import Candidates, Statistics, draw_candidates, rescore_candidates
 from rankpg.retrieval.choice import Choice, choose_retrieval
 from rankpg.retrieval.dense import mask
 from rankpg.retrieval.sharded import retrieve_sharded
@@ -23,10 +23,10 @@ __all__ = [
     "Choice",
     "Statistics",
     "choose_retrieval",
-    "describe",
     "describe_streamed",
+    "draw_candidates",
     "mask",
-    "retrieve",
+    "rescore_candidates",
     "retrieve_sharded",
     "retrieve_streamed",
 ]

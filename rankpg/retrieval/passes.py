@@ -76,12 +76,12 @@ def with_gradient(
       embeddings, contexts, environment: as `streamed.find`.
       found, shift: what it answered.
     """
-    values = found.listing.logits, found.listing.log_rest
-    items = found.listing.items
+    values = found.sparse_logits.logits, found.sparse_logits.log_rest
+    items = found.sparse_logits.items
     attached = _with_gradient(pull_back, embeddings, contexts, environment, items, shift, values)
     listed, log_rest = cast("Listed", attached)
-    listing = SparseLogits(items=items, logits=listed, log_rest=log_rest)
-    return Candidates(**{**vars(found), "listing": listing})
+    sparse_logits = SparseLogits(items=items, logits=listed, log_rest=log_rest)
+    return Candidates(**{**vars(found), "sparse_logits": sparse_logits})
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -249,12 +249,12 @@ def test_a_listing_holds_the_whole_weight_whatever_is_listed():
     total = np.log(np.exp(logits).sum(axis=1))
     for ids in ([5, 2, 2], [3, 1, 3], [0, 4, 2]):
         items = jnp.asarray(ids, jnp.int32)
-        listing = sparse_logits(jnp.asarray(logits), items)
-        np.testing.assert_allclose(listing.log_total(), total, rtol=1e-12)
-        np.testing.assert_array_equal(listing.items[listing.positions(items)], ids)
+        sparse_logits = sparse_logits(jnp.asarray(logits), items)
+        np.testing.assert_allclose(sparse_logits.log_total(), total, rtol=1e-12)
+        np.testing.assert_array_equal(sparse_logits.items[sparse_logits.positions(items)], ids)
         rest = [j for j in range(6) if j not in ids]
         weight = np.exp(logits)[:, rest].sum(axis=1)
-        np.testing.assert_allclose(np.exp(listing.log_rest), weight, rtol=1e-12)
+        np.testing.assert_allclose(np.exp(sparse_logits.log_rest), weight, rtol=1e-12)
     np.testing.assert_allclose(full_logits(jnp.asarray(logits)).log_total(), total, rtol=1e-12)
 
 
@@ -266,5 +266,7 @@ def test_a_repeated_id_counts_once_in_value_and_gradient():
 
 
 def test_the_id_of_no_item_stands_past_the_end_of_a_listing():
-    listing = sparse_logits(jnp.zeros((1, 5)), jnp.array([4, 1], jnp.int32))
-    np.testing.assert_array_equal(listing.positions(jnp.array([-1, 1, 4], jnp.int32)), [2, 0, 1])
+    sparse_logits = sparse_logits(jnp.zeros((1, 5)), jnp.array([4, 1], jnp.int32))
+    np.testing.assert_array_equal(
+        sparse_logits.positions(jnp.array([-1, 1, 4], jnp.int32)), [2, 0, 1]
+    )

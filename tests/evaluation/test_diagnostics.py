@@ -194,14 +194,14 @@ def test_certain_candidates_are_counted():
 @pytest.mark.slow
 def test_the_probability_beside_the_others_by_a_loop():
     """h = 1 - prod_k W_k / (W_k + w_a), the other candidates taken out one after the other."""
-    from rankpg.core.estimators import retrieve
+    from rankpg.core.estimators import draw_candidates
     from rankpg.evaluation.diagnostics import _certain
 
     generator = np.random.default_rng(5)
     seen = set()
     for trial in range(40):
         logits = generator.normal(size=(1, 9)).astype(np.float32) * 4
-        drawn = retrieve(jax.random.key(trial), jnp.asarray(logits), (4,), "candidates")
+        drawn = draw_candidates(jax.random.key(trial), jnp.asarray(logits), (4,), "candidates")
         weights, items = np.exp(logits[0].astype(np.float64)), np.asarray(drawn.items)
         for place, item in enumerate(items):
             left, missed = weights.sum() - weights[item], 1.0

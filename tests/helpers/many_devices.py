@@ -86,9 +86,9 @@ def _equal(mesh, name, experts, masked, eligible):
     )
     for field in ("items", "order", "sound"):
         np.testing.assert_array_equal(getattr(found, field), getattr(known, field), err_msg=field)
-    np.testing.assert_array_equal(found.listing.items, known.listing.items)
+    np.testing.assert_array_equal(found.sparse_logits.items, known.sparse_logits.items)
     close = {"rtol": 1e-9, "atol": 1e-12}
-    np.testing.assert_allclose(found.listing.log_rest, known.listing.log_rest, **close)
+    np.testing.assert_allclose(found.sparse_logits.log_rest, known.sparse_logits.log_rest, **close)
     np.testing.assert_allclose(found.perturbed, known.perturbed, **close)
     np.testing.assert_allclose(scores, expected, **close)
     assert np.isfinite(scores).all()

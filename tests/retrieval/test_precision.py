@@ -10,7 +10,7 @@ import pytest
 from helpers.streaming import Masks, random_towers
 
 from rankpg import TrainConfig, train
-from rankpg.core.estimators import ESTIMATORS, retrieve
+from rankpg.core.estimators import ESTIMATORS, draw_candidates
 from rankpg.encoders import to_logits
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.retrieval.streamed import retrieve_streamed
@@ -31,7 +31,7 @@ def in_bfloat16(towers):
 @pytest.mark.slow
 @pytest.mark.parametrize("retrieval", ["dense", "streamed"])
 def test_sums_over_bfloat16_embeddings_are_float32(key, retrieval):
-    """The listing is float32 and has the digits of products that were rounded once."""
+    """The sparse_logits is float32 and has the digits of products that were rounded once."""
     towers = jax.tree.map(lambda x: x.astype(jnp.float32), random_towers(1, 2, 1, 50, 8))
     contexts, keys = jnp.arange(2, dtype=jnp.int32), jax.random.split(key, 2)
 
@@ -39,7 +39,9 @@ def test_sums_over_bfloat16_embeddings_are_float32(key, retrieval):
         if retrieval == "streamed":
             found = retrieve_streamed(keys, towers, contexts, Masks(None), (5,), "greedy")
         else:
-            found = jax.vmap(lambda k, x: retrieve(k, x, (5,), "greedy"))(keys, to_logits(towers))
+            found = jax.vmap(lambda k, x: draw_candidates(k, x, (5,), "greedy"))(
+                keys, to_logits(towers)
+            )
         score = jax.vmap(lambda c: ESTIMATORS["ca_pg"].score(c, c.items[:2], (5,)))(found)
         return jnp.sum(score), (score, found)
 
@@ -47,7 +49,12 @@ def test_sums_over_bfloat16_embeddings_are_float32(key, retrieval):
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
     run = jax.jit(jax.grad(scores, has_aux=True))
     (slope, (narrow, found)), (expected_slope, (expected, same)) = run(rounded), run(wide)
-    assert found.listing.logits.dtype == found.listing.log_rest.dtype == narrow.dtype == jnp.float32
+    assert (
+        found.sparse_logits.logits.dtype
+        == found.sparse_logits.log_rest.dtype
+        == narrow.dtype
+        == jnp.float32
+    )
     np.testing.assert_array_equal(found.items, same.items)
     np.testing.assert_allclose(narrow, expected, rtol=1e-5)
     assert slope.items.dtype == jnp.bfloat16

@@ -147,7 +147,7 @@ def dense_score(estimator, towers, where, found: Candidates, quotas, shown):
     def one(index):
         same = Candidates(
             items=found.items[index],
-            listing=dense_listing(logits, found, index),
+            sparse_logits=dense_listing(logits, found, index),
             order=found.order[index],
             perturbed=found.perturbed[index],
             sound=found.sound[index],
@@ -242,7 +242,7 @@ def test_logits_far_from_zero_lose_nothing(key, shift):
             jax.random.split(key, 2), towers, jnp.arange(2, dtype=jnp.int32), Masks(None), (4,), "candidates",
             Layout(37, 12, 3),
         )  # fmt: skip
-        return found.items, found.listing.log_rest
+        return found.items, found.sparse_logits.log_rest
 
     (items, rest), (moved, moved_rest) = jax.jit(draw)(0.0), jax.jit(draw)(shift)
     np.testing.assert_array_equal(items, moved)
@@ -263,7 +263,7 @@ def test_all_items_may_be_candidates(key):
 
     gradient, found = jax.jit(jax.grad(streamed, has_aux=True))(towers)
     assert sorted(found.items[0].tolist()) == [0, 1, 2, 3, 4]
-    assert np.isneginf(found.listing.log_rest).all()
+    assert np.isneginf(found.sparse_logits.log_rest).all()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
