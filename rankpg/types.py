@@ -3,7 +3,7 @@
     B  contexts (users, queries) in a batch        K  candidates
     N  items in the catalogue                      L  positions of the final ranking
     M  experts (logit models)                      D  embedding width
-    C  items on a sparse_logits (see sparse_logits.py)
+    C  items with sparse logits (see core/plackett_luce.py)
 
 `quotas = (K_1, ..., K_M)` says how many of the K slots each expert fills, in block order.
 A context and an item are int32 ids, `0 <= context < num_contexts`, `0 <= item < num_items`;

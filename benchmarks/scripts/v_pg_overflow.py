@@ -28,9 +28,9 @@ from rankpg.runs.run import prepare
 
 def by_subtraction(candidates, ranking, quotas):
     """The score of V-PG for one expert, its normalisers found by subtraction from the whole."""
-    sparse_logits = candidates.sparse_logits
-    picked = sparse_logits.logits[0, sparse_logits.positions(candidates.items)]
-    total = sparse_logits.log_total()[0]
+    sparse = candidates.sparse_logits
+    picked = sparse.logits[0, sparse.positions(candidates.items)]
+    total = sparse.log_total()[0]
     before = jnp.concatenate([jnp.array([-jnp.inf]), lax.cumlogsumexp(picked)[:-1]])
     normaliser = total + jnp.log1p(-jnp.exp(before - total) + 1e-10)
     return jnp.broadcast_to(jnp.sum(picked - normaliser), ranking.shape)

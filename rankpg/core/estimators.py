@@ -28,8 +28,8 @@ from rankpg.core.numerics import centre
 from rankpg.core.plackett_luce import (
     SparseLogits,
     full_logits,
+    gather_logits,
     ordered_log_prob,
-    sparse_logits,
     swr_log_prob,
 )
 from rankpg.core.sampling import arrivals, greedy_in_turn, take_quotas
@@ -54,7 +54,7 @@ its perturbed order; or all N items."""
 
 @record
 class Candidates:
-    """What a retrieval answers for one context. Only the sparse_logits carries a gradient."""
+    """What a retrieval answers for one context. Only the sparse logits carries a gradient."""
 
     items: Int[Array, "K"]
     """Item ids in slot order."""
@@ -71,7 +71,7 @@ class Candidates:
 def draw_candidates(
     key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas, statistics: Statistics
 ) -> Candidates:
-    """Draw K candidates and rescore_candidates them; the same key gives the same draw whatever the statistics.
+    """Draws K candidates with their statistics; the draw depends on the key alone.
 
     Args:
       key: consumed by the Gumbel noise.
@@ -124,12 +124,10 @@ def _candidates(
         order = order[:, :0]
     if statistics != "arrivals":
         perturbed = perturbed[:, :0]
-    sparse_logits = (
-        full_logits(logits) if statistics == "catalogue" else sparse_logits(logits, listed)
-    )
+    sparse = full_logits(logits) if statistics == "catalogue" else gather_logits(logits, listed)
     return Candidates(
         items=items,
-        sparse_logits=sparse_logits,
+        sparse_logits=sparse,
         order=order,
         perturbed=lax.stop_gradient(perturbed),
         sound=sound,

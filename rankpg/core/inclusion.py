@@ -349,51 +349,51 @@ def prefix_without(
 
 
 def log_hit(
-    sparse_logits: SparseLogits, position: Int[Array, ""], picks: Int[Array, "P"], quotas: Quotas
+    sparse: SparseLogits, position: Int[Array, ""], picks: Int[Array, "P"], quotas: Quotas
 ) -> Float[Array, ""]:
     """log(1 - prod_k (1 - p_k)): the item at `position` is drawn before or after these picks of the others.
 
     With greedy picks it is Eq. 8; with picks drawn from the policy its exponential is unbiased for P(a in S).
     """
-    left = log_remaining_mass(sparse_logits, picks, quotas, excluded=position)
-    logits = sparse_logits.logits[slot_experts(quotas), position]
+    left = log_remaining_mass(sparse, picks, quotas, excluded=position)
+    logits = sparse.logits[slot_experts(quotas), position]
     return from_log_rates(log_softplus(log_odds(logits, left)))
 
 
 def log_inclusion_greedy(
-    sparse_logits: SparseLogits, order: Int[Array, "M depth"], item: Int[Array, ""], quotas: Quotas
+    sparse: SparseLogits, order: Int[Array, "M depth"], item: Int[Array, ""], quotas: Quotas
 ) -> Float[Array, ""]:
     """`greedy`: Eq. 8, the picks from the noiseless order."""
-    picks = sparse_logits.positions(prefix_without(order, item, quotas))
-    return log_hit(sparse_logits, sparse_logits.positions(item), picks, quotas)
+    picks = sparse.positions(prefix_without(order, item, quotas))
+    return log_hit(sparse, sparse.positions(item), picks, quotas)
 
 
 def log_inclusion_swr(
-    sparse_logits: SparseLogits, item: Int[Array, ""], quotas: Quotas
+    sparse: SparseLogits, item: Int[Array, ""], quotas: Quotas
 ) -> Float[Array, ""]:
     """`swr`: log(1 - prod_m (1 - pi_m(a))^{K_m}), with log(1 - pi) = -softplus(f - log W_others)."""
-    position, used = sparse_logits.positions(item), _used_experts(quotas)
+    position, used = sparse.positions(item), _used_experts(quotas)
     others = jnp.broadcast_to(
-        (jnp.arange(sparse_logits.items.shape[0], dtype=jnp.int32) != position)[None, :],
-        sparse_logits.logits.shape,
+        (jnp.arange(sparse.items.shape[0], dtype=jnp.int32) != position)[None, :],
+        sparse.logits.shape,
     )
-    log_others = log_add(sparse_logits.log_rest, log_sum_exp(sparse_logits.logits, where=others))
-    odds = log_odds(sparse_logits.logits[used, position], log_others[used])
+    log_others = log_add(sparse.log_rest, log_sum_exp(sparse.logits, where=others))
+    odds = log_odds(sparse.logits[used, position], log_others[used])
     return from_log_rates(_log_quotas(quotas, odds.dtype) + log_softplus(odds))
 
 
 def log_inclusion_sum(
-    sparse_logits: SparseLogits, item: Int[Array, ""], quotas: Quotas
+    sparse: SparseLogits, item: Int[Array, ""], quotas: Quotas
 ) -> Float[Array, ""]:
     """`sum`: log sum_m K_m pi_m(a)."""
     used = _used_experts(quotas)
-    logits = sparse_logits.logits[used, sparse_logits.positions(item)]
-    odds = log_odds(logits, sparse_logits.log_total()[used])
+    logits = sparse.logits[used, sparse.positions(item)]
+    odds = log_odds(logits, sparse.log_total()[used])
     return log_sum_exp(_log_quotas(quotas, odds.dtype) + odds)
 
 
 def log_inclusion_at_threshold(
-    sparse_logits: SparseLogits,
+    sparse: SparseLogits,
     order: Int[Array, "M depth"],
     perturbed: Float[Array, "M depth"],
     item: Int[Array, ""],
@@ -406,29 +406,25 @@ def log_inclusion_at_threshold(
     """
     picks, places = fill_quotas(order, quotas, excluded=item)
     last, used = np.cumsum(quotas)[_used_experts(quotas)] - 1, _used_experts(quotas)
-    at = sparse_logits.logits.at[used, sparse_logits.positions(picks)[last]].get(
-        mode="fill", fill_value=-jnp.inf
-    )
+    at = sparse.logits.at[used, sparse.positions(picks)[last]].get(mode="fill", fill_value=-jnp.inf)
     value = perturbed.at[used, places[last]].get(mode="fill", fill_value=-jnp.inf)
     noise = jnp.where(jnp.isneginf(at), 0, value - lax.stop_gradient(at))
-    return from_log_rates(
-        log_odds(sparse_logits.logits[used, sparse_logits.positions(item)], at + noise)
-    )
+    return from_log_rates(log_odds(sparse.logits[used, sparse.positions(item)], at + noise))
 
 
 def log_inclusion_drawn(
-    sparse_logits: SparseLogits, order: Int[Array, "M depth"], item: Int[Array, ""], quotas: Quotas
+    sparse: SparseLogits, order: Int[Array, "M depth"], item: Int[Array, ""], quotas: Quotas
 ) -> Float[Array, ""]:
     """log h, h = 1 - prod_k W_k / (W_k + w_a) over the drawn picks of the others, and the gradient of P.
 
     h is the probability of the item given the others' picks, so E[h] = P(a in S) for any M. Its gradient is
     grad h + h grad log PL(picks): the second term enters with value 0.
     """
-    picks = sparse_logits.positions(prefix_without(order, item, quotas))
-    position = sparse_logits.positions(item)
-    terms = ordered_log_prob_terms(sparse_logits, picks, quotas, excluded=position)
+    picks = sparse.positions(prefix_without(order, item, quotas))
+    position = sparse.positions(item)
+    terms = ordered_log_prob_terms(sparse, picks, quotas, excluded=position)
     log_pl = jnp.sum(jnp.where(jnp.isfinite(terms), terms, 0))
-    return log_hit(sparse_logits, position, picks, quotas) + log_pl - lax.stop_gradient(log_pl)
+    return log_hit(sparse, position, picks, quotas) + log_pl - lax.stop_gradient(log_pl)
 
 
 def _used_experts(quotas: Quotas) -> np.ndarray:

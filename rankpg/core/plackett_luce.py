@@ -1,7 +1,7 @@
 """A short list that stands for a whole catalogue.
 
 Every score in this library depends on the logits of a few items and on the total weight of all others.
-A sparse_logits holds exactly that, so a score never sees N: whether the catalogue was dense, streamed in blocks
+Sparse logits holds exactly that, so a score never sees N: whether the catalogue was dense, streamed in blocks
 or sharded over devices is settled before.
 """
 
@@ -19,12 +19,12 @@ from rankpg.types import Array, Bool, Float, Int, Quotas, record
 __all__ = [
     "SparseLogits",
     "full_logits",
+    "gather_logits",
     "log_prob",
     "log_prob_swr",
     "log_remaining_mass",
     "ordered_log_prob",
     "repeats",
-    "sparse_logits",
     "swr_log_prob",
 ]
 
@@ -54,10 +54,10 @@ class SparseLogits:
         return log_add(self.log_rest, log_sum_exp(self.logits))
 
 
-def sparse_logits(logits: Float[Array, "M N"], ids: Int[Array, "C"]) -> SparseLogits:
+def gather_logits(logits: Float[Array, "M N"], ids: Int[Array, "C"]) -> SparseLogits:
     """List the items `ids` of a dense catalogue; the rest is summed, never subtracted.
 
-    >>> sparse_logits(jnp.zeros((1, 5)), jnp.array([3, 1])).log_rest  # log of three unit weights
+    >>> gather_logits(jnp.zeros((1, 5)), jnp.array([3, 1])).log_rest  # log of three unit weights
     Array([1.0986123], dtype=float32)
     """
     items = jnp.sort(ids)
@@ -113,7 +113,7 @@ def repeats(ascending: Int[Array, "n"]) -> Bool[Array, "n"]:
 
 
 def log_remaining_mass(
-    sparse_logits: SparseLogits,
+    sparse: SparseLogits,
     picks: Int[Array, "P"],
     quotas: Quotas,
     excluded: Int[Array, ""] | None = None,
@@ -124,21 +124,19 @@ def log_remaining_mass(
 
     Args:
       sparse_logits: holds at least the picks and `excluded`.
-      picks: positions on the sparse_logits, in slot order; P is K or K - 1, position C stands for no item.
+      picks: positions on the sparse logits, in slot order; P is K or K - 1, position C stands for no item.
       quotas: how many slots each expert fills.
       excluded: position of an item that is not in the catalogue at all.
     """
-    experts, length = slot_experts(quotas), sparse_logits.items.shape[0]
+    experts, length = slot_experts(quotas), sparse.items.shape[0]
     gone = jnp.zeros(length, bool).at[picks].set(True, mode="drop")
     if excluded is not None:
         gone = gone | (jnp.arange(length, dtype=jnp.int32) == excluded)
     unpicked = log_add(
-        sparse_logits.log_rest,
-        log_sum_exp(
-            sparse_logits.logits, where=jnp.broadcast_to(~gone[None, :], sparse_logits.logits.shape)
-        ),
+        sparse.log_rest,
+        log_sum_exp(sparse.logits, where=jnp.broadcast_to(~gone[None, :], sparse.logits.shape)),
     )
-    picked = sparse_logits.logits.at[:, picks].get(mode="fill", fill_value=-jnp.inf)
+    picked = sparse.logits.at[:, picks].get(mode="fill", fill_value=-jnp.inf)
     later = jnp.pad(
         suffix_log_sum_exp(picked),
         ((0, 0), (0, len(experts) - picks.shape[0])),
@@ -149,36 +147,32 @@ def log_remaining_mass(
 
 
 def ordered_log_prob(
-    sparse_logits: SparseLogits,
+    sparse: SparseLogits,
     picks: Int[Array, "P"],
     quotas: Quotas,
     excluded: Int[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-    """sum_k f_{m(k)}(a_k) - log W_k over the picks, given by their positions on the sparse_logits."""
-    return jnp.sum(ordered_log_prob_terms(sparse_logits, picks, quotas, excluded))
+    """sum_k f_{m(k)}(a_k) - log W_k over the picks, given by their positions on the sparse logits."""
+    return jnp.sum(ordered_log_prob_terms(sparse, picks, quotas, excluded))
 
 
 def ordered_log_prob_terms(
-    sparse_logits: SparseLogits,
+    sparse: SparseLogits,
     picks: Int[Array, "P"],
     quotas: Quotas,
     excluded: Int[Array, ""] | None = None,
 ) -> Float[Array, "P"]:
     """f_{m(k)}(a_k) - log W_k for every pick; -inf for a pick that cannot be."""
     experts = slot_experts(quotas)[: picks.shape[0]]
-    chosen = sparse_logits.logits.at[experts, picks].get(mode="fill", fill_value=-jnp.inf)
-    left = log_remaining_mass(sparse_logits, picks, quotas, excluded)[: picks.shape[0]]
+    chosen = sparse.logits.at[experts, picks].get(mode="fill", fill_value=-jnp.inf)
+    left = log_remaining_mass(sparse, picks, quotas, excluded)[: picks.shape[0]]
     return _differences(chosen, left)
 
 
-def swr_log_prob(
-    sparse_logits: SparseLogits, picks: Int[Array, "K"], quotas: Quotas
-) -> Float[Array, ""]:
-    """sum_k log pi_{m(k)}(a_k) over the picks, given by their positions on the sparse_logits."""
+def swr_log_prob(sparse: SparseLogits, picks: Int[Array, "K"], quotas: Quotas) -> Float[Array, ""]:
+    """sum_k log pi_{m(k)}(a_k) over the picks, given by their positions on the sparse logits."""
     experts = slot_experts(quotas)
-    return jnp.sum(
-        _differences(sparse_logits.logits[experts, picks], sparse_logits.log_total()[experts])
-    )
+    return jnp.sum(_differences(sparse.logits[experts, picks], sparse.log_total()[experts]))
 
 
 def _differences(chosen: Float[Array, "P"], normaliser: Float[Array, "P"]) -> Float[Array, "P"]:
@@ -208,8 +202,8 @@ def log_prob(
     >>> log_prob(jnp.zeros((1, 4)), jnp.array([2, 0]), (2,)).round(4)  # -log(4 * 3)
     Array(-2.4849, dtype=float32)
     """
-    sparse_logits, picks = _list_candidates(logits, candidates, quotas)
-    return ordered_log_prob(sparse_logits, picks, quotas)
+    sparse, picks = _list_candidates(logits, candidates, quotas)
+    return ordered_log_prob(sparse, picks, quotas)
 
 
 def log_prob_swr(
@@ -224,13 +218,13 @@ def log_prob_swr(
     >>> log_prob_swr(jnp.zeros((1, 4)), jnp.array([2, 0]), (2,)).round(4)  # -2 log 4
     Array(-2.7726, dtype=float32)
     """
-    sparse_logits, picks = _list_candidates(logits, candidates, quotas)
-    return swr_log_prob(sparse_logits, picks, quotas)
+    sparse, picks = _list_candidates(logits, candidates, quotas)
+    return swr_log_prob(sparse, picks, quotas)
 
 
 def _list_candidates(logits, candidates, quotas) -> tuple[SparseLogits, Int[Array, "K"]]:
     check_logits(logits, quotas)
     check_items("candidates", candidates, logits.shape[1], (sum(quotas),))
     items = jnp.asarray(candidates, jnp.int32)
-    sparse_logits = sparse_logits(centre(logits), items)
-    return sparse_logits, sparse_logits.positions(items)
+    sparse = gather_logits(centre(logits), items)
+    return sparse, sparse.positions(items)

@@ -165,14 +165,14 @@ def _certain(
 
     h = 1 - prod_k W_k / (W_k + w_a), Eq. 8 with the other candidates, as they were drawn, for its prefix.
     """
-    sparse_logits, places = (
+    sparse, places = (
         candidates.sparse_logits,
         candidates.sparse_logits.positions(candidates.items),
     )
     all_but_one = jnp.arange(len(places) - 1, dtype=jnp.int32)
     # A row for each of the slots: all others, in order.
     others = all_but_one[None] + (all_but_one[None] >= slots[:, None])
-    log_inclusion = jax.vmap(
-        lambda place, rest: log_hit(sparse_logits, place, places[rest], quotas)
-    )(places[slots], others)
-    return (log_inclusion > math.log(_CERTAIN)).astype(sparse_logits.logits.dtype)
+    log_inclusion = jax.vmap(lambda place, rest: log_hit(sparse, place, places[rest], quotas))(
+        places[slots], others
+    )
+    return (log_inclusion > math.log(_CERTAIN)).astype(sparse.logits.dtype)

@@ -209,10 +209,8 @@ def _item_log_probs(logits: Float[Array, "M N"], quotas: Any) -> Float[Array, "N
     """Whatever orders the items: the logits of one expert, the expected number of draws of several."""
     if len(quotas) == 1:
         return logits[0]
-    sparse_logits = full_logits(centre(logits))
-    return jax.vmap(lambda item: log_inclusion_sum(sparse_logits, item, quotas))(
-        sparse_logits.items
-    )
+    sparse = full_logits(centre(logits))
+    return jax.vmap(lambda item: log_inclusion_sum(sparse, item, quotas))(sparse.items)
 
 
 def _recall(

@@ -179,10 +179,8 @@ def _weights(logits: Float[Array, "M N"], quotas: tuple[int, ...]) -> Float[Arra
     """Whatever orders the items."""
     if len(quotas) == 1:
         return logits[0]
-    sparse_logits = full_logits(centre(logits))
-    return jax.vmap(lambda item: log_inclusion_sum(sparse_logits, item, quotas))(
-        sparse_logits.items
-    )
+    sparse = full_logits(centre(logits))
+    return jax.vmap(lambda item: log_inclusion_sum(sparse, item, quotas))(sparse.items)
 
 
 def calibrate(

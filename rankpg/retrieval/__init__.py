@@ -1,6 +1,6 @@
 """Retrieval: from logits to candidates and their statistics.
 
-A retrieval answers with `Candidates`: the drawn items, a sparse_logits that stands for the whole catalogue, and,
+A retrieval returns `Candidates`: the drawn items, sparse logits that stand for the whole catalogue, and,
 for the estimators that ask for it, every expert's order. Scores are functions of that record alone.
 
 dense.py      all logits of a batch in memory

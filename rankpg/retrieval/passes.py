@@ -80,8 +80,8 @@ def with_gradient(
     items = found.sparse_logits.items
     attached = _with_gradient(pull_back, embeddings, contexts, environment, items, shift, values)
     listed, log_rest = cast("Listed", attached)
-    sparse_logits = SparseLogits(items=items, logits=listed, log_rest=log_rest)
-    return Candidates(**{**vars(found), "sparse_logits": sparse_logits})
+    sparse = SparseLogits(items=items, logits=listed, log_rest=log_rest)
+    return Candidates(**{**vars(found), "sparse_logits": sparse})
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

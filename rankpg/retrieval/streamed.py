@@ -214,7 +214,7 @@ def _open(
 def _search(
     draw, sound, shift, total, peak, opened, quotas: Quotas, statistics: Statistics, part: Part
 ) -> Candidates:
-    """One context's draw, from a key, and sparse_logits; `with_gradient` adds the gradient."""
+    """One context's draw, from a key, and sparse; `with_gradient` adds the gradient."""
     depth = min(part.whole.num_items, sum(quotas) + 1)
     opens = min(depth, part.whole.num_blocks)
     shift = jnp.where(jnp.isfinite(shift), shift, 0)
@@ -272,7 +272,7 @@ def _search(
 
 
 def _list(ids, total, shift, opened, part: Part) -> SparseLogits:
-    """The sparse_logits of some items: the sums of blocks without any, and what is left of the other blocks."""
+    """Sparse logits of some items, from block sums and opened blocks."""
     items = jnp.sort(jnp.where(ids < 0, jnp.max(ids), ids))
     touched = part.whole.block_of(items)  # ascending, as the items
     again = repeats(touched)

@@ -1,4 +1,4 @@
-"""The seven scores: what their gradient is in expectation, and that a sparse_logits tells them all they need."""
+"""The seven scores: their expected gradient, and that sparse logits are all they need."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def test_the_pathwise_gradient_is_biased_for_several_experts(key):
     assert worst_standard_error(key, logits, quotas, pathwise, 40_000) > 8
 
 
-# --- a sparse_logits is enough ----------------------------------------------------------------------------------
+# --- sparse logits are enough ---
 
 
 def random_case(experts: int, seed: int):
@@ -311,7 +311,7 @@ def from_catalogue(method, logits, ranking, quotas):
     ],
 )
 def test_credit_assigned_scores_are_log_inclusions(estimator, experts):
-    """Through a sparse_logits of a few items as through the whole catalogue, for candidates and for others."""
+    """Through sparse logits of a few items as through the whole catalogue, for candidates and for others."""
     for seed in range(3):
         logits, candidates, ranking, quotas = random_case(experts, seed)
         logits = jnp.asarray(logits)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from rankpg.core import numerics
 from rankpg.core.inclusion import tail_probability
-from rankpg.core.plackett_luce import full_logits, sparse_logits
+from rankpg.core.plackett_luce import full_logits, gather_logits
 
 INF = np.inf
 RTOL = {jnp.float64: 1e-13, jnp.float32: 1e-5}
@@ -249,24 +249,22 @@ def test_a_listing_holds_the_whole_weight_whatever_is_listed():
     total = np.log(np.exp(logits).sum(axis=1))
     for ids in ([5, 2, 2], [3, 1, 3], [0, 4, 2]):
         items = jnp.asarray(ids, jnp.int32)
-        sparse_logits = sparse_logits(jnp.asarray(logits), items)
-        np.testing.assert_allclose(sparse_logits.log_total(), total, rtol=1e-12)
-        np.testing.assert_array_equal(sparse_logits.items[sparse_logits.positions(items)], ids)
+        sparse = gather_logits(jnp.asarray(logits), items)
+        np.testing.assert_allclose(sparse.log_total(), total, rtol=1e-12)
+        np.testing.assert_array_equal(sparse.items[sparse.positions(items)], ids)
         rest = [j for j in range(6) if j not in ids]
         weight = np.exp(logits)[:, rest].sum(axis=1)
-        np.testing.assert_allclose(np.exp(sparse_logits.log_rest), weight, rtol=1e-12)
+        np.testing.assert_allclose(np.exp(sparse.log_rest), weight, rtol=1e-12)
     np.testing.assert_allclose(full_logits(jnp.asarray(logits)).log_total(), total, rtol=1e-12)
 
 
 def test_a_repeated_id_counts_once_in_value_and_gradient():
     logits = jnp.asarray([[0.0, 1.0, 2.0]])
     items = jnp.array([1, 1, 0], jnp.int32)
-    gradient = jax.grad(lambda f: sparse_logits(f, items).log_total()[0])(logits)
+    gradient = jax.grad(lambda f: gather_logits(f, items).log_total()[0])(logits)
     np.testing.assert_allclose(gradient, [reference(np.array([0.0, 1.0, 2.0]))[1]], rtol=1e-12)
 
 
 def test_the_id_of_no_item_stands_past_the_end_of_a_listing():
-    sparse_logits = sparse_logits(jnp.zeros((1, 5)), jnp.array([4, 1], jnp.int32))
-    np.testing.assert_array_equal(
-        sparse_logits.positions(jnp.array([-1, 1, 4], jnp.int32)), [2, 0, 1]
-    )
+    sparse = gather_logits(jnp.zeros((1, 5)), jnp.array([4, 1], jnp.int32))
+    np.testing.assert_array_equal(sparse.positions(jnp.array([-1, 1, 4], jnp.int32)), [2, 0, 1])

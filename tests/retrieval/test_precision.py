@@ -31,7 +31,7 @@ def in_bfloat16(towers):
 @pytest.mark.slow
 @pytest.mark.parametrize("retrieval", ["dense", "streamed"])
 def test_sums_over_bfloat16_embeddings_are_float32(key, retrieval):
-    """The sparse_logits is float32 and has the digits of products that were rounded once."""
+    """The sparse logits is float32 and has the digits of products that were rounded once."""
     towers = jax.tree.map(lambda x: x.astype(jnp.float32), random_towers(1, 2, 1, 50, 8))
     contexts, keys = jnp.arange(2, dtype=jnp.int32), jax.random.split(key, 2)
 

@@ -15,7 +15,7 @@ from helpers.streaming import Masks, embeddings_of, random_towers
 from rankpg import TrainConfig, train
 from rankpg.core.estimators import ESTIMATORS, Candidates
 from rankpg.core.numerics import centre
-from rankpg.core.plackett_luce import sparse_logits
+from rankpg.core.plackett_luce import gather_logits
 from rankpg.core.sampling import expert_quotas, greedy_in_turn
 from rankpg.encoders import Encoder
 from rankpg.environments.from_ratings import from_matrix
@@ -135,7 +135,7 @@ def test_masked_items_are_never_drawn(key):
 def dense_listing(logits, found: Candidates, index):
     """What a dense retrieval lists of the same draw."""
     ids = jnp.concatenate([found.items[index], found.order[index].reshape(-1)])
-    return sparse_logits(centre(logits[index]), ids)
+    return gather_logits(centre(logits[index]), ids)
 
 
 def dense_score(estimator, towers, where, found: Candidates, quotas, shown):
