@@ -14,7 +14,7 @@ import numpy as np
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
 from rankpg.runs.run import Run, prepare
-from rankpg.training.update import seed_keys, train_chunk
+from rankpg.training.programs import seed_keys, train_chunk
 from rankpg.types import Environment
 
 __all__ = ["Training", "in_turns", "interleaved", "seconds_of", "training_call"]
@@ -75,7 +75,7 @@ class Training:
     def __call__(self) -> Any:
         """The chunk's metrics."""
         run = self.run
-        run.state, metrics = self.program(run.environment, run.state, self.roots)
+        run.state, metrics = self.program(run.learner, run.state, self.roots)
         return jax.block_until_ready(metrics)
 
     def seconds_per_step(self) -> float:
@@ -93,6 +93,6 @@ def training_call(
 ) -> Training:
     """Compile `length` steps of a config at once."""
     run = prepare(config, environment)
-    roots = seed_keys(run.config, "steps")
-    program = train_chunk(run.pipeline, length).lower(run.environment, run.state, roots).compile()
+    roots = seed_keys(run.config.seeds, "steps")
+    program = train_chunk(run.learner, length).lower(run.learner, run.state, roots).compile()
     return Training(run, length, program, roots)

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rankpg.encoders import Encoder
+from rankpg.encoders import Encoder, IdTower, from_nnx
 from rankpg.types import Array, Float, Int, PRNGKey
 
 __all__ = [
+    "ADVANTAGES",
     "Advantage",
+    "AdvantageSettings",
     "batch_baseline",
     "context_baseline",
     "entropy_bonus",
@@ -30,7 +32,7 @@ __all__ = [
 
 
 class Advantage(NamedTuple):
-    """State from a key; advantages and the next state from a batch of rewards."""
+    """An advantage estimator: state from a key; advantages and the next state from a batch of rewards."""
 
     init: Callable[[PRNGKey], Any]
     apply: Callable[[Any, Int[Array, "B"], Float[Array, "B L"]], tuple[Float[Array, "B L"], Any]]
@@ -192,3 +194,31 @@ def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> Advantage
         return advantages, (optax.apply_updates(params, updates), optimizer_state)
 
     return Advantage(init, apply)
+
+
+class AdvantageSettings(NamedTuple):
+    """What the advantages of the table are built from."""
+
+    num_contexts: int
+    ranking_length: int
+    """L"""
+    draws_per_context: int
+    """Rows of a batch that share a context."""
+    credit_assigned: bool
+    """The estimator scores each shown item by itself."""
+
+
+def _network(settings: AdvantageSettings) -> Encoder:
+    """A table of baselines, one row for each context and one column for each position, that starts at 0."""
+    rows, width = settings.num_contexts, settings.ranking_length
+    return from_nnx(lambda rngs: IdTower(rows, width, 1, 0.0, rngs=rngs))
+
+
+ADVANTAGES: dict[str, Callable[[AdvantageSettings], Advantage]] = {
+    "none": lambda settings: identity(),
+    "group": lambda settings: group(settings.draws_per_context, shift=settings.credit_assigned),
+    "batch": lambda settings: batch_baseline(),
+    "context": lambda settings: context_baseline(settings.num_contexts, settings.ranking_length),
+    "learned": lambda settings: learned_baseline(_network(settings)),
+}
+"""name -> builder; the values of the setting `advantage`."""

@@ -1,24 +1,17 @@
-"""The components of one run, and what two neighbours do together."""
+"""The policy: from contexts to candidates. It is what is trained, evaluated, exported and served."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
+from jax.typing import DTypeLike
 
-from rankpg.advantages import Advantage
-from rankpg.core.estimators import Candidates, Estimator, draw_candidates, rescore_candidates
-from rankpg.core.sampling import greedy_candidates
+from rankpg.core.estimators import Candidates, Statistics
 from rankpg.encoders import Encoder, to_logits
-from rankpg.retrieval.choice import Choice
-from rankpg.retrieval.dense import mask
-from rankpg.retrieval.sharded import OneDevice, Placement, retrieve_sharded
-from rankpg.retrieval.streamed import describe_streamed, retrieve_streamed
+from rankpg.retrieval.base import Encoded, Retrieval, best, greedy_over_rows, require_embeddings
 from rankpg.types import (
     Array,
     Bool,
@@ -28,206 +21,186 @@ from rankpg.types import (
     Int,
     Key,
     Params,
+    PRNGKey,
     Quotas,
-    Reranker,
 )
 
-__all__ = ["Pipeline", "greedy", "greedy_of_mean"]
+__all__ = ["Policy"]
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """Everything of a run that is not an array in training: the components in the order of the data flow."""
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """A Plackett-Luce policy over the items of a catalogue: P(candidates | context) under `params`.
+
+    The encoder gives logits f_m(a); expert m draws K_m candidates without replacement in proportion to
+    exp(f_m(a) / temperature). Parameters are an argument of every method, so a policy holds no arrays.
+
+    >>> import rankpg
+    >>> run = rankpg.train(rankpg.TrainConfig(num_candidates=3, num_steps=1, eval_every=1, seeds=(0,)))
+    >>> policy, params = run.policy, run.params(seed=0)
+    >>> keys, contexts = jax.random.split(jax.random.key(0), 2), jnp.array([4, 7])
+    >>> policy.sample(keys, params, run.environment, contexts).items.shape
+    (2, 3)
+    """
 
     encoder: Encoder
-    temperature: float
-    product_dtype: Any
-    """Of the embeddings that training multiplies."""
     quotas: Quotas
-    reranker: Reranker
-    entropy_bonus: float
-    """what a nat of surprise is worth, in units of the reward"""
-    advantage: Advantage
-    position_weights: np.ndarray
-    estimator: Estimator
-    optimizer: optax.GradientTransformation
-    adaptive_learning_rate: bool
-    batch_size: int
-    draws_per_context: int
-    training_contexts: np.ndarray
-    """The contexts that a batch is drawn from."""
-    evaluation_contexts: np.ndarray
-    """The contexts that an evaluation chooses from: those held out, if any."""
-    retrieval: Choice
-    """dense, streamed or sharded, and why"""
-    placement: Placement | OneDevice
-    """Where arrays lie."""
-    recall_depth: int | None = None
-    """How many of a context's best items `candidate_recall` asks for; K of them if None."""
+    """Slots of each expert, K_1 to K_M."""
+    retrieval: Retrieval
+    """Dense, streamed or sharded."""
+    temperature: float = 1.0
+    product_dtype: DTypeLike = jnp.float32
+    """Precision of the embeddings whose inner products training takes."""
+
+    @property
+    def num_candidates(self) -> int:
+        """K, over all experts."""
+        return sum(self.quotas)
+
+    def init(self, key: PRNGKey) -> Params:
+        """Draws the parameters of the encoder."""
+        return self.encoder.init(key)
 
     def logits(
         self, params: Params, environment: Environment, contexts: Int[Array, "B"]
     ) -> Float[Array, "B M N"]:
-        """f_m(a) of a batch of contexts."""
+        """Logits of the whole catalogue, divided by the temperature, in the precision of the parameters."""
         encoded = self.encoder.encode(params, environment, contexts)
-        return self.placement.trim(to_logits(encoded, self.temperature))
+        return self.retrieval.sharding.trim(to_logits(encoded, self.temperature))
 
-    def embeddings(self, encoded: Any) -> Embeddings:
-        """What an encoder answered, unless it is logits."""
-        if not isinstance(encoded, Embeddings):
-            raise ValueError(
-                f"--retrieval {self.retrieval.name} goes through the items' embeddings; expected an encoder "
-                "that returns rankpg.types.Embeddings, and not logits"
-            )
-        return encoded
-
-    def scaled(self, encoded: Any) -> Embeddings:
-        """Embeddings whose inner products are logits."""
-        towers = self.embeddings(encoded)
-        return dataclasses.replace(towers, contexts=towers.contexts / self.temperature)
-
-    def encode(self, params: Params, environment: Environment, contexts: Int[Array, "B"]) -> Any:
-        """What the encoder answers, as training multiplies it: of fewer bits where the config says so."""
-        encoded = self.encoder.encode(params, environment, contexts)
-        if self.product_dtype != jnp.bfloat16 or not isinstance(encoded, Embeddings):
-            return encoded
-        return jax.tree.map(lambda x: x.astype(jnp.bfloat16), encoded)
-
-    def retrieve(
+    def sample(
         self,
         keys: Key[Array, "B"],
         params: Params,
         environment: Environment,
         contexts: Int[Array, "B"],
+        statistics: Statistics = "candidates",
     ) -> Candidates:
-        """Candidates of a batch of contexts, one key each."""
-        quotas, statistics = self.quotas, self.estimator.statistics
-        encoded = self.encode(params, environment, contexts)
-        if self.retrieval.name == "dense":
+        """Draws K candidates for every context, with the statistics that a score reads.
 
-            def one(key, context, logits):
-                return draw_candidates(key, mask(environment, context, logits), quotas, statistics)
+        Args:
+          keys: one for each context, consumed.
+          params: of the encoder.
+          environment: says which items are eligible, and holds the features that towers read.
+          contexts: ids.
+          statistics: `Estimator.statistics`.
 
-            return jax.vmap(one)(keys, contexts, to_logits(encoded, self.temperature))
-        known = keys, self.scaled(encoded), contexts, environment, quotas, statistics
-        if isinstance(self.placement, OneDevice):
-            return retrieve_streamed(*known)
-        return retrieve_sharded(*known, self.placement.mesh, self.placement.part)
+        Returns:
+          Candidates with a leading axis B, differentiable in `params`.
+        """
+        encoded = self._encode(params, environment, contexts)
+        return self.retrieval.sample(keys, encoded, contexts, environment, self.quotas, statistics)
 
-    def describe(
+    def rescore(
         self,
         items: Int[Array, "B K"],
         params: Params,
         environment: Environment,
         contexts: Int[Array, "B"],
+        statistics: Statistics = "candidates",
     ) -> Candidates:
-        """What `retrieve` answers under these parameters, of candidates that were drawn before.
+        """Computes what `sample` would return under these parameters for candidates drawn before.
 
         Raises:
-          ValueError: a score that needs the noise that drew; a sharded run.
+          ValueError: the score reads the noise of the draw, or the run is sharded.
         """
-        quotas, statistics = self.quotas, self.estimator.statistics
-        if statistics == "arrivals" or self.retrieval.name == "sharded":
+        encoded = self._encode(params, environment, contexts)
+        if statistics == "arrivals":
             raise ValueError(
-                f"candidates drawn before cannot be described with statistics {statistics!r} and retrieval "
-                f"{self.retrieval.name!r}; expected a score that needs no noise, and one device"
+                "candidates that were drawn before cannot be rescored for statistics='arrivals', which reads "
+                "the Gumbel noise of the draw; choose an estimator without it, such as ca_pg_swr"
             )
-        encoded = self.encode(params, environment, contexts)
-        if self.retrieval.name == "dense":
+        return self.retrieval.rescore(
+            items, encoded, contexts, environment, self.quotas, statistics
+        )
 
-            def one(items, context, logits):
-                logits = mask(environment, context, logits)
-                described = rescore_candidates(logits, items, items[:0], quotas, statistics)
-                return dataclasses.replace(described, sound=jnp.max(logits) < jnp.inf)
+    def greedy(
+        self,
+        params: Params,
+        environment: Environment,
+        contexts: Int[Array, "n"],
+        eligible: Bool[Array, "N"] | Bool[Array, "n N"] | None = None,
+    ) -> tuple[Int[Array, "n K"], Int[Array, "n"]]:
+        """Takes the K most probable candidates of each context, and counts the items it could choose from.
 
-            return jax.vmap(one)(items, contexts, to_logits(encoded, self.temperature))
-        known = self.scaled(encoded), contexts, environment, quotas, statistics
-        return describe_streamed(items, *known)
+        Args:
+          params: of the encoder.
+          environment: says which items are eligible.
+          contexts: ids.
+          eligible: a further mask, one for all contexts or one for each.
+        """
 
+        def logits_of(contexts):
+            return self.logits(params, environment, contexts)
 
-_AT_ONCE = 64
-"""Contexts whose logits are in memory at a time."""
+        return self.retrieval.greedy(logits_of, contexts, environment, self.quotas, eligible)
 
+    def greedy_for_unknown(
+        self,
+        params: Params,
+        environment: Environment,
+        known: Int[Array, "n"],
+        count: int,
+        eligible: Bool[Array, "N"] | Bool[Array, "count N"] | None = None,
+    ) -> tuple[Int[Array, "count K"], Int[Array, "count"]]:
+        """Takes the K best candidates for unknown contexts, at the mean embedding of known ones.
 
-def greedy(
-    pipeline: Pipeline,
-    environment: Environment,
-    params: Params,
-    contexts: Int[Array, "n"],
-    allowed: Bool[Array, "N"] | Bool[Array, "n N"] | None = None,
-) -> tuple[Int[Array, "n K"], Int[Array, "n"]]:
-    """The K greedy candidates of each context, and how many items it could choose from.
+        Logits are linear in the context's embedding, so these are the mean logits. An item is eligible that
+        is eligible for any context.
 
-    Args:
-      pipeline: the run's components.
-      environment: says who is eligible.
-      params: of one seed.
-      contexts: row numbers.
-      allowed: a further mask, for all contexts or for each.
-    """
+        Args:
+          params: of the encoder.
+          environment: says which items are eligible.
+          known: ids of the contexts that training draws from.
+          count: number of unknown contexts.
+          eligible: a further mask, one for all contexts or one for each.
 
-    def one(asked):
-        context, own = asked
-        logits = pipeline.logits(params, environment, context[None])[0]
-        return _best(pipeline, mask(environment, context, logits), own)
+        Raises:
+          ValueError: the encoder returns logits, and so has no embeddings.
+        """
+        encoded = self.encoder.encode(params, environment, known)
+        encoded = require_embeddings(encoded, self.retrieval.name)
+        mean = jnp.mean(encoded.contexts.astype(jnp.float32), axis=0, keepdims=True)
+        mean = mean.astype(encoded.contexts.dtype)
+        logits = to_logits(Embeddings(contexts=mean, items=encoded.items), self.temperature)
+        logits = _mask_never_eligible(environment, self.retrieval.sharding.trim(logits)[0])
+        rows = jnp.zeros(count, jnp.int32)
+        return greedy_over_rows(lambda row: best(logits, self.quotas, row[1]), rows, eligible)
 
-    return _over_rows(one, contexts, allowed)
+    def embeddings(
+        self, params: Params, environment: Environment, contexts: Int[Array, "B"]
+    ) -> Embeddings:
+        """Encodes contexts and items into embeddings whose inner products are the logits.
 
+        Raises:
+          ValueError: the encoder returns logits.
+        """
+        encoded = self.encoder.encode(params, environment, contexts)
+        encoded = require_embeddings(encoded, self.retrieval.name)
+        return dataclasses.replace(encoded, contexts=encoded.contexts / self.temperature)
 
-def greedy_of_mean(
-    pipeline: Pipeline,
-    environment: Environment,
-    params: Params,
-    count: int,
-    allowed: Bool[Array, "N"] | Bool[Array, "n N"] | None = None,
-) -> tuple[Int[Array, "n K"], Int[Array, "n"]]:
-    """The same for `count` contexts of which nothing is known, at the mean embedding of training contexts.
-
-    Logits are linear in the context's embedding, so these are the mean logits. Any item that some context may
-    have is eligible.
-
-    Raises:
-      ValueError: an encoder without embeddings.
-    """
-    contexts = jnp.asarray(pipeline.training_contexts)
-    encoded = pipeline.embeddings(pipeline.encoder.encode(params, environment, contexts))
-    mean = jnp.mean(encoded.contexts.astype(jnp.float32), axis=0, keepdims=True)
-    mean = mean.astype(encoded.contexts.dtype)
-    logits = to_logits(Embeddings(contexts=mean, items=encoded.items), pipeline.temperature)
-    logits = _mask_of_all(environment, pipeline.placement.trim(logits)[0])
-
-    def one(asked):
-        return _best(pipeline, logits, asked[1])
-
-    return _over_rows(one, jnp.zeros(count, jnp.int32), allowed)
-
-
-def _best(
-    pipeline: Pipeline, logits: Float[Array, "M N"], allowed: Bool[Array, "N"] | None
-) -> tuple[Int[Array, "K"], Int[Array, ""]]:
-    if allowed is not None:
-        logits = jnp.where(allowed[None], logits, -jnp.inf)
-    choice = jnp.sum(jnp.any(logits > -jnp.inf, axis=0), dtype=jnp.int32)
-    return greedy_candidates(logits, pipeline.quotas), choice
-
-
-def _over_rows(one: Any, contexts: Int[Array, "n"], allowed: Any) -> Any:
-    """`one((context, mask))` of every row; a mask for all contexts is not copied for each."""
-    size = min(_AT_ONCE, contexts.shape[0])
-    if allowed is None or allowed.ndim == 2:
-        return jax.lax.map(one, (contexts, allowed), batch_size=size)
-    return jax.lax.map(lambda context: one((context, allowed)), contexts, batch_size=size)
+    def _encode(
+        self, params: Params, environment: Environment, contexts: Int[Array, "B"]
+    ) -> Encoded:
+        """Encodes contexts as training multiplies them: in `product_dtype`, divided by the temperature."""
+        encoded = self.encoder.encode(params, environment, contexts)
+        if self.product_dtype == jnp.bfloat16 and isinstance(encoded, Embeddings):
+            encoded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), encoded)
+        if isinstance(encoded, Embeddings):
+            return dataclasses.replace(encoded, contexts=encoded.contexts / self.temperature)
+        return encoded / self.temperature
 
 
-def _mask_of_all(environment: Environment, logits: Float[Array, "M N"]) -> Float[Array, "M N"]:
-    """-inf for items that no context may have."""
+def _mask_never_eligible(
+    environment: Environment, logits: Float[Array, "M N"]
+) -> Float[Array, "M N"]:
+    """Logits with -inf for items that are not eligible for any context."""
     items = jnp.arange(logits.shape[1], dtype=jnp.int32)
     if environment.eligible(jnp.int32(0), items) is None:
         return logits
 
-    def more(context, some):
+    def add(context, some):
         return some | environment.eligible(context, items)
 
-    contexts = environment.num_contexts
-    some = jax.lax.fori_loop(0, contexts, more, jnp.zeros(len(items), bool))
+    some = jax.lax.fori_loop(0, environment.num_contexts, add, jnp.zeros(len(items), bool))
     return jnp.where(some[None], logits, -jnp.inf)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from rankpg.types import Array, Environment, Float, Int, PRNGKey, Ranking, Reran
 __all__ = [
     "RERANKERS",
     "NeuralScorer",
+    "RerankerSettings",
     "anti",
     "custom",
     "fit_scorer",
@@ -178,17 +179,6 @@ def _name(function: Callable[..., Any]) -> str:
     return repr(getattr(function, "__qualname__", type(function).__name__))
 
 
-RERANKERS: dict[str, Callable[..., Reranker]] = {
-    "optimal": optimal,
-    "noisy": noisy,
-    "uniform": uniform,
-    "anti": anti,
-    "learned": learned,
-    "similarity": similarity,
-}
-"""name -> builder; the first argument is always the ranking length."""
-
-
 class NeuralScorer(nnx.Module):
     """A perceptron over both sides' features (learned embeddings where there are none) and their product.
 
@@ -306,3 +296,34 @@ def fit_scorer(
         return nnx.merge(graphdef, params)(environment, contexts, candidates)
 
     return scorer
+
+
+class RerankerSettings(Protocol):
+    """What the re-rankers of the table are built from; a `TrainConfig` has these fields."""
+
+    @property
+    def ranking_length(self) -> int: ...
+
+    @property
+    def inverse_temperature(self) -> float: ...
+
+    @property
+    def instance_seed(self) -> int | None: ...
+
+
+def _learned(settings: RerankerSettings, environment: Environment) -> Reranker:
+    key = jax.random.key(settings.instance_seed or 0)
+    return learned(settings.ranking_length, fit_scorer(key, environment))
+
+
+RERANKERS: dict[str, Callable[[RerankerSettings, Environment], Reranker]] = {
+    "optimal": lambda settings, environment: optimal(settings.ranking_length),
+    "noisy": lambda settings, environment: noisy(
+        settings.ranking_length, settings.inverse_temperature
+    ),
+    "uniform": lambda settings, environment: uniform(settings.ranking_length),
+    "anti": lambda settings, environment: anti(settings.ranking_length),
+    "learned": _learned,
+    "similarity": lambda settings, environment: similarity(settings.ranking_length),
+}
+"""name -> builder from settings and environment; the values of the setting `reranker`."""

@@ -26,7 +26,7 @@ from benchmarks.estimator_lab.noise import (
     GradientNoise,
     gradient_noise,
     noise_from_draws,
-    noise_of_pipelines,
+    noise_of_learners,
 )
 from benchmarks.estimator_lab.report import (
     ascent_curves,
@@ -52,7 +52,7 @@ __all__ = [
     "expected_gradients",
     "gradient_noise",
     "noise_from_draws",
-    "noise_of_pipelines",
+    "noise_of_learners",
     "noise_rows",
     "policy_value",
     "report",

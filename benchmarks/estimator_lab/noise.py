@@ -22,12 +22,12 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from rankpg.core.estimators import ESTIMATORS, check_estimator
-from rankpg.policy import Pipeline
 from rankpg.runs.run import Run
-from rankpg.training.update import FAULTS, TrainState, update
+from rankpg.training.faults import Fault
+from rankpg.training.update import Learner, TrainState, update
 from rankpg.types import Array, Float, Int, PRNGKey, record
 
-__all__ = ["GradientNoise", "gradient_noise", "noise_from_draws", "noise_of_pipelines"]
+__all__ = ["GradientNoise", "gradient_noise", "noise_from_draws", "noise_of_learners"]
 
 
 @record
@@ -125,7 +125,7 @@ def gradient_noise(
     Raises:
       ValueError: an unknown estimator or seed, too few draws, or a draw that is not finite.
     """
-    quotas = run.pipeline.quotas
+    quotas = run.policy.quotas
     names = estimators or tuple(
         name
         for name, e in ESTIMATORS.items()
@@ -136,42 +136,40 @@ def gradient_noise(
     place = run.config.seeds.index(seed) if seed is not None else 0
     state = jax.tree.map(lambda leaf: leaf[place], run.state)
     arms = {
-        name: replace(run.pipeline, estimator=check_estimator(name, len(quotas)), entropy_bonus=0.0)
+        name: replace(run.learner, estimator=check_estimator(name, len(quotas)), entropy_bonus=0.0)
         for name in names
     }
     key = jax.random.key(run.config.seeds[place])
-    noise = noise_of_pipelines(key, arms, run.environment, state, num_rounds, num_draws)
+    noise = noise_of_learners(key, arms, state, num_rounds, num_draws)
     return {"estimators": tuple(arms), "noise": noise}
 
 
-def noise_of_pipelines(
+def noise_of_learners(
     key: PRNGKey,
-    pipelines: Mapping[str, Pipeline],
-    environment: Any,
+    learners: Mapping[str, Learner],
     state: TrainState,
     num_rounds: int,
     num_draws: int,
 ) -> GradientNoise:
-    """The same for any pipelines that share parameters: other scores, transforms, re-rankers, batch sizes.
+    """The same for any learners that share parameters: other scores, transforms, re-rankers, batch sizes.
 
     Args:
-      key: consumed; every draw has one key for all pipelines.
-      pipelines: by name; the result keeps their order.
-      environment: of all of them.
+      key: consumed; every draw has one key for all learners.
+      learners: by name; the result keeps their order.
       state: one seed's state; its parameters and baseline state are read.
       num_rounds, num_draws: as `gradient_noise`.
     """
 
-    def one_round(environment, state, keys):
+    def one_round(learners, state, keys):
         def add(carry, key):
-            drawn = [gradient_of(p, environment, state, key) for p in pipelines.values()]
+            drawn = [gradient_of(learner, state, key) for learner in learners]
             gradients = jnp.stack([gradient for gradient, _ in drawn])
             sums, products, fault = carry
             worst = jnp.maximum(fault, jnp.max(jnp.stack([fault for _, fault in drawn])))
             return (sums + gradients, products + gradients @ gradients.T, worst), None
 
         flat = ravel_pytree(state.params)[0]
-        count = len(pipelines)
+        count = len(learners)
         start = (
             jnp.zeros((count, flat.size), flat.dtype),
             jnp.zeros((count, count), flat.dtype),
@@ -183,25 +181,21 @@ def noise_of_pipelines(
     keys = jax.random.split(key, (num_rounds, num_draws))
     sums, products, faults = (
         jnp.stack(part)
-        for part in zip(*(measure(environment, state, k) for k in keys), strict=True)
+        for part in zip(*(measure([*learners.values()], state, k) for k in keys), strict=True)
     )
     if int(jnp.max(faults)):
-        raise ValueError(f"a draw met {FAULTS[int(jnp.max(faults))]}; its gradient has no variance")
+        raise ValueError(
+            f"a draw met {Fault(int(jnp.max(faults))).description}; its gradient has no variance"
+        )
     return noise_from_draws(sums, products, num_draws)
 
 
 def gradient_of(
-    pipeline: Pipeline, environment: Any, state: TrainState, key: PRNGKey
+    learner: Learner, state: TrainState, key: PRNGKey
 ) -> tuple[Float[Array, "P"], Int[Array, ""]]:
-    """The ascent direction of one `training.update`, and the place in FAULTS of what was wrong with it.
-
-    The optimizer that stands in keeps the gradient as its state and moves nothing.
-    """
-    keep = optax.GradientTransformation(
-        lambda params: params,
-        lambda updates, state, params=None: (jax.tree.map(jnp.zeros_like, updates), updates),
-    )
-    recording = replace(pipeline, optimizer=keep, adaptive_learning_rate=False)
-    start = replace(state, optimizer_state=state.params, fault=jnp.zeros((), jnp.int32))
-    after, _ = update(recording, environment, start, key)
-    return -ravel_pytree(after.optimizer_state)[0], after.fault
+    """The ascent direction of one update, and the number of the `Fault` that it met."""
+    still = replace(learner, optimizer=optax.set_to_zero(), adaptive_learning_rate=False)
+    memory = still.optimizer.init(state.params)
+    start = replace(state, optimizer_state=memory, fault=jnp.zeros((), jnp.int32))
+    after, step = update(still, start, still.simulate(key))
+    return -ravel_pytree(step.gradient)[0], after.fault

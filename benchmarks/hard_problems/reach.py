@@ -19,11 +19,11 @@ import optax
 from rankpg.config.train_config import TrainConfig
 from rankpg.core.numerics import largest
 from rankpg.encoders import Encoder
-from rankpg.evaluation.metrics import evaluate
-from rankpg.policy import Pipeline
+from rankpg.evaluation.metrics import TwoStage, evaluate
 from rankpg.runs.evaluator import evaluation_contexts
 from rankpg.runs.run import Run, prepare
-from rankpg.types import Array, Environment, Float
+from rankpg.training.update import Learner
+from rankpg.types import Array, Float
 
 __all__ = ["TARGETS", "Reach", "find_limit", "find_reach", "targets"]
 
@@ -67,7 +67,8 @@ def find_limit(config: TrainConfig, measure: str) -> float:
       measure: a field of `Evaluation`.
     """
     run = prepare(dataclasses.replace(config, num_experts=1, seeds=(0,)))
-    knowing = dataclasses.replace(run.pipeline, encoder=TRUTH)
+    policy = dataclasses.replace(run.policy, encoder=TRUTH)
+    knowing = dataclasses.replace(run.two_stage, policy=policy)
     return float(jax.jit(lambda: _judged(knowing, None, run, measure))())
 
 
@@ -89,15 +90,15 @@ def find_reach(
     """
     alone = dataclasses.replace(config, num_experts=1, seeds=(0,), init_scale=0.3)
     run = prepare(alone)
-    environment, pipeline = run.environment, run.pipeline
+    learner = run.learner
     key = jax.random.key(0)
     one = jax.tree.map(lambda leaf: leaf[0], run.state.params)
     params = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(TARGETS)), one)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, num_steps))
     accumulator = max(1, num_steps // _EVALUATIONS)
-    fit = jax.jit(_fit(pipeline, environment, optimizer, accumulator))
+    fit = jax.jit(_fit(learner, optimizer, accumulator))
     evaluator = jax.jit(
-        lambda params: jax.lax.map(lambda p: _judged(pipeline, p, run, measure), params)
+        lambda params: jax.lax.map(lambda p: _judged(run.two_stage, p, run, measure), params)
     )
     state, best = jax.vmap(optimizer.init)(params), jnp.full(len(TARGETS), -jnp.inf)
     for index in range(_EVALUATIONS):
@@ -110,9 +111,9 @@ def find_reach(
     )
 
 
-def _judged(pipeline: Pipeline, params: Any, run: Run, measure: str) -> Float[Array, ""]:
+def _judged(system: TwoStage, params: Any, run: Run, measure: str) -> Float[Array, ""]:
     """One field of an evaluation, with the same draws every time: policies compare."""
-    found = evaluate(pipeline, run.environment, params, evaluation_contexts(run), jax.random.key(0))
+    found = evaluate(system, run.environment, params, evaluation_contexts(run), jax.random.key(0))
     return getattr(found, measure)
 
 
@@ -132,21 +133,22 @@ def targets(
     return jnp.stack([best(ranking_length), best(num_candidates), jax.nn.softmax(2 * rewards)])
 
 
-def _fit(pipeline: Pipeline, environment: Environment, optimizer: Any, num_steps: int) -> Any:
+def _fit(learner: Learner, optimizer: Any, num_steps: int) -> Any:
     """`fit(params, state, key)`: so many steps of cross-entropy, every target's policy side by side."""
-    training = jnp.asarray(pipeline.training_contexts)
+    policy, environment = learner.policy, learner.environment
+    training = jnp.asarray(learner.sampler.contexts)
     catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
-    length, num_candidates = pipeline.reranker.ranking_length, sum(pipeline.quotas)
+    length, num_candidates = learner.reranker.ranking_length, policy.num_candidates
 
     def step(carry, key):
         params, state = carry
-        contexts = jax.random.choice(key, training, (pipeline.batch_size,))
+        contexts = jax.random.choice(key, training, (learner.sampler.batch_size,))
         wanted = jax.vmap(
             lambda c: targets(environment.mean_rewards(c, catalogue), length, num_candidates)
         )(contexts)  # [B, targets, N]
 
         def loss(params, wanted):
-            log_probs = jax.nn.log_softmax(pipeline.logits(params, environment, contexts)[:, 0])
+            log_probs = jax.nn.log_softmax(policy.logits(params, environment, contexts)[:, 0])
             return -jnp.mean(jnp.sum(wanted * log_probs, axis=-1))
 
         gradients = jax.vmap(jax.grad(loss), in_axes=(0, 1))(params, wanted)

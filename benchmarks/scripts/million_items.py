@@ -45,7 +45,7 @@ def main() -> None:
         "million_items",
         {
             "config": run.config.to_dict(),
-            "retrieval": run.pipeline.retrieval._asdict(),
+            "retrieval": {"name": run.policy.retrieval.name, "reason": run.policy.retrieval.reason},
             "estimated_memory": str(run.memory),
             "recall_of_a_blind_policy": blind,
             "curve": curve,

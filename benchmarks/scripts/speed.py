@@ -58,7 +58,7 @@ def ours(estimator: str, shape: Shape) -> Training:
 
 def memory_of(training: Training) -> dict[str, float | str]:
     """MiB that a compiled step needs beyond parameters, gradient and optimizer state."""
-    retrieval = training.run.pipeline.retrieval.name
+    retrieval = training.run.policy.retrieval.name
     return {"temporary_mib": training.temporary_bytes() / 2**20, "retrieval": retrieval}
 
 

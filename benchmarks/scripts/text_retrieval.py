@@ -39,9 +39,10 @@ from rankpg.core.sampling import greedy_candidates
 from rankpg.environments.from_text import from_text
 from rankpg.environments.tabular import Ratings
 from rankpg.evaluation.metrics import ndcg, relevant_recall
-from rankpg.policy import Pipeline
-from rankpg.training.build import assemble
-from rankpg.training.update import TrainState, draw_contexts, init_state, train_chunk
+from rankpg.policy import Policy
+from rankpg.training.build import build_learner
+from rankpg.training.programs import train_chunk
+from rankpg.training.update import Learner, TrainState
 from rankpg.types import Array, Float, record
 
 FOLDS, SHOWN = 5, 10
@@ -129,37 +130,38 @@ def _products(file: dict[str, np.ndarray]) -> np.ndarray:
     return sides[0] @ sides[1].T
 
 
-def cross_entropy_chunk(pipeline: Pipeline, length: int) -> Any:
+def cross_entropy_chunk(learner: Learner, length: int) -> Any:
     """As `train_chunk`, of -sum_a relevance(a) log softmax(logits)_a / sum_a relevance(a)."""
 
-    def step(environment, targets, root, state, _):
-        key = jax.random.fold_in(root, state.step)
-        contexts = draw_contexts(key, pipeline, environment)
+    def step(learner, targets, root, state, _):
+        environment = learner.environment
+        contexts = learner.sampler(jax.random.fold_in(root, state.step), environment)
 
         def loss(params):
-            logits = pipeline.logits(params, environment, contexts)[:, 0]
+            logits = learner.policy.logits(params, environment, contexts)[:, 0]
             return jnp.mean(optax.softmax_cross_entropy(logits, targets[contexts]))
 
         gradient = jax.grad(loss)(state.params)
-        updates, memory = pipeline.optimizer.update(gradient, state.optimizer_state, state.params)
+        updates, memory = learner.optimizer.update(gradient, state.optimizer_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return state.replace(params=params, optimizer_state=memory, step=state.step + 1), None
 
-    def chunk(environment, states, roots):
+    def chunk(learner, states, roots):
+        environment = learner.environment
         contexts = jnp.arange(environment.num_contexts, dtype=jnp.int32)
         catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
         worth = jax.vmap(environment.mean_rewards, in_axes=(0, None))(contexts, catalogue)
         targets = worth / jnp.sum(worth, axis=1, keepdims=True)
 
         def one(state, root):
-            return jax.lax.scan(partial(step, environment, targets, root), state, length=length)[0]
+            return jax.lax.scan(partial(step, learner, targets, root), state, length=length)[0]
 
         return jax.vmap(one)(states, roots), None
 
     return jax.jit(chunk)
 
 
-def evaluator(pipeline: Pipeline) -> Any:
+def evaluator(policy: Policy) -> Any:
     """`ask(environment, params) -> [queries]` of recall@K and NDCG@10 by re-ranker, compiled."""
 
     def ask(environment: Collection, params: Any) -> dict[str, Any]:
@@ -168,7 +170,7 @@ def evaluator(pipeline: Pipeline) -> Any:
 
         def one(context, logits):
             worth = environment.mean_rewards(context, catalogue)
-            candidates = greedy_candidates(logits, pipeline.quotas)
+            candidates = greedy_candidates(logits, policy.quotas)
             best = largest(worth, SHOWN)[0]
             found = {"recall": relevant_recall(worth, candidates)}
             for name, make in STAGES.items():
@@ -176,7 +178,7 @@ def evaluator(pipeline: Pipeline) -> Any:
                 found[f"ndcg {name}"] = ndcg(worth[shown], best)
             return found
 
-        return jax.vmap(one)(contexts, pipeline.logits(params, environment, contexts))
+        return jax.vmap(one)(contexts, policy.logits(params, environment, contexts))
 
     return jax.jit(ask)
 
@@ -186,33 +188,33 @@ class Bench:
 
     def __init__(self, text: Text, num_steps: int, every: int):
         self.text, self.num_steps, self.every = text, num_steps, every
-        self.ask = evaluator(self.pipeline("cross-entropy", "optimal"))
+        self.ask = evaluator(self.learner("cross-entropy", "optimal").policy)
 
-    def pipeline(self, follow: str, stage: str, decay: float = 0.0) -> Pipeline:
+    def learner(self, follow: str, stage: str, decay: float = 0.0) -> Learner:
         config = TrainConfig(
             **SETTINGS,
             estimator="ca_pg_swr" if follow == "cross-entropy" else follow,
             optimizer_options=(f"weight_decay={decay}",),
         )
         world = self.text.ordered(np.arange(self.text.num_queries))
-        return assemble(config, world, reranker=STAGES[stage]())
+        return build_learner(config, world, reranker=STAGES[stage]())
 
     def trainer(self, follow: str, stage: str, decay: float, num_training: int) -> Any:
         """`curve(order, seed, num_steps)`: what each query gets, in that order, after every few steps."""
-        pipeline = dataclasses.replace(
-            self.pipeline(follow, stage, decay),
-            training_contexts=np.arange(num_training, dtype=np.int32),
-        )
+        learner = self.learner(follow, stage, decay)
+        training = np.arange(num_training, dtype=np.int32)
+        learner = dataclasses.replace(learner, sampler=learner.sampler._replace(contexts=training))
         make = cross_entropy_chunk if follow == "cross-entropy" else train_chunk
-        chunk = make(pipeline, self.every)
+        chunk = make(learner, self.every)
 
         def curve(order: np.ndarray, seed: int, num_steps: int) -> list[dict[str, np.ndarray]]:
             world, root = self.text.ordered(order), jax.random.key(seed)
-            state: TrainState = jax.tree.map(lambda x: x[None], init_state(pipeline, root))
+            ordered = dataclasses.replace(learner, environment=world)
+            state: TrainState = jax.tree.map(lambda x: x[None], learner.init(root))
             measured = []
             for step in range(0, num_steps + 1, self.every):
                 if step:
-                    state, _ = chunk(world, state, root[None])
+                    state, _ = chunk(ordered, state, root[None])
                 params = jax.tree.map(lambda x: x[0], state.params)
                 measured.append(jax.device_get(self.ask(world, params)))
             return measured
@@ -307,16 +309,16 @@ def baselines(text: Text, bench: Bench) -> dict[str, dict[str, np.ndarray]]:
         context_features=jnp.asarray(text.file["query_emb"], jnp.float32),
         item_features=jnp.asarray(text.file["doc_emb"], jnp.float32),
     )
-    pipeline = bench.pipeline("cross-entropy", "optimal")
-    params = pipeline.encoder.init(jax.random.key(0))
-    lexical = pipeline.encoder._replace(
+    policy = bench.learner("cross-entropy", "optimal").policy
+    params = policy.encoder.init(jax.random.key(0))
+    lexical = policy.encoder._replace(
         apply=lambda params, contexts, scores: scores[contexts][:, None],
         reads=lambda environment: environment.tfidf,
     )
     return {
         START: bench.ask(world, params),
         "given embeddings, inner product": bench.ask(plain, params),
-        "TF-IDF": evaluator(dataclasses.replace(pipeline, encoder=lexical))(world, params),
+        "TF-IDF": evaluator(dataclasses.replace(policy, encoder=lexical))(world, params),
     }
 
 

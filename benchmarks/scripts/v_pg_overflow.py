@@ -48,7 +48,7 @@ def measure(score: str, num_candidates: int, num_steps: int) -> dict[str, Any]:
         estimator="v_pg", preset="paper", num_candidates=num_candidates, num_steps=num_steps
     )
     run = prepare(config)
-    run.pipeline = dataclasses.replace(run.pipeline, estimator=SCORES[score])
+    run.learner = dataclasses.replace(run.learner, estimator=SCORES[score])
     for progress in training_loop(run):
         if progress.rows and all(row["stopped_by"] for row in progress.rows):
             break

@@ -86,7 +86,7 @@ def hardware_limit(run: Run) -> Limit:
     """The limit at a run's shape, of JAX's default device."""
     if jax.default_backend() == "cpu":
         return Limit(_on_a_cpu(run), added=True)
-    dtype = run.pipeline.product_dtype
+    dtype = run.policy.product_dtype
     return Limit(time_at(work_of(run), rates_of_device(dtype)), added=False)
 
 
@@ -148,7 +148,7 @@ def _on_a_cpu(run: Run) -> dict[str, Callable[[], float]]:
     return {
         "products": lambda: 4 * chunks * _median(lambda: product(rows, vectors), 50),
         "exponentials": lambda: 2 * chunks * _median(lambda: exponential(logits), 50),
-        "optimizer": _optimizer_step(run.pipeline.optimizer, run.state.params),
+        "optimizer": _optimizer_step(run.learner.optimizer, run.state.params),
     }
 
 

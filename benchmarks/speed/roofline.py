@@ -86,7 +86,7 @@ def _row(shape: Shape, training: Any, rounds: int) -> dict[str, Any]:
     return {
         "shape": dataclasses.asdict(shape),
         "title": str(shape),
-        "retrieval": training.run.pipeline.retrieval.name,
+        "retrieval": training.run.policy.retrieval.name,
         "temporary_bytes": training.temporary_bytes(),
         "work": work._asdict(),
         "seconds_per_step": step,

@@ -74,7 +74,7 @@ def measure(
     timings = in_turns(arms, rounds)
     rows = {
         name: {
-            "retrieval": whole.run.pipeline.retrieval.name,
+            "retrieval": whole.run.policy.retrieval.name,
             "steps_per_call": whole.length,
             **_speed(timings[name, "whole"]),
             "without_environment": _speed(timings[name, "learner"]),

@@ -134,7 +134,7 @@ def _describe(run: Any) -> None:
             f"{choice}",
             file=sys.stderr,
         )
-    chosen = run.pipeline.retrieval
+    chosen = run.policy.retrieval
     print(f"retrieval: {chosen.name} ({chosen.reason}); memory: {run.memory}", file=sys.stderr)
 
 

@@ -17,10 +17,9 @@ from jax import lax
 
 from rankpg.core.estimators import Candidates
 from rankpg.core.inclusion import log_hit
-from rankpg.policy import Pipeline
 from rankpg.training.optimizer import norm, widened
-from rankpg.training.update import TrainState, credit_of, surrogate_of_draw
-from rankpg.types import Array, Environment, Float, Int, PRNGKey, Quotas, record
+from rankpg.training.update import Learner, TrainState, update
+from rankpg.types import Array, Float, Int, PRNGKey, Quotas, record
 
 __all__ = ["Diagnostics", "diagnose", "effective_sample_size", "number_of_draws", "some_slots"]
 
@@ -61,8 +60,7 @@ def number_of_draws(updates: int) -> int:
 
 
 def diagnose(
-    pipeline: Pipeline,
-    environment: Environment,
+    learner: Learner,
     state: TrainState,
     key: PRNGKey,
     num_draws: int,
@@ -76,9 +74,8 @@ def diagnose(
     (as laboratory/noise.py, which tells standard errors as well).
 
     Args:
-      pipeline: the run's components.
-      environment: answers rewards.
-      state: is read.
+      learner: makes the updates that are looked at.
+      state: parameters and baseline; not changed.
       key: consumed.
       num_draws: n, at least 2.
 
@@ -86,26 +83,25 @@ def diagnose(
       ValueError: a single draw, which has no variance.
     """
     if num_draws < 2:
-        raise ValueError(f"num_draws is {num_draws}; expected at least 2")
+        raise ValueError(f"num_draws={num_draws}; expected at least 2")
+    quotas, batch_size = learner.policy.quotas, learner.sampler.batch_size
 
     def add(carry, keys):
         key, look = keys
-        contexts, surrogate = surrogate_of_draw(pipeline, environment, state.baseline_state, key)
-        gradient, (feedback, _) = jax.grad(surrogate, has_aux=True)(state.params)
-        credit, _ = credit_of(pipeline, state.baseline_state, contexts, feedback)
+        _, step = update(learner, state, learner.simulate(key))
         total, squares, size, certain = carry
-        total = jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, gradient)
-        size = size + effective_sample_size(credit).astype(size.dtype)
+        total = jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, step.gradient)
+        size = size + effective_sample_size(step.credit).astype(size.dtype)
         share = jnp.mean(
             lax.map(
-                lambda one: _certain(one[0], pipeline.quotas, one[1]),
-                (feedback.candidates, some_slots(look, pipeline.batch_size, sum(pipeline.quotas))),
-                batch_size=min(_AT_ONCE, pipeline.batch_size),
+                lambda one: _certain(one[0], quotas, one[1]),
+                (step.candidates, some_slots(look, batch_size, sum(quotas))),
+                batch_size=min(_AT_ONCE, batch_size),
             )
         )
         return (
             total,
-            squares + norm(gradient) ** 2,
+            squares + norm(step.gradient) ** 2,
             size,
             certain + share.astype(certain.dtype),
         ), None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from rankpg.core.inclusion import log_inclusion_sum
@@ -13,12 +15,13 @@ from rankpg.core.numerics import centre, largest
 from rankpg.core.plackett_luce import full_logits
 from rankpg.core.sampling import greedy_candidates, sample_candidates
 from rankpg.core.theory import is_aligned, is_partitioned
-from rankpg.policy import Pipeline
-from rankpg.retrieval.dense import mask
-from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Quotas, record
+from rankpg.policy import Policy
+from rankpg.retrieval.base import mask
+from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Quotas, Reranker, record
 
 __all__ = [
     "Evaluation",
+    "TwoStage",
     "correlation",
     "evaluate",
     "evaluate_context",
@@ -49,7 +52,7 @@ class Evaluation:
     reranker_regret: Float[Array, ""]
     """Lost because the best candidates are not shown first."""
     candidate_recall: Float[Array, ""]
-    """Share of the T best items that are among the K candidates, T = K or the pipeline's `recall_depth`; of
+    """Share of the T best items that are among the K candidates, T = K or `recall_depth`; of
     items that tie for the last place among the best, as many count as there are places."""
     relevant_recall: Float[Array, ""]
     """Share of the items whose mean reward is above 0 that are among the K candidates: recall@K where rewards
@@ -66,17 +69,29 @@ class Evaluation:
     across contexts; NaN where one of the two is the same everywhere."""
 
 
+@dataclass(frozen=True, eq=False)
+class TwoStage:
+    """A two-stage ranker to be evaluated: retriever, re-ranker, and the weights of positions."""
+
+    policy: Policy
+    reranker: Reranker
+    position_weights: np.ndarray
+    """alpha, float[L]."""
+    recall_depth: int | None = None
+    """T of candidate_recall@T; K if None."""
+
+
 def evaluate_context(
-    pipeline: Pipeline,
+    system: TwoStage,
     environment: Environment,
     key: PRNGKey,
     context: Int[Array, ""],
     logits: Float[Array, "M N"],
 ) -> Evaluation:
-    """Evaluate one context."""
-    quotas, reranker = pipeline.quotas, pipeline.reranker
+    """Evaluates the two stages for one context."""
+    quotas, reranker = system.policy.quotas, system.reranker
     num_candidates, length = sum(quotas), reranker.ranking_length
-    alpha = jnp.asarray(pipeline.position_weights)
+    alpha = jnp.asarray(system.position_weights)
     heaviest_first = jnp.sort(alpha, descending=True)  # where the best items belong
     catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
     rewards = environment.mean_rewards(context, catalogue)
@@ -96,7 +111,7 @@ def evaluate_context(
         drawn = sample_candidates(draw_key, logits, quotas)
         return rewards[reranker(rank_key, environment, context, drawn).items] @ alpha
 
-    depth = pipeline.recall_depth or num_candidates
+    depth = system.recall_depth or num_candidates
     best = largest(rewards, max(depth, length))[0]
     best_handed_over = largest(rewards[candidates], length)[0] @ heaviest_first
     optimum, value = best[:length] @ heaviest_first, jnp.mean(rewards[shown] @ alpha)
@@ -140,7 +155,7 @@ def evaluation_block(num_items: int, quotas: Quotas) -> Block:
 
 
 def evaluate(
-    pipeline: Pipeline,
+    system: TwoStage,
     environment: Environment,
     params: Params,
     contexts: Int[Array, "contexts"],
@@ -148,11 +163,11 @@ def evaluate(
     *,
     block: int | None = None,
 ) -> Evaluation:
-    """Evaluate a policy on the given contexts, block by block.
+    """Evaluates a policy and its re-ranker on the given contexts, block by block.
 
     Args:
-      pipeline: the run's components.
-      environment: answers mean rewards.
+      system: policy, re-ranker and position weights.
+      environment: returns mean rewards.
       params: of the encoder.
       contexts: ids to average over.
       key: of the sampled policy and of re-rankers that draw.
@@ -161,11 +176,13 @@ def evaluate(
 
     def one(args):
         context, key = args
-        logits = pipeline.logits(params, environment, context[None])[0]
-        return evaluate_context(pipeline, environment, key, context, logits)
+        logits = system.policy.logits(params, environment, context[None])[0]
+        return evaluate_context(system, environment, key, context, logits)
 
     count = contexts.shape[0]
-    block = min(block or evaluation_block(environment.num_items, pipeline.quotas).contexts, count)
+    block = min(
+        block or evaluation_block(environment.num_items, system.policy.quotas).contexts, count
+    )
     padded = jnp.pad(contexts, (0, -count % block), mode="edge")  # whole blocks compile once
     keys = jax.random.split(key, padded.shape[0])
     each = lax.map(one, (padded, keys), batch_size=block)
@@ -180,7 +197,7 @@ def evaluate(
 
 
 def share_aligned(
-    pipeline: Pipeline,
+    policy: Policy,
     environment: Environment,
     params: Params,
     contexts: Int[Array, "contexts"],
@@ -193,7 +210,7 @@ def share_aligned(
 
     def one(context):
         log_probs = _item_log_probs(
-            pipeline.logits(params, environment, context[None])[0], pipeline.quotas
+            policy.logits(params, environment, context[None])[0], policy.quotas
         )
         rewards = environment.mean_rewards(context, catalogue)
         # Masked items are last, on both sides.

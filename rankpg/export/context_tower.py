@@ -17,7 +17,7 @@ from jax import lax
 
 from rankpg.environments.catalogue import Restricted
 from rankpg.errors import ConfigError
-from rankpg.policy import Pipeline
+from rankpg.policy import Policy
 from rankpg.types import Array, Environment, Float, Params
 
 __all__ = [
@@ -58,7 +58,7 @@ class ContextTower(NamedTuple):
 
 
 def context_tower(
-    pipeline: Pipeline,
+    policy: Policy,
     params: Params,
     environment: Environment,
     platforms: Sequence[str] = PLATFORMS,
@@ -66,7 +66,7 @@ def context_tower(
     """Trace and lower e(x) / temperature for every platform.
 
     Args:
-      pipeline: whose encoder answers embeddings.
+      policy: whose encoder answers embeddings.
       params: of one seed.
       environment: has `context_features` [contexts, F] where the tower reads them.
       platforms: of cpu, cuda, tpu.
@@ -82,14 +82,14 @@ def context_tower(
     environment = without_restriction(environment)
     tree = params, environment
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    used = _used(pipeline, tree)
+    used = _used(policy, tree)
     fields = dataclasses.is_dataclass(environment)
     features = getattr(environment, "context_features", None) if fields else None
     place = [number for number, (_, leaf) in enumerate(leaves) if leaf is features]
     reads = features is not None and used.issuperset(place)
     kept = {_name(path): leaf for i, (path, leaf) in enumerate(leaves) if i in used - {*place}}
     width = int(features.shape[1]) if features is not None and reads else None
-    function = _function(pipeline, tree, kept, width is not None)
+    function = _function(policy, tree, kept, width is not None)
     given = {name: _widened(leaf) for name, leaf in kept.items()}
     (batch,) = jax_export.symbolic_shape("b", constraints=[f"b <= {LARGEST_BATCH}"])
     inputs = (
@@ -112,7 +112,7 @@ def without_restriction(environment: Environment) -> Environment:
     return environment.whole if isinstance(environment, Restricted) else environment
 
 
-def _function(pipeline: Pipeline, tree: Any, kept: dict[str, Any], reads: bool) -> Callable:
+def _function(policy: Policy, tree: Any, kept: dict[str, Any], reads: bool) -> Callable:
     """`call(parameters, inputs)`: the encoder in a world whose contexts are the batch."""
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     dtypes = {name: leaf.dtype for name, leaf in kept.items()}
@@ -134,14 +134,13 @@ def _function(pipeline: Pipeline, tree: Any, kept: dict[str, Any], reads: bool) 
             features = inputs.astype(world.context_features.dtype)
             world = dataclasses.replace(world, context_features=features)
             rows = jnp.arange(inputs.shape[0], dtype=jnp.int32)
-        return _scaled(pipeline, params, world, rows)
+        return _scaled(policy, params, world, rows)
 
     return call
 
 
-def _scaled(pipeline: Pipeline, params: Params, environment: Any, rows: Any) -> Any:
-    encoded = pipeline.encoder.encode(params, environment, rows)
-    return widen(pipeline.scaled(encoded).contexts)
+def _scaled(policy: Policy, params: Params, environment: Any, rows: Any) -> Any:
+    return widen(policy.embeddings(params, environment, rows).contexts)
 
 
 def widen(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -153,11 +152,11 @@ def widen(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return lax.reduce_precision(x.astype(jnp.float32), min(few.nexp, 8), min(few.nmant, 23))
 
 
-def _used(pipeline: Pipeline, tree: Any) -> set[int]:
+def _used(policy: Policy, tree: Any) -> set[int]:
     """Which leaves of (params, environment) the embeddings of contexts depend on."""
 
     def call(params, environment, rows):
-        return _scaled(pipeline, params, environment, rows)
+        return _scaled(policy, params, environment, rows)
 
     rows = jax.ShapeDtypeStruct((1,), jnp.int32)
     traced = jax_export.export(jax.jit(call))(*jax.eval_shape(lambda: tree), rows)

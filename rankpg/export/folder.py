@@ -150,7 +150,7 @@ def _write_indexes(
     """Build, tune, measure and save the indices; answers what the manifest says of them."""
     if not names:
         return {}
-    depth = sum(parts.run.pipeline.quotas)
+    depth = sum(parts.run.policy.quotas)
     exact = exact_rows(parts.queries, parts.items, depth)
     # The effort is chosen on every second context, and recall is measured on the others.
     tuning, judging = (
@@ -165,7 +165,7 @@ def _write_indexes(
         with _writing(folder):
             for index, file in zip(indexes, files, strict=True):
                 index.save(partial / file)
-        found = measure(indexes, parts.queries[judging], exact[judging], parts.run.pipeline.quotas)
+        found = measure(indexes, parts.queries[judging], exact[judging], parts.run.policy.quotas)
         told[name] = {
             "version": INDEXES[name].version(),
             "files": files,
@@ -180,7 +180,7 @@ def _write_indexes(
 def _manifest(parts: Parts, indexes: dict[str, Any]) -> dict[str, Any]:
     """Everything about the folder, but for the sums of its files."""
     run, tower = parts.run, parts.tower
-    config, quotas = settings_of(run), [int(quota) for quota in run.pipeline.quotas]
+    config, quotas = settings_of(run), [int(quota) for quota in run.policy.quotas]
     first = without_restriction(run.environment).eligible(jnp.int32(0), jnp.zeros(1, jnp.int32))
     experts, count, dim = parts.items.shape
     return {
@@ -193,7 +193,7 @@ def _manifest(parts: Parts, indexes: dict[str, Any]) -> dict[str, Any]:
         "embedding_dim": dim,
         "num_candidates": sum(quotas),
         "merge": {"rule": MERGE_RULE, "quotas": quotas},
-        "temperature": run.pipeline.temperature,
+        "temperature": run.policy.temperature,
         "temperature_is_applied": True,
         "masks": first is not None,
         "items": {"embeddings": ITEMS, "ids": ITEM_IDS},

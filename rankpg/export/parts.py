@@ -65,7 +65,7 @@ def take_parts(run: Run, seed: int | None, platforms: Sequence[str]) -> Parts:
     params = jax.tree.map(lambda leaf: leaf[place], run.state_of_hosts().params)
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
         _check_finite(f"the parameters {jax.tree_util.keystr(path)} of seed {seed}", leaf)
-    encode, one = run.pipeline.encoder.encode, jax.ShapeDtypeStruct((1,), jnp.int32)
+    encode, one = run.policy.encoder.encode, jax.ShapeDtypeStruct((1,), jnp.int32)
     answer: Any = jax.eval_shape(encode, params, run.environment, one)
     if not isinstance(answer, Embeddings):
         raise ConfigError(
@@ -82,7 +82,7 @@ def take_parts(run: Run, seed: int | None, platforms: Sequence[str]) -> Parts:
     items = np.asarray(embed_items(params, run.environment))
     items = np.ascontiguousarray(items if kept is None else items[:, kept])
     _check_finite(f"the embeddings of items of seed {seed}", items)
-    tower = context_tower(run.pipeline, params, run.environment, platforms)
+    tower = context_tower(run.policy, params, run.environment, platforms)
     return Parts(run, seed, params, items, tower, _queries(run, params, tower))
 
 
@@ -100,8 +100,7 @@ def _queries(run: Run, params: Any, tower: ContextTower) -> np.ndarray:
     rows = rows[::-1]  # so that the place in a batch is not the row
 
     def embed(params, environment, rows):
-        encoded = run.pipeline.encoder.encode(params, environment, rows)
-        return run.pipeline.scaled(encoded).contexts
+        return run.policy.embeddings(params, environment, rows).contexts
 
     known = params, run.environment, rows
     wanted = np.asarray(jax.jit(lambda *known: widen(embed(*known)))(*known))

@@ -29,7 +29,7 @@ from rankpg.online.pending import Draw
 from rankpg.online.retriever import Retriever, UpdateResult
 from rankpg.runs.evaluator import evaluation_contexts
 from rankpg.runs.run import Progress, Run
-from rankpg.training.update import seed_keys
+from rankpg.training.programs import seed_keys
 
 __all__ = ["train", "training_loop"]
 
@@ -168,7 +168,7 @@ class _Batches:
         self, draw: Draw, rows: np.ndarray, ranking: np.ndarray, rewards: Any
     ) -> UpdateResult:
         if rewards is None:
-            rewards = self.retriever.rewards_of(draw, ranking)
+            rewards = self.retriever.sample_rewards(draw, ranking)
         learnt = UpdateResult(self.retriever.step, self.retriever.waiting)
         if len(rows):
             learnt = self.retriever.update(draw.token, ranking[rows], rewards[rows], rows)
@@ -200,8 +200,8 @@ class _Evaluator:
         run = retriever.run
         self.retriever, self.reranker = retriever, reranker
         self.contexts = evaluation_contexts(run)
-        self.key = seed_keys(run.config, "evaluation")[0]
-        self.evaluate = jax.jit(partial(evaluate, run.pipeline))
+        self.key = seed_keys(run.config.seeds, "evaluation")[0]
+        self.evaluate = jax.jit(partial(evaluate, run.two_stage))
         self.mean_rewards = jax.jit(jax.vmap(type(run.environment).mean_rewards, (None, 0, 0)))
 
     def row(self, speed: float | None, metrics: list[dict[str, float]]) -> Progress:
@@ -223,7 +223,7 @@ class _Evaluator:
         params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
         found = self.evaluate(run.environment, params, self.contexts, self.key)
         rewards = self.mean_rewards(run.environment, self.contexts, shown)
-        value = float(np.mean(np.asarray(rewards) @ run.pipeline.position_weights))
+        value = float(np.mean(np.asarray(rewards) @ run.learner.position_weights))
         optimum, retrieval_regret = float(found.optimum), float(found.retrieval_regret)
         return {
             "policy_value": value,

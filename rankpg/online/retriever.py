@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,8 @@ from rankpg.online.pending import Draw, FeedbackRows, OpenDraws, Rows, join
 from rankpg.online.update import Importance
 from rankpg.online.validation import check_live, check_ranking, check_rewards
 from rankpg.runs.run import Run, prepare
-from rankpg.training.update import FAULTS, REMEDIES, seed_keys
+from rankpg.training.faults import Fault
+from rankpg.training.programs import seed_keys
 from rankpg.types import Environment
 
 __all__ = ["Retriever", "UpdateError", "UpdateResult"]
@@ -51,7 +51,7 @@ class Retriever:
 
     `act` answers candidates and a token; `update` takes what was shown and what it earned, in any order, for
     some rows of a draw now and for others later. Rows that were told wait until they make a batch of
-    `batch_size`; then one update is made, by `training.follow`. Both may be called from several threads.
+    `batch_size`; then one update is made, by `training.update`. Both may be called from several threads.
 
     >>> config = TrainConfig(num_candidates=2, ranking_length=1, batch_size=2, seeds=(0,))
     >>> from rankpg.online import catalogue
@@ -97,7 +97,7 @@ class Retriever:
         self._queue = queue or []
         self._saves: dict[Path, str] = {}
         """folder -> the save that this retriever made or found there last"""
-        self._root = seed_keys(run.config, "steps")[0]
+        self._root = seed_keys(run.config.seeds, "steps")[0]
         self._lock = threading.RLock()
         self._compile()
 
@@ -180,7 +180,7 @@ class Retriever:
     @property
     def inclusion_method(self) -> str:
         """How `log_inclusion` is computed: exact, greedy or swr (as if drawn with replacement)."""
-        return programs.inclusion_method(self.run.pipeline)
+        return programs.inclusion_method(self.run.learner)
 
     @property
     def waiting(self) -> int:
@@ -204,18 +204,20 @@ class Retriever:
     def act_on_batch(self) -> Draw:
         """Draw candidates for a batch of contexts, as `training.update` does at this step."""
         with self._lock:
-            contexts = self._contexts(self.run.environment, self._root, self._serial)
+            contexts = self._contexts(self.run.learner, self._root, self._serial)
             return self._draw(np.asarray(contexts))
 
     def _draw(self, contexts: np.ndarray) -> Draw:
         contexts = contexts.astype(np.int32)
         padded = np.resize(contexts, self._padded(len(contexts)))
         drawn = self._draws(
-            self.run.environment, self.run.state.params, self._root, self._serial, padded
+            self.run.learner, self.run.state.params, self._root, self._serial, padded
         )
         drawn = jax.tree.map(lambda x: np.asarray(x)[: len(contexts)], drawn)
         if not drawn.sound.all():
-            raise UpdateError(f"nothing was drawn: the policy has {FAULTS[1]}. {REMEDIES[1]}")
+            raise UpdateError(
+                f"nothing was drawn: the policy has {Fault.LOGITS.description}. {Fault.LOGITS.remedy}"
+            )
         step = self.step
         rows = Rows(
             contexts,
@@ -298,12 +300,12 @@ class Retriever:
                 self.draws.settle(draw, np.arange(len(draw.told)))
             return len(old)
 
-    def rewards_of(self, draw: Draw, ranking: np.ndarray) -> np.ndarray:
+    def sample_rewards(self, draw: Draw, ranking: np.ndarray) -> np.ndarray:
         """What the run's environment answers for a ranking of a whole draw that waits, float32[n, L]."""
         found, data = self.draws.find(draw.token), self.run.dataset
         shown = data.item_ids.rows(ranking) if data else np.asarray(ranking, np.int32)
         rewards = self._rewards(
-            self.run.environment, self._root, np.int32(found.serial), found.rows.contexts, shown
+            self.run.learner, self._root, np.int32(found.serial), found.rows.contexts, shown
         )
         return np.asarray(rewards)
 
@@ -320,7 +322,7 @@ class Retriever:
         queue, size = join(self._queue), self.run.config.batch_size
         batch, rest = queue.take(slice(0, size)), queue.take(slice(size, None))
         self._queue = [rest] if len(rest.rewards) else []
-        told = programs.FeedbackBatch(
+        batch_of_rows = programs.FeedbackBatch(
             context=jnp.asarray(batch.rows.contexts),
             drawn=programs.LoggedDraw(
                 items=jnp.asarray(batch.rows.candidates),
@@ -332,40 +334,39 @@ class Retriever:
             rewards=jnp.asarray(batch.rewards),
             age=jnp.asarray(self.step - batch.rows.step),
         )
-        self.run.state, metrics = self._learns(self.run.environment, self.run.state, told)
+        self.run.state, metrics = self._updates(self.run.learner, self.run.state, batch_of_rows)
         fault = int(self.run.state.fault[0])
         if fault:
             state = self.run.state
             self.run.state = dataclasses.replace(state, fault=jnp.zeros_like(state.fault))
             raise UpdateError(
-                f"update {self.step + 1} was not made: it met {FAULTS[fault]}. The parameters are those "
-                f"before it, its {size} rows are dropped. {REMEDIES[fault]}"
+                f"update {self.step + 1} was not made: it met {Fault(fault).description}. The parameters are "
+                f"those before it, its {size} rows are dropped. {Fault(fault).remedy}"
             )
         metrics = jax.device_get(metrics)
         flat = {**vars(metrics), **vars(metrics.step)}
         return {name: float(value) for name, value in flat.items() if name != "step"}
 
     def _compile(self) -> None:
-        """Both halves of an update, as programs; the state keeps its axis of seeds, of length 1."""
-        pipeline = self.run.pipeline
+        """Compiles both halves of an update; the state keeps its axis of seeds, of length 1."""
 
         def only(tree):
             return jax.tree.map(lambda x: x[0], tree)
 
-        def draws(environment, params, root, serial, contexts):
-            keys = programs.of_batch(root, serial, len(contexts)).retrieval
-            return programs.draw(pipeline, environment, only(params), keys, contexts)
+        def draws(learner, params, root, serial, contexts):
+            keys = programs.keys_of_draw(root, serial, len(contexts)).candidates
+            return programs.act(learner, only(params), keys, contexts)
 
-        def rewards(environment, root, serial, contexts, ranking):
-            keys = programs.of_batch(root, serial, len(contexts)).rewards
-            return programs.rewards_of(environment, keys, contexts, ranking)
+        def rewards(learner, root, serial, contexts, ranking):
+            keys = programs.keys_of_draw(root, serial, len(contexts)).rewards
+            return programs.sample_rewards(learner, keys, contexts, ranking)
 
-        def learns(environment, state, told):
-            state, metrics = programs.learn(
-                pipeline, self.importance, self.clip, environment, only(state), told
+        def updates(learner, state, batch):
+            state, metrics = programs.update_from_feedback(
+                learner, self.importance, self.clip, only(state), batch
             )
             return jax.tree.map(lambda x: x[None], state), metrics
 
-        self._contexts = jax.jit(partial(programs.training_contexts, pipeline))
+        self._contexts = jax.jit(programs.training_contexts)
         self._draws, self._rewards = jax.jit(draws), jax.jit(rewards)
-        self._learns = jax.jit(learns, donate_argnums=1)
+        self._updates = jax.jit(updates, donate_argnums=1)

@@ -19,29 +19,29 @@ def check_live(run: Run, importance: str, clip: float) -> None:
     Raises:
       ConfigError: it says what to choose.
     """
-    pipeline = run.pipeline
+    learner = run.learner
     if len(run.config.seeds) != 1:
         raise ConfigError(
             f"--seeds is {' '.join(map(str, run.config.seeds))}; a live retriever is one policy, so "
             "expected one seed"
         )
-    if pipeline.adaptive_learning_rate:
+    if learner.adaptive_learning_rate:
         raise ConfigError(
             "--adaptive-learning-rate needs the re-ranker's propensity, and the re-ranker is outside; "
             "choose "
             "--no-adaptive-learning-rate"
         )
-    if pipeline.estimator.statistics == "arrivals":
+    if learner.estimator.statistics == "arrivals":
         raise ConfigError(
             f"--estimator {run.config.estimator} scores with the noise that drew, which belongs to the "
             "parameters of "
             "the draw, and they may have moved; choose ca_pg_swr or another one"
         )
-    if pipeline.retrieval.name == "sharded":
+    if learner.policy.retrieval.name == "sharded":
         raise ConfigError("a live retriever uses one device; choose --retrieval streamed or dense")
     if importance not in ("set", "item", "none"):
         raise ConfigError(f"importance is {importance!r}; expected set, item or none")
-    if importance == "item" and not pipeline.estimator.credit_assigned:
+    if importance == "item" and not learner.estimator.credit_assigned:
         raise ConfigError(
             f"importance 'item' weights items, and --estimator {run.config.estimator} scores the whole "
             "candidate "

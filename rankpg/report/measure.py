@@ -24,10 +24,10 @@ from rankpg.environments.catalogue import knows_rewards
 from rankpg.environments.dataset import choose_contexts
 from rankpg.evaluation.calibration import CLAIMS
 from rankpg.evaluation.metrics import evaluation_block
-from rankpg.retrieval.dense import mask
+from rankpg.retrieval.base import mask
 from rankpg.runs.evaluator import evaluation_contexts
 from rankpg.runs.run import Run
-from rankpg.training.update import seed_keys
+from rankpg.training.programs import seed_keys
 from rankpg.types import Array, Embeddings, Float, Int
 
 __all__ = [
@@ -92,7 +92,7 @@ class ItemMap:
 
 def judged_contexts(run: Run, most: int) -> Int[Array, "contexts"]:
     """The contexts of an evaluation, or a fixed random choice of `most` of them."""
-    size = run.environment.num_items * len(run.pipeline.quotas)
+    size = run.environment.num_items * len(run.policy.quotas)
     few = max(1, min(most, _MOST_LOGITS // size))
     return jnp.asarray(choose_contexts(np.asarray(evaluation_contexts(run)), few))
 
@@ -113,16 +113,16 @@ def _by_context(
     def answers(environment, params, contexts, keys):
         def one(context_and_key):
             context, key = context_and_key
-            logits = run.pipeline.logits(params, environment, context[None])[0]
+            logits = run.policy.logits(params, environment, context[None])[0]
             return ask(environment, mask(environment, context, logits), context, key)
 
         return lax.map(one, (contexts, keys), batch_size=block)
 
-    block = block or evaluation_block(run.environment.num_items, run.pipeline.quotas).contexts
+    block = block or evaluation_block(run.environment.num_items, run.policy.quotas).contexts
     block = min(contexts.shape[0], block)
     answer, contexts = jax.jit(answers), run.copies(contexts)
     answered = []
-    for seed, key in enumerate(seed_keys(run.config, "evaluation")[:seeds]):
+    for seed, key in enumerate(seed_keys(run.config.seeds, "evaluation")[:seeds]):
         keys = run.copies(jax.random.split(key, contexts.shape[0]))
         values = answer(run.environment, _params(run, seed), contexts, keys)
         answered.append(jax.tree.map(np.asarray, jax.device_get(values)))
@@ -134,13 +134,13 @@ def count_places(run: Run) -> Exposure:
 
     Of a run that knows no rewards, candidates alone.
     """
-    pipeline, num_items = run.pipeline, run.environment.num_items
+    policy, num_items = run.policy, run.environment.num_items
     contexts = judged_contexts(run, _MOST_CONTEXTS)
-    num_candidates = sum(pipeline.quotas)
+    num_candidates = policy.num_candidates
 
     def places(environment, logits, context, key):
-        candidates = greedy_candidates(logits, pipeline.quotas)
-        shown = pipeline.reranker.greedy(key, environment, context, candidates).items
+        candidates = greedy_candidates(logits, policy.quotas)
+        shown = run.learner.reranker.greedy(key, environment, context, candidates).items
         return candidates, shown
 
     def best(environment, logits, context, key):
@@ -170,7 +170,7 @@ def rank_items(run: Run, depth: int, most: int = 256) -> np.ndarray:
     contexts = judged_contexts(run, most)
 
     def order(environment, logits, context, key):
-        return largest(_weights(logits, run.pipeline.quotas)[None], depth)[1][0]
+        return largest(_weights(logits, run.policy.quotas)[None], depth)[1][0]
 
     return np.stack(_by_context(run, contexts, order, len(run.config.seeds)))
 
@@ -196,7 +196,7 @@ def calibrate(
       num_draws: of each.
       num_pairs: items that are followed in each context, at most.
     """
-    quotas, num_items = run.pipeline.quotas, run.environment.num_items
+    quotas, num_items = run.policy.quotas, run.environment.num_items
     contexts = judged_contexts(run, max(4, min(num_contexts, 2**25 // num_items)))
     method = CLAIMS.get(run.config.estimator)
     exactly = len(quotas) == 1 and num_items <= _MOST_EXACT
@@ -239,7 +239,7 @@ def map_items(run: Run) -> ItemMap:
     """
     environment, num_items = run.environment, run.environment.num_items
     first = jnp.zeros(1, jnp.int32)
-    encoded = jax.jit(run.pipeline.encoder.encode)(_params(run, 0), environment, first)
+    encoded = jax.jit(run.policy.encoder.encode)(_params(run, 0), environment, first)
     if not isinstance(encoded, Embeddings):
         raise ValueError("its encoder answers logits and no embeddings")
     tables = np.asarray(jax.device_get(encoded.items), np.float32)[:, :num_items]

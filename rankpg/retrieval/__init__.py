@@ -1,32 +1,33 @@
-"""Retrieval: from logits to candidates and their statistics.
+"""Retrieval: from encoded contexts to candidates and their statistics.
 
-A retrieval returns `Candidates`: the drawn items, sparse logits that stand for the whole catalogue, and,
-for the estimators that ask for it, every expert's order. Scores are functions of that record alone.
+A retrieval returns `Candidates`: the drawn items, sparse logits that stand for the whole catalogue, and, for
+the estimators that need it, every expert's order. Scores are functions of that record alone, so the three
+retrievals are interchangeable.
 
-dense.py      all logits of a batch in memory
-streamed.py   the catalogue in chunks, two passes a step
-sharded.py    the same on many devices, each with its part of the items and of the batch
-layout.py     how it is cut into chunks and blocks
-part.py       the blocks of one device, and how the parts are put together
-noise.py      of a race, keyed by place
-choice.py     which of the three suits a catalogue
+base.py       the interface: sample, rescore, greedy, peak_bytes, sharding
+dense.py      `Dense`: all logits of a batch in memory
+streamed.py   `Streamed`: the catalogue in chunks, two passes an update
+sharded.py    `Sharded`: the same on many devices, each with its shard of the items and of the batch
+layout.py     chunks, blocks and shards of a catalogue
+passes.py     logits of a chunk, forward and backward
+sharding.py   where the arrays of a run lie
+choice.py     the table of names, and the choice that suits a catalogue
 """
 
-from rankpg.core.estimators import Candidates, Statistics, draw_candidates, rescore_candidates
-from rankpg.retrieval.choice import Choice, choose_retrieval
-from rankpg.retrieval.dense import mask
-from rankpg.retrieval.sharded import retrieve_sharded
-from rankpg.retrieval.streamed import describe_streamed, retrieve_streamed
+from rankpg.core.estimators import Candidates, Statistics
+from rankpg.retrieval.base import Retrieval
+from rankpg.retrieval.choice import RETRIEVALS, choose_retrieval
+from rankpg.retrieval.dense import Dense
+from rankpg.retrieval.sharded import Sharded
+from rankpg.retrieval.streamed import Streamed
 
 __all__ = [
+    "RETRIEVALS",
     "Candidates",
-    "Choice",
+    "Dense",
+    "Retrieval",
+    "Sharded",
     "Statistics",
+    "Streamed",
     "choose_retrieval",
-    "describe_streamed",
-    "draw_candidates",
-    "mask",
-    "rescore_candidates",
-    "retrieve_sharded",
-    "retrieve_streamed",
 ]

@@ -1,71 +1,112 @@
-"""Which retrieval suits a catalogue."""
+"""The retrievals by name, and the choice that suits a catalogue and its device."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 
-__all__ = ["Choice", "choose_retrieval"]
+from rankpg.retrieval.base import Retrieval
+from rankpg.retrieval.dense import Dense
+from rankpg.retrieval.sharded import Sharded
+from rankpg.retrieval.sharding import shard_over
+from rankpg.retrieval.streamed import Streamed
+
+__all__ = ["RETRIEVALS", "SAME_DRAW", "Catalogue", "choose_retrieval"]
 
 _FEW_ITEMS = 8192
 """On a CPU dense is faster below: its logits stay in cache (benchmarks/scripts/retrievals.py)."""
 
 _FEW_BYTES = 2**30
-"""Of logits, on another device: up to here they are left in memory."""
+"""On another device, logits of up to this size stay in memory."""
 
 
-class Choice(NamedTuple):
-    """A retrieval, and why it was taken."""
+class Catalogue(NamedTuple):
+    """What a retrieval is built from."""
 
-    name: str
-    reason: str
+    num_items: int
+    """N"""
+    num_candidates: int
+    """K"""
+    mesh: tuple[int, ...] | None = None
+    """Devices along the batch and along the items; None puts all of them along the items."""
+
+
+RETRIEVALS: dict[str, Callable[[Catalogue, str], Retrieval]] = {
+    "dense": lambda catalogue, reason: Dense(reason=reason),
+    "streamed": lambda catalogue, reason: Streamed(reason=reason),
+    "sharded": lambda catalogue, reason: Sharded(
+        shard_over(catalogue.mesh, catalogue.num_items, catalogue.num_candidates), reason=reason
+    ),
+}
+"""name -> builder from a catalogue and the reason for the choice."""
+
+SAME_DRAW = frozenset({"streamed", "sharded"})
+"""Retrievals that draw the same candidates from the same keys: a run may change between them."""
 
 
 def choose_retrieval(
     wanted: str,
-    num_items: int,
-    logits_at_once: int,
+    catalogue: Catalogue,
+    num_logits: int,
     *,
     whole_catalogue: bool,
     towers: bool,
     platform: str | None = None,
     devices: int | None = None,
-) -> Choice:
-    """What `--retrieval auto` takes; a retrieval that was asked for is taken as it is.
+) -> Retrieval:
+    """Builds the retrieval that the setting `retrieval` names; `auto` takes the one that suits the catalogue.
 
     Args:
-      wanted: auto, dense, streamed or sharded.
-      num_items: N.
-      logits_at_once: seeds * B * M * N, what dense retrieval holds several times over.
-      whole_catalogue: whether the score lists every item.
-      towers: whether the encoder answers embeddings, and not logits.
-      platform: cpu, gpu, tpu; that of JAX's first device if None.
-      devices: how many there are; those that JAX sees if None.
+      wanted: auto, or a name of `RETRIEVALS`.
+      catalogue: N, K and the mesh.
+      num_logits: seeds * B * M * N, which dense retrieval holds several times over.
+      whole_catalogue: the score reads the logits of every item.
+      towers: the encoder returns embeddings, and not logits.
+      platform: cpu, gpu or tpu; that of JAX's first device if None.
+      devices: number of devices; those that JAX sees if None.
 
     >>> known = {"whole_catalogue": False, "towers": True, "platform": "cpu", "devices": 1}
-    >>> choose_retrieval("auto", 10**6, 128 * 10**6, **known)
-    Choice(name='streamed', reason='1000000 items pass by in chunks faster than all their logits are held')
+    >>> chosen = choose_retrieval("auto", Catalogue(10**6, 100), 128 * 10**6, **known)
+    >>> chosen.name, chosen.reason
+    ('streamed', 'chunks of 1000000 items are faster than all their logits at once')
     """
-    if wanted != "auto":
-        return Choice(wanted, "as you asked")
+    name, reason = wanted, "as requested"
+    if wanted == "auto":
+        name, reason = _automatic(
+            catalogue.num_items,
+            num_logits,
+            whole_catalogue=whole_catalogue,
+            towers=towers,
+            platform=platform or jax.default_backend(),
+            devices=jax.device_count() if devices is None else devices,
+        )
+    return RETRIEVALS[name](catalogue, reason)
+
+
+def _automatic(
+    num_items: int,
+    num_logits: int,
+    *,
+    whole_catalogue: bool,
+    towers: bool,
+    platform: str,
+    devices: int,
+) -> tuple[str, str]:
+    """Name and reason of the retrieval that suits a catalogue."""
     if whole_catalogue:
-        return Choice("dense", "the score lists the whole catalogue")
+        return "dense", "the score reads the logits of the whole catalogue"
     if not towers:
-        return Choice("dense", "the encoder answers logits, which are all in memory already")
-    if (platform or jax.default_backend()) == "cpu":
+        return "dense", "the encoder returns logits, which are all in memory already"
+    if platform == "cpu":
         if num_items < _FEW_ITEMS:
-            return Choice("dense", f"the logits of {num_items} items are few")
-        reason = f"{num_items} items pass by in chunks faster than all their logits are held"
-        return _in_chunks(reason, devices)
-    if 4 * logits_at_once <= _FEW_BYTES:
-        return Choice("dense", f"{4 * logits_at_once / 2**20:.0f} MiB of logits fit the device")
-    return _in_chunks(f"{4 * logits_at_once / 2**30:.1f} GiB of logits would be too many", devices)
-
-
-def _in_chunks(reason: str, devices: int | None) -> Choice:
-    """Streamed on one device, sharded on several."""
-    devices = jax.device_count() if devices is None else devices
+            return "dense", f"the logits of {num_items} items fit in cache"
+        reason = f"chunks of {num_items} items are faster than all their logits at once"
+    elif 4 * num_logits <= _FEW_BYTES:
+        return "dense", f"{4 * num_logits / 2**20:.0f} MiB of logits fit on the device"
+    else:
+        reason = f"{4 * num_logits / 2**30:.1f} GiB of logits would be too many"
     if devices == 1:
-        return Choice("streamed", reason)
-    return Choice("sharded", f"{reason}, and {devices} devices share them")
+        return "streamed", reason
+    return "sharded", f"{reason}, and {devices} devices share them"

@@ -1,17 +1,65 @@
-"""Dense retrieval: the logits of the whole catalogue in memory."""
+"""Dense retrieval: the logits of the whole catalogue are in memory, a full softmax."""
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
 import jax.numpy as jnp
 
-from rankpg.types import Array, Environment, Float, Int
+from rankpg.core.estimators import Candidates, Statistics, draw_candidates, rescore_candidates
+from rankpg.encoders import to_logits
+from rankpg.retrieval.base import FLOAT_BYTES, Encoded, Retrieval, mask
+from rankpg.types import Array, Environment, Int, Key, Quotas
 
-__all__ = ["mask"]
+__all__ = ["Dense"]
 
 
-def mask(
-    environment: Environment, context: Int[Array, ""], logits: Float[Array, "M N"]
-) -> Float[Array, "M N"]:
-    """The logits of one context, -inf for items that are not eligible."""
-    eligible = environment.eligible(context, jnp.arange(logits.shape[1], dtype=jnp.int32))
-    return logits if eligible is None else jnp.where(eligible[None], logits, -jnp.inf)
+@dataclass(frozen=True)
+class Dense(Retrieval):
+    """Holds logits[B, M, N] in memory: fastest for a small catalogue, and the only choice for logits."""
+
+    reason: str = "as requested"
+    name: ClassVar[str] = "dense"
+
+    def sample(
+        self,
+        keys: Key[Array, "B"],
+        encoded: Encoded,
+        contexts: Int[Array, "B"],
+        environment: Environment,
+        quotas: Quotas,
+        statistics: Statistics,
+    ) -> Candidates:
+        """Draws K candidates by Gumbel-top-k over all items; see `Retrieval.sample`."""
+
+        def one(key, context, logits):
+            return draw_candidates(key, mask(environment, context, logits), quotas, statistics)
+
+        return jax.vmap(one)(keys, contexts, to_logits(encoded))
+
+    def rescore(
+        self,
+        items: Int[Array, "B K"],
+        encoded: Encoded,
+        contexts: Int[Array, "B"],
+        environment: Environment,
+        quotas: Quotas,
+        statistics: Statistics,
+    ) -> Candidates:
+        """Rescores given candidates; see `Retrieval.rescore`."""
+
+        def one(items, context, logits):
+            logits = mask(environment, context, logits)
+            candidates = rescore_candidates(logits, items, items[:0], quotas, statistics)
+            return dataclasses.replace(candidates, sound=jnp.max(logits) < jnp.inf)
+
+        return jax.vmap(one)(items, contexts, to_logits(encoded))
+
+    def peak_bytes(
+        self, batch_size: int, num_experts: int, num_items: int, num_candidates: int
+    ) -> int:
+        """Six times the logits of a batch: what XLA's buffers came to on a CPU, rounded up."""
+        return 6 * batch_size * num_experts * num_items * FLOAT_BYTES

@@ -13,7 +13,7 @@ from jax import lax
 from rankpg.core.numerics import largest, log_sum_exp, scan_rows
 from rankpg.types import Array, Bool, Float, Int
 
-__all__ = ["Layout", "Part", "layout_for"]
+__all__ = ["Layout", "Shard", "layout_for"]
 
 _CHUNK = 4096
 """Items a chunk, about: a batch's logits of one chunk stay in the processor's cache."""
@@ -83,10 +83,10 @@ def layout_for(num_items: int, depth: int, chunk: int = _CHUNK) -> Layout:
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """As many blocks as every other device holds; beyond the last item of the catalogue is padding.
 
-    >>> Part(Layout(num_items=10, size=4, width=2), devices=3, axis="items").rows
+    >>> Shard(Layout(num_items=10, size=4, width=2), devices=3, axis="items").rows
     4
     """
 

@@ -13,7 +13,7 @@ from jax import lax
 from rankpg.core.estimators import Candidates
 from rankpg.core.numerics import accumulation_dtype
 from rankpg.core.plackett_luce import SparseLogits, repeats
-from rankpg.retrieval.layout import Part
+from rankpg.retrieval.layout import Shard
 from rankpg.types import Array, Embeddings, Environment, Float, Int
 
 __all__ = ["Listed", "masked", "pull_back", "score", "with_gradient"]
@@ -24,12 +24,12 @@ def masked(
     contexts: Int[Array, "B"],
     items: Int[Array, "n"],
     environment: Environment,
-    part: Part,
+    shard: Shard,
 ) -> Float[Array, "M n B"]:
     """Logits, -inf for items that are not eligible, and for padding."""
-    if part.devices > 1:
-        logits = jnp.where((items < part.whole.num_items)[None, :, None], logits, -jnp.inf)
-        items = jnp.minimum(items, part.whole.num_items - 1)
+    if shard.devices > 1:
+        logits = jnp.where((items < shard.whole.num_items)[None, :, None], logits, -jnp.inf)
+        items = jnp.minimum(items, shard.whole.num_items - 1)
     one = jax.vmap(lambda context: environment.eligible(context, items), out_axes=1)
     eligible = one(contexts)
     return logits if eligible is None else jnp.where(eligible[None], logits, -jnp.inf)
@@ -41,7 +41,7 @@ def score(
     start: Int[Array, ""],
     contexts: Int[Array, "B"],
     environment: Environment,
-    part: Part,
+    shard: Shard,
 ) -> Float[Array, "M n B"]:
     """The logits of a chunk. Contexts come last: so a block is a run of rows, and XLA's CPU compiler
     vectorises along the batch."""
@@ -51,9 +51,9 @@ def score(
         (((2,), (1,)), ((0,), (0,))),
         preferred_element_type=accumulation_dtype(rows.dtype),
     )
-    first = part.first_block() * part.width + start
+    first = shard.first_block() * shard.width + start
     items = first + jnp.arange(rows.shape[1], dtype=jnp.int32)
-    return masked(logits, contexts, items, environment, part)
+    return masked(logits, contexts, items, environment, shard)
 
 
 Listed = tuple[Array, Array]
@@ -101,7 +101,7 @@ _with_gradient.defvjp(_with_gradient_fwd, _with_gradient_bwd)
 
 
 def pull_back(
-    part: Part,
+    shard: Shard,
     embeddings: Embeddings,
     contexts: Int[Array, "B"],
     environment: Environment,
@@ -113,7 +113,7 @@ def pull_back(
     """Score every chunk again: the share of each item in log_rest, or what its place on the list receives.
 
     Args:
-      part: whose items these are. The answer for them is of these contexts alone.
+      shard: whose items these are. The answer for them is of these contexts alone.
       embeddings, contexts, environment: as `streamed.find`.
       items: those listed.
       shift: as `streamed.find` answered.
@@ -125,15 +125,15 @@ def pull_back(
     shift = jnp.where(jnp.isfinite(shift), shift, 0)
     level = (jnp.where(jnp.isneginf(log_rest), jnp.inf, log_rest) + shift).T[:, None]
     to_rest = to_rest.T[:, None]
-    beyond = part.devices * part.num_blocks * part.width
+    beyond = shard.devices * shard.num_blocks * shard.width
     once = jnp.where(jax.vmap(repeats)(items), beyond, items).T
-    once = once - part.first_block() * part.width  # [C, B], by its row here
+    once = once - shard.first_block() * shard.width  # [C, B], by its row here
     column = jnp.arange(once.shape[1], dtype=jnp.int32)[None]
     flat, upright = (jnp.transpose(embeddings.contexts, axes) for axes in ((1, 0, 2), (1, 2, 0)))
 
     def body(carry, start, rows):
         to_vectors, to_items = carry
-        logits = score(upright, rows, start, contexts, environment, part)
+        logits = score(upright, rows, start, contexts, environment, shard)
         share = to_rest * jnp.exp(logits - level)
         place = once - start
         place = jnp.where((place >= 0) & (place < rows.shape[1]), place, rows.shape[1])
@@ -146,5 +146,5 @@ def pull_back(
         return (to_vectors + lax.optimization_barrier(more), to_items), None
 
     zeros = jnp.zeros_like(upright), jnp.zeros_like(embeddings.items)
-    (to_vectors, to_items), _ = part.layout.scan(body, zeros, embeddings.items)
-    return Embeddings(contexts=part.sum(jnp.transpose(to_vectors, (2, 0, 1))), items=to_items)
+    (to_vectors, to_items), _ = shard.layout.scan(body, zeros, embeddings.items)
+    return Embeddings(contexts=shard.sum(jnp.transpose(to_vectors, (2, 0, 1))), items=to_items)

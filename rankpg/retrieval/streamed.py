@@ -9,15 +9,16 @@ log-sum-exp. They are all that a draw needs to know of most of the catalogue:
 
 An opened block is scored again, item by item. The gradient takes a second pass: second_pass.py.
 
-`find` does this for a part of the catalogue and puts the parts together; here the part is all of it, in
+`find` does this for a shard of the catalogue and puts the parts together; here the shard is all of it, in
 sharded.py every device has one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,86 +28,106 @@ from rankpg.core.estimators import Candidates, Statistics
 from rankpg.core.numerics import accumulation_dtype, log_add, log_sum_exp
 from rankpg.core.plackett_luce import SparseLogits, repeats
 from rankpg.core.sampling import drop_taken, finish, gumbel_at, order_depth, take_quotas
-from rankpg.retrieval.layout import Layout, Part, layout_for
+from rankpg.retrieval.base import FLOAT_BYTES, Encoded, Retrieval, require_embeddings
+from rankpg.retrieval.layout import Layout, Shard, layout_for
 from rankpg.retrieval.passes import masked, pull_back, score, with_gradient
 from rankpg.types import Array, Embeddings, Environment, Float, Int, Key, Quotas
 
-__all__ = ["describe_streamed", "find", "retrieve_streamed"]
+__all__ = ["Streamed", "bytes_per_context", "find"]
 
 _OPENED = 2**21
 """Numbers of the item table, about, that are read together for opened blocks."""
 
 
-def retrieve_streamed(
-    keys: Key[Array, "B"],
-    embeddings: Embeddings,
-    contexts: Int[Array, "B"],
-    environment: Environment,
-    quotas: Quotas,
-    statistics: Statistics,
-    layout: Layout | None = None,
-) -> Candidates:
-    """Draw K candidates for every context of a batch, and describe them, as `dense.retrieve` does for one.
+@dataclass(frozen=True)
+class Streamed(Retrieval):
+    """Passes over the catalogue in chunks: nothing of size B x N is ever in memory, so N may be large."""
 
-    The law is that of the dense draw; the draw itself is another one. Of greedy items whose logits are
-    exactly equal at the cut, any may be taken. An expert that finds too few eligible items leaves slots empty
-    (-1), where the dense one takes masked items.
+    layout: Layout | None = None
+    """Chunks and blocks; None takes `layout_for`."""
+    reason: str = "as requested"
+    name: ClassVar[str] = "streamed"
 
-    Args:
-      keys: one a context, consumed.
-      embeddings: contexts [B, M, D], already divided by the temperature, and items [M, N, D].
-      contexts: their ids.
-      environment: says which items are eligible, chunk by chunk.
-      quotas: how many slots each expert fills.
-      statistics: all but "catalogue".
-      layout: of the catalogue; by `layout_for` if None.
+    def sample(
+        self,
+        keys: Key[Array, "B"],
+        encoded: Encoded,
+        contexts: Int[Array, "B"],
+        environment: Environment,
+        quotas: Quotas,
+        statistics: Statistics,
+    ) -> Candidates:
+        """Draws K candidates for every context; the distribution is that of `Dense.sample`, the draw is not.
 
-    Returns:
-      Candidates with a leading axis B.
+        Among greedy items whose logits are exactly equal at the cut, any may be taken. An expert that finds
+        too few eligible items leaves slots empty (-1), where `Dense` takes masked items.
 
-    Raises:
-      ValueError: a score that needs the logits of the whole catalogue.
+        Args:
+          keys, contexts, environment, quotas, statistics: as in `Retrieval.sample`.
+          encoded: embeddings.
+
+        Raises:
+          ValueError: logits instead of embeddings, or a score that reads the logits of the whole catalogue.
+        """
+        return self._candidates(keys, encoded, contexts, environment, quotas, statistics)
+
+    def rescore(
+        self,
+        items: Int[Array, "B K"],
+        encoded: Encoded,
+        contexts: Int[Array, "B"],
+        environment: Environment,
+        quotas: Quotas,
+        statistics: Statistics,
+    ) -> Candidates:
+        """Rescores given candidates; see `Retrieval.rescore`.
+
+        Raises:
+          ValueError: a score that reads the logits of the whole catalogue, or the noise of the draw.
+        """
+        if statistics == "arrivals":
+            raise ValueError(
+                "this score reads the Gumbel noise of the draw, which is gone; choose another estimator"
+            )
+        return self._candidates(items, encoded, contexts, environment, quotas, statistics)
+
+    def _candidates(
+        self,
+        draws: Key[Array, "B"] | Int[Array, "B K"],
+        encoded: Encoded,
+        contexts: Int[Array, "B"],
+        environment: Environment,
+        quotas: Quotas,
+        statistics: Statistics,
+    ) -> Candidates:
+        embeddings = require_embeddings(encoded, self.name)
+        num_items = embeddings.items.shape[1]
+        shard = Shard(self.layout or layout_for(num_items, min(num_items, sum(quotas) + 1)))
+        fixed = lax.stop_gradient(embeddings)
+        found, shift = find(shard, quotas, statistics, draws, fixed, contexts, environment)
+        back = partial(pull_back, shard)
+        return with_gradient(back, embeddings, contexts, environment, found, shift)
+
+    def peak_bytes(
+        self, batch_size: int, num_experts: int, num_items: int, num_candidates: int
+    ) -> int:
+        """Logits of a chunk, block sums and opened blocks of every context."""
+        layout = layout_for(num_items, min(num_items, num_candidates + 1))
+        return batch_size * num_experts * bytes_per_context(layout, num_items, num_candidates)
+
+
+def bytes_per_context(layout: Layout, num_items: int, num_candidates: int) -> int:
+    """Bytes that one context and expert need: what XLA's buffers came to on a CPU, rounded up.
+
+    6 times the logits of a chunk, 4 times the sums of all blocks, and 4 times the opened blocks.
     """
-    part = Part(layout or _layout(embeddings, quotas))
-    fixed = lax.stop_gradient(embeddings)
-    found, shift = find(part, quotas, statistics, keys, fixed, contexts, environment)
-    return with_gradient(partial(pull_back, part), embeddings, contexts, environment, found, shift)
-
-
-def describe_streamed(
-    items: Int[Array, "B K"],
-    embeddings: Embeddings,
-    contexts: Int[Array, "B"],
-    environment: Environment,
-    quotas: Quotas,
-    statistics: Statistics,
-    layout: Layout | None = None,
-) -> Candidates:
-    """Describe candidates that were drawn before, as `dense.describe` does for one context.
-
-    Args:
-      items: the candidates of every context, in slot order.
-      embeddings, contexts, environment, quotas, layout: as `retrieve_streamed`.
-      statistics: "candidates" or "greedy".
-
-    Raises:
-      ValueError: a score that needs the logits of the whole catalogue, or the noise that drew.
-    """
-    if statistics == "arrivals":
-        raise ValueError("this score needs the noise that drew; expected retrieve_streamed")
-    part = Part(layout or _layout(embeddings, quotas))
-    fixed = lax.stop_gradient(embeddings)
-    found, shift = find(part, quotas, statistics, items, fixed, contexts, environment)
-    return with_gradient(partial(pull_back, part), embeddings, contexts, environment, found, shift)
-
-
-def _layout(embeddings: Embeddings, quotas: Quotas) -> Layout:
-    num_items = embeddings.items.shape[1]
-    return layout_for(num_items, min(num_items, sum(quotas) + 1))
+    depth = min(num_items, num_candidates + 1)
+    chunk = 6 * min(layout.size, num_items)
+    return (chunk + 4 * layout.num_blocks + 4 * depth * layout.width) * FLOAT_BYTES
 
 
 def find(
-    part: Part,
+    shard: Shard,
     quotas: Quotas,
     statistics: Statistics,
     draws: Key[Array, "B"] | Int[Array, "B K"],
@@ -117,8 +138,8 @@ def find(
     """The candidates without a gradient, and every context's largest logit.
 
     Args:
-      part: whose items these are; every device answers the same.
-      quotas, statistics, contexts, environment: as `retrieve_streamed`.
+      shard: whose items these are; every device answers the same.
+      quotas, statistics, contexts, environment: as `Retrieval.sample`.
       draws: a key a context, or the candidates that were drawn before.
       embeddings: contexts [B, M, D] and the part's items [M, rows, D].
 
@@ -134,19 +155,19 @@ def find(
     if statistics == "catalogue":
         raise ValueError("this score lists the whole catalogue; expected retrieval dense")
     shift, total, peak = _block_statistics(
-        embeddings, contexts, environment, part, with_peaks=statistics == "greedy"
+        embeddings, contexts, environment, shard, with_peaks=statistics == "greedy"
     )
     finite = jnp.max(shift, axis=1) < jnp.inf  # NaN is not less, and a maximum passes it on
-    sound = part.everywhere(finite)
-    shift = part.highest(shift)
+    sound = shard.everywhere(finite)
+    shift = shard.highest(shift)
 
     def search(of):
         draw, context, embedding, sound, shift, total, peak = of
-        opened = partial(_open, context, embedding, embeddings.items, environment, part)
-        return _search(draw, sound, shift, total, peak, opened, quotas, statistics, part)
+        opened = partial(_open, context, embedding, embeddings.items, environment, shard)
+        return _search(draw, sound, shift, total, peak, opened, quotas, statistics, shard)
 
     rows = draws, contexts, embeddings.contexts, sound, shift, total, peak
-    read = min(part.rows, sum(quotas) + 1) * part.width * embeddings.items[:, 0].size
+    read = min(shard.rows, sum(quotas) + 1) * shard.width * embeddings.items[:, 0].size
     return _by_row(search, rows, at_once=max(1, _OPENED // read)), shift
 
 
@@ -162,22 +183,22 @@ def _by_row(function: Callable[[Any], Candidates], rows: Any, at_once: int) -> C
 
 
 def _block_statistics(
-    embeddings: Embeddings, contexts, environment, part: Part, *, with_peaks: bool
+    embeddings: Embeddings, contexts, environment, shard: Shard, *, with_peaks: bool
 ) -> tuple[Float[Array, "B M"], Float[Array, "B M blocks"], Float[Array, "B M blocks"] | None]:
     """Of what is here: every context's largest logit, and each block's log-sum-exp and, if asked, largest."""
     vectors = jnp.transpose(embeddings.contexts, (1, 2, 0))
 
     def body(top, start, rows):
-        logits = score(vectors, rows, start, contexts, environment, part)
-        padding = -rows.shape[1] % part.width
+        logits = score(vectors, rows, start, contexts, environment, shard)
+        padding = -rows.shape[1] % shard.width
         logits = jnp.pad(logits, ((0, 0), (0, padding), (0, 0)), constant_values=-jnp.inf)
-        blocks = logits.reshape(logits.shape[0], -1, part.width, logits.shape[2])
+        blocks = logits.reshape(logits.shape[0], -1, shard.width, logits.shape[2])
         peak, total = jnp.max(blocks, axis=2), log_sum_exp(blocks, axis=2)
         top = jnp.maximum(top, jnp.max(peak, axis=1))
         return top, (total, peak if with_peaks else None)
 
     lowest = jnp.full_like(vectors[:, 0], -jnp.inf, dtype=accumulation_dtype(vectors.dtype))
-    top, blocks = part.layout.scan(body, lowest, embeddings.items)
+    top, blocks = shard.layout.scan(body, lowest, embeddings.items)
     total, peak = jax.tree.map(lambda x: jnp.transpose(x, (2, 0, 1)), blocks)
     return top.T, total, peak
 
@@ -187,15 +208,15 @@ def _open(
     embedding: Float[Array, "M D"],
     items: Float[Array, "M rows D"],
     environment: Environment,
-    part: Part,
+    shard: Shard,
     blocks: Int[Array, "M n"],
 ) -> tuple[Int[Array, "M n width"], Float[Array, "M n width"]]:
     """The ids of some blocks' items, and their logits; -inf for an item of the block before, and for a block
     that is not here."""
-    layout, first = part.layout, part.first_block() * part.width
+    layout, first = shard.layout, shard.first_block() * shard.width
 
     def one(blocks, table, embedding):
-        blocks, here = part.local(blocks)
+        blocks, here = shard.local(blocks)
         start = layout.start_of(blocks)
         rows = jax.vmap(lambda s: lax.dynamic_slice_in_dim(table, s, layout.width))(start)
         place = start[:, None] + jnp.arange(layout.width, dtype=jnp.int32)[None]
@@ -204,7 +225,7 @@ def _open(
             rows.reshape(-1, rows.shape[2]), embedding, (((1,), (0,)), ((), ())),
             preferred_element_type=accumulation_dtype(rows.dtype),
         )  # fmt: skip
-        logits = masked(logits[None, :, None], context[None], ids.reshape(-1), environment, part)
+        logits = masked(logits[None, :, None], context[None], ids.reshape(-1), environment, shard)
         there = here[:, None] & (place >= blocks[:, None] * layout.width)
         return ids, jnp.where(there, logits.reshape(ids.shape), -jnp.inf)
 
@@ -212,23 +233,23 @@ def _open(
 
 
 def _search(
-    draw, sound, shift, total, peak, opened, quotas: Quotas, statistics: Statistics, part: Part
+    draw, sound, shift, total, peak, opened, quotas: Quotas, statistics: Statistics, shard: Shard
 ) -> Candidates:
     """One context's draw, from a key, and sparse; `with_gradient` adds the gradient."""
-    depth = min(part.whole.num_items, sum(quotas) + 1)
-    opens = min(depth, part.whole.num_blocks)
+    depth = min(shard.whole.num_items, sum(quotas) + 1)
+    opens = min(depth, shard.whole.num_blocks)
     shift = jnp.where(jnp.isfinite(shift), shift, 0)
     total = total - shift[:, None]
     experts, count = total.shape
-    here = part.first_block() + jnp.arange(count, dtype=jnp.int32)
+    here = shard.first_block() + jnp.arange(count, dtype=jnp.int32)
 
     def first_blocks(values):
         """The first blocks of every expert, by their places in the catalogue."""
-        return jax.vmap(lambda v: part.first(v, here, opens))(values)
+        return jax.vmap(lambda v: shard.first(v, here, opens))(values)
 
     def first_items(values, ids):
         """The first `depth` of the opened items of one expert; -1 where no eligible one is left."""
-        values, ids = part.first(values.reshape(-1), ids.reshape(-1), depth)
+        values, ids = shard.first(values.reshape(-1), ids.reshape(-1), depth)
         return jnp.where(jnp.isneginf(values), -1, ids), values
 
     def race(key):
@@ -240,14 +261,16 @@ def _search(
         noise = jax.vmap(lambda k: gumbel_at(k, here, total.dtype))(of_blocks)
         arrival, block = first_blocks(total + noise)
         ids, logits = opened(block)
-        place = block[..., None] * part.width + jnp.arange(part.width, dtype=jnp.int32)[None, None]
+        place = (
+            block[..., None] * shard.width + jnp.arange(shard.width, dtype=jnp.int32)[None, None]
+        )
         noise = jax.vmap(lambda k, p: gumbel_at(k, p.reshape(-1), total.dtype))(within, place)
         raced = finish(arrival, logits - shift[:, None, None], noise.reshape(place.shape), axis=-1)
         return jax.vmap(first_items)(raced, ids)
 
     def left(order, values):
         """What of every expert's order the experts before it leave, and the values there."""
-        order, places = drop_taken(order, quotas, order_depth(part.whole.num_items, quotas))
+        order, places = drop_taken(order, quotas, order_depth(shard.whole.num_items, quotas))
         return order, jnp.take_along_axis(values, places, axis=1, mode="fill", fill_value=-jnp.inf)
 
     if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
@@ -264,30 +287,30 @@ def _search(
         listed = jnp.concatenate([items, order.reshape(-1)])
     return Candidates(
         items=items,
-        sparse_logits=_list(listed, total, shift, opened, part),
+        sparse_logits=_list(listed, total, shift, opened, shard),
         order=order if statistics in ("greedy", "arrivals") else order[:, :0],
         perturbed=perturbed if statistics == "arrivals" else perturbed[:, :0],
         sound=sound,
     )
 
 
-def _list(ids, total, shift, opened, part: Part) -> SparseLogits:
+def _list(ids, total, shift, opened, shard: Shard) -> SparseLogits:
     """Sparse logits of some items, from block sums and opened blocks."""
     items = jnp.sort(jnp.where(ids < 0, jnp.max(ids), ids))
-    touched = part.whole.block_of(items)  # ascending, as the items
+    touched = shard.whole.block_of(items)  # ascending, as the items
     again = repeats(touched)
-    block, here = part.local(touched)
-    drop = jnp.where(again | ~here, part.num_blocks, block)
+    block, here = shard.local(touched)
+    drop = jnp.where(again | ~here, shard.num_blocks, block)
     untouched = total.at[:, drop].set(-jnp.inf, mode="drop")
     _, logits = opened(jnp.broadcast_to(touched, (total.shape[0], len(touched))))
     logits = logits - shift[:, None, None]
-    start = part.first_block() * part.width + part.layout.start_of(block)
+    start = shard.first_block() * shard.width + shard.layout.start_of(block)
     row = jnp.where(here, items - start, 0)
     place = jnp.searchsorted(touched, touched).astype(jnp.int32)  # where its block was opened first
-    off_list = jnp.tile(~again[:, None], (1, part.width)).at[place, row].set(False)
+    off_list = jnp.tile(~again[:, None], (1, shard.width)).at[place, row].set(False)
     left_over = jnp.where(off_list[None], logits, -jnp.inf).reshape(len(logits), -1)
     return SparseLogits(
         items=items,
-        logits=jnp.where(repeats(items), -jnp.inf, part.highest(logits[:, place, row])),
-        log_rest=part.log_sum(log_add(log_sum_exp(untouched), log_sum_exp(left_over))),
+        logits=jnp.where(repeats(items), -jnp.inf, shard.highest(logits[:, place, row])),
+        log_rest=shard.log_sum(log_add(log_sum_exp(untouched), log_sum_exp(left_over))),
     )

@@ -6,32 +6,30 @@ and nothing to say about anything else.
 
 from __future__ import annotations
 
-from typing import Any
 import copy
 import dataclasses
+from typing import TYPE_CHECKING, Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rankpg.data.features import feature_rows
-from rankpg.data.ids import IdMap
-from rankpg.data.ids import TableError
-from rankpg.data.ids import id_array
-from rankpg.data.ids import id_kind
+from rankpg.data.ids import IdMap, TableError, id_array, id_kind
 from rankpg.data.side_tables import describe
-from rankpg.environments.catalogue import Restricted
-from rankpg.environments.catalogue import knows_rewards
+from rankpg.environments.catalogue import Restricted, knows_rewards
 from rankpg.environments.dataset import Dataset
-from rankpg.environments.edits import add_contexts
-from rankpg.environments.edits import add_items
-from rankpg.environments.edits import remove_items
+from rankpg.environments.edits import add_contexts, add_items, remove_items
 from rankpg.errors import ConfigError
-from rankpg.policy import Pipeline
 from rankpg.runs.memory import check_memory
-from rankpg.training.build import assemble
+from rankpg.training.build import build_learner
+from rankpg.training.update import Learner
 from rankpg.types import Embeddings
 
-__all__ = ['with_contexts', 'with_items', 'without_items']
+if TYPE_CHECKING:
+    from rankpg.runs.run import Run
+
+__all__ = ["with_contexts", "with_items", "without_items"]
 
 
 def with_items(run: Any, items: Any, item_ids: Any = None) -> Any:
@@ -122,40 +120,36 @@ def _embeds(run: Any, data: Dataset) -> bool:
     """Whether the encoder has an embedding for every item of this catalogue, from shapes alone."""
     params = jax.eval_shape(lambda x: jax.tree.map(lambda leaf: leaf[0], x), run.state.params)
     two = jax.ShapeDtypeStruct((2,), jnp.int32)
-    encoded = jax.eval_shape(run.pipeline.encoder.encode, params, data.environment, two)
+    encoded = jax.eval_shape(run.policy.encoder.encode, params, data.environment, two)
     return isinstance(encoded, Embeddings) and encoded.items.shape[1] == len(data.item_ids)
 
 
-def _on(run: Any, data: Dataset) -> Any:
+def _on(run: Run, data: Dataset) -> Run:
     """The run on another environment: the same parameters, copied, so that either may go on training."""
-    pipeline = _assembled(run, data)
-    world = pipeline.placement.copy(data.environment)
+    learner = _learner(run, data)
     return dataclasses.replace(
         run,
-        environment=world,
-        pipeline=pipeline,
+        learner=learner,
         state=jax.tree.map(jnp.copy, run.state),
         metrics=list(run.metrics),
         accumulator=copy.deepcopy(run.accumulator),
         dataset=data,
-        memory=check_memory(pipeline, world, len(run.config.seeds)),
+        memory=check_memory(learner, len(run.config.seeds)),
     )
 
 
-def _assembled(run: Any, data: Dataset) -> Pipeline:
-    before, config = run.pipeline, run.config
-    if not knows_rewards(data.environment):  # no reward, no propensity to be told
+def _learner(run: Run, data: Dataset) -> Learner:
+    before, config = run.learner, run.config
+    if not knows_rewards(data.environment):  # no reward, so no propensity either
         config = dataclasses.replace(config, adaptive_learning_rate=False)
-    pipeline = assemble(
+    learner = build_learner(
         config,
         data.environment,
-        encoder=before.encoder,
+        encoder=before.policy.encoder,
         reranker=before.reranker,
         advantage=before.advantage,
         optimizer=before.optimizer,
     )
-    return dataclasses.replace(  # who is new neither trains nor judges
-        pipeline,
-        training_contexts=before.training_contexts,
-        evaluation_contexts=before.evaluation_contexts,
-    )
+    world = learner.policy.retrieval.sharding.replicate(data.environment)
+    # New contexts are neither trained nor evaluated on.
+    return dataclasses.replace(learner, environment=world, sampler=before.sampler)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,22 +14,17 @@ import numpy as np
 from rankpg.environments.catalogue import knows_rewards
 from rankpg.environments.dataset import choose_contexts
 from rankpg.errors import ConfigError
-from rankpg.evaluation.diagnostics import Diagnostics
-from rankpg.evaluation.diagnostics import diagnose
-from rankpg.evaluation.diagnostics import number_of_draws
-from rankpg.evaluation.metrics import evaluate
-from rankpg.evaluation.metrics import share_aligned
-from rankpg.policy import Pipeline
-from rankpg.runs.run import Progress
-from rankpg.runs.run import Row
-from rankpg.runs.run import Run
-from rankpg.runs.run import MetricAccumulator
-from rankpg.training.update import FAULTS
-from rankpg.training.update import over_seeds
-from rankpg.training.update import seed_keys
+from rankpg.evaluation.diagnostics import Diagnostics, diagnose, number_of_draws
+from rankpg.evaluation.metrics import evaluate, share_aligned
+from rankpg.runs.run import MetricAccumulator, Progress, Row, Run
+from rankpg.training.faults import Fault
+from rankpg.training.programs import over_seeds, seed_keys
 from rankpg.types import Int
 
-__all__ = ['Evaluator', 'check_rewards', 'columns_of', 'evaluate_run', 'evaluation_contexts']
+__all__ = ["Evaluator", "check_rewards", "columns_of", "evaluate_run", "evaluation_contexts"]
+
+
+Result = TypeVar("Result")
 
 
 class Evaluator:
@@ -36,16 +32,14 @@ class Evaluator:
 
     def __init__(self, run: Run):
         self.run, self.inputs = run, _eval_inputs(run)
-        evaluator = _evaluator(run.pipeline)
-        self.evaluate = evaluator.lower(
-            run.environment, run.state.params, *self.inputs
-        ).compile()
+        evaluator = _evaluation_program(run)
+        self.evaluate = evaluator.lower(run.environment, run.state.params, *self.inputs).compile()
         config = run.config
         draws = number_of_draws(min(config.eval_every, config.num_steps))
         self.diagnose = None
         if draws > 1:
-            examine = _diagnose_program(run.pipeline, draws)
-            self.diagnose = examine.lower(run.environment, run.state, self._keys()).compile()
+            examine = _diagnosis_program(run, draws)
+            self.diagnose = examine.lower(run.learner, run.state, self._keys()).compile()
 
     def evaluated(self) -> Progress:
         """Evaluate every seed and append its row; a new accumulator of updates begins."""
@@ -71,11 +65,11 @@ class Evaluator:
         if self.diagnose is None:
             nothing = [None] * len(run.config.seeds)
             return {column.name: nothing for column in fields(Diagnostics)}
-        return columns_of(self.diagnose(run.environment, run.state, self._keys()))
+        return columns_of(self.diagnose(run.learner, run.state, self._keys()))
 
     def _keys(self) -> Any:
         """A key a seed, of this step."""
-        roots = seed_keys(self.run.config, "diagnostics")
+        roots = seed_keys(self.run.config.seeds, "diagnostics")
         return self.run.copies(jax.vmap(lambda k: jax.random.fold_in(k, self.run.step))(roots))
 
 
@@ -83,7 +77,7 @@ def _stop(reached: int, fault: int) -> Row:
     """Where and why a seed stopped; None while it trains."""
     return {
         "stopped_at_step": reached if fault else None,
-        "stopped_by": FAULTS[fault] if fault else None,
+        "stopped_by": Fault(fault).description if fault else None,
     }
 
 
@@ -109,9 +103,9 @@ def evaluate_run(run: Run) -> list[Row]:
     """
     check_rewards(run)
     inputs = _eval_inputs(run)
-    result = _evaluator(run.pipeline)(run.environment, run.state.params, *inputs)
-    aligned = jax.vmap(partial(share_aligned, run.pipeline), in_axes=(None, 0, None))
-    aligned = jax.jit(_everywhere(run.pipeline, aligned))
+    result = _evaluation_program(run)(run.environment, run.state.params, *inputs)
+    aligned = jax.vmap(partial(share_aligned, run.policy), in_axes=(None, 0, None))
+    aligned = jax.jit(_replicated(run, aligned))
     columns = columns_of(result)
     columns["aligned"] = np.asarray(aligned(run.environment, run.state.params, inputs[0]))
     return [
@@ -120,37 +114,39 @@ def evaluate_run(run: Run) -> list[Row]:
     ]
 
 
-def _evaluator(pipeline: Pipeline) -> Any:
-    """`evaluator(environment, params, contexts, keys) -> Evaluation` of every seed, compiled."""
+def _evaluation_program(run: Run) -> Any:
+    """Compiles `evaluate(environment, params, contexts, keys) -> Evaluation` for every seed."""
+    system = run.two_stage
 
-    def evaluator(environment, params, contexts, key):
-        return evaluate(pipeline, environment, params, contexts, key)
+    def of_seed(environment, params, contexts, key):
+        return evaluate(system, environment, params, contexts, key)
 
-    return jax.jit(_everywhere(pipeline, jax.vmap(evaluator, in_axes=(None, 0, None, 0))))
-
-
-def _diagnose_program(pipeline: Pipeline, draws: int) -> Any:
-    """`examine(environment, states, keys) -> Diagnostics` of every seed, compiled."""
-
-    def examine(environment, state, key):
-        return diagnose(pipeline, environment, state, key, draws)
-
-    return jax.jit(_everywhere(pipeline, over_seeds(examine)))
+    return jax.jit(_replicated(run, jax.vmap(of_seed, in_axes=(None, 0, None, 0))))
 
 
-def _everywhere(pipeline: Pipeline, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, its answer on every device of a sharded run, so that each host can read it."""
-    return lambda *arguments: pipeline.placement.copies(function(*arguments))
+def _diagnosis_program(run: Run, draws: int) -> Any:
+    """Compiles `diagnose(learner, states, keys) -> Diagnostics` for every seed."""
+
+    def of_seed(learner, state, key):
+        return diagnose(learner, state, key, draws)
+
+    return jax.jit(_replicated(run, over_seeds(of_seed)))
+
+
+def _replicated(run: Run, function: Callable[..., Result]) -> Callable[..., Result]:
+    """The function with its result on every device of a sharded run, so that each host can read it."""
+    sharding = run.policy.retrieval.sharding
+    return lambda *arguments: sharding.replicated(function(*arguments))
 
 
 def _eval_inputs(run: Run) -> tuple[Any, Any]:
     """The contexts that an evaluation visits, and a key a seed."""
-    return run.copies((evaluation_contexts(run), seed_keys(run.config, "evaluation")))
+    return run.copies((evaluation_contexts(run), seed_keys(run.config.seeds, "evaluation")))
 
 
 def evaluation_contexts(run: Run) -> Int[jax.Array, "contexts"]:
     """The contexts on which a run is judged: those held out, if any; at most `eval_contexts`."""
-    return jnp.asarray(choose_contexts(run.pipeline.evaluation_contexts, run.config.eval_contexts))
+    return jnp.asarray(choose_contexts(run.evaluation_contexts, run.config.eval_contexts))
 
 
 def _number(value: Any) -> float | None:

@@ -6,19 +6,16 @@ and hands each step of progress to whoever listens: a progress bar, a run folder
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import lru_cache
-import time
 
 from rankpg.config.train_config import TrainConfig
-from rankpg.runs.evaluator import Evaluator
-from rankpg.runs.evaluator import columns_of
-from rankpg.runs.run import Progress
-from rankpg.runs.run import Run
-from rankpg.training.update import seed_keys
-from rankpg.training.update import train_chunk
+from rankpg.runs.evaluator import Evaluator, columns_of
+from rankpg.runs.run import Progress, Run
+from rankpg.training.programs import seed_keys, train_chunk
 
-__all__ = ['training_loop']
+__all__ = ["training_loop"]
 
 _LONGEST_CHUNK = 50
 
@@ -26,18 +23,18 @@ _LONGEST_CHUNK = 50
 def training_loop(run: Run) -> Iterator[Progress]:
     """Bring a run from its step to `config.num_steps`, and tell of every chunk and evaluation.
 
-    Programs are compiled before the first step: one trains, one evaluates, one diagnoses. Another chunk is
-    compiled only where the last accumulator, or one that a resumed run begins with, is shorter than the others.
-    Whoever leaves the loop has the run as it is: a second one goes on from there, as if it had been one.
+    Programs are compiled before the first step: one trains, one evaluates, one diagnoses. Another one is
+    compiled only where the last chunk, or the first one of a resumed run, is shorter than the others. A
+    caller that leaves the loop keeps the run as it is, and a second loop continues it bit by bit.
     """
     config = run.config
     stops = _evaluation_steps(run.evaluated, run.step, config)
     longest = _chunk_length(config.eval_every)
-    roots = run.copies(seed_keys(config, "steps"))
+    roots = run.copies(seed_keys(config.seeds, "steps"))
 
     @lru_cache
     def chunk(length):
-        return train_chunk(run.pipeline, length).lower(run.environment, run.state, roots).compile()
+        return train_chunk(run.learner, length).lower(run.learner, run.state, roots).compile()
 
     if stops and stops[0] > run.step:
         chunk(min(longest, stops[0] - run.step))
@@ -49,7 +46,7 @@ def training_loop(run: Run) -> Iterator[Progress]:
         while run.step < stop:
             updates = chunk(min(longest, stop - run.step))
             began = time.perf_counter()
-            run.state, metrics = updates(run.environment, run.state, roots)
+            run.state, metrics = updates(run.learner, run.state, roots)
             metrics = columns_of(metrics)  # also waits for the chunk to end
             run.accumulator.add(metrics, time.perf_counter() - began)
             yield Progress("train", run.step, run.accumulator.speed)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from dataclasses import replace
+import os
+from dataclasses import dataclass, replace
 from typing import Any
+
 import jax
 import jax.numpy as jnp
-import os
 
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import evaluation_block
-from rankpg.policy import Pipeline
-from rankpg.training.optimizer import stepped_in_place
-from rankpg.training.optimizer import widened
-from rankpg.training.update import init_state
-from rankpg.types import Embeddings
-from rankpg.types import Environment
+from rankpg.retrieval.streamed import Streamed
+from rankpg.training.optimizer import stepped_in_place, widened
+from rankpg.training.update import Learner
+from rankpg.types import Embeddings, Params
 
-__all__ = ['DoesNotFit', 'Memory', 'available_memory', 'check_memory', 'estimate_memory']
+__all__ = ["DoesNotFit", "Memory", "available_memory", "check_memory", "estimate_memory"]
 
 _FLOAT = 4
 
@@ -55,35 +53,29 @@ class Memory:
         return f"{_size(self.total)}" + (f" ({inside})" if inside else "")
 
 
-def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Memory:
-    """What a run of so many seeds will need on one device, from shapes alone.
+def estimate_memory(learner: Learner, seeds: int) -> Memory:
+    """Estimates the memory that a run of some seeds needs on one device, from shapes alone.
 
     The factors are what XLA's buffers came to on a CPU, rounded up. Gradient: 3 times the parameters, with
-    what the optimizer makes of it; once where a large model is stepped in place. Dense retrieval: 6 times the
-    logits of a batch. Streamed: 6 times those of a chunk, 4 times the sums of all blocks, and what is opened.
-    Items that a tower embeds: 3 times their embeddings, with the gradient of these. Diagnostics: a gradient,
-    and a sum of several in float32.
+    the optimizer's updates; once where a large model is stepped in place. Item embeddings of a tower: 3
+    times, with their gradient. Diagnostics: a gradient, and a sum of several in float32. Retrieval: see
+    `Retrieval.peak_bytes`.
     """
-    state = jax.eval_shape(lambda: init_state(pipeline, jax.random.key(0)))
-    state = pipeline.placement.on_a_device(state)
+    policy, environment = learner.policy, learner.environment
+    num_items, sharding = environment.num_items, policy.retrieval.sharding
+    state = jax.eval_shape(lambda: learner.init(jax.random.key(0)))
+    state = sharding.device_shapes(state)
     parameters, optimizer = _bytes(state.params), _bytes(state.optimizer_state)
-    experts, num_items = len(pipeline.quotas), environment.num_items
-    depth = min(num_items, sum(pipeline.quotas) + 1)
-    embedded, share = _embedded(pipeline, environment, state.params), 1.0
-    if pipeline.retrieval.name == "dense":
-        retrieval = 6 * pipeline.batch_size * experts * num_items * _FLOAT
-    else:
-        contexts, layout = pipeline.placement.share(pipeline.batch_size, num_items, depth)
-        share = layout.num_items / num_items
-        chunk = 6 * min(layout.size, num_items)
-        numbers = chunk + 4 * layout.num_blocks + 4 * depth * layout.width
-        retrieval = contexts * experts * numbers * _FLOAT
-    block = evaluation_block(num_items, pipeline.quotas)
+    embedded = _embedded(learner, state.params) * sharding.rows_per_device(num_items) / num_items
+    retrieval = policy.retrieval.peak_bytes(
+        learner.sampler.batch_size, len(policy.quotas), num_items, policy.num_candidates
+    )
+    block = evaluation_block(num_items, policy.quotas)
     return Memory(
         environment=_bytes(environment),
         parameters=seeds * parameters,
         gradient=(1 if seeds == 1 and stepped_in_place(state.params) else 3) * seeds * parameters,
-        embeddings=3 * seeds * int(share * embedded),
+        embeddings=3 * seeds * int(embedded),
         optimizer=seeds * optimizer,
         retrieval=seeds * retrieval,
         evaluation=seeds * block.size_of_one * block.contexts,
@@ -91,41 +83,41 @@ def estimate_memory(pipeline: Pipeline, environment: Environment, seeds: int) ->
     )
 
 
-def _embedded(pipeline: Pipeline, environment: Environment, params: Any) -> int:
+def _embedded(learner: Learner, params: Params) -> int:
     """Bytes of the item embeddings that an encoder computes; 0 where they are its parameters."""
     one = jax.ShapeDtypeStruct((1,), jnp.int32)
-    encoded = jax.eval_shape(pipeline.encoder.encode, params, environment, one)
+    encode = learner.policy.encoder.encode
+    encoded = jax.eval_shape(encode, params, learner.environment, one)
     if not isinstance(encoded, Embeddings):
         return 0
     tables = {leaf.shape for leaf in jax.tree.leaves(params)}
     return 0 if encoded.items.shape in tables else _bytes(encoded.items)
 
 
-def check_memory(pipeline: Pipeline, environment: Environment, seeds: int) -> Memory:
-    """The estimate, where it fits the device.
+def check_memory(learner: Learner, seeds: int) -> Memory:
+    """Returns the estimate where it fits the device.
 
     Raises:
-      DoesNotFit: it does not; the message says what would.
+      DoesNotFit: it does not; the message names settings that would.
     """
-    needed, free = estimate_memory(pipeline, environment, seeds), available_memory()
+    needed, free = estimate_memory(learner, seeds), available_memory()
     if free is None or needed.total <= free:
         return needed
-    batch = max(1, pipeline.batch_size // 4)
-    streamed = replace(pipeline, retrieval=pipeline.retrieval._replace(name="streamed"))
-    ways = {
-        "--retrieval streamed": (streamed, seeds),
-        f"--batch-size {batch}": (replace(pipeline, batch_size=batch), seeds),
-        "one of the --seeds at a time": (pipeline, 1),
-        "--retrieval streamed with one seed at a time": (streamed, 1),
-    }
-    if pipeline.retrieval.name != "dense" or pipeline.estimator.statistics == "catalogue":
-        ways = {way: how for way, how in ways.items() if "streamed" not in way}
-    sizes = {way: estimate_memory(how, environment, s).total for way, (how, s) in ways.items()}
+    batch = max(1, learner.sampler.batch_size // 4)
+    smaller = replace(learner, sampler=learner.sampler._replace(batch_size=batch))
+    ways = {f"batch_size={batch}": (smaller, seeds), "one of the seeds at a time": (learner, 1)}
+    dense = learner.policy.retrieval.name == "dense"
+    if dense and learner.estimator.statistics != "catalogue":
+        streamed = replace(learner, policy=replace(learner.policy, retrieval=Streamed()))
+        ways = {"retrieval='streamed'": (streamed, seeds), **ways}
+        ways["retrieval='streamed' with one seed at a time"] = (streamed, 1)
+    sizes = {way: estimate_memory(how, count).total for way, (how, count) in ways.items()}
     fitting = [f"{way} ({_size(size)})" for way, size in sizes.items() if size <= free]
-    advice = " or ".join(fitting[:2]) or _smaller(environment.num_items, needed.total / free)
+    num_items = learner.environment.num_items
+    advice = " or ".join(fitting[:2]) or _smaller(num_items, needed.total / free)
     raise DoesNotFit(
         f"this run would need about {needed}, and {jax.devices()[0]} has {_size(free)} free. "
-        f"What would fit: {advice}"
+        f"These settings would fit: {advice}"
     )
 
 
@@ -133,9 +125,9 @@ def _smaller(num_items: int, times: float) -> str:
     """What helps a run that is too large whatever its settings: most of it grows with the items."""
     fewer = float(f"{num_items / times:.2g}")
     return (
-        f"about {fewer:,.0f} items, {times:.2g} times less of --embedding-dim, towers over "
-        "features (--item-tower features) in place of a table and its moments, --table-dtype bfloat16, "
-        "more devices (--retrieval sharded), or a larger machine"
+        f"about {fewer:,.0f} items, {times:.2g} times less of embedding_dim, towers over "
+        "features (item_tower='features') in place of a table and its moments, table_dtype='bfloat16', "
+        "more devices (retrieval='sharded'), or a larger machine"
     )
 
 

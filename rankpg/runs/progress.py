@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
-import contextlib
 
-from rankpg.runs.run import Progress
-from rankpg.runs.run import Run
+from rankpg.runs.run import Progress, Run
 
-__all__ = ['ProgressBar', 'progress_bar']
+__all__ = ["ProgressBar", "progress_bar"]
 
 
 class ProgressBar:

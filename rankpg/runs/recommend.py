@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import warnings
 
-from rankpg.data.ids import UnknownIdWarning
-from rankpg.data.ids import labels_of
-from rankpg.policy import greedy
-from rankpg.policy import greedy_of_mean
+from rankpg.data.ids import UnknownIdWarning, labels_of
 
-__all__ = ['candidates', 'context_rows', 'known']
+__all__ = ["candidates", "context_rows", "known"]
 
 
 def candidates(run: Any, contexts: Any, seed: int | None, unknown: Any, eligible: Any) -> Any:
     """`Run.candidates`."""
     if unknown not in ("error", "mean"):
         raise ValueError(f"unknown: expected error or mean, got {unknown!r}")
-    if seed is not None and seed not in run.config.seeds:
-        raise ValueError(f"seed {seed} was not trained; the run has {run.config.seeds}")
     asked = _asked(run, contexts)
     fits = np.ones(len(asked), bool) if unknown == "error" else known(run, asked)
     rows = context_rows(run, asked[fits]) if fits.any() else np.zeros(0, np.int32)
@@ -32,9 +28,7 @@ def candidates(run: Any, contexts: Any, seed: int | None, unknown: Any, eligible
             UnknownIdWarning,
             stacklevel=3,  # who asked the run
         )
-    index = 0 if seed is None else run.config.seeds.index(seed)
-    params = jax.tree.map(lambda leaf: leaf[index], run.state.params)
-    items = _answers(run, params, rows, fits, eligible, asked)
+    items = _answers(run, run.params(seed), rows, fits, eligible, asked)
     return run.dataset.item_ids[items] if run.dataset else items
 
 
@@ -76,7 +70,7 @@ def _answers(
 ) -> np.ndarray:
     """int32[contexts, K]: of `rows` where the context is known, else at the mean."""
     to_rows = run.dataset.item_ids.rows if run.dataset else np.asarray
-    size, pipeline, world = run.config.num_candidates, run.pipeline, run.environment
+    size, policy, world = run.config.num_candidates, run.policy, run.environment
     allowed = _allowed_items(eligible, to_rows, len(fits), world.num_items)
     items, choice = np.zeros((len(fits), size), np.int32), np.zeros(len(fits), np.int32)
 
@@ -87,11 +81,17 @@ def _answers(
     if fits.any():
         contexts = run.copies(jnp.asarray(rows, jnp.int32))
         items[fits], choice[fits] = jax.device_get(
-            greedy(pipeline, world, params, contexts, own(fits))
+            policy.greedy(params, world, contexts, own(fits))
         )
     if not fits.all():
         items[~fits], choice[~fits] = jax.device_get(
-            greedy_of_mean(pipeline, world, params, int(np.sum(~fits)), own(~fits))
+            policy.greedy_for_unknown(
+                params,
+                world,
+                jnp.asarray(run.learner.sampler.contexts),
+                int(np.sum(~fits)),
+                own(~fits),
+            )
         )
     poor = np.flatnonzero(choice < size)
     if len(poor):

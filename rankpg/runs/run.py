@@ -1,45 +1,40 @@
-"""What the updates since the last evaluation had: kept between chunks, and in a checkpoint between them."""
+"""A run: its config, learner, state of every seed, and metrics."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from dataclasses import field
-from dataclasses import replace
-from typing import Any
-from typing import Literal
-from typing import TYPE_CHECKING
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
 import jax
 import numpy as np
 
 from rankpg.config.train_config import TrainConfig
-from rankpg.environments.dataset import Dataset
-from rankpg.policy import Pipeline
+from rankpg.environments.dataset import Dataset, split_contexts
+from rankpg.evaluation.metrics import TwoStage
+from rankpg.policy import Policy
 from rankpg.runs import catalogue, recommend
-from rankpg.runs.memory import Memory
-from rankpg.runs.memory import check_memory
-from rankpg.training.build import assemble
-from rankpg.training.build import make_environment
-from rankpg.training.update import FAULTS
-from rankpg.training.update import REMEDIES
-from rankpg.training.update import TrainState
-from rankpg.training.update import init_state
-from rankpg.training.update import seed_keys
-from rankpg.types import Environment
+from rankpg.runs.memory import Memory, check_memory
+from rankpg.training.build import build_learner, make_environment
+from rankpg.training.faults import Fault
+from rankpg.training.programs import seed_keys
+from rankpg.training.update import Learner, TrainState
+from rankpg.types import Environment, Params
 
-__all__ = ['Progress', 'Row', 'Run', 'MetricAccumulator', 'prepare']
+__all__ = ["MetricAccumulator", "Progress", "Row", "Run", "prepare"]
 
 
 @dataclass
 class MetricAccumulator:
-    """Updates since the last evaluation, the seconds they took, and the sums of their metrics.
+    """Running means of the step metrics since the last evaluation; saved in checkpoints.
 
-    Sums are float64 and taken update by update, so they are the same wherever chunks end.
+    Sums are float64 and taken update by update, so they do not depend on where chunks end.
 
     >>> whole, halves = MetricAccumulator(), MetricAccumulator()
     >>> loss = np.float32([[0.1, 0.2, 0.3]])  # [seeds, updates]
     >>> whole.add({"loss": loss}, 1.0)
     >>> halves.add({"loss": loss[:, :1]}, 0.4)
-    >>> halves = MetricAccumulator.from_notes(halves.notes())
+    >>> halves = MetricAccumulator.from_json(halves.to_json())
     >>> halves.add({"loss": loss[:, 1:]}, 0.6)
     >>> bool(halves.means()["loss"] == whole.means()["loss"])
     True
@@ -68,8 +63,8 @@ class MetricAccumulator:
         """By name, [seeds]."""
         return {name: total / self.steps for name, total in self.sums.items()}
 
-    def notes(self) -> dict[str, Any]:
-        """As JSON holds it: None for a sum that is not finite, whose mean is not told either."""
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; None for a sum that is not finite."""
         sums = {
             name: [float(x) if np.isfinite(x) else None for x in total]
             for name, total in self.sums.items()
@@ -77,17 +72,18 @@ class MetricAccumulator:
         return {"steps": self.steps, "seconds": self.seconds, "sums": sums}
 
     @classmethod
-    def from_notes(cls, notes: dict[str, Any]) -> MetricAccumulator:
-        """What `notes` told.
+    def from_json(cls, saved: dict[str, Any]) -> MetricAccumulator:
+        """Restores what `to_json` returned.
 
         Raises:
-          ValueError, KeyError, TypeError: these are no such notes.
+          ValueError, KeyError, TypeError: the values are of another kind.
         """
         sums = {
             name: np.array([np.nan if x is None else x for x in total], np.float64)
-            for name, total in notes["sums"].items()
+            for name, total in saved["sums"].items()
         }
-        return cls(int(notes["steps"]), float(notes["seconds"]), sums)
+        return cls(int(saved["steps"]), float(saved["seconds"]), sums)
+
 
 if TYPE_CHECKING:
     UnknownContexts = Literal["error", "mean"]
@@ -115,8 +111,7 @@ class Run:
     """The seeds of one config: components, state and what was measured."""
 
     config: TrainConfig
-    environment: Environment
-    pipeline: Pipeline
+    learner: Learner
     state: TrainState
     """Every leaf carries a leading axis of seeds."""
     metrics: list[Row] = field(default_factory=list)
@@ -126,6 +121,35 @@ class Run:
     """What the run was expected to need."""
     accumulator: MetricAccumulator = field(default_factory=MetricAccumulator)
     """The updates since the last evaluation."""
+    evaluation_contexts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    """Contexts that evaluations choose from: those held out, if any."""
+
+    @property
+    def environment(self) -> Environment:
+        """Contexts and rewards."""
+        return self.learner.environment
+
+    @property
+    def policy(self) -> Policy:
+        """From contexts to candidates."""
+        return self.learner.policy
+
+    @property
+    def two_stage(self) -> TwoStage:
+        """Policy, re-ranker and position weights, as an evaluation takes them."""
+        learner, depth = self.learner, self.config.recall_depth
+        return TwoStage(learner.policy, learner.reranker, learner.position_weights, depth)
+
+    def params(self, seed: int | None = None) -> Params:
+        """Parameters of one of the trained seeds; of the first if None.
+
+        Raises:
+          ValueError: a seed that was not trained.
+        """
+        if seed is not None and seed not in self.config.seeds:
+            raise ValueError(f"seed {seed} was not trained; the run has {self.config.seeds}")
+        index = 0 if seed is None else self.config.seeds.index(seed)
+        return jax.tree.map(lambda leaf: leaf[index], self.state.params)
 
     @property
     def step(self) -> int:
@@ -219,25 +243,26 @@ class Run:
 
     def copies(self, tree: Any) -> Any:
         """Arrays as the run's programs take them: of a sharded run, a copy on every device."""
-        return self.pipeline.placement.copy(tree)
+        return self.policy.retrieval.sharding.replicate(tree)
 
     def state_of_hosts(self) -> Any:
         """The state in this host's memory, as it is written: whatever the devices, of N items.
 
         Every process of a sharded run must call it.
         """
-        return self.pipeline.placement.collect(self.state)
+        return self.policy.retrieval.sharding.gather(self.state)
 
     def stopped(self) -> list[str]:
         """One sentence for every seed that did not reach the end."""
         return [
-            f"seed {seed} stopped at step {int(step)} by {FAULTS[int(fault)]}; its state is the one before "
-            f"that update. {REMEDIES[int(fault)]}"
+            f"seed {seed} stopped at step {int(step)} by {Fault(int(fault)).description}; its state is the "
+            f"one before that update. {Fault(int(fault)).remedy}"
             for seed, step, fault in zip(
                 self.config.seeds, *jax.device_get((self.state.step, self.state.fault)), strict=True
             )
             if fault
         ]
+
 
 _LARGE = 2**20
 """Contexts and items of a generated problem that is worth checking before it is generated."""
@@ -253,15 +278,22 @@ def prepare(
     source = make_environment(config) if environment is None else environment
     dataset = source if isinstance(source, Dataset) else None
     world = source.environment if isinstance(source, Dataset) else source
-    pipeline = assemble(config, world, **components)
-    memory = check_memory(pipeline, world, len(config.seeds))
-    place = pipeline.placement
+    learner = build_learner(config, world, **components)
+    memory = check_memory(learner, len(config.seeds))
+    sharding = learner.policy.retrieval.sharding
 
-    def start(keys):
-        return place.constrain(jax.vmap(lambda key: init_state(pipeline, key))(keys))
+    def init(keys):
+        return sharding.constrain(jax.vmap(learner.init)(keys))
 
-    keys, world = place.copy((seed_keys(config, "start"), world))
-    return Run(config, world, pipeline, jax.jit(start)(keys), dataset=dataset, memory=memory)
+    keys, world = sharding.replicate((seed_keys(config.seeds, "init"), world))
+    return Run(
+        config,
+        dataclasses.replace(learner, environment=world),
+        jax.jit(init)(keys),
+        dataset=dataset,
+        memory=memory,
+        evaluation_contexts=split_contexts(world.num_contexts, config.held_out_contexts)[1],
+    )
 
 
 def _check_before_generating(config: TrainConfig) -> None:
@@ -269,11 +301,11 @@ def _check_before_generating(config: TrainConfig) -> None:
     if config.environment != "synthetic" or config.num_items + config.num_contexts < _LARGE:
         return
     # What needs numbers, and takes little memory, is left for later.
-    plain = replace(config, reranker="optimal", adaptive_learning_rate=False)
+    plain = dataclasses.replace(config, reranker="optimal", adaptive_learning_rate=False)
 
     def from_shapes():
         world = make_environment(plain)
         assert not isinstance(world, Dataset)
-        check_memory(assemble(plain, world), world, len(plain.seeds))
+        check_memory(build_learner(plain, world), len(plain.seeds))
 
     jax.eval_shape(from_shapes)

@@ -6,22 +6,19 @@ and hands each step of progress to whoever listens: a progress bar, a run folder
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from typing import TYPE_CHECKING
-import warnings
+from typing import TYPE_CHECKING, Any
 
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError
 from rankpg.runs.loop import training_loop
-from rankpg.runs.run import Progress
-from rankpg.runs.run import Run
-from rankpg.runs.run import prepare
+from rankpg.runs.run import Progress, Run, prepare
 from rankpg.types import Environment
 
-__all__ = ['train']
+__all__ = ["train"]
 
 if TYPE_CHECKING:
     from rankpg.runs.storage.folder import RunFolder

@@ -1,108 +1,56 @@
-"""Training: one update, a scan over updates, a vmap over seeds.
+"""The learner: what one update of policy gradient is made of, and the update itself.
 
-`update` is the data flow:
+    contexts -> candidates -> ranking -> rewards -> scores -> credit -> loss -> gradient -> optimizer
 
-    contexts -> encoder -> retrieval -> re-ranker -> rewards
-             -> scores -> surrogate loss -> gradient -> optimizer
-
-Where the re-ranker or the user is not to be had inside the program, live/ puts a wait between its first line
-and its second: what is drawn there is scored, judged and stepped along here.
+`update` is this diagram. Training runs it on batches that are drawn inside of it (`Simulated`). Online
+learning runs the same function on batches whose candidates were drawn before and whose ranking and rewards
+came from outside (`Logged`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 from jax import lax
 
-from rankpg.advantages import entropy_bonus
-from rankpg.config.train_config import TrainConfig
-from rankpg.core.estimators import Candidates
-from rankpg.policy import Pipeline
+from rankpg.advantages import Advantage, entropy_bonus
+from rankpg.core.estimators import Candidates, Estimator
+from rankpg.policy import Policy
+from rankpg.training.faults import Fault, check_rows, first_fault
 from rankpg.training.optimizer import norm, step
-from rankpg.types import Array, Bool, Environment, Float, Int, Params, PRNGKey, record
+from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Reranker, record
 
 __all__ = [
-    "FAULTS",
-    "REMEDIES",
-    "Feedback",
-    "Shown",
+    "Batch",
+    "ContextSampler",
+    "Learner",
+    "Logged",
+    "Simulated",
+    "Step",
     "StepKeys",
     "StepMetrics",
     "TrainState",
-    "assess",
-    "credit_of",
-    "draw_contexts",
-    "follow",
-    "init_state",
-    "over_seeds",
-    "seed_keys",
-    "show",
-    "split_rows",
-    "surrogate_loss",
-    "surrogate_of_draw",
-    "train_chunk",
     "update",
 ]
-
-FAULTS = (
-    "none",
-    "a logit that is NaN or +inf",
-    "a ranking with an item that was no candidate, or with one item twice",
-    "a reward that is NaN or infinite",
-    "a loss that is NaN or infinite",
-    "a gradient that is NaN or infinite",
-    "parameters that are NaN or infinite",
-)
-"""What can stop a seed; `TrainState.fault` is the place in this list."""
-
-_SMALLER = "A smaller --learning-rate may help"
-REMEDIES = (
-    "",
-    _SMALLER,
-    "The re-ranker must show L different items of the candidates it is given",
-    "The environment must answer finite rewards",
-    _SMALLER,
-    _SMALLER,
-    _SMALLER,
-)
-"""What to do about each of FAULTS."""
 
 
 @record
 class TrainState:
-    """All that changes in training. Nothing random is in it: a step's key is fold_in(root, step)."""
+    """Everything that changes in training; nothing random: the key of a step is fold_in(root, step)."""
 
     params: Params
-    optimizer_state: Any
+    optimizer_state: optax.OptState
     baseline_state: Any
+    """Of the advantage: running means, or a network and its optimizer."""
     step: Int[Array, ""]
+    """Updates made so far."""
     fault: Int[Array, ""]
-    """0 while training is sound; else why this state is the last good one."""
-
-
-@record
-class Shown:
-    """What became of one context's candidates: the ranking that was shown, and what it earned."""
-
-    items: Int[Array, "L"]
-    rewards: Float[Array, "L"]
-    log_propensity: Float[Array, ""]
-    """of the re-ranker's greedy ranking, where the step size asks for it; else 0."""
-
-
-@record
-class Feedback:
-    """What one context's draw contributes to the surrogate loss."""
-
-    candidates: Candidates
-    shown: Shown
-    scores: Float[Array, "L"]
-    sound: Bool[Array, "3"]
-    """Whether logits, ranking and rewards are what they must be, in the order of FAULTS."""
+    """0 while training is sound; else the number of the `Fault` that stopped it."""
 
 
 @record
@@ -110,266 +58,303 @@ class StepMetrics:
     """Diagnostics of one update."""
 
     loss: Float[Array, ""]
+    """The surrogate: - mean over the batch of sum_l credit_l * score_l."""
     reward: Float[Array, ""]
     """Mean over the batch of sum_l alpha_l r_l."""
     gradient_norm: Float[Array, ""]
 
 
+@record
+class Step:
+    """What one update computed, besides the new state; records have a leading axis B."""
+
+    metrics: StepMetrics
+    gradient: Params
+    candidates: Candidates
+    credit: Float[Array, "B L"]
+
+
 class StepKeys(NamedTuple):
-    """One stream for each component that draws."""
+    """One random stream for each component that draws; after `rows`, one key for each row of a batch."""
 
     contexts: PRNGKey
-    retrieval: PRNGKey
+    candidates: PRNGKey
     reranker: PRNGKey
     rewards: PRNGKey
 
+    @classmethod
+    def split(cls, key: PRNGKey) -> StepKeys:
+        """Splits the key of an update."""
+        return cls(*jax.random.split(key, 4))
 
-def init_state(pipeline: Pipeline, key: PRNGKey) -> TrainState:
-    """The state at step 0."""
-    params_key, baseline_key = jax.random.split(key)
-    params = pipeline.encoder.init(params_key)
-    return TrainState(
-        params=params,
-        optimizer_state=pipeline.optimizer.init(params),
-        baseline_state=pipeline.advantage.init(baseline_key),
-        step=jnp.zeros((), jnp.int32),
-        fault=jnp.zeros((), jnp.int32),
-    )
+    def rows(self, count: int) -> StepKeys:
+        """Splits every stream into a key for each row."""
+        return StepKeys(*(jax.random.split(key, count) for key in self))
 
 
-def update(
-    pipeline: Pipeline, environment: Environment, state: TrainState, key: PRNGKey
-) -> tuple[TrainState, StepMetrics]:
-    """One step of the policy gradient, gradient = E[ sum_l alpha_l * A_l * grad score_l ].
+class ContextSampler(NamedTuple):
+    """Draws the contexts of a batch, uniformly with replacement."""
 
-    A step whose logits, ranking, rewards, loss, gradient or new parameters are unsound changes nothing but
-    `fault`.
+    contexts: np.ndarray
+    """int[n], the contexts that training draws from."""
+    batch_size: int
+    """B"""
+    draws_per_context: int
+    """Rows of a batch that share a context; they stand next to each other."""
+
+    def __call__(self, key: PRNGKey, environment: Environment) -> Int[Array, "B"]:
+        """Draws B contexts, B / draws_per_context of them independently."""
+        distinct = self.batch_size // self.draws_per_context
+        contexts = jax.random.randint(key, (distinct,), 0, len(self.contexts), jnp.int32)
+        if len(self.contexts) < environment.num_contexts:  # some are held out
+            contexts = jnp.asarray(self.contexts)[contexts]
+        return jnp.repeat(contexts, self.draws_per_context)
+
+
+class Batch(Protocol):
+    """B contexts, and where their candidates, ranking and rewards come from."""
+
+    @property
+    def contexts(self) -> Int[Array, "B"]: ...
+
+    @property
+    def weights(self) -> Float[Array, "B L"] | float:
+        """Importance weights: 1 where the present policy draws."""
+        ...
+
+    def candidates(self, learner: Learner, params: Params) -> Candidates: ...
+
+    def ranking(self, learner: Learner, candidates: Candidates) -> Int[Array, "B L"]: ...
+
+    def rewards(self, learner: Learner, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]: ...
+
+
+@record
+class Simulated:
+    """A batch whose candidates, ranking and rewards are drawn during the update."""
+
+    contexts: Int[Array, "B"]
+    keys: StepKeys
+    """A key of every stream for each row."""
+
+    @property
+    def weights(self) -> float:
+        """1: the policy that draws is the one that learns."""
+        return 1.0
+
+    def candidates(self, learner: Learner, params: Params) -> Candidates:
+        """Draws candidates from the policy."""
+        policy, statistics = learner.policy, learner.estimator.statistics
+        keys, environment = self.keys.candidates, learner.environment
+        return policy.sample(keys, params, environment, self.contexts, statistics)
+
+    def ranking(self, learner: Learner, candidates: Candidates) -> Int[Array, "B L"]:
+        """Lets the re-ranker order the candidates."""
+        rank = jax.vmap(learner.reranker, in_axes=(0, None, 0, 0))
+        keys, environment = self.keys.reranker, learner.environment
+        return rank(keys, environment, self.contexts, candidates.items).items
+
+    def rewards(self, learner: Learner, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]:
+        """Draws a reward for every shown item."""
+        draw = jax.vmap(learner.environment.sample_rewards)
+        return draw(self.keys.rewards, self.contexts, ranking)
+
+
+@record
+class Logged:
+    """A batch whose candidates were drawn before, and whose ranking and rewards were observed."""
+
+    contexts: Int[Array, "B"]
+    items: Int[Array, "B K"]
+    """Candidates in slot order."""
+    shown: Int[Array, "B L"]
+    observed: Float[Array, "B L"]
+    weights: Float[Array, "B L"]
+    """Importance weights of the policy that learns against the policy that drew."""
+
+    def candidates(self, learner: Learner, params: Params) -> Candidates:
+        """Rescores the candidates under the present parameters."""
+        policy, statistics = learner.policy, learner.estimator.statistics
+        return policy.rescore(self.items, params, learner.environment, self.contexts, statistics)
+
+    def ranking(self, learner: Learner, candidates: Candidates) -> Int[Array, "B L"]:
+        """Returns the list that was shown."""
+        return self.shown
+
+    def rewards(self, learner: Learner, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]:
+        """Returns the rewards that were observed."""
+        return self.observed
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """A policy, the system around it, and how it learns: `init(key)`, then `update(state, key)`.
+
+    A learner is a pytree whose only arrays are the environment's, so it can be an argument of a compiled
+    function: `jax.jit(Learner.update)(learner, state, key)`. `training.build_learner` builds one from a
+    config.
+
+    >>> from rankpg import TrainConfig, environments
+    >>> from rankpg.training import build_learner
+    >>> data = environments.from_matrix(np.eye(6))
+    >>> learner = build_learner(TrainConfig(num_candidates=2, batch_size=4), data.environment)
+    >>> step = jax.jit(Learner.update)
+    >>> state = learner.init(jax.random.key(0))
+    >>> for key in jax.random.split(jax.random.key(1), 3):
+    ...     state, metrics = step(learner, state, key)
+    >>> int(state.step)
+    3
     """
-    _, surrogate = surrogate_of_draw(pipeline, environment, state.baseline_state, key)
-    return follow(pipeline, state, surrogate)
 
+    environment: Environment
+    """Contexts and rewards."""
+    policy: Policy
+    """From contexts to candidates."""
+    reranker: Reranker
+    """From candidates to the ranking that is shown."""
+    estimator: Estimator
+    """The score of each shown item."""
+    advantage: Advantage
+    """From rewards to advantages."""
+    optimizer: optax.GradientTransformation
+    sampler: ContextSampler
+    """The contexts of a batch."""
+    position_weights: np.ndarray
+    """alpha, float[L]: what a reward counts at each position."""
+    entropy_bonus: float = 0.0
+    """Weight of the entropy regularisation, in units of the reward."""
+    adaptive_learning_rate: bool = False
+    """Divides the step by the mean propensity of the re-ranker's greedy ranking (Eq. 9)."""
 
-def surrogate_of_draw(
-    pipeline: Pipeline, environment: Environment, baseline_state: Any, key: PRNGKey
-) -> tuple[Int[Array, "B"], Callable[[Params], Any]]:
-    """One draw of a batch: its contexts, and `surrogate(params)`, which answers what `surrogate_loss` does.
-
-    Args:
-      pipeline: the run's components.
-      environment: answers rewards.
-      baseline_state: of the advantage.
-      key: of the step.
-    """
-    keys = StepKeys(*jax.random.split(key, 4))
-    contexts = draw_contexts(keys.contexts, pipeline, environment)
-    rows = split_rows(keys, pipeline.batch_size)
-
-    def surrogate(params):
-        candidates = pipeline.retrieve(rows.retrieval, params, environment, contexts)
-        shown = jax.vmap(show, in_axes=(None, None, 0, 0, 0))(
-            pipeline, environment, rows, contexts, candidates.items
+    def init(self, key: PRNGKey) -> TrainState:
+        """Draws the state at step 0."""
+        params_key, baseline_key = jax.random.split(key)
+        params = self.policy.init(params_key)
+        return TrainState(
+            params=params,
+            optimizer_state=self.optimizer.init(params),
+            baseline_state=self.advantage.init(baseline_key),
+            step=jnp.zeros((), jnp.int32),
+            fault=jnp.zeros((), jnp.int32),
         )
-        feedback = assess(pipeline, candidates, shown)
-        return surrogate_loss(pipeline, baseline_state, contexts, feedback)
 
-    return contexts, surrogate
+    def update(self, state: TrainState, key: PRNGKey) -> tuple[TrainState, StepMetrics]:
+        """Makes one step of policy gradient on a fresh batch.
 
+        An update that meets a `Fault` changes nothing but `state.fault`; so does every later one.
+        """
+        state, done = update(self, state, self.simulate(key))
+        return state, done.metrics
 
-def show(
-    pipeline: Pipeline,
-    environment: Environment,
-    keys: StepKeys,
-    context: Int[Array, ""],
-    candidates: Int[Array, "K"],
-) -> Shown:
-    """One context's candidates through re-ranker and rewards."""
-    ranking = pipeline.reranker(keys.reranker, environment, context, candidates)
-    rewards = environment.sample_rewards(keys.rewards, context, ranking.items)
-    log_propensity = jnp.zeros((), rewards.dtype)
-    if pipeline.adaptive_learning_rate:
-        greedy = pipeline.reranker.greedy(keys.reranker, environment, context, candidates)
-        log_propensity = lax.stop_gradient(greedy.log_propensity)
-    return Shown(items=ranking.items, rewards=rewards, log_propensity=log_propensity)
+    def simulate(self, key: PRNGKey) -> Simulated:
+        """Draws the contexts of a batch, and the keys with which the rest of it will be drawn."""
+        keys = StepKeys.split(key)
+        contexts = self.sampler(keys.contexts, self.environment)
+        return Simulated(contexts=contexts, keys=keys.rows(self.sampler.batch_size))
 
-
-def assess(pipeline: Pipeline, candidates: Candidates, shown: Shown) -> Feedback:
-    """The scores of what was shown, and whether every component did its part; of a batch."""
-
-    def one(candidates: Candidates, shown: Shown) -> Feedback:
-        from_candidates = jnp.any(shown.items[:, None] == candidates.items[None, :], axis=1)
-        same = shown.items[:, None] == shown.items[None, :]
-        repeated = jnp.any(jnp.tril(same, k=-1), axis=1)
-        sound = (
-            candidates.sound,
-            jnp.all(from_candidates) & ~jnp.any(repeated),
-            jnp.all(jnp.isfinite(shown.rewards)),
+    def score(self, candidates: Candidates, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]:
+        """The estimator's score of every shown item; it carries the gradient."""
+        quotas = self.policy.quotas
+        return jax.vmap(lambda c, items: self.estimator.score(c, items, quotas))(
+            candidates, ranking
         )
-        scores = pipeline.estimator.score(candidates, shown.items, pipeline.quotas)
-        return Feedback(candidates=candidates, shown=shown, scores=scores, sound=jnp.stack(sound))
 
-    return jax.vmap(one)(candidates, shown)
+    def credit(
+        self,
+        baseline_state: Any,
+        contexts: Int[Array, "B"],
+        rewards: Float[Array, "B L"],
+        scores: Float[Array, "B L"],
+    ) -> tuple[Float[Array, "B L"], Any]:
+        """alpha_l * A_l, which multiplies the scores and carries no gradient, and the next baseline state."""
+        if self.entropy_bonus:
+            slots = 1 if self.estimator.credit_assigned else self.policy.num_candidates
+            rewards = entropy_bonus(rewards, scores, self.entropy_bonus, slots)
+        advantages, baseline_state = self.advantage.apply(baseline_state, contexts, rewards)
+        alpha = jnp.asarray(self.position_weights, advantages.dtype)
+        return lax.stop_gradient(alpha[None] * advantages), baseline_state
+
+    def step_size(self, batch: Batch, candidates: Candidates) -> Float[Array, ""] | None:
+        """1 / mean propensity of the re-ranker's greedy ranking (Kiyohara et al. 2026, Eq. 9); None for 1."""
+        if not self.adaptive_learning_rate:
+            return None
+        if not isinstance(batch, Simulated):
+            raise ValueError(
+                "adaptive_learning_rate=True needs the propensity of the re-ranker, which logged rankings "
+                "lack; give adaptive_learning_rate=False"
+            )
+        greedy = jax.vmap(self.reranker.greedy, in_axes=(0, None, 0, 0))(
+            batch.keys.reranker, self.environment, batch.contexts, candidates.items
+        )
+        return 1 / jnp.mean(jnp.exp(lax.stop_gradient(greedy.log_propensity)))
+
+    def apply_gradient(
+        self,
+        state: TrainState,
+        gradient: Params,
+        baseline_state: Any,
+        step_size: Float[Array, ""] | None,
+        fault: Int[Array, ""],
+    ) -> TrainState:
+        """Takes the optimizer's step; after a fault, here or earlier, only `state.fault` changes."""
+        take = (state.fault == 0) & (fault == 0)
+        stepped = step(
+            self.optimizer, state.params, state.optimizer_state, gradient, step_size, take
+        )
+        fault = jnp.where((fault == 0) & ~stepped.sound, Fault.PARAMETERS.value, fault)
+        baseline_state, count = jax.tree.map(
+            lambda old, new: jnp.where(take & stepped.sound, new, old),
+            (state.baseline_state, state.step),
+            (baseline_state, state.step + 1),
+        )
+        return TrainState(
+            params=stepped.params,
+            optimizer_state=stepped.optimizer_state,
+            baseline_state=baseline_state,
+            step=count,
+            fault=jnp.where(state.fault > 0, state.fault, fault),
+        )
+
+    def tree_flatten(self) -> tuple[tuple[Environment], _Static]:
+        """The environment as the only child; everything else is static, and compared by identity."""
+        names = [name for name in self.__dataclass_fields__ if name != "environment"]
+        return (self.environment,), _Static(getattr(self, name) for name in names)
+
+    @classmethod
+    def tree_unflatten(cls, static: _Static, children: tuple[Environment]) -> Learner:
+        """The inverse of `tree_flatten`."""
+        return cls(*children, *static)
 
 
-def surrogate_loss(
-    pipeline: Pipeline,
-    baseline_state: Any,
-    contexts: Int[Array, "B"],
-    feedback: Feedback,
-    weights: Float[Array, "B L"] | None = None,
-) -> tuple[Float[Array, ""], tuple[Feedback, Any]]:
-    """- mean over the batch of sum_l w_l * alpha_l * A_l * score_l, and the next state of the baseline.
+class _Static(tuple[Any, ...]):
+    """Components of a learner: equal if they are the same objects, so that none of them need be hashable."""
 
-    Only the scores carry a gradient.
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Static) and [*map(id, self)] == [*map(id, other)]
 
-    Args:
-      pipeline: the run's components.
-      baseline_state: of the advantage.
-      contexts: of the batch.
-      feedback: with a leading axis B.
-      weights: w_l of draws that another policy made; None is 1.
-    """
-    credit, baseline = credit_of(pipeline, baseline_state, contexts, feedback)
-    if weights is not None:
-        credit = credit * lax.stop_gradient(weights)
-    return -jnp.mean(jnp.sum(credit * feedback.scores, axis=-1)), (feedback, baseline)
+    def __hash__(self) -> int:
+        return hash(tuple(map(id, self)))
 
 
-def credit_of(
-    pipeline: Pipeline,
-    baseline_state: Any,
-    contexts: Int[Array, "B"],
-    feedback: Feedback,
-) -> tuple[Float[Array, "B L"], Any]:
-    """alpha_l * A_l, which multiplies the scores and carries no gradient, and the next baseline state."""
-    rewards = feedback.shown.rewards
-    if pipeline.entropy_bonus:
-        slots = 1 if pipeline.estimator.credit_assigned else sum(pipeline.quotas)
-        rewards = entropy_bonus(rewards, feedback.scores, pipeline.entropy_bonus, slots)
-    advantages, baseline = pipeline.advantage.apply(baseline_state, contexts, rewards)
-    alpha = jnp.asarray(pipeline.position_weights, advantages.dtype)
-    return lax.stop_gradient(alpha[None] * advantages), baseline
+def update(learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainState, Step]:
+    """Makes one step of policy gradient, E[sum_l alpha_l * A_l * grad score_l] (Kiyohara et al. 2026)."""
 
+    def surrogate_loss(params):
+        candidates = batch.candidates(learner, params)  # [B, K]
+        ranking = batch.ranking(learner, candidates)  # [B, L]
+        rewards = batch.rewards(learner, ranking)  # [B, L]
+        scores = learner.score(candidates, ranking)  # [B, L], the gradient's only way
+        credit, baseline = learner.credit(state.baseline_state, batch.contexts, rewards, scores)
+        loss = -jnp.mean(jnp.sum(lax.stop_gradient(batch.weights) * credit * scores, axis=-1))
+        return loss, (candidates, ranking, rewards, credit, baseline)
 
-def follow(
-    pipeline: Pipeline, state: TrainState, surrogate: Callable[[Params], Any]
-) -> tuple[TrainState, StepMetrics]:
-    """The optimizer's step along the gradient of a surrogate loss.
-
-    Args:
-      pipeline: the run's components.
-      state: before the step.
-      surrogate: `surrogate(params)` answers what `surrogate_loss` does.
-    """
-    (loss, (feedback, baseline)), gradient = jax.value_and_grad(surrogate, has_aux=True)(
-        state.params
-    )
+    surrogate = jax.value_and_grad(surrogate_loss, has_aux=True)
+    (loss, (candidates, ranking, rewards, credit, baseline)), gradient = surrogate(state.params)
     length = norm(gradient)
-    fault = first_fault(feedback, loss, length)
-    step_size = None
-    if pipeline.adaptive_learning_rate:
-        step_size = 1 / jnp.mean(jnp.exp(feedback.shown.log_propensity))  # Eq. 9
-    rewards = feedback.shown.rewards
-    metrics = StepMetrics(
-        loss=loss,
-        reward=jnp.mean(rewards @ pipeline.position_weights.astype(rewards.dtype)),
-        gradient_norm=length,
-    )
-    return take_step(pipeline, state, gradient, step_size, baseline, fault), metrics
-
-
-def draw_contexts(key: PRNGKey, pipeline: Pipeline, environment: Environment) -> Int[Array, "B"]:
-    """B contexts, uniform with replacement; draws of one context stand next to each other."""
-    distinct = pipeline.batch_size // pipeline.draws_per_context
-    training = pipeline.training_contexts
-    contexts = jax.random.randint(key, (distinct,), 0, len(training), jnp.int32)
-    if len(training) < environment.num_contexts:  # some are held out
-        contexts = jnp.asarray(training)[contexts]
-    return jnp.repeat(contexts, pipeline.draws_per_context)
-
-
-def split_rows(keys: StepKeys, rows: int) -> StepKeys:
-    """A key of every stream for every row of the batch."""
-    return StepKeys(*(jax.random.split(key, rows) for key in keys))
-
-
-def first_fault(
-    feedback: Feedback, loss: Float[Array, ""], gradient_norm: Float[Array, ""]
-) -> Int[Array, ""]:
-    """The place in FAULTS of the first component that failed; 0 if none did."""
-    finite = jnp.stack([jnp.isfinite(loss), jnp.isfinite(gradient_norm)])
-    sound = jnp.concatenate([jnp.ones(1, bool), jnp.all(feedback.sound, axis=0), finite])
-    return jnp.argmin(sound).astype(jnp.int32)
-
-
-def take_step(
-    pipeline: Pipeline,
-    state: TrainState,
-    gradient: Params,
-    step_size: Float[Array, ""] | None,
-    baseline: Any,
-    fault: Int[Array, ""],
-) -> TrainState:
-    """The state after this step; but for `fault` the old one, if this step or an earlier one was unsound."""
-    take = (state.fault == 0) & (fault == 0)
-    stepped = step(
-        pipeline.optimizer, state.params, state.optimizer_state, gradient, step_size, take
-    )
-    fault = jnp.where((fault == 0) & ~stepped.sound, len(FAULTS) - 1, fault)
-    kept = jax.tree.map(
-        lambda old, new: jnp.where(take & stepped.sound, new, old),
-        (state.baseline_state, state.step),
-        (baseline, state.step + 1),
-    )
-    return TrainState(
-        params=stepped.params,
-        optimizer_state=stepped.optimizer_state,
-        baseline_state=kept[0],
-        step=kept[1],
-        fault=jnp.where(state.fault > 0, state.fault, fault),
-    )
-
-
-def train_chunk(pipeline: Pipeline, length: int) -> Any:
-    """`chunk(environment, states, roots) -> (states, metrics)`: `length` updates of every seed, compiled.
-
-    States and root keys carry a leading axis of seeds. The states are donated. Metrics [seeds, length] are
-    those of every update, so that nobody's sums depend on where a chunk ends.
-    """
-
-    place = pipeline.placement
-
-    def chunk(environment, state, root):
-        def body(state, _):
-            key = jax.random.fold_in(root, state.step)
-            state, metrics = update(pipeline, environment, state, key)
-            return place.constrain(state), metrics
-
-        return lax.scan(body, state, length=length)
-
-    def chunks(environment, states, roots):
-        states, metrics = over_seeds(chunk)(environment, states, roots)
-        return place.constrain(states), place.copies(metrics)
-
-    return jax.jit(chunks, donate_argnums=1)
-
-
-def over_seeds(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function(environment, state, key)` of every seed: states and keys have a leading axis of seeds.
-
-    Under vmap a condition becomes a selection, which holds both of its answers; so one seed goes alone.
-    """
-
-    def of_all(environment, states, keys):
-        if len(keys) > 1:
-            return jax.vmap(function, in_axes=(None, 0, 0))(environment, states, keys)
-        only = function(environment, *jax.tree.map(lambda x: x[0], (states, keys)))
-        return jax.tree.map(lambda x: x[None], only)
-
-    return of_all
-
-
-def seed_keys(config: TrainConfig, stream: str) -> Any:
-    """One key a seed, of a stream of its own."""
-    streams = ("start", "steps", "evaluation", "diagnostics")
-    seeds = jnp.asarray(config.seeds, jnp.uint32)
-    return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), streams.index(stream)))(seeds)
+    fault = first_fault(jax.vmap(check_rows)(candidates, ranking, rewards), loss, length)
+    step_size = learner.step_size(batch, candidates)
+    state = learner.apply_gradient(state, gradient, baseline, step_size, fault)
+    reward = jnp.mean(rewards @ learner.position_weights.astype(rewards.dtype))
+    metrics = StepMetrics(loss=loss, reward=reward, gradient_norm=length)
+    return state, Step(metrics=metrics, gradient=gradient, candidates=candidates, credit=credit)

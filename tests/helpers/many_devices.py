@@ -21,7 +21,7 @@ from rankpg._utils.distributed import is_writer, join_processes
 from rankpg.core.estimators import ESTIMATORS
 from rankpg.core.sampling import expert_quotas
 from rankpg.retrieval.layout import Layout
-from rankpg.retrieval.sharded import Placement, part_of, retrieve_sharded
+from rankpg.retrieval.sharded import MeshSharding, shard_of, retrieve_sharded
 from rankpg.retrieval.streamed import retrieve_streamed
 from rankpg.runs.loop import training_loop
 from rankpg.runs.run import prepare
@@ -66,10 +66,10 @@ def _equal(mesh, name, experts, masked, eligible):
     )
     contexts = jnp.arange(BATCH, dtype=jnp.int32)
     weights = jnp.asarray(rng.normal(size=(BATCH, 2)))
-    part = part_of(mesh, 37, CANDIDATES, layout)
+    shard = shard_of(mesh, 37, CANDIDATES, layout)
     retrievals = {
         "streamed": lambda *known: retrieve_streamed(*known, layout),
-        "sharded": lambda *known: retrieve_sharded(*known, mesh, part),
+        "sharded": lambda *known: retrieve_sharded(*known, mesh, shard),
     }
 
     def answer(retrieve):
@@ -102,9 +102,9 @@ def unsound(batch: int, items: int) -> None:
     logits = jnp.zeros((1, 37, 1)).at[0, 30].set(jnp.nan)
     towers = Embeddings(contexts=jnp.ones((BATCH, 1, 1)), items=logits)
     keys = jax.random.split(jax.random.key(0), BATCH)
-    part = part_of(mesh, 37, 3, Layout(37, 12, 3))
+    shard = shard_of(mesh, 37, 3, Layout(37, 12, 3))
     known = keys, towers, jnp.arange(BATCH, dtype=jnp.int32), Masks(None), (3,), "candidates"
-    assert not jax.jit(lambda: retrieve_sharded(*known, mesh, part).sound)().any()
+    assert not jax.jit(lambda: retrieve_sharded(*known, mesh, shard).sound)().any()
 
 
 def train(out: str, settings: dict, *place: str) -> None:
@@ -121,7 +121,7 @@ def train(out: str, settings: dict, *place: str) -> None:
         folder.follow(run, progress)
     folder.close(run)
     placement = run.pipeline.placement
-    rows = placement.part.rows if isinstance(placement, Placement) else 37
+    rows = placement.shard.rows if isinstance(placement, MeshSharding) else 37
     held = {
         shard.data.shape[-2]
         for path, leaf in jax.tree_util.tree_flatten_with_path(run.state)[0]
@@ -145,7 +145,7 @@ def spread(batch: int, items: int) -> None:
     roots = run.copies(seed_keys(run.config, "steps"))
     chunk = train_chunk(run.pipeline, 2).lower(run.environment, run.state, roots).compile()
     rows = [int(n) for n in re.findall(r"f32\[(?:\d+,)*(\d+),64\]", chunk.as_text())]
-    assert max(rows) == run.pipeline.placement.part.rows < 10_001 / items + 64, max(rows)
+    assert max(rows) == run.pipeline.placement.shard.rows < 10_001 / items + 64, max(rows)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from rankpg import TrainConfig
 from rankpg._utils.distributed import join_processes
 from rankpg.errors import ConfigError
 from rankpg.retrieval.choice import choose_retrieval
-from rankpg.retrieval.layout import Layout, Part
-from rankpg.retrieval.sharded import place_on
+from rankpg.retrieval.layout import Layout, Shard
+from rankpg.retrieval.sharded import shard_over
 from rankpg.training.build import assemble
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "many_devices.py"
@@ -176,18 +176,18 @@ def _same_state(folder: Path, other: Path, **tolerance) -> None:
 )
 @pytest.mark.parametrize("devices", [1, 3, 8])
 def test_the_parts_are_the_catalogue(num_items, devices, width):
-    part = Part(Layout(num_items, 3 * width, width), devices, "items")
-    assert part.num_blocks * devices >= part.whole.num_blocks
-    assert part.rows * devices >= num_items
+    shard = Shard(Layout(num_items, 3 * width, width), devices, "items")
+    assert shard.num_blocks * devices >= shard.whole.num_blocks
+    assert shard.rows * devices >= num_items
     if devices > 1:
-        assert part.rows % width == 0
-    assert part.layout.num_items == part.rows
-    assert part.layout.num_blocks == part.num_blocks
-    assert part.layout.size % width == 0
+        assert shard.rows % width == 0
+    assert shard.layout.num_items == shard.rows
+    assert shard.layout.num_blocks == shard.num_blocks
+    assert shard.layout.size % width == 0
 
 
 def test_a_state_is_padded_where_it_lies_and_whole_where_it_is_written():
-    place = place_on((1, 1), 37, 4)
+    place = shard_over((1, 1), 37, 4)
     state = {"items": {"table": np.ones((1, 37, 3))}, "contexts": {"table": np.ones((1, 37, 3))}}
     back = place.collect(place.place(state))
     jax.tree.map(np.testing.assert_array_equal, back, state)

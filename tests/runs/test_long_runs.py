@@ -20,14 +20,15 @@ import pytest
 from helpers.run_files import metrics_rows
 
 from rankpg import TrainConfig
-from rankpg.runs.storage import checkpoint, folder as run_folder
-from rankpg.runs.storage.checkpoint import CheckpointError, SaveError
 from rankpg.cli.main import main
+from rankpg.errors import ConfigError
 from rankpg.runs.loop import training_loop
 from rankpg.runs.run import Progress, prepare
+from rankpg.runs.storage import checkpoint
+from rankpg.runs.storage import folder as run_folder
+from rankpg.runs.storage.checkpoint import CheckpointError, SaveError
 from rankpg.runs.storage.folder import RunFolder
 from rankpg.runs.storage.load import load_config, load_run
-from rankpg.errors import ConfigError
 
 ENABLE_X64 = False
 

@@ -9,16 +9,15 @@ import jax
 import pytest
 
 from rankpg import TrainConfig
-from rankpg.runs import memory
-from rankpg.training.build import assemble
 from rankpg.environments.synthetic import generate
-from rankpg.evaluation.metrics import evaluation_block
-from rankpg.runs.memory import available_memory, estimate_memory
-from rankpg.retrieval.choice import choose_retrieval
-from rankpg.runs.run import prepare
-from rankpg.training.update import seed_keys
 from rankpg.errors import ConfigError
-from rankpg.training.update import init_state, train_chunk
+from rankpg.evaluation.metrics import evaluation_block
+from rankpg.retrieval.choice import choose_retrieval
+from rankpg.runs import memory
+from rankpg.runs.memory import available_memory, estimate_memory
+from rankpg.runs.run import prepare
+from rankpg.training.build import assemble
+from rankpg.training.update import init_state, seed_keys, train_chunk
 
 ENABLE_X64 = False
 ITEMS, BATCH = 20_000, 64

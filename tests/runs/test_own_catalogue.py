@@ -15,18 +15,18 @@ from helpers.data_files import refusal, rewards
 
 from rankpg import TrainConfig, online
 from rankpg.cli.main import main
-from rankpg.errors import ConfigError
 from rankpg.data.features import Features
+from rankpg.data.ids import UnknownIdError, UnknownIdWarning
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.environments.from_table import from_table
-from rankpg.data.ids import UnknownIdError, UnknownIdWarning
+from rankpg.errors import ConfigError
 from rankpg.online.retriever import Retriever
 from rankpg.runs.evaluator import evaluate_run, evaluation_contexts
 from rankpg.runs.loop import training_loop
 from rankpg.runs.run import prepare
-from rankpg.runs.train import train
 from rankpg.runs.storage.folder import RunFolder
 from rankpg.runs.storage.load import load_run
+from rankpg.runs.train import train
 
 ENABLE_X64 = False
 

@@ -15,18 +15,19 @@ import yaml
 from helpers.run_files import metrics_rows
 
 from rankpg import TrainConfig
-from rankpg.runs.storage import checkpoint, folder as run_folder
-from rankpg.training import optimizer as optimizing
-from rankpg.runs.storage.checkpoint import CheckpointError
 from rankpg.cli.main import main
 from rankpg.environments.from_ratings import from_matrix
+from rankpg.errors import ConfigError
 from rankpg.runs.evaluator import evaluate_run
 from rankpg.runs.loop import training_loop
 from rankpg.runs.run import Progress, prepare
-from rankpg.runs.train import train
+from rankpg.runs.storage import checkpoint
+from rankpg.runs.storage import folder as run_folder
+from rankpg.runs.storage.checkpoint import CheckpointError
 from rankpg.runs.storage.folder import RunFolder
 from rankpg.runs.storage.load import load_config, load_run
-from rankpg.errors import ConfigError
+from rankpg.runs.train import train
+from rankpg.training import optimizer as optimizing
 
 ENABLE_X64 = False
 

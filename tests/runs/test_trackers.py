@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from rankpg import TrainConfig
+from rankpg.errors import ConfigError
 from rankpg.runs.run import Progress, prepare
 from rankpg.runs.storage.folder import RunFolder
-from rankpg.errors import ConfigError
 
 ENABLE_X64 = False
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
 import dataclasses
+from typing import Any
 
 from rankpg._utils.plots import mean_interval
 from rankpg._version import versions
@@ -11,7 +11,7 @@ from rankpg.environments.catalogue import knows_rewards
 from rankpg.environments.synthetic import Synthetic
 from rankpg.runs.run import Run
 
-__all__ = ['CURVE', 'card', 'handed_over', 'settings_of']
+__all__ = ["CURVE", "card", "handed_over", "settings_of"]
 
 CURVE = "learning_curve.png"
 

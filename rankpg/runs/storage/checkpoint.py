@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from collections.abc import Iterator
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 import contextlib
 import hashlib
-import jax
 import json
-import numpy as np
 import os
 import shutil
 import signal
 import tempfile
 import threading
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import jax
+import numpy as np
 
 from rankpg._version import __version__
 
-__all__ = ['CheckpointError', 'SaveError', 'Saved', 'drop_beyond', 'find', 'latest_step', 'restore', 'save', 'saved_steps', 'uninterrupted', 'writer_of']
+__all__ = [
+    "CheckpointError",
+    "SaveError",
+    "Saved",
+    "drop_beyond",
+    "find",
+    "latest_step",
+    "restore",
+    "save",
+    "saved_steps",
+    "uninterrupted",
+    "writer_of",
+]
 
 SUMS = "SHA256SUMS"
 """The sums of a checkpoint's files, as `sha256sum --check` reads them."""

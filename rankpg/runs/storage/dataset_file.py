@@ -9,22 +9,21 @@ Rewards are not kept. No file holds a pickle.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
-import json
+
 import numpy as np
 
-from rankpg._utils.files import atomic_write
-from rankpg._utils.files import atomic_write_text
+from rankpg._utils.files import atomic_write, atomic_write_text
 from rankpg.data.features import Featurizer
-from rankpg.data.ids import IdMap
-from rankpg.data.ids import TableError
+from rankpg.data.ids import IdMap, TableError
 from rankpg.data.read import load_arrays
 from rankpg.environments.catalogue import catalogue
 from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError
 
-__all__ = ['IDS', 'load', 'save']
+__all__ = ["IDS", "load", "save"]
 
 IDS, FEATURES, ARRAYS = "ids.json", "features.json", "arrays.npz"
 _SIDES = ("context", "item")
@@ -46,7 +45,9 @@ def save(folder: Path, data: Dataset, *, in_memory: bool) -> None:
     """
     folder.mkdir(exist_ok=True)
     ids = {side: _plain(getattr(data, f"{side}_ids")) for side in _SIDES}
-    atomic_write_text(folder / IDS, json.dumps(ids, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    atomic_write_text(
+        folder / IDS, json.dumps(ids, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    )
     featurizers = {side: getattr(data, f"{side}_featurizer") for side in _SIDES}
     if any(featurizers.values()):
         held = {side: f and json.loads(f.to_json()) for side, f in featurizers.items()}

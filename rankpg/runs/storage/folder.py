@@ -13,49 +13,43 @@ RUN.md               the run card: what was run, with what, and how it ended
 
 from __future__ import annotations
 
+import errno
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-import errno
+
 import jax
-import json
 import numpy as np
 
 from rankpg._utils.distributed import is_writer
-from rankpg._utils.files import Held
-from rankpg._utils.files import Taken
-from rankpg._utils.files import acquire
-from rankpg._utils.files import atomic_write_text
+from rankpg._utils.files import Held, Taken, acquire, atomic_write_text
 from rankpg._utils.plots import learning_curves
 from rankpg.config.train_config import TrainConfig
 from rankpg.errors import ConfigError
-from rankpg.runs.run import Progress
-from rankpg.runs.run import Run
+from rankpg.runs.run import Progress, Run
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import dataset_file as saved_data
-from rankpg.runs.storage.card import CURVE
-from rankpg.runs.storage.card import card
-from rankpg.runs.storage.card import handed_over
+from rankpg.runs.storage.card import CURVE, card, handed_over
 from rankpg.runs.storage.checkpoint import SaveError
-from rankpg.runs.storage.load import CHECKPOINT
-from rankpg.runs.storage.load import CONFIG
-from rankpg.runs.storage.load import DATA
-from rankpg.runs.storage.load import LIVE
-from rankpg.runs.storage.load import MAY_CHANGE
-from rankpg.runs.storage.load import METRICS
-from rankpg.runs.storage.load import OWNER
-from rankpg.runs.storage.load import SAVED
-from rankpg.runs.storage.load import difference
-from rankpg.runs.storage.load import load_config
-from rankpg.runs.storage.load import load_state
-from rankpg.runs.storage.load import yaml_module
-from rankpg.runs.storage.metrics_file import append_rows
-from rankpg.runs.storage.metrics_file import best_step
-from rankpg.runs.storage.metrics_file import line
-from rankpg.runs.storage.trackers import Tracks
-from rankpg.runs.storage.trackers import check_trackers
+from rankpg.runs.storage.load import (
+    CHECKPOINT,
+    CONFIG,
+    DATA,
+    LIVE,
+    MAY_CHANGE,
+    METRICS,
+    OWNER,
+    SAVED,
+    difference,
+    load_config,
+    load_state,
+    yaml_module,
+)
+from rankpg.runs.storage.metrics_file import append_rows, best_step, line
+from rankpg.runs.storage.trackers import Tracks, check_trackers
 
-__all__ = ['RunFolder']
+__all__ = ["RunFolder"]
 
 CARD, KEEP, LOCK = "RUN.md", "folder.json", "writer.lock"
 
@@ -217,7 +211,7 @@ class RunFolder:
         state = run.state_of_hosts()
         if not is_writer():
             return
-        notes = {"config": run.config.to_dict(), "accumulator": run.accumulator.notes()}
+        notes = {"config": run.config.to_dict(), "accumulator": run.accumulator.to_json()}
         with checkpoint.uninterrupted():
             # Metrics first: rows beyond the checkpoint are dropped on loading, missing ones are lost.
             try:
@@ -287,7 +281,9 @@ class RunFolder:
 
     def _write_settings(self, config: TrainConfig) -> None:
         self._keeping |= self._given
-        atomic_write_text(self.path / CONFIG, yaml_module().safe_dump(config.to_dict(), sort_keys=False))
+        atomic_write_text(
+            self.path / CONFIG, yaml_module().safe_dump(config.to_dict(), sort_keys=False)
+        )
         atomic_write_text(self.path / KEEP, json.dumps(self._keeping, indent=1) + "\n")
 
 

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.catalogue import knows_rewards
 from rankpg.errors import ConfigError
 from rankpg.rerankers import uniform
-from rankpg.runs.run import Run
-from rankpg.runs.run import MetricAccumulator
-from rankpg.runs.run import prepare
+from rankpg.runs.run import MetricAccumulator, Run, prepare
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import dataset_file as saved_data
-from rankpg.runs.storage.checkpoint import CheckpointError
-from rankpg.runs.storage.checkpoint import Saved
-from rankpg.runs.storage.metrics_file import best_step
-from rankpg.runs.storage.metrics_file import read_metrics
+from rankpg.runs.storage.checkpoint import CheckpointError, Saved
+from rankpg.runs.storage.metrics_file import best_step, read_metrics
 
-__all__ = ['difference', 'load_config', 'load_run', 'load_settings', 'load_state']
+__all__ = ["difference", "load_config", "load_run", "load_settings", "load_state"]
 
 CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.jsonl", "checkpoint"
 DATA, SAVED = "data.json", "data"
@@ -143,9 +139,9 @@ def load_state(run: Run, path: Path, step: int | str | None = None) -> None:
             f"the checkpoint {saved.path} is of another config: {changed[0]} is {changed[1]} there, and "
             f"{changed[2]} here; was it copied from another run?"
         )
-    place = run.pipeline.placement
+    sharding = run.policy.retrieval.sharding
     run.accumulator = _stretch(saved)
-    run.state = place.place(saved.state(place.shapes(run.state)))
+    run.state = sharding.put(saved.state(sharding.gathered_shapes(run.state)))
     # Rows beyond the checkpoint belong to an evaluation whose state was not saved.
     evaluated = saved.step - run.accumulator.steps
     run.metrics = [row for row in rows if row["step"] <= evaluated]
@@ -177,7 +173,7 @@ def _stretch(saved: Saved) -> MetricAccumulator:
     if "accumulator" not in saved.notes:
         return MetricAccumulator()
     try:
-        return MetricAccumulator.from_notes(saved.notes["accumulator"])
+        return MetricAccumulator.from_json(saved.notes["accumulator"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"the notes of {saved.path} cannot be read ({error}); restore a copy of it"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
-import json
+
 import numpy as np
 
 from rankpg.errors import ConfigError
 from rankpg.runs.run import Row
 
-__all__ = ['append_rows', 'best_step', 'line', 'read_metrics']
+__all__ = ["append_rows", "best_step", "line", "read_metrics"]
 
 
 def line(row: Row) -> str:

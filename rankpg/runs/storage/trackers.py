@@ -6,24 +6,21 @@ step is told twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-from typing import Protocol
 import json
-import numpy as np
 import os
 import secrets
 import shutil
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
 
 from rankpg.errors import ConfigError
-from rankpg.runs.run import Row
-from rankpg.runs.run import Run
+from rankpg.runs.run import Row, Run
 
-__all__ = ['TRACKERS', 'Tracker', 'Tracks', 'check_trackers', 'points']
+__all__ = ["TRACKERS", "Tracker", "Tracks", "check_trackers", "points"]
 
 
 class Tracker(Protocol):
