@@ -1,4 +1,4 @@
-"""Towers: from ids or features to embeddings, one table or one perceptron an expert."""
+"""Encoders: from contexts to embeddings or logits, by two towers or by a network of your own."""
 
 from __future__ import annotations
 
@@ -9,18 +9,23 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from flax import nnx
+from jax.typing import DTypeLike
 
 from rankpg.core.numerics import accumulation_dtype, scan_rows
 from rankpg.errors import ConfigError
 from rankpg.types import Array, Embeddings, Environment, Float, Int, Params, PRNGKey
 
 __all__ = [
+    "TOWERS",
     "AdapterTower",
     "Encoder",
     "FeatureTower",
     "GivenTower",
     "IdTower",
+    "TowerKind",
+    "TowerSettings",
     "TwoTower",
     "by_rows",
     "from_linen",
@@ -35,7 +40,7 @@ _ROWS = 8192
 
 
 class IdTower(nnx.Module):
-    """A table of embeddings, one row an id and one table an expert; entries start Normal(0, init_scale^2)."""
+    """A table of embeddings for each expert, one row for each id, initialised Normal(0, init_scale^2)."""
 
     def __init__(
         self,
@@ -43,7 +48,7 @@ class IdTower(nnx.Module):
         dim: int,
         num_experts: int,
         init_scale: float,
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         *,
         rngs: nnx.Rngs,
     ):
@@ -51,16 +56,16 @@ class IdTower(nnx.Module):
         self.table = nnx.Param(table.astype(dtype))
 
     def __call__(self, ids: Int[Array, "n"] | None = None) -> Float[Array, "M n D"]:
-        """Embeddings of the given ids; of all, where None."""
+        """Embeddings of the given ids; of all ids if None."""
         table = self.table[...]
         return table if ids is None else table[:, ids]
 
 
 class FeatureTower(nnx.Module):
-    """A multi-layer perceptron over features, one an expert: it also embeds rows it never trained on.
+    """A multi-layer perceptron over features for each expert: it also embeds rows that training never saw.
 
-    The last layer is scaled so that outputs start with standard deviation near `init_scale` for features
-    of unit length.
+    The last layer is scaled so that outputs are initialised with standard deviation near `init_scale` for
+    features of unit length.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class FeatureTower(nnx.Module):
         num_experts: int,
         hidden: tuple[int, ...],
         init_scale: float,
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         *,
         rngs: nnx.Rngs,
     ):
@@ -95,11 +100,10 @@ class FeatureTower(nnx.Module):
 
 
 class AdapterTower(nnx.Module):
-    """Given embeddings and a learned change, e(x) = x + g(x); the last layer of the perceptron g starts at 0.
+    """A residual adapter on given embeddings, e(x) = x + g(x), whose perceptron g is 0 at first.
 
-    So it starts as the given embeddings, exactly, and learns from there (a residual adapter: Houlsby et al.
-    2019; of embeddings for retrieval: Yoon et al. 2024, Search-Adaptor). Weight decay pulls it back to them.
-    Experts start alike in what they answer.
+    Training starts at the given embeddings exactly (Houlsby et al. 2019; for retrieval: Yoon et al. 2024,
+    Search-Adaptor). Weight decay pulls back to them. All experts start with the same output.
     """
 
     def __init__(
@@ -107,7 +111,7 @@ class AdapterTower(nnx.Module):
         num_features: int,
         num_experts: int,
         hidden: tuple[int, ...],
-        dtype: Any = jnp.float32,
+        dtype: DTypeLike = jnp.float32,
         *,
         rngs: nnx.Rngs,
     ):
@@ -122,9 +126,9 @@ class AdapterTower(nnx.Module):
 
 
 class GivenTower(nnx.Module):
-    """Given embeddings as they are, the same for every expert: nothing is learned."""
+    """Given embeddings, the same for every expert, without any parameters."""
 
-    def __init__(self, num_experts: int, dtype: Any = jnp.float32):
+    def __init__(self, num_experts: int, dtype: DTypeLike = jnp.float32):
         self.num_experts, self.dtype = num_experts, dtype
 
     def __call__(self, features: Float[Array, "n D"]) -> Float[Array, "M n D"]:
@@ -133,8 +137,11 @@ class GivenTower(nnx.Module):
         return jnp.broadcast_to(rows[None], (self.num_experts, *rows.shape))
 
 
-def _perceptron(layers: Any, features: Float[Array, "n F"]) -> Float[Array, "M n D"]:
-    """Affine maps [(kernel [M, in, out], bias [M, 1, out]), ...] with relu between them, one an expert."""
+def _perceptron(
+    layers: Sequence[tuple[Float[Array, "M i o"], Float[Array, "M 1 o"]]],
+    features: Float[Array, "n F"],
+) -> Float[Array, "M n D"]:
+    """Affine maps (kernel, bias) with relu between them, one perceptron for each expert."""
     first = layers[0][0]
     x = features.astype(first.dtype)
     x = jnp.broadcast_to(x[None], (first.shape[0], *x.shape))
@@ -150,15 +157,15 @@ def by_rows(
     features: Float[Array, "n F"],
     rows: int = _ROWS,
 ) -> Float[Array, "M n D"]:
-    """A function that treats every row alike, of some rows at a time.
+    """Applies a row-wise function to some rows at a time.
 
-    Nothing between features and answers is kept for the gradient: it is computed again, block by block. So
-    a tower over a large catalogue takes the memory of its answers alone.
+    Nothing between features and outputs is kept for the gradient: it is computed again, block by block. So
+    a tower over a large catalogue needs the memory of its outputs alone.
 
     Args:
-      function: of some rows.
+      function: maps rows of features to embeddings.
       features: all rows.
-      rows: how many at a time; fewer rows than twice that go all at once.
+      rows: number of rows at a time; fewer than twice as many are mapped at once.
     """
     if features.shape[0] < 2 * rows:
         return function(features)
@@ -167,26 +174,24 @@ def by_rows(
 
 
 class Encoder(NamedTuple):
-    """Parameters from a key, and embeddings [B, M, D], [M, N, D] or logits [B, M, N] from contexts."""
+    """A pair of pure functions: parameters from a key; embeddings, or logits[B, M, N], from contexts."""
 
     init: Callable[[PRNGKey], Params]
     apply: Callable[..., Embeddings | Float[Array, "B M N"]]
-    """An `Apply`, with a third argument where it reads something."""
-    reads: Callable[[Any], Any] | None = None
-    """What `apply` takes of the environment as a third argument, if anything. Large arrays belong there: what
-    a function closes over is a constant of the compiled program, and the environment an argument."""
+    """`apply(params, contexts)`; with `reads`, `apply(params, contexts, reads(environment))`."""
+    reads: Callable[[Environment], Any] | None = None
+    """Selects arrays of the environment, such as features, for `apply`. Large arrays belong there: an array
+    in the closure of a function is a constant of the compiled program, and the environment is an argument."""
 
     def encode(
-        self, params: Params, environment: Any, contexts: Int[Array, "B"]
+        self, params: Params, environment: Environment, contexts: Int[Array, "B"]
     ) -> Embeddings | Float[Array, "B M N"]:
-        """`apply`, with what it reads."""
+        """Encodes a batch of contexts, and the whole catalogue."""
         if self.reads is None:
             return self.apply(params, contexts)
         return self.apply(params, contexts, self.reads(environment))
 
 
-_KEEP_WIDTH = ("adapter", "given")
-"""Towers over features whose embeddings are as wide as these."""
 _FEATURE_FILES = {"context": "queries.npy", "item": "corpus.npy"}
 Tower: TypeAlias = IdTower | FeatureTower | AdapterTower | GivenTower
 
@@ -204,12 +209,72 @@ class TwoTower(nnx.Module):
         context_features: Float[Array, "contexts F"] | None = None,
         item_features: Float[Array, "N G"] | None = None,
     ) -> Embeddings:
-        """Embeddings of a batch of contexts and of the whole catalogue; features for the towers over them."""
+        """Embeddings of a batch of contexts and of the whole catalogue."""
         rows = contexts if context_features is None else context_features[contexts]
         items = () if item_features is None else (item_features,)
         return Embeddings(
             contexts=jnp.swapaxes(self.contexts(rows), 0, 1), items=self.items(*items)
         )
+
+
+class TowerSettings(NamedTuple):
+    """What the towers of the table are built from."""
+
+    num_ids: int
+    """Rows of the side."""
+    num_features: int
+    """F; 0 for a tower that reads no features."""
+    dim: int
+    """D"""
+    num_experts: int
+    """M"""
+    init_scale: float
+    hidden: tuple[int, ...]
+    dtype: DTypeLike
+
+
+class TowerKind(NamedTuple):
+    """A kind of tower: how it is built, and what it needs."""
+
+    build: Callable[[TowerSettings, nnx.Rngs], Tower]
+    reads_features: bool = True
+    keeps_width: bool = False
+    """D is the width of the features."""
+    learns: bool = True
+
+
+TOWERS: dict[str, TowerKind] = {
+    "ids": TowerKind(
+        lambda s, rngs: IdTower(s.num_ids, s.dim, s.num_experts, s.init_scale, s.dtype, rngs=rngs),
+        reads_features=False,
+    ),
+    "features": TowerKind(
+        lambda s, rngs: FeatureTower(
+            s.num_features, s.dim, s.num_experts, s.hidden, s.init_scale, s.dtype, rngs=rngs
+        )
+    ),
+    "adapter": TowerKind(
+        lambda s, rngs: AdapterTower(s.num_features, s.num_experts, s.hidden, s.dtype, rngs=rngs),
+        keeps_width=True,
+    ),
+    "given": TowerKind(
+        lambda s, rngs: GivenTower(s.num_experts, s.dtype), keeps_width=True, learns=False
+    ),
+}
+"""name -> kind; the values of the settings `context_tower` and `item_tower`."""
+
+
+class _Side(NamedTuple):
+    """One side of a two-tower encoder."""
+
+    tower: str
+    num_ids: int
+    features: Float[Array, "n F"] | None
+
+    @property
+    def width(self) -> int:
+        """F; 0 without features."""
+        return 0 if self.features is None else self.features.shape[1]
 
 
 def two_tower(
@@ -222,16 +287,16 @@ def two_tower(
     context_features: Float[Array, "contexts F"] | None = None,
     item_features: Float[Array, "N G"] | None = None,
     hidden: tuple[int, ...] = (64,),
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Encoder:
-    """Two towers: a table of ids on a side without features, a perceptron on a side with them.
+    """Builds two towers: a table of ids on a side without features, a perceptron on a side with them.
 
     Args:
       num_contexts: rows of the context table.
       num_items: N.
       dim: D.
       num_experts: M; each expert has towers of its own.
-      init_scale: standard deviation of the embeddings at the start. Logits start with sqrt(D) times its
+      init_scale: standard deviation of the embeddings at initialisation. Logits start with sqrt(D) times its
         square; a wide start is a policy that is already peaked on random items.
       context_features: [contexts, F]; None for a table.
       item_features: [N, G]; None for a table.
@@ -246,8 +311,8 @@ def two_tower(
     _check_rows("context_features", context_features, num_contexts)
     _check_rows("item_features", item_features, num_items)
     sides = [
-        ("ids" if given is None else "features", rows, given)
-        for rows, given in ((num_contexts, context_features), (num_items, item_features))
+        _Side("ids" if features is None else "features", rows, features)
+        for rows, features in ((num_contexts, context_features), (num_items, item_features))
     ]
     init, apply, _ = _towers(sides, dim, num_experts, init_scale, hidden, dtype)
     return Encoder(
@@ -264,21 +329,23 @@ def towers_of(
     context_tower: str = "ids",
     item_tower: str = "ids",
     hidden: tuple[int, ...] = (64,),
-    dtype: Any = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> Encoder:
-    """Two towers whose features stay where they are, in the environment, whatever their size.
+    """Builds two towers that read their features from the environment, so that these may be large.
+
+    With an adapter on one side, and an adapter or the given features on the other, logits start as the inner
+    products of the features.
 
     Args:
-      environment: has `context_features` [contexts, F] or `item_features` [N, G] where a tower asks for them.
-      dim, num_experts, init_scale, hidden, dtype: as for `two_tower`; beside an adapter or given embeddings D
+      environment: has `context_features` [contexts, F] or `item_features` [N, G] for a tower that reads them.
+      dim, num_experts, init_scale, hidden, dtype: as in `two_tower`; beside an adapter or given embeddings, D
         is their width.
-      context_tower, item_tower: "ids" for a table, "features" for a perceptron, "adapter" for the features
-        themselves and a change that starts at 0, "given" for the features as they are. With an adapter on one
-        side, and one or the given features on the other, logits start as the inner products of the features.
+      context_tower, item_tower: names of `TOWERS`: "ids" is a table, "features" a perceptron over features,
+        "adapter" the features plus a learned change that is 0 at first, "given" the features.
 
     Raises:
-      ConfigError: the environment has no such features, those of two sides that keep their width have
-        different ones, or nothing is left to learn.
+      ConfigError: the environment lacks features, two sides that keep their width have different ones, or
+        no tower has parameters.
 
     >>> from rankpg.environments import generate
     >>> world = generate(jax.random.key(0), num_contexts=4, num_items=6, num_features=3)
@@ -292,71 +359,71 @@ def towers_of(
     """
     towers = {"context": context_tower, "item": item_tower}
 
-    def read(world):
+    def read(environment):
+        features = environment.context_features, environment.item_features
         return [
-            None if tower == "ids" else getattr(world, f"{side}_features")
-            for side, tower in towers.items()
+            own if TOWERS[tower].reads_features else None
+            for tower, own in zip(towers.values(), features, strict=True)
         ]
 
-    for side, tower in towers.items():
-        if tower != "ids" and getattr(environment, f"{side}_features", None) is None:
+    features = read(environment)
+    for (side, tower), own in zip(towers.items(), features, strict=True):
+        if TOWERS[tower].reads_features and own is None:
             raise ConfigError(
-                f"--{side}-tower is {tower}, but the environment {type(environment).__name__} has no "
-                f"{side} features (of a text folder: {_FEATURE_FILES[side]}); give it some, or choose "
-                f"--{side}-tower ids"
+                f"{side}_tower={tower!r}, but the environment {type(environment).__name__} has no "
+                f"{side}_features (of a text folder: {_FEATURE_FILES[side]}); add them, or give "
+                f"{side}_tower='ids'"
             )
-    given = read(environment)
     counts = environment.num_contexts, environment.num_items
-    dim = _width(list(zip(towers.values(), given, strict=True)), dim)
-    init, apply, _ = _towers(
-        list(zip(towers.values(), counts, given, strict=True)),
-        dim, num_experts, init_scale, hidden, dtype,
-    )  # fmt: skip
+    sides = [_Side(*side) for side in zip(towers.values(), counts, features, strict=True)]
+    init, apply, _ = _towers(sides, _width(sides, dim), num_experts, init_scale, hidden, dtype)
     return Encoder(init, lambda params, contexts, read: apply(params, contexts, *read), read)
 
 
-def _width(sides: Sequence[tuple[str, Any]], dim: int) -> int:
-    """D: the features' width where a tower keeps it; else as asked for."""
-    widths = [given.shape[1] for tower, given in sides if tower in _KEEP_WIDTH]
+def _width(sides: Sequence[_Side], dim: int) -> int:
+    """D: the width of the features where a tower keeps it, else `dim`."""
+    widths = [side.width for side in sides if TOWERS[side.tower].keeps_width]
     if len(set(widths)) == 2:
         raise ConfigError(
-            f"context features have width {widths[0]} and item features {widths[1]}, so towers that keep "
-            "them have no inner product; bring both to one width, or choose features for one tower"
+            f"context_features have width {widths[0]} and item_features {widths[1]}, so towers that keep "
+            "them have no inner product; bring both to one width, or give 'features' for one tower"
         )
-    if all(tower == "given" for tower, _ in sides):
+    if not any(TOWERS[side.tower].learns for side in sides):
         raise ConfigError(
-            "--context-tower and --item-tower are both given, so there is nothing to learn; choose adapter "
-            "for one of them"
+            "context_tower='given' and item_tower='given' have no trainable parameters; give 'adapter' for "
+            "one of them"
         )
     return widths[0] if widths else dim
 
 
 def _towers(
-    sides: Sequence[tuple[str, int, Any]], dim: int, num_experts: int, init_scale: float,
-    hidden: tuple[int, ...], dtype: Any,
-) -> Encoder:  # fmt: skip
-    """Context and item tower from (kind, rows, features or None) each; `apply` takes the features as well."""
-    widths = [
-        (kind, rows, None if given is None else given.shape[1]) for kind, rows, given in sides
-    ]
+    sides: Sequence[_Side],
+    dim: int,
+    num_experts: int,
+    init_scale: float,
+    hidden: tuple[int, ...],
+    dtype: DTypeLike,
+) -> Encoder:
+    """Context tower and item tower; `apply` takes the features of both sides as well."""
+    kinds = [(side.tower, side.num_ids, side.width) for side in sides]
 
-    def tower(kind, rows, width, rngs):
-        if kind == "ids":
-            return IdTower(rows, dim, num_experts, init_scale, dtype, rngs=rngs)
-        if kind == "given":
-            return GivenTower(num_experts, dtype)
-        if kind == "adapter":
-            return AdapterTower(width, num_experts, hidden, dtype, rngs=rngs)
-        return FeatureTower(width, dim, num_experts, hidden, init_scale, dtype, rngs=rngs)
+    def build(rngs):
+        towers = (
+            TOWERS[name].build(
+                TowerSettings(rows, width, dim, num_experts, init_scale, hidden, dtype), rngs
+            )
+            for name, rows, width in kinds
+        )
+        return TwoTower(*towers)
 
-    return from_nnx(lambda rngs: TwoTower(*(tower(*side, rngs) for side in widths)))
+    return from_nnx(build)
 
 
 def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Encoder:
-    """An encoder from a function that builds an nnx module; the module is called with a batch of contexts.
+    """Makes an encoder from a function that builds an nnx module, which is called with a batch of contexts.
 
     `nnx.Param` is trained; every other variable stays as it was built, and is a constant of the compiled
-    program: keep what is large in the environment (`Encoder.reads`).
+    program: keep large arrays in the environment (`Encoder.reads`).
     """
 
     def parts(key):
@@ -371,15 +438,20 @@ def from_nnx(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Encoder:
     return Encoder(init=lambda key: parts(key)[1], apply=apply)
 
 
-def from_linen(module: Any) -> Encoder:
-    """An encoder from a Linen module that is called with a batch of contexts."""
-    return Encoder(init=lambda key: module.init(key, jnp.zeros(1, jnp.int32)), apply=module.apply)
+def from_linen(module: nn.Module) -> Encoder:
+    """Makes an encoder from a Linen module, which is called with a batch of contexts."""
+
+    def apply(params: Params, contexts: Int[Array, "B"]) -> Embeddings | Float[Array, "B M N"]:
+        encoded: Any = module.apply(params, contexts)
+        return encoded
+
+    return Encoder(init=lambda key: module.init(key, jnp.zeros(1, jnp.int32)), apply=apply)
 
 
 def to_logits(
     output: Embeddings | Float[Array, "B M N"], temperature: float = 1.0
 ) -> Float[Array, "B M N"]:
-    """f_m(a): inner products of the embeddings (or the logits as they are), divided by the temperature."""
+    """Logits f_m(a): inner products of embeddings, or given logits, divided by the temperature."""
     if isinstance(output, Embeddings):
         contexts = jnp.swapaxes(output.contexts, 0, 1) / temperature
         # Not einsum: it may put the items first, and everything that follows would read across rows.
@@ -391,8 +463,8 @@ def to_logits(
     return output / temperature
 
 
-def _check_rows(name: str, features, count: int) -> None:
+def _check_rows(name: str, features: Float[Array, "n F"] | None, count: int) -> None:
     if features is not None and (jnp.ndim(features) != 2 or features.shape[0] != count):
         raise ValueError(
-            f"{name} has shape {jnp.shape(features)}; expected [{count}, F], one row an id"
+            f"{name} has shape {jnp.shape(features)}; expected [{count}, F], one row for each id"
         )

@@ -28,6 +28,7 @@ import rankpg
 
 RENAMED = {
     "late_stage": "reranker",
+    "late_stage_regret": "reranker_regret",
     "reward_transform": "advantage",
     "share_of_optimum": "normalised_value",
 }

@@ -1,4 +1,4 @@
-"""How a catalogue is cut: N items into chunks that are scored together, a chunk into blocks that race."""
+"""Chunks, blocks and shards of a catalogue: chunks are scored together, blocks race."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from rankpg.types import Array, Bool, Float, Int
 __all__ = ["Layout", "Shard", "layout_for"]
 
 _CHUNK = 4096
-"""Items a chunk, about: a batch's logits of one chunk stay in the processor's cache."""
+"""Approximate number of items in a chunk: a batch's logits of one chunk stay in the processor's cache."""
 
 _WIDTHS = (1, 2, 4, 8, 16, 32, 64)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Items j w to j w + w - 1 are block j; a chunk is `size` items in a row, the last one what is left."""
+    """Block j holds items j w to j w + w - 1; a chunk holds `size` items, the last one maybe fewer."""
 
     num_items: int
     size: int
-    """items a chunk, a multiple of the width"""
+    """Items in a chunk, a multiple of the width."""
     width: int
-    """items a block, w"""
+    """Items in a block, w."""
 
     @property
     def num_blocks(self) -> int:
@@ -48,7 +48,7 @@ class Layout:
         return item // self.width
 
     def row_of(self, item: Int[Array, "..."]) -> Int[Array, "..."]:
-        """Which of the items that are read for its block it is."""
+        """The index of an item among those that are read for its block."""
         return item - self.start_of(self.block_of(item))
 
     def scan(
@@ -57,19 +57,19 @@ class Layout:
         carry: Any,
         table: Float[Array, "M N D"],
     ) -> tuple[Any, Any]:
-        """`carry, answer = body(carry, first item, rows of the table)` for every chunk, in order.
+        """Computes `carry, output = body(carry, first item, rows of the table)` for every chunk, in order.
 
         Returns:
-          The last carry, and the answers of all chunks; see `blocks.scan_rows`.
+          The last carry, and the outputs of all chunks; see `core.numerics.scan_rows`.
         """
         return scan_rows(body, carry, table, self.size)
 
 
 def layout_for(num_items: int, depth: int, chunk: int = _CHUNK) -> Layout:
-    """Blocks so wide that their sums race for about as long as it takes to open `depth` of them.
+    """Chooses the block width: racing all block sums takes about as long as opening `depth` blocks.
 
-    An opened item costs about four times what the sum of a block does, hence sqrt(N / (4 depth)), rounded to
-    a power of 2.
+    An opened item costs about four times as much as the sum of a block, hence sqrt(N / (4 depth)), rounded
+    to a power of 2.
 
     >>> layout_for(10**6, 101)
     Layout(num_items=1000000, size=4096, width=64)
@@ -84,17 +84,17 @@ def layout_for(num_items: int, depth: int, chunk: int = _CHUNK) -> Layout:
 
 @dataclass(frozen=True)
 class Shard:
-    """As many blocks as every other device holds; beyond the last item of the catalogue is padding.
+    """The blocks of one device, the same number on each; beyond the last item of the catalogue is padding.
 
     >>> Shard(Layout(num_items=10, size=4, width=2), devices=3, axis="items").rows
     4
     """
 
     whole: Layout
-    """the catalogue's"""
+    """The layout of the whole catalogue."""
     devices: int = 1
     axis: str | None = None
-    """the mesh axis of the items; None without a mesh"""
+    """The mesh axis of the items; None without a mesh."""
 
     @property
     def num_blocks(self) -> int:
@@ -107,7 +107,7 @@ class Shard:
 
     @property
     def layout(self) -> Layout:
-        """Of this device's items, counted from its first one."""
+        """The layout of this device's items, counted from its first one."""
         return Layout(self.rows, min(self.whole.size, self.num_blocks * self.width), self.width)
 
     @property
@@ -115,13 +115,13 @@ class Shard:
         return self.whole.width
 
     def first_block(self) -> Int[Array, ""] | int:
-        """The place of this device's first block in the catalogue."""
+        """Index of this device's first block in the catalogue."""
         if self.axis is None or self.devices == 1:
             return 0
         return lax.axis_index(self.axis) * self.num_blocks
 
     def local(self, blocks: Int[Array, "..."]) -> tuple[Int[Array, "..."], Bool[Array, "..."]]:
-        """Where blocks of the catalogue stand on this device (anywhere, if not here), and whether they do."""
+        """Index on this device of some blocks of the catalogue (0 if absent), and a mask of those present."""
         place = blocks - self.first_block()
         here = (place >= 0) & (place < self.num_blocks)
         return jnp.where(here, place, 0), here
@@ -139,19 +139,19 @@ class Shard:
         return values, ids[place]
 
     def highest(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The largest of all devices' values, entry by entry."""
+        """Elementwise maximum over all devices."""
         return x if self.axis is None else lax.pmax(x, self.axis)
 
     def log_sum(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """log of the sum of exp over all devices, entry by entry."""
+        """Elementwise log-sum-exp over all devices."""
         if self.axis is None or self.devices == 1:
             return x
         return log_sum_exp(lax.all_gather(x, self.axis), axis=0)
 
     def sum(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The sum over all devices, entry by entry."""
+        """Elementwise sum over all devices."""
         return x if self.axis is None else lax.psum(x, self.axis)
 
     def everywhere(self, x: Bool[Array, "..."]) -> Bool[Array, "..."]:
-        """Whether it holds on every device."""
+        """Elementwise conjunction over all devices."""
         return x if self.axis is None else lax.pmin(x.astype(jnp.int32), self.axis) > 0

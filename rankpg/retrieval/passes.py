@@ -1,4 +1,4 @@
-"""The logits of a chunk of the catalogue, as both passes of streamed retrieval take them."""
+"""Logits of a chunk of the catalogue, forward and backward: the two passes of streamed retrieval."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def masked(
     environment: Environment,
     shard: Shard,
 ) -> Float[Array, "M n B"]:
-    """Logits, -inf for items that are not eligible, and for padding."""
+    """Logits with -inf for items that are not eligible, and for padding."""
     if shard.devices > 1:
         logits = jnp.where((items < shard.whole.num_items)[None, :, None], logits, -jnp.inf)
         items = jnp.minimum(items, shard.whole.num_items - 1)
@@ -43,8 +43,10 @@ def score(
     environment: Environment,
     shard: Shard,
 ) -> Float[Array, "M n B"]:
-    """The logits of a chunk. Contexts come last: so a block is a run of rows, and XLA's CPU compiler
-    vectorises along the batch."""
+    """Logits of a chunk, with contexts along the last axis.
+
+    So a block is a run of rows, and XLA's CPU compiler vectorises along the batch.
+    """
     logits = lax.dot_general(
         rows,
         vectors,
@@ -57,24 +59,27 @@ def score(
 
 
 Listed = tuple[Array, Array]
-"""Logits [B, M, C] of listed items and log_rest [B, M], or what they receive."""
+"""Sparse logits [B, M, C] and log_rest [B, M], or their cotangents."""
+
+Backward = Callable[..., Embeddings]
+"""`pull_back` for one shard, or for all shards of a mesh."""
 
 
 def with_gradient(
-    pull_back: Callable[..., Embeddings],
+    pull_back: Backward,
     embeddings: Embeddings,
     contexts: Int[Array, "B"],
     environment: Environment,
     found: Candidates,
     shift: Float[Array, "B M"],
 ) -> Candidates:
-    """What was found, with a gradient in the embeddings.
+    """Attaches the gradient in the embeddings to candidates that `streamed.find` returned.
 
     Args:
       pull_back: `pull_back(embeddings, contexts, environment, items, shift, values, cotangents)`, the
         gradient in the embeddings.
-      embeddings, contexts, environment: as `streamed.find`.
-      found, shift: what it answered.
+      embeddings, contexts, environment: as in `streamed.find`.
+      found, shift: the values that it returned.
     """
     values = found.sparse_logits.logits, found.sparse_logits.log_rest
     items = found.sparse_logits.items
@@ -85,15 +90,33 @@ def with_gradient(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _with_gradient(pull_back, embeddings, contexts, environment, items, shift, values) -> Listed:
+def _with_gradient(
+    pull_back: Backward,
+    embeddings: Embeddings,
+    contexts: Int[Array, "B"],
+    environment: Environment,
+    items: Int[Array, "B C"],
+    shift: Float[Array, "B M"],
+    values: Listed,
+) -> Listed:
     return values
 
 
-def _with_gradient_fwd(pull_back, embeddings, contexts, environment, items, shift, values):
+def _with_gradient_fwd(
+    pull_back: Backward,
+    embeddings: Embeddings,
+    contexts: Int[Array, "B"],
+    environment: Environment,
+    items: Int[Array, "B C"],
+    shift: Float[Array, "B M"],
+    values: Listed,
+) -> tuple[Listed, tuple[object, ...]]:
     return values, (embeddings, contexts, environment, items, shift, values)
 
 
-def _with_gradient_bwd(pull_back, saved, cotangents):
+def _with_gradient_bwd(
+    pull_back: Backward, saved: tuple[object, ...], cotangents: Listed
+) -> tuple[Embeddings, None, None, None, None, None]:
     return pull_back(*saved, cotangents), None, None, None, None, None
 
 
@@ -110,14 +133,16 @@ def pull_back(
     values: Listed,
     cotangents: Listed,
 ) -> Embeddings:
-    """Score every chunk again: the share of each item in log_rest, or what its place on the list receives.
+    """Gradient in the embeddings: computes the logits of every chunk again.
+
+    An item with a sparse logit receives the cotangent of that logit; every other one receives its share of
+    log_rest.
 
     Args:
-      shard: whose items these are. The answer for them is of these contexts alone.
-      embeddings, contexts, environment: as `streamed.find`.
-      items: those listed.
-      shift: as `streamed.find` answered.
-      values: as `streamed.find` answered.
+      shard: the items of this device; their gradient is that of these contexts alone.
+      embeddings, contexts, environment: as in `streamed.find`.
+      items: ids with sparse logits.
+      shift, values: as `streamed.find` returned them.
       cotangents: of the values.
     """
     (listed, log_rest), (to_listed, to_rest) = values, cotangents

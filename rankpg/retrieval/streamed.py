@@ -1,16 +1,16 @@
-"""Streamed retrieval: the catalogue passes by in chunks, and nothing of size B x N is ever in memory.
+"""Streamed retrieval: a pass over the catalogue in chunks, with nothing of size B x N in memory.
 
-One pass over the items answers two numbers for every block of a few of them: the largest logit, and the
-log-sum-exp. They are all that a draw needs to know of most of the catalogue:
+One pass over the items gives two numbers for every block of a few items: the largest logit, and the
+log-sum-exp. For most of the catalogue, a draw needs nothing else:
 
-    race      the first arrivals of blocks are drawn from their sums, and only the earliest blocks are opened
+    race      the first arrivals of blocks are drawn from their sums; only the earliest blocks are opened
     greedy    only the blocks with the largest maxima are opened
-    log_rest  the sums of the blocks that hold no listed item, and what is not listed of the others: opened
+    log_rest  the sums of blocks without a candidate, and the other items of blocks with one
 
-An opened block is scored again, item by item. The gradient takes a second pass: second_pass.py.
+Opening a block means computing the logits of its items again. The gradient takes a second pass (passes.py).
 
-`find` does this for a shard of the catalogue and puts the parts together; here the shard is all of it, in
-sharded.py every device has one.
+`find` does this for one shard of the catalogue and combines the shards. Here the shard is the whole
+catalogue; in sharded.py every device has one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +31,18 @@ from rankpg.core.sampling import drop_taken, finish, gumbel_at, order_depth, tak
 from rankpg.retrieval.base import FLOAT_BYTES, Encoded, Retrieval, require_embeddings
 from rankpg.retrieval.layout import Layout, Shard, layout_for
 from rankpg.retrieval.passes import masked, pull_back, score, with_gradient
-from rankpg.types import Array, Embeddings, Environment, Float, Int, Key, Quotas
+from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, Quotas
 
 __all__ = ["Streamed", "bytes_per_context", "find"]
 
+Row = tuple[jax.Array | None, ...]
+"""Everything that the search for one context's candidates reads; of a batch, with a leading axis B."""
+
+Opener = Callable[[Int[Array, "M n"]], tuple[Int[Array, "M n width"], Float[Array, "M n width"]]]
+"""From the indices of blocks to the item ids and logits of these blocks."""
+
 _OPENED = 2**21
-"""Numbers of the item table, about, that are read together for opened blocks."""
+"""Approximate number of values of the item table that are read together for opened blocks."""
 
 
 @dataclass(frozen=True)
@@ -135,25 +141,27 @@ def find(
     contexts: Int[Array, "B"],
     environment: Environment,
 ) -> tuple[Candidates, Float[Array, "B M"]]:
-    """The candidates without a gradient, and every context's largest logit.
+    """Draws or rescores candidates, without a gradient, and returns every context's largest logit.
 
     Args:
-      shard: whose items these are; every device answers the same.
-      quotas, statistics, contexts, environment: as `Retrieval.sample`.
-      draws: a key a context, or the candidates that were drawn before.
-      embeddings: contexts [B, M, D] and the part's items [M, rows, D].
+      shard: the items of this device; every device returns the same.
+      quotas, statistics, contexts, environment: as in `Retrieval.sample`.
+      draws: a key for each context, or candidates that were drawn before.
+      embeddings: contexts [B, M, D], and items [M, rows, D] of the shard.
 
     Raises:
-      ValueError: a score that needs the logits of the whole catalogue.
-      TypeError: keys that are words, as `jax.random.PRNGKey` makes them.
+      ValueError: the score reads the logits of the whole catalogue.
+      TypeError: untyped keys, such as those of `jax.random.PRNGKey`.
     """
     if draws.dtype == jnp.uint32:
         raise TypeError(
-            f"keys are uint32{list(draws.shape)}; expected typed ones, such as "
+            f"keys are uint32{list(draws.shape)}; expected typed keys, such as "
             "jax.random.split(jax.random.key(0), B)"
         )
     if statistics == "catalogue":
-        raise ValueError("this score lists the whole catalogue; expected retrieval dense")
+        raise ValueError(
+            "this score reads the logits of the whole catalogue; give retrieval='dense'"
+        )
     shift, total, peak = _block_statistics(
         embeddings, contexts, environment, shard, with_peaks=statistics == "greedy"
     )
@@ -161,18 +169,18 @@ def find(
     sound = shard.everywhere(finite)
     shift = shard.highest(shift)
 
-    def search(of):
-        draw, context, embedding, sound, shift, total, peak = of
-        opened = partial(_open, context, embedding, embeddings.items, environment, shard)
-        return _search(draw, sound, shift, total, peak, opened, quotas, statistics, shard)
+    def search(row):
+        draw, context, embedding, sound, shift, total, peak = row
+        open_blocks = partial(_open, context, embedding, embeddings.items, environment, shard)
+        return _search(draw, sound, shift, total, peak, open_blocks, quotas, statistics, shard)
 
     rows = draws, contexts, embeddings.contexts, sound, shift, total, peak
     read = min(shard.rows, sum(quotas) + 1) * shard.width * embeddings.items[:, 0].size
     return _by_row(search, rows, at_once=max(1, _OPENED // read)), shift
 
 
-def _by_row(function: Callable[[Any], Candidates], rows: Any, at_once: int) -> Candidates:
-    """The function of every row, of `at_once` rows together at most."""
+def _by_row(function: Callable[[Row], Candidates], rows: Row, at_once: int) -> Candidates:
+    """Maps a function over the rows of a batch, at most `at_once` of them together."""
     batch = len(jax.tree.leaves(rows)[0])
     if batch <= at_once:
         return jax.vmap(function)(rows)
@@ -183,9 +191,14 @@ def _by_row(function: Callable[[Any], Candidates], rows: Any, at_once: int) -> C
 
 
 def _block_statistics(
-    embeddings: Embeddings, contexts, environment, shard: Shard, *, with_peaks: bool
+    embeddings: Embeddings,
+    contexts: Int[Array, "B"],
+    environment: Environment,
+    shard: Shard,
+    *,
+    with_peaks: bool,
 ) -> tuple[Float[Array, "B M"], Float[Array, "B M blocks"], Float[Array, "B M blocks"] | None]:
-    """Of what is here: every context's largest logit, and each block's log-sum-exp and, if asked, largest."""
+    """Every context's largest logit on this shard, and every block's log-sum-exp and largest logit."""
     vectors = jnp.transpose(embeddings.contexts, (1, 2, 0))
 
     def body(top, start, rows):
@@ -211,8 +224,7 @@ def _open(
     shard: Shard,
     blocks: Int[Array, "M n"],
 ) -> tuple[Int[Array, "M n width"], Float[Array, "M n width"]]:
-    """The ids of some blocks' items, and their logits; -inf for an item of the block before, and for a block
-    that is not here."""
+    """Item ids and logits of some blocks, -inf for items of the block before and for absent blocks."""
     layout, first = shard.layout, shard.first_block() * shard.width
 
     def one(blocks, table, embedding):
@@ -233,9 +245,26 @@ def _open(
 
 
 def _search(
-    draw, sound, shift, total, peak, opened, quotas: Quotas, statistics: Statistics, shard: Shard
+    draw: Key[Array, ""] | Int[Array, "K"],
+    sound: Bool[Array, ""],
+    shift: Float[Array, "M"],
+    total: Float[Array, "M blocks"],
+    peak: Float[Array, "M blocks"] | None,
+    open_blocks: Opener,
+    quotas: Quotas,
+    statistics: Statistics,
+    shard: Shard,
 ) -> Candidates:
-    """One context's draw, from a key, and sparse; `with_gradient` adds the gradient."""
+    """Candidates of one context, with their sparse logits; `with_gradient` adds the gradient.
+
+    Args:
+      draw: a key, or candidates that were drawn before.
+      sound: no logit of the context is NaN or +inf.
+      shift: the largest logit of each expert.
+      total, peak: log-sum-exp and largest logit of every block of the shard.
+      open_blocks: item ids and logits of some blocks.
+      quotas, statistics, shard: as in `find`.
+    """
     depth = min(shard.whole.num_items, sum(quotas) + 1)
     opens = min(depth, shard.whole.num_blocks)
     shift = jnp.where(jnp.isfinite(shift), shift, 0)
@@ -244,11 +273,11 @@ def _search(
     here = shard.first_block() + jnp.arange(count, dtype=jnp.int32)
 
     def first_blocks(values):
-        """The first blocks of every expert, by their places in the catalogue."""
+        """The first blocks of every expert, by their index in the catalogue."""
         return jax.vmap(lambda v: shard.first(v, here, opens))(values)
 
     def first_items(values, ids):
-        """The first `depth` of the opened items of one expert; -1 where no eligible one is left."""
+        """The first `depth` of the opened items of one expert; -1 where no eligible item remains."""
         values, ids = shard.first(values.reshape(-1), ids.reshape(-1), depth)
         return jnp.where(jnp.isneginf(values), -1, ids), values
 
@@ -260,7 +289,7 @@ def _search(
         )
         noise = jax.vmap(lambda k: gumbel_at(k, here, total.dtype))(of_blocks)
         arrival, block = first_blocks(total + noise)
-        ids, logits = opened(block)
+        ids, logits = open_blocks(block)
         place = (
             block[..., None] * shard.width + jnp.arange(shard.width, dtype=jnp.int32)[None, None]
         )
@@ -268,33 +297,39 @@ def _search(
         raced = finish(arrival, logits - shift[:, None, None], noise.reshape(place.shape), axis=-1)
         return jax.vmap(first_items)(raced, ids)
 
-    def left(order, values):
-        """What of every expert's order the experts before it leave, and the values there."""
+    def without_taken(order, values):
+        """Every expert's order without the items that earlier experts take, and the values there."""
         order, places = drop_taken(order, quotas, order_depth(shard.whole.num_items, quotas))
         return order, jnp.take_along_axis(values, places, axis=1, mode="fill", fill_value=-jnp.inf)
 
     if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
-        order, perturbed = left(*race(draw))
+        order, perturbed = without_taken(*race(draw))
         items = take_quotas(order, quotas)
     else:
         order, perturbed = jnp.zeros((experts, 0), jnp.int32), jnp.zeros((experts, 0), total.dtype)
         items = draw
     listed = items
     if statistics == "greedy":
-        ids, logits = opened(first_blocks(peak)[1])
-        order, _ = left(*jax.vmap(first_items)(logits, ids))
+        ids, logits = open_blocks(first_blocks(peak)[1])
+        order, _ = without_taken(*jax.vmap(first_items)(logits, ids))
     if statistics in ("greedy", "arrivals"):
         listed = jnp.concatenate([items, order.reshape(-1)])
     return Candidates(
         items=items,
-        sparse_logits=_list(listed, total, shift, opened, shard),
+        sparse_logits=_gather(listed, total, shift, open_blocks, shard),
         order=order if statistics in ("greedy", "arrivals") else order[:, :0],
         perturbed=perturbed if statistics == "arrivals" else perturbed[:, :0],
         sound=sound,
     )
 
 
-def _list(ids, total, shift, opened, shard: Shard) -> SparseLogits:
+def _gather(
+    ids: Int[Array, "C"],
+    total: Float[Array, "M blocks"],
+    shift: Float[Array, "M"],
+    open_blocks: Opener,
+    shard: Shard,
+) -> SparseLogits:
     """Sparse logits of some items, from block sums and opened blocks."""
     items = jnp.sort(jnp.where(ids < 0, jnp.max(ids), ids))
     touched = shard.whole.block_of(items)  # ascending, as the items
@@ -302,15 +337,15 @@ def _list(ids, total, shift, opened, shard: Shard) -> SparseLogits:
     block, here = shard.local(touched)
     drop = jnp.where(again | ~here, shard.num_blocks, block)
     untouched = total.at[:, drop].set(-jnp.inf, mode="drop")
-    _, logits = opened(jnp.broadcast_to(touched, (total.shape[0], len(touched))))
+    _, logits = open_blocks(jnp.broadcast_to(touched, (total.shape[0], len(touched))))
     logits = logits - shift[:, None, None]
     start = shard.first_block() * shard.width + shard.layout.start_of(block)
     row = jnp.where(here, items - start, 0)
     place = jnp.searchsorted(touched, touched).astype(jnp.int32)  # where its block was opened first
-    off_list = jnp.tile(~again[:, None], (1, shard.width)).at[place, row].set(False)
-    left_over = jnp.where(off_list[None], logits, -jnp.inf).reshape(len(logits), -1)
+    others = jnp.tile(~again[:, None], (1, shard.width)).at[place, row].set(False)
+    remaining = jnp.where(others[None], logits, -jnp.inf).reshape(len(logits), -1)
     return SparseLogits(
         items=items,
         logits=jnp.where(repeats(items), -jnp.inf, shard.highest(logits[:, place, row])),
-        log_rest=shard.log_sum(log_add(log_sum_exp(untouched), log_sum_exp(left_over))),
+        log_rest=shard.log_sum(log_add(log_sum_exp(untouched), log_sum_exp(remaining))),
     )
