@@ -299,7 +299,7 @@ def towers_of(
         ]
 
     for side, tower in towers.items():
-        if tower != "ids" and getattr(environment, f"{side}_features", None) is None:
+        if tower != "ids" and getattr(environment, f"{side}_features") is None:
             raise ConfigError(
                 f"--{side}-tower is {tower}, but the environment {type(environment).__name__} has no "
                 f"{side} features (of a text folder: {_FEATURE_FILES[side]}); give it some, or choose "

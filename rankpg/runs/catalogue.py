@@ -6,25 +6,19 @@ and nothing to say about anything else.
 
 from __future__ import annotations
 
-from typing import Any
 import copy
 import dataclasses
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rankpg.data.features import feature_rows
-from rankpg.data.ids import IdMap
-from rankpg.data.ids import TableError
-from rankpg.data.ids import id_array
-from rankpg.data.ids import id_kind
+from rankpg.data.ids import IdMap, TableError, id_array, id_kind
 from rankpg.data.side_tables import describe
-from rankpg.environments.catalogue import Restricted
-from rankpg.environments.catalogue import knows_rewards
 from rankpg.environments.dataset import Dataset
-from rankpg.environments.edits import add_contexts
-from rankpg.environments.edits import add_items
-from rankpg.environments.edits import remove_items
+from rankpg.environments.edits import add_contexts, add_items, remove_items
 from rankpg.errors import ConfigError
 from rankpg.policy import Pipeline
 from rankpg.runs.memory import check_memory
@@ -50,7 +44,7 @@ def without_items(run: Any, item_ids: Any) -> Any:
     rows = np.unique(data.item_ids.rows(item_ids))
     if len(rows) == len(data.item_ids):
         raise ValueError("without_items: no item would be left")
-    if not isinstance(data.environment, Restricted):
+    if data.environment.allowed is None:
         closed = remove_items(data, rows, renumber=True)
         if _embeds(run, closed):
             return _on(run, closed)
@@ -72,7 +66,7 @@ def _dataset(run: Any, side: str | None = None) -> Dataset:
             "this run has no ids, only row numbers; train it on a dataset, such as "
             "environments.from_table or from_matrix answer, to change its catalogue"
         )
-    if side is not None and getattr(data.environment, f"{side}_features", None) is None:
+    if side is not None and getattr(data.environment, f"{side}_features") is None:
         raise _no_row(side)
     return data
 
@@ -144,7 +138,7 @@ def _on(run: Any, data: Dataset) -> Any:
 
 def _assembled(run: Any, data: Dataset) -> Pipeline:
     before, config = run.pipeline, run.config
-    if not knows_rewards(data.environment):  # no reward, no propensity to be told
+    if not data.environment.knows_rewards:  # no reward, no propensity to be told
         config = dataclasses.replace(config, adaptive_learning_rate=False)
     pipeline = assemble(
         config,

@@ -6,26 +6,18 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankpg.environments.catalogue import knows_rewards
 from rankpg.environments.dataset import choose_contexts
 from rankpg.errors import ConfigError
-from rankpg.evaluation.diagnostics import Diagnostics
-from rankpg.evaluation.diagnostics import diagnose
-from rankpg.evaluation.diagnostics import number_of_draws
-from rankpg.evaluation.metrics import evaluate
-from rankpg.evaluation.metrics import share_aligned
+from rankpg.evaluation.diagnostics import Diagnostics, diagnose, number_of_draws
+from rankpg.evaluation.metrics import evaluate, share_aligned
 from rankpg.policy import Pipeline
-from rankpg.runs.run import Progress
-from rankpg.runs.run import Row
-from rankpg.runs.run import Run
-from rankpg.runs.run import MetricAccumulator
-from rankpg.training.update import FAULTS
-from rankpg.training.update import over_seeds
-from rankpg.training.update import seed_keys
+from rankpg.runs.run import MetricAccumulator, Progress, Row, Run
+from rankpg.training.update import FAULTS, over_seeds, seed_keys
 from rankpg.types import Int
 
 __all__ = ['Evaluator', 'check_rewards', 'columns_of', 'evaluate_run', 'evaluation_contexts']
@@ -94,7 +86,7 @@ def columns_of(record: Any) -> dict[str, np.ndarray]:
 
 def check_rewards(run: Run) -> None:
     """ConfigError where the environment knows no rewards."""
-    if not knows_rewards(run.environment):
+    if not run.environment.knows_rewards:
         raise ConfigError(
             "this run cannot be evaluated: its environment knows no rewards. Where they were in memory, "
             "bring the data: run_folder.load_run(path, environment=data)"

@@ -33,7 +33,7 @@ from rankpg.rerankers import RERANKERS, fit_scorer, learned, noisy
 from rankpg.retrieval.choice import choose_retrieval
 from rankpg.retrieval.sharded import OneDevice, place_on
 from rankpg.training.optimizer import make_optimizer
-from rankpg.types import Embeddings, Environment, Reranker
+from rankpg.types import Embeddings, Environment, Reranker, check_environment
 
 __all__ = ["ENVIRONMENTS", "assemble", "check_components", "check_kinds", "make_environment"]
 
@@ -42,11 +42,7 @@ def check_kinds(
     environment: Any, encoder: Any, reranker: Any, advantage: Any, optimizer: Any
 ) -> None:
     """Refuse what is of another kind altogether, with the name of what would make it right."""
-    if not isinstance(environment, Environment):
-        raise TypeError(
-            f"environment is a {type(environment).__name__}; expected one that answers mean_rewards, "
-            "sample_rewards, relevance and eligible. For a matrix of rewards: environments.from_matrix"
-        )
+    check_environment(environment)
     try:
         jax.eval_shape(lambda world: None, environment)
     except TypeError:
@@ -68,7 +64,8 @@ def check_kinds(
         )
     if reranker is not None and not isinstance(reranker, Reranker):
         raise TypeError(
-            f"reranker is a {type(reranker).__name__}; expected one of rankpg.rerankers. "
+            f"reranker is a {type(reranker).__name__}; expected one of rankpg.rerankers, or a class that "
+            "inherits from rankpg.types.Reranker. "
             "For a function of yours: rerankers.custom(ranking_length, function)"
         )
     if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):

@@ -9,16 +9,15 @@ Rewards are not kept. No file holds a pickle.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
-import json
+
 import numpy as np
 
-from rankpg._utils.files import atomic_write
-from rankpg._utils.files import atomic_write_text
+from rankpg._utils.files import atomic_write, atomic_write_text
 from rankpg.data.features import Featurizer
-from rankpg.data.ids import IdMap
-from rankpg.data.ids import TableError
+from rankpg.data.ids import IdMap, TableError
 from rankpg.data.read import load_arrays
 from rankpg.environments.catalogue import catalogue
 from rankpg.environments.dataset import Dataset
@@ -135,10 +134,9 @@ def _save_arrays(file: Path, world: Any) -> None:
     arrays: dict[str, Any] = {
         f"{side}_features": np.asarray(rows)
         for side in _SIDES
-        if (rows := getattr(world, f"{side}_features", None)) is not None
+        if (rows := getattr(world, f"{side}_features")) is not None
     }
-    where = getattr(world, "where", None)
-    if where is not None:
-        arrays["where"] = np.packbits(np.asarray(where))
+    if world.where is not None:
+        arrays["where"] = np.packbits(np.asarray(world.where))
     with atomic_write(file) as partial, partial.open("wb") as content:
         np.savez(content, **arrays)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
 import dataclasses
 import json
+from pathlib import Path
+from typing import Any
 
 from rankpg.config.train_config import TrainConfig
-from rankpg.environments.catalogue import knows_rewards
 from rankpg.errors import ConfigError
 from rankpg.rerankers import uniform
-from rankpg.runs.run import Run
-from rankpg.runs.run import MetricAccumulator
-from rankpg.runs.run import prepare
+from rankpg.runs.run import MetricAccumulator, Run, prepare
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import dataset_file as saved_data
-from rankpg.runs.storage.checkpoint import CheckpointError
-from rankpg.runs.storage.checkpoint import Saved
-from rankpg.runs.storage.metrics_file import best_step
-from rankpg.runs.storage.metrics_file import read_metrics
+from rankpg.runs.storage.checkpoint import CheckpointError, Saved
+from rankpg.runs.storage.metrics_file import best_step, read_metrics
 
 __all__ = ['difference', 'load_config', 'load_run', 'load_settings', 'load_state']
 
@@ -123,7 +118,7 @@ def _check_data(run: Run, path: Path) -> None:
             "RunFolder(path).resume(run); to look at it, load_run(path, environment=environment)"
         )
     sums = run.dataset.sums()
-    if not knows_rewards(run.environment):  # from the folder: it holds no numbers
+    if not run.environment.knows_rewards:  # from the folder: it holds no numbers
         del sums["numbers"]
     for name, now in sums.items():
         if not isinstance(saved, dict) or saved.get(name) != now:
