@@ -1,7 +1,8 @@
-"""From rewards to what multiplies the scores: position weights alpha_l, the entropy bonus and transforms A_l.
+"""Advantages: from rewards to the factors A_l of the scores, with position weights and an entropy bonus.
 
-A transform is a pair of pure functions, like an optax transformation: `init(key) -> state` and
-`apply(state, contexts, rewards[B, L]) -> (advantages[B, L], state)`.
+An advantage estimator is a pair of pure functions, like an optax transformation: `init(key) -> state` and
+`apply(state, contexts, rewards[B, L]) -> (advantages[B, L], state)`. The baselines are unbiased; `group`
+(GRPO) rescales.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Advantage(NamedTuple):
 
 
 def position_weights(weights: str, ranking_length: int) -> Float[Array, "L"]:
-    """alpha_l: `uniform` is 1, `dcg` is 1 / log2(1 + l), or L numbers separated by commas.
+    """Weights alpha_l of the positions: `uniform` is 1, `dcg` is 1 / log2(1 + l), or L numbers in a string.
 
     >>> position_weights("dcg", 3).round(4)
     Array([1.    , 0.6309, 0.5   ], dtype=float32)
@@ -55,7 +56,7 @@ def position_weights(weights: str, ranking_length: int) -> Float[Array, "L"]:
     good = len(values) == ranking_length and all(0 <= v < float("inf") for v in values)
     if not good or not any(values):
         raise ValueError(
-            f"position_weights (--position-weights) is {weights!r}; expected uniform, dcg, or "
+            f"position_weights={weights!r}; expected uniform, dcg, or "
             f"L = {ranking_length} non-negative numbers separated by commas, not all of them 0"
         )
     return jnp.asarray(values)
@@ -64,24 +65,24 @@ def position_weights(weights: str, ranking_length: int) -> Float[Array, "L"]:
 def entropy_bonus(
     rewards: Float[Array, "B L"], scores: Float[Array, "B L"], weight: float, slots: int
 ) -> Float[Array, "B L"]:
-    """r_l - weight * score_l / slots: what was unlikely is worth more, so that a policy goes on exploring.
+    """Adds an entropy bonus, r_l - weight * score_l / slots, so that a policy goes on exploring.
 
-    A score is a log-probability, and the mean of its negative an entropy (Williams and Peng 1991). With
-    `v_pg` and slots = K the expected gradient at a position is that of
+    A score is a log-probability, and the mean of its negative is an entropy (Williams and Peng 1991). With
+    `v_pg` and slots = K, the expected gradient at a position is that of
 
         E[r] + weight * H(S) / K
 
-    With an exact log P(a_l in S), slots = 1 and a re-ranker that shows all candidates alike it is that of
+    With an exact log P(a_l in S), slots = 1 and a re-ranker that shows all candidates alike, it is that of
 
         E[r] + weight / K * sum_a - P(a in S) log P(a in S)
 
     For other re-rankers and scores see docs/mathematics.md.
 
     Args:
-      rewards: of what was shown.
-      scores: their values count, their gradient does not.
-      weight: in units of the reward, for one nat a slot. A transform that rescales takes the units away.
-      slots: how many candidates a score speaks of: 1, or K.
+      rewards: of the shown items.
+      scores: log-probabilities; their gradient is not used.
+      weight: reward units per nat. An advantage that rescales removes the units.
+      slots: the number of candidates that a score covers: 1, or K.
 
     >>> entropy_bonus(jnp.array([[2.0]]), jnp.log(jnp.array([[0.5]])), 1.0, 1)
     Array([[2.6931472]], dtype=float32)
@@ -90,15 +91,16 @@ def entropy_bonus(
 
 
 def identity() -> Advantage:
-    """A_l = r_l."""
+    """The plain reward, A_l = r_l."""
     return Advantage(lambda key: (), lambda state, contexts, rewards: (rewards, state))
 
 
 def group(draws_per_context: int, *, shift: bool) -> Advantage:
-    """GRPO: A_l = (r_l - mean) / std over the draws of one context; 0 where they are all equal.
+    """GRPO, A_l = (r_l - mean) / std over the draws of one context (Shao et al. 2024); 0 where all are equal.
 
-    `shift` subtracts the group's minimum, so that the smallest is 0: a credit-assigned score sees the shown
-    item alone, and a negative advantage would push down whatever was shown (Kiyohara et al. 2026, Sec. 5).
+    `shift` subtracts the minimum of the group, so that the smallest is 0: a credit-assigned score sees the
+    shown item alone, and a negative advantage would lower every item that was shown (Kiyohara et al. 2026,
+    Sec. 5).
 
     Args:
       draws_per_context: rows of the batch that share a context; the batch holds them next to each other.
@@ -116,7 +118,7 @@ def group(draws_per_context: int, *, shift: bool) -> Advantage:
         del contexts
         if rewards.shape[0] % draws_per_context:
             raise ValueError(
-                f"rewards has {rewards.shape[0]} rows; expected a multiple of draws_per_context = "
+                f"rewards has {rewards.shape[0]} rows; expected a multiple of draws_per_context="
                 f"{draws_per_context}"
             )
         grouped = rewards.reshape(-1, draws_per_context, rewards.shape[-1])
@@ -135,7 +137,7 @@ def group(draws_per_context: int, *, shift: bool) -> Advantage:
 
 
 def batch_baseline() -> Advantage:
-    """A_l = r_l - mean of r_l over the other rows of the batch (leave one out, so it adds no bias).
+    """The reward minus the mean of the other rows of the batch (leave-one-out, Kool et al. 2019b): no bias.
 
     Raises:
       ValueError: on `apply`, a batch of one row.
@@ -153,7 +155,7 @@ def batch_baseline() -> Advantage:
 
 
 def context_baseline(num_contexts: int, ranking_length: int) -> Advantage:
-    """A_l = r_l - running mean of r_l over the context's earlier batches; r_l itself on its first visit."""
+    """The reward minus the running mean of the context's earlier rewards; the reward on its first visit."""
 
     def init(key):
         del key
@@ -169,11 +171,11 @@ def context_baseline(num_contexts: int, ranking_length: int) -> Advantage:
 
 
 def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> Advantage:
-    """A_l = r_l - b_l(context), b fitted to the rewards by Adam on the squared error, one step a batch.
+    """The reward minus a network's prediction b_l(context), fitted by one Adam step of squared error a batch.
 
     Args:
-      network: answers [1, B, L] from contexts; a tower of `encoders.py` with D = L, say.
-      learning_rate: of Adam.
+      network: returns [1, B, L] from contexts, such as a tower of `encoders.py` with D = L.
+      learning_rate: step size of Adam.
     """
     optimizer = optax.adam(learning_rate)
 
@@ -197,7 +199,7 @@ def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> Advantage
 
 
 class AdvantageSettings(NamedTuple):
-    """What the advantages of the table are built from."""
+    """Sizes from which the advantages of the table are built."""
 
     num_contexts: int
     ranking_length: int

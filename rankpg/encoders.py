@@ -218,7 +218,7 @@ class TwoTower(nnx.Module):
 
 
 class TowerSettings(NamedTuple):
-    """What the towers of the table are built from."""
+    """Sizes from which the towers of the table are built."""
 
     num_ids: int
     """Rows of the side."""

@@ -1,7 +1,7 @@
-"""Re-rankers: the re-ranker that orders L of the K candidates.
+"""Re-rankers: from K candidates to the ranking of L items that is shown.
 
-Each is built by a function of the table `RERANKERS`, or wraps your own. `draw` is what training sees;
-`greedy`, the most likely ranking, is what counts at evaluation.
+The table `RERANKERS` names those that come with the library; `custom` wraps a function of your own. Training
+sees what a re-ranker draws; an evaluation takes its `greedy`, most likely, ranking.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Scorer = Callable[[Any, Int[Array, ""], Int[Array, "K"]], Float[Array, "K"]]
 
 @dataclass(frozen=True)
 class _Reranker:
-    """A re-ranker from two functions of (key, environment, context, candidates)."""
+    """A re-ranker made of two functions of (key, environment, context, candidates)."""
 
     ranking_length: int
     draw: Callable[..., Ranking]
@@ -64,7 +64,7 @@ def _relevance(environment, context, candidates) -> Float[Array, "K"]:
 
 
 def _sort(scorer: Scorer, ranking_length: int) -> Callable[..., Ranking]:
-    """Show the L of largest score, with probability one."""
+    """Shows the L candidates of largest score, with probability one."""
 
     def rank(key, environment, context, candidates) -> Ranking:
         del key
@@ -76,7 +76,7 @@ def _sort(scorer: Scorer, ranking_length: int) -> Callable[..., Ranking]:
 
 
 def _plackett_luce(scorer: Scorer, ranking_length: int, noise: float) -> Callable[..., Ranking]:
-    """L of K by Plackett-Luce on the scores; `noise` 0 shows the most likely ranking and its propensity."""
+    """Draws L of K by Plackett-Luce on the scores; noise=0 gives the most likely ranking."""
 
     def rank(key, environment, context, candidates) -> Ranking:
         scores = centre(scorer(environment, context, candidates))
@@ -89,7 +89,7 @@ def _plackett_luce(scorer: Scorer, ranking_length: int, noise: float) -> Callabl
 
 
 def optimal(ranking_length: int) -> Reranker:
-    """Show the candidates of largest relevance.
+    """Shows the candidates of largest relevance.
 
     >>> from rankpg.environments.synthetic import paper_instance
     >>> stage, environment = optimal(1), paper_instance()
@@ -101,13 +101,13 @@ def optimal(ranking_length: int) -> Reranker:
 
 
 def anti(ranking_length: int) -> Reranker:
-    """Show the candidates of smallest relevance: the re-ranker that is wrong on purpose."""
+    """Shows the candidates of smallest relevance: an adversarial re-ranker."""
     rank = _sort(lambda *of: -_relevance(*of), ranking_length)
     return _Reranker(ranking_length, rank, rank)
 
 
 def noisy(ranking_length: int, inverse_temperature: float = 1.0) -> Reranker:
-    """Plackett-Luce on relevance times the inverse temperature."""
+    """Draws from Plackett-Luce on relevance times the inverse temperature."""
 
     def scorer(*of):
         return inverse_temperature * _relevance(*of)
@@ -120,29 +120,29 @@ def noisy(ranking_length: int, inverse_temperature: float = 1.0) -> Reranker:
 
 
 def uniform(ranking_length: int) -> Reranker:
-    """Show L candidates at random, at evaluation too: all its rankings are equally likely."""
+    """Shows L candidates at random, also at evaluation: all of its rankings are equally likely."""
     rank = _plackett_luce(lambda *of: jnp.zeros_like(_relevance(*of)), ranking_length, noise=1.0)
     return _Reranker(ranking_length, rank, rank)
 
 
 def learned(ranking_length: int, scorer: Scorer) -> Reranker:
-    """Show the candidates that a trained scorer puts first; `fit_scorer` trains one."""
+    """Shows the candidates that a trained scorer ranks first; `fit_scorer` trains one."""
     rank = _sort(scorer, ranking_length)
     return _Reranker(ranking_length, rank, rank)
 
 
 def similarity(ranking_length: int) -> Reranker:
-    """Show the candidates whose features have the largest inner product with those of the context.
+    """Shows the candidates whose features have the largest inner product with those of the context.
 
-    A re-ranker as imperfect as the features are: of text embeddings, the ranking of the untrained retriever.
+    With text embeddings, this is the ranking of the untrained retriever.
     """
 
     def scorer(environment, context, candidates):
         of_contexts, of_items = environment.context_features, environment.item_features
         if of_contexts is None or of_items is None:
             raise ValueError(
-                f"the re-ranker similarity needs features of contexts and of items, which the environment "
-                f"{type(environment).__name__} lacks"
+                f"reranker='similarity' needs context_features and item_features, which the environment "
+                f"{type(environment).__name__} lacks; add them, or choose another re-ranker"
             )
         return of_items[candidates] @ of_contexts[context]
 
@@ -153,9 +153,10 @@ def custom(
     ranking_length: int,
     function: Callable[[PRNGKey, Int[Array, ""], Int[Array, "K"]], Int[Array, "L"]],
 ) -> Reranker:
-    """Your own jit-able re-ranker: `function(key, context, candidates) -> item ids [L]`, best first.
+    """Wraps a function of your own, `function(key, context, candidates) -> item ids [L]`, best first.
 
-    It is unbatched. Its propensity is unknown, so the adaptive learning rate of Eq. 9 is refused with it.
+    The function is jit-able and unbatched. Its propensity is unknown, so the adaptive learning rate of Eq. 9 is not
+    available with it.
 
     >>> stage = custom(2, lambda key, context, candidates: candidates[:2])
     >>> stage(jax.random.key(0), None, jnp.int32(0), jnp.array([7, 3, 5])).items
@@ -180,7 +181,7 @@ def _name(function: Callable[..., Any]) -> str:
 
 
 class NeuralScorer(nnx.Module):
-    """A perceptron over both sides' features (learned embeddings where there are none) and their product.
+    """A perceptron on the features of both sides, or learned embeddings, and their product.
 
     score(context, item) = MLP([x, e, x * e])
     """
@@ -233,7 +234,7 @@ class _Table(nnx.Module):
 
 
 def _side(environment: Environment, side: str, count: int, dim: int, rngs: nnx.Rngs):
-    """What describes one side, and its width."""
+    """Features or learned embeddings of one side, and their width."""
     name = f"{side}_features"
     features = getattr(environment, name)
     if features is not None:
@@ -249,14 +250,14 @@ def fit_scorer(
     batch_size: int = 1024,
     learning_rate: float = 3e-3,
 ) -> Scorer:
-    """Fit a NeuralScorer to rewards of random pairs, by Adam on the squared error.
+    """Fits a NeuralScorer to the rewards of random pairs, by Adam on the squared error.
 
     Args:
-      key: of the start and of the pairs drawn.
-      environment: where the rewards come from; its features are used where it has them.
-      num_steps: updates.
-      batch_size: pairs per update.
-      learning_rate: of Adam.
+      key: draws the initialisation and the pairs.
+      environment: gives the rewards, and features where it has them.
+      num_steps: number of updates.
+      batch_size: pairs in an update.
+      learning_rate: step size of Adam.
 
     Returns:
       A scorer for `rerankers.learned`.
@@ -299,7 +300,7 @@ def fit_scorer(
 
 
 class RerankerSettings(Protocol):
-    """What the re-rankers of the table are built from; a `TrainConfig` has these fields."""
+    """Settings from which the re-rankers of the table are built; a `TrainConfig` has these fields."""
 
     @property
     def ranking_length(self) -> int: ...

@@ -1,9 +1,8 @@
-"""Whether training is healthy, looked at between updates: gradient, credit, certainty.
+"""Diagnostics of training between updates: noise of the gradient, effective sample size, saturation.
 
-Everything here reads a state and changes nothing: a program of its own, with keys of its own. Draws pass
-through the run's own retrieval, so nothing is larger than in a step of training. The other diagnostics, which
-need an evaluation's logits, are columns of `evaluate.Evaluation`. docs/diagnostics.md says what to do about
-each.
+They read a state and change nothing: a program of its own, with keys of its own. Draws pass through the
+run's own retrieval, so nothing is larger than in an update. Diagnostics that need the logits of an evaluation
+are fields of `metrics.Evaluation`. docs/diagnostics.md says what to do about each.
 """
 
 from __future__ import annotations
@@ -23,35 +22,35 @@ from rankpg.types import Array, Float, Int, PRNGKey, Quotas, record
 
 __all__ = ["Diagnostics", "diagnose", "effective_sample_size", "number_of_draws", "some_slots"]
 
-_CERTAIN = 0.99
-"""A candidate whose inclusion probability is above it learns next to nothing from its reward."""
+_SATURATED = 0.99
+"""A candidate whose inclusion probability is above this hardly learns from its reward."""
 
 _AT_ONCE = 8
 """Contexts whose candidates' inclusion probabilities are computed together."""
 
-_LOOKED_AT = 512
-"""Candidates of a batch whose certainty is looked at, or one of each context: each costs as much as K do."""
+_CHECKED = 512
+"""Candidates of a batch that are checked for saturation, at least one of each context; each costs O(K)."""
 
 
 @record
 class Diagnostics:
-    """Of one seed, at one state."""
+    """Diagnostics of one seed at one state."""
 
     gradient_variance: Float[Array, ""]
     """Trace of the covariance of the gradient of one batch."""
     gradient_signal_to_noise: Float[Array, ""]
     """|E g|^2 / trace of the covariance; an estimate, so it may fall below 0."""
     credit_ess: Float[Array, ""]
-    """How many draws of a batch the credit amounts to, from 1 to B; 0 where there is none."""
+    """Effective sample size of the credit of a batch, from 1 to B; 0 without any credit."""
     saturated_candidates: Float[Array, ""]
-    """Share of the drawn candidates that were certain to be drawn; of a sample where B * K is large."""
+    """Share of drawn candidates with an inclusion probability above 0.99; sampled where B * K is large."""
 
 
 def number_of_draws(updates: int) -> int:
-    """Batches whose gradients are compared: a hundredth of the updates between evaluations, 8 at most.
+    """Number of batches whose gradients are compared: a hundredth of the updates, at most 8.
 
-    Below 2 there is nothing to compare: where evaluations are fewer than 200 updates apart, a look would cost
-    more than it tells.
+    Below 2 there is nothing to compare: where evaluations are fewer than 200 updates apart, diagnostics would
+    cost too much.
 
     >>> [number_of_draws(n) for n in (100, 400, 1000)]
     [1, 4, 8]
@@ -65,13 +64,13 @@ def diagnose(
     key: PRNGKey,
     num_draws: int,
 ) -> Diagnostics:
-    """Look at one seed's state.
+    """Measures the gradient noise, credit and saturation of one seed's state.
 
     Of n independent draws of a gradient with sum s and q = sum |g|^2, without bias,
 
         |E g|^2 = (|s|^2 - q) / (n (n - 1)),        trace of the covariance = (q - |s|^2 / n) / (n - 1)
 
-    (as laboratory/noise.py, which tells standard errors as well).
+    (benchmarks/estimator_lab/noise.py gives standard errors as well).
 
     Args:
       learner: makes the updates that are looked at.
@@ -80,7 +79,7 @@ def diagnose(
       num_draws: n, at least 2.
 
     Raises:
-      ValueError: a single draw, which has no variance.
+      ValueError: fewer than 2 draws.
     """
     if num_draws < 2:
         raise ValueError(f"num_draws={num_draws}; expected at least 2")
@@ -89,12 +88,12 @@ def diagnose(
     def add(carry, keys):
         key, look = keys
         _, step = update(learner, state, learner.simulate(key))
-        total, squares, size, certain = carry
+        total, squares, size, saturated = carry
         total = jax.tree.map(lambda t, g: t + g.astype(t.dtype), total, step.gradient)
         size = size + effective_sample_size(step.credit).astype(size.dtype)
         share = jnp.mean(
             lax.map(
-                lambda one: _certain(one[0], quotas, one[1]),
+                lambda one: _saturated(one[0], quotas, one[1]),
                 (step.candidates, some_slots(look, batch_size, sum(quotas))),
                 batch_size=min(_AT_ONCE, batch_size),
             )
@@ -103,14 +102,16 @@ def diagnose(
             total,
             squares + norm(step.gradient) ** 2,
             size,
-            certain + share.astype(certain.dtype),
+            saturated + share.astype(saturated.dtype),
         ), None
 
     nothing = jax.tree.map(jnp.zeros_like, widened(state.params))
     zero = norm(nothing)  # in the dtype of sums
     draws = jax.random.split(key, num_draws)
     looks = jax.random.split(jax.random.fold_in(key, num_draws), num_draws)  # the draws end before
-    (total, squares, size, certain), _ = lax.scan(add, (nothing, zero, zero, zero), (draws, looks))
+    (total, squares, size, saturated), _ = lax.scan(
+        add, (nothing, zero, zero, zero), (draws, looks)
+    )
     of_sum = norm(total) ** 2
     signal = (of_sum - squares) / (num_draws * (num_draws - 1))
     variance = (squares - of_sum / num_draws) / (num_draws - 1)
@@ -118,7 +119,7 @@ def diagnose(
         gradient_variance=variance,
         gradient_signal_to_noise=signal / variance,  # NaN where no draw has a gradient
         credit_ess=size / num_draws,
-        saturated_candidates=certain / num_draws,
+        saturated_candidates=saturated / num_draws,
     )
 
 
@@ -136,9 +137,7 @@ def effective_sample_size(credit: Float[Array, "B L"]) -> Float[Array, ""]:
 
 
 def some_slots(key: PRNGKey, batch_size: int, num_candidates: int) -> Int[Array, "B slots"]:
-    """Of every context as many slots as `_LOOKED_AT` allows, each slot as likely as any other.
-
-    Evenly spaced from a random one on.
+    """Chooses slots of every context, evenly spaced from a random one on; every slot is equally likely.
 
     >>> import jax
     >>> some_slots(jax.random.key(0), 2, 3).tolist()  # all of them
@@ -146,7 +145,7 @@ def some_slots(key: PRNGKey, batch_size: int, num_candidates: int) -> Int[Array,
     >>> some_slots(jax.random.key(0), 128, 200).shape
     (128, 4)
     """
-    count = min(num_candidates, max(1, _LOOKED_AT // batch_size))
+    count = min(num_candidates, max(1, _CHECKED // batch_size))
     if count == num_candidates:
         return jnp.broadcast_to(jnp.arange(count, dtype=jnp.int32), (batch_size, count))
     start = jax.random.randint(key, (batch_size, 1), 0, num_candidates)
@@ -154,10 +153,10 @@ def some_slots(key: PRNGKey, batch_size: int, num_candidates: int) -> Int[Array,
     return (start.astype(jnp.int32) + step[None]) % num_candidates
 
 
-def _certain(
+def _saturated(
     candidates: Candidates, quotas: Quotas, slots: Int[Array, "slots"]
 ) -> Float[Array, "slots"]:
-    """Which of these candidates would have been drawn almost surely beside the others: 1, else 0.
+    """1 for each of these candidates that would almost surely have been drawn beside the others, else 0.
 
     h = 1 - prod_k W_k / (W_k + w_a), Eq. 8 with the other candidates, as they were drawn, for its prefix.
     """
@@ -171,4 +170,4 @@ def _certain(
     log_inclusion = jax.vmap(lambda place, rest: log_hit(sparse, place, places[rest], quotas))(
         places[slots], others
     )
-    return (log_inclusion > math.log(_CERTAIN)).astype(sparse.logits.dtype)
+    return (log_inclusion > math.log(_SATURATED)).astype(sparse.logits.dtype)

@@ -1,9 +1,9 @@
-"""What a policy is worth, and where it loses: value, regret by stage, recall, alignment."""
+"""Value of a two-stage ranker, and where it loses: regret by stage, recall, NDCG, alignment."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,8 +65,7 @@ class Evaluation:
     effective_items: Float[Array, ""]
     """exp(H), H the entropy of softmax(f_m): how many items an expert chooses among; mean over experts."""
     recall_reward_correlation: Float[Array, ""]
-    """Between candidate recall and what the policy's value lacks to the optimum, with the sign of a gain,
-    across contexts; NaN where one of the two is the same everywhere."""
+    """Correlation across contexts of candidate recall and minus the regret; NaN if either is constant."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,17 +133,17 @@ def evaluate_context(
 
 
 class Block(NamedTuple):
-    """Contexts that are evaluated together."""
+    """The number of contexts that are evaluated together."""
 
     contexts: int
     size_of_one: int
-    """Bytes that one of them takes, about."""
+    """Approximate bytes of one context."""
 
 
 def evaluation_block(num_items: int, quotas: Quotas) -> Block:
-    """64 contexts, fewer where they would take more than half a GiB.
+    """Chooses 64 contexts, or fewer if they would take more than half a GiB.
 
-    With one expert an evaluation holds a dozen numbers an item; with more, as many again for each of the K
+    With one expert, an evaluation holds a dozen numbers for each item; with more, a dozen for each of the K
     factors of Eq. 8.
 
     >>> evaluation_block(10**6, (100,)).contexts
@@ -168,10 +167,10 @@ def evaluate(
     Args:
       system: policy, re-ranker and position weights.
       environment: returns mean rewards.
-      params: of the encoder.
+      params: parameters of the encoder.
       contexts: ids to average over.
-      key: of the sampled policy and of re-rankers that draw.
-      block: contexts whose logits are in memory at a time; by `evaluation_block` if None.
+      key: draws from the sampled policy and from stochastic re-rankers.
+      block: number of contexts whose logits are in memory at a time; `evaluation_block` if None.
     """
 
     def one(args):
@@ -204,7 +203,7 @@ def share_aligned(
 ) -> Float[Array, ""]:
     """Share of contexts whose probabilities order all items as the rewards do (Definition 3.2).
 
-    It sorts the catalogue for every context, which is why the training loop leaves it out.
+    It sorts the catalogue for every context, so the training loop leaves it out.
     """
     catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
 
@@ -222,8 +221,8 @@ def share_aligned(
     return jnp.mean(lax.map(one, contexts).astype(jnp.float32))
 
 
-def _item_log_probs(logits: Float[Array, "M N"], quotas: Any) -> Float[Array, "N"]:
-    """Whatever orders the items: the logits of one expert, the expected number of draws of several."""
+def _item_log_probs(logits: Float[Array, "M N"], quotas: Quotas) -> Float[Array, "N"]:
+    """Values that order the items: logits of one expert, log expected number of draws of several."""
     if len(quotas) == 1:
         return logits[0]
     sparse = full_logits(centre(logits))
@@ -233,9 +232,9 @@ def _item_log_probs(logits: Float[Array, "M N"], quotas: Any) -> Float[Array, "N
 def _recall(
     rewards: Float[Array, "N"], candidates: Int[Array, "K"], last: Float[Array, ""], depth: int
 ) -> Float[Array, ""]:
-    """Share of a top T that the candidates hold, `last` being the smallest reward of such a top T.
+    """Share of the T best items that are candidates, `last` being the smallest reward among these T.
 
-    An item that is not eligible has reward -inf and is in no top: fewer than T eligible items are the top.
+    Items that are not eligible have reward -inf and do not count; fewer than T eligible items are all in.
     """
     handed = rewards[candidates]
     size = jnp.minimum(depth, jnp.sum(rewards > -jnp.inf))
@@ -245,14 +244,14 @@ def _recall(
 
 
 def _effective_items(logits: Float[Array, "M N"]) -> Float[Array, "M"]:
-    """exp of each expert's entropy, - sum_a pi(a) log pi(a); a masked item has none."""
+    """exp of each expert's entropy, - sum_a pi(a) log pi(a); masked items contribute 0."""
     log_probs = jax.nn.log_softmax(logits, axis=1)
     inside = jnp.where(jnp.isneginf(logits), 0, log_probs)
     return jnp.exp(-jnp.sum(jnp.exp(log_probs) * inside, axis=1))
 
 
 def correlation(one: Float[Array, "n"], other: Float[Array, "n"]) -> Float[Array, ""]:
-    """Pearson's; NaN where one of the two does not vary.
+    """Pearson's correlation; NaN if either variable is constant.
 
     >>> correlation(jnp.array([0.0, 1.0, 2.0]), jnp.array([1.0, 3.0, 5.0])).round(4)
     Array(1., dtype=float32)
@@ -264,13 +263,13 @@ def correlation(one: Float[Array, "n"], other: Float[Array, "n"]) -> Float[Array
 
 
 def relevant_recall(rewards: Float[Array, "N"], candidates: Int[Array, "K"]) -> Float[Array, ""]:
-    """Share of the items of reward above 0 that the candidates hold; 0 if there are none."""
+    """Share of the items with reward above 0 that are candidates; 0 if there are none."""
     relevant = jnp.sum(rewards > 0)
     return (jnp.sum(rewards[candidates] > 0) / jnp.maximum(relevant, 1)).astype(rewards.dtype)
 
 
 def ndcg(gains: Float[Array, "L"], ideal: Float[Array, "L"]) -> Float[Array, ""]:
-    """Discounted cumulative gain of a list over that of the ideal one; 0 where the ideal one has none."""
+    """Normalised discounted cumulative gain of a list; 0 where the ideal list has no gain."""
     discount = 1 / jnp.log2(jnp.arange(2.0, gains.shape[0] + 2))
     best = ideal @ discount
     return jnp.where(best > 0, gains @ discount / jnp.where(best > 0, best, 1), 0)

@@ -23,7 +23,7 @@ _FEW_BYTES = 2**30
 
 
 class Catalogue(NamedTuple):
-    """What a retrieval is built from."""
+    """Sizes and mesh from which a retrieval is built."""
 
     num_items: int
     """N"""

@@ -1,14 +1,14 @@
-"""The optimizer's step: proposed, judged, and taken only if it is sound.
+"""The optimizer's step, which is undone where it is not finite.
 
-The old parameters are kept until the new ones are known to be finite. Of a large model no second copy is
-made: it is stepped in place, and parameters that have become infinite are noticed one step later.
+The old parameters are kept until the new ones are known to be finite. A large model has no second copy: it is
+stepped in place, and parameters that have become infinite are noticed one step later.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -30,12 +30,14 @@ __all__ = [
     "stepped_in_place",
 ]
 
+Tree = TypeVar("Tree")
+
 _COPIED = 2**22
-"""Numbers of a model, at most, of which a step keeps a copy until it is judged."""
+"""Largest model, in numbers, that a step copies until its result is known to be finite."""
 
 
-def make_optimizer(config: TrainConfig) -> Any:
-    """`optax.<name>(learning_rate, **options)`."""
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Builds `optax.<name>(learning_rate, **options)` from the settings."""
     name, options = config.optimizer or "", {}
     builder = getattr(optax, name, None)
     part = name.startswith("scale_by_")  # of an optimizer: its updates point uphill
@@ -46,14 +48,14 @@ def make_optimizer(config: TrainConfig) -> Any:
         or "learning_rate" not in inspect.signature(builder).parameters
     ):
         raise ConfigError(
-            f"--optimizer is {name!r}; expected an optimizer of optax that takes a learning_rate, "
-            "for instance adam, adagrad, sgd, adamw, rmsprop"
+            f"optimizer={name!r}; expected an optimizer of optax that takes a learning_rate, such as "
+            "adam, adagrad, sgd, adamw or rmsprop"
         )
     known = inspect.signature(builder).parameters
     for option in config.optimizer_options or ():
         key, separator, value = option.partition("=")
         if key in options:
-            raise ConfigError(f"--optimizer-options gives {key} twice")
+            raise ConfigError(f"optimizer_options gives {key} twice; give it once")
         try:
             options[key] = float(value)
         except ValueError:
@@ -62,25 +64,25 @@ def make_optimizer(config: TrainConfig) -> Any:
             separator = ""
         if not separator or key not in known or key == "learning_rate":
             raise ConfigError(
-                f"--optimizer-options holds {option!r}; expected NAME=NUMBER with a name that optax.{name} "
+                f"optimizer_options holds {option!r}; expected NAME=NUMBER with a name that optax.{name} "
                 f"takes: {', '.join(k for k in known if k != 'learning_rate')}"
             )
     try:
         optimizer: Any = builder(learning_rate=config.learning_rate, **options)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"--optimizer {name} cannot be built from --learning-rate and --optimizer-options: {error}"
+            f"optimizer={name!r} cannot be built from learning_rate and optimizer_options: {error}"
         ) from error
     return optimizer if config.table_dtype == "float32" else in_float32(optimizer)
 
 
-def all_finite(tree: Any) -> Bool[Array, ""]:
-    """Whether no leaf holds NaN or infinity."""
+def all_finite(tree: Params) -> Bool[Array, ""]:
+    """True if no leaf holds NaN or infinity."""
     return jnp.all(jnp.stack([jnp.max(jnp.abs(x)) < jnp.inf for x in jax.tree.leaves(tree)]))
 
 
-def norm(tree: Any) -> Float[Array, ""]:
-    """The Euclidean length of all leaves together."""
+def norm(tree: Params) -> Float[Array, ""]:
+    """Euclidean norm of all leaves together."""
     squares = (
         jnp.vdot(x, x, preferred_element_type=accumulation_dtype(x.dtype))
         for x in jax.tree.leaves(tree)
@@ -89,9 +91,9 @@ def norm(tree: Any) -> Float[Array, ""]:
 
 
 def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimizer that remembers and reckons in float32 whatever the parameters are.
+    """Wraps an optimizer so that its state and arithmetic are float32 whatever the parameters are.
 
-    Adam's second moment would stand still in bfloat16: it moves by a thousandth of itself a step.
+    Adam's second moment would not move in bfloat16: it changes by a thousandth of itself a step.
     """
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
@@ -102,31 +104,31 @@ def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
 
 
 class Stepped(NamedTuple):
-    """What a step leaves behind."""
+    """The result of a step."""
 
     params: Params
-    optimizer_state: Any
+    optimizer_state: optax.OptState
     sound: Bool[Array, ""]
-    """Whether all parameters are finite: the new ones, of a large model the old ones."""
+    """True if all parameters are finite: the new ones, or the old ones of a large model."""
 
 
 def step(
     optimizer: optax.GradientTransformation,
     params: Params,
-    optimizer_state: Any,
+    optimizer_state: optax.OptState,
     gradient: Params,
     step_size: Float[Array, ""] | None,
     take: Bool[Array, ""],
 ) -> Stepped:
-    """The optimizer's step; everything stays as it is if `take` is False or the parameters are not sound.
+    """Takes the optimizer's step; nothing changes if `take` is False or parameters are not finite.
 
     Args:
       optimizer: any of optax.
-      params: a tree.
-      optimizer_state: of these parameters.
-      gradient: like them.
-      step_size: multiplies the updates; None is 1.
-      take: whether a step is wanted at all.
+      params: a tree of arrays.
+      optimizer_state: the optimizer's state for these parameters.
+      gradient: a tree like `params`.
+      step_size: factor of the updates; None is 1.
+      take: False makes no step.
     """
 
     def move(params: Any, memory: Any, gradient: Any) -> Any:
@@ -155,11 +157,11 @@ def _add(params: Params, updates: Params) -> Params:
     return jax.tree.map(lambda p, n: n.astype(p.dtype), params, new)
 
 
-def widened(tree: Any) -> Any:
-    """Every leaf in the dtype in which its like are added up."""
+def widened(tree: Tree) -> Tree:
+    """Casts every leaf to the dtype in which its values are accumulated."""
     return jax.tree.map(lambda x: x.astype(accumulation_dtype(x.dtype)), tree)
 
 
 def stepped_in_place(params: Params) -> bool:
-    """Whether a model is so large that it is stepped in place."""
+    """True for a model so large that it is stepped in place."""
     return sum(x.size for x in jax.tree.leaves(params)) > _COPIED

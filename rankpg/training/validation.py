@@ -53,7 +53,8 @@ def check_kinds(
     if reranker is not None and not isinstance(reranker, Reranker):
         raise TypeError(
             f"reranker is a {type(reranker).__name__}; expected one of rankpg.rerankers, or a class "
-            "that inherits from rankpg.types.Reranker. For a function of yours: rerankers.custom(ranking_length, function)"
+            "that inherits from rankpg.types.Reranker. For a function of yours: "
+            "rerankers.custom(ranking_length, function)"
         )
     if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(

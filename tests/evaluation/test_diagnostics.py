@@ -182,7 +182,7 @@ def test_of_many_candidates_every_slot_is_looked_at_as_often(batch_size, num_can
     assert (abs(looks - expected) < 5 * np.sqrt(expected)).all()
 
 
-def test_certain_candidates_are_counted():
+def test_saturated_candidates_are_counted():
     run = prepare(settings(estimator="top1_pg"), from_matrix(REWARDS))
     for certain in (0, 1, 2, 3):
         logits = np.zeros(30, np.float32)
@@ -195,7 +195,7 @@ def test_certain_candidates_are_counted():
 def test_the_probability_beside_the_others_by_a_loop():
     """h = 1 - prod_k W_k / (W_k + w_a), the other candidates taken out one after the other."""
     from rankpg.core.estimators import draw_candidates
-    from rankpg.evaluation.diagnostics import _certain
+    from rankpg.evaluation.diagnostics import _saturated
 
     generator = np.random.default_rng(5)
     seen = set()
@@ -209,7 +209,7 @@ def test_the_probability_beside_the_others_by_a_loop():
                 left -= 0 if other is None else weights[other]
                 missed *= left / (left + weights[item])
             if abs((1 - missed) - 0.99) > 1e-3:
-                said = bool(_certain(drawn, (4,), jnp.arange(4))[place])
+                said = bool(_saturated(drawn, (4,), jnp.arange(4))[place])
                 assert said == (1 - missed > 0.99)
                 seen.add(said)
     assert seen == {True, False}
