@@ -155,8 +155,8 @@ def custom(
 ) -> Reranker:
     """Wraps a function of your own, `function(key, context, candidates) -> item ids [L]`, best first.
 
-    The function is jit-able and unbatched. Its propensity is unknown, so the adaptive learning rate of Eq. 9 is not
-    available with it.
+    The function is jit-able and unbatched. Its propensity is unknown, so the adaptive learning rate of Eq. 9
+    is not available with it.
 
     >>> stage = custom(2, lambda key, context, candidates: candidates[:2])
     >>> stage(jax.random.key(0), None, jnp.int32(0), jnp.array([7, 3, 5])).items

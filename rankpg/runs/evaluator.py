@@ -1,4 +1,4 @@
-"""What is asked of a run between its updates: evaluation and diagnosis of every seed, as rows of metrics."""
+"""Compiled evaluation and diagnostics of every seed, as rows of metrics, run every `eval_every` steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 class Evaluator:
-    """What is asked of a run between its updates, compiled."""
+    """Compiled evaluation and diagnostics of a run."""
 
     def __init__(self, run: Run):
         self.run, self.inputs = run, _eval_inputs(run)
@@ -40,8 +40,8 @@ class Evaluator:
             examine = _diagnosis_program(run, draws)
             self.diagnose = examine.lower(run.learner, run.state, self._keys()).compile()
 
-    def evaluated(self) -> Progress:
-        """Evaluate every seed and append its row; a new accumulator of updates begins."""
+    def evaluate_now(self) -> Progress:
+        """Evaluates every seed, appends its row to the metrics, and starts new running means."""
         run, step, speed = self.run, self.run.step, self.run.accumulator.speed
         columns = columns_of(self.evaluate(run.environment, run.state.params, *self.inputs))
         columns |= run.accumulator.means()
@@ -59,7 +59,7 @@ class Evaluator:
         return Progress("evaluate", step, speed, rows)
 
     def _diagnostics(self) -> dict[str, Any]:
-        """None for each where evaluations are too close together."""
+        """Diagnostics of every seed; None for each where evaluations are too close together."""
         run = self.run
         if self.diagnose is None:
             nothing = [None] * len(run.config.seeds)
@@ -67,13 +67,13 @@ class Evaluator:
         return columns_of(self.diagnose(run.learner, run.state, self._keys()))
 
     def _keys(self) -> Any:
-        """A key a seed, of this step."""
+        """A key for each seed at this step."""
         roots = seed_keys(self.run.config.seeds, "diagnostics")
         return self.run.copies(jax.vmap(lambda k: jax.random.fold_in(k, self.run.step))(roots))
 
 
 def _stop(reached: int, fault: int) -> Row:
-    """Where and why a seed stopped; None while it trains."""
+    """The step and fault at which a seed stopped; None while it trains."""
     return {
         "stopped_at_step": reached if fault else None,
         "stopped_by": Fault(fault).description if fault else None,
@@ -81,24 +81,28 @@ def _stop(reached: int, fault: int) -> Row:
 
 
 def columns_of(record: Any) -> dict[str, np.ndarray]:
-    """A record of arrays [seeds] by name."""
+    """Converts a record of arrays [seeds] to NumPy arrays by name."""
     return {name: np.asarray(value) for name, value in vars(jax.device_get(record)).items()}
 
 
 def check_rewards(run: Run) -> None:
-    """ConfigError where the environment knows no rewards."""
+    """Rejects a run whose environment has no rewards.
+
+    Raises:
+      ConfigError: always, for such a run.
+    """
     if not run.environment.knows_rewards:
         raise ConfigError(
-            "this run cannot be evaluated: its environment knows no rewards. Where they were in memory, "
-            "bring the data: run_folder.load_run(path, environment=data)"
+            "this run cannot be evaluated: its environment has no rewards. If they were in memory, pass the "
+            "data: load_run(path, environment=data)"
         )
 
 
 def evaluate_run(run: Run) -> list[Row]:
-    """Evaluate every seed as training does, and its alignment: one row a seed.
+    """Evaluates every seed as training does, and its alignment: one row for each seed.
 
     Raises:
-      ConfigError: the environment knows no rewards.
+      ConfigError: the environment has no rewards.
     """
     check_rewards(run)
     inputs = _eval_inputs(run)
@@ -139,15 +143,15 @@ def _replicated(run: Run, function: Callable[..., Result]) -> Callable[..., Resu
 
 
 def _eval_inputs(run: Run) -> tuple[Any, Any]:
-    """The contexts that an evaluation visits, and a key a seed."""
+    """Contexts of an evaluation, and a key for each seed."""
     return run.copies((evaluation_contexts(run), seed_keys(run.config.seeds, "evaluation")))
 
 
 def evaluation_contexts(run: Run) -> Int[jax.Array, "contexts"]:
-    """The contexts on which a run is judged: those held out, if any; at most `eval_contexts`."""
+    """Contexts on which a run is evaluated: those held out, if any; at most `eval_contexts`."""
     return jnp.asarray(choose_contexts(run.evaluation_contexts, run.config.eval_contexts))
 
 
 def _number(value: Any) -> float | None:
-    """A float that JSON can hold; None for what is not finite."""
+    """Converts to a float that JSON can hold; None for a value that is not finite."""
     return float(value) if value is not None and np.isfinite(value) else None

@@ -1,7 +1,6 @@
-"""A run: from a config to trained seeds, with evaluations on the way.
+"""The training loop on the host: compiled chunks of updates, with evaluations between them.
 
-This is the host's side. It compiles one chunk of updates, calls it over and over, evaluates between chunks,
-and hands each step of progress to whoever listens: a progress bar, a run folder, your own code.
+Every chunk and evaluation is yielded as `Progress`, for a progress bar, a run folder or code of your own.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ _LONGEST_CHUNK = 50
 
 
 def training_loop(run: Run) -> Iterator[Progress]:
-    """Bring a run from its step to `config.num_steps`, and tell of every chunk and evaluation.
+    """Trains a run up to `config.num_steps`, and yields every chunk and evaluation.
 
     Programs are compiled before the first step: one trains, one evaluates, one diagnoses. Another one is
     compiled only where the last chunk, or the first one of a resumed run, is shorter than the others. A
@@ -54,7 +53,7 @@ def training_loop(run: Run) -> Iterator[Progress]:
 
 
 def _evaluation_steps(evaluated: int, step: int, config: TrainConfig) -> list[int]:
-    """Multiples of eval_every that are still to be evaluated, and the last step.
+    """Steps that remain to be evaluated: multiples of eval_every, and the last step.
 
     >>> _evaluation_steps(4, 6, TrainConfig(eval_every=4, num_steps=10))
     [8, 10]
@@ -65,6 +64,6 @@ def _evaluation_steps(evaluated: int, step: int, config: TrainConfig) -> list[in
 
 
 def _chunk_length(eval_every: int) -> int:
-    """Updates per call of the program: 50 at most, for the news, and if possible a divisor of eval_every."""
+    """Updates in a call of the program: at most 50, and if possible a divisor of eval_every."""
     divisors = [d for d in range(1, _LONGEST_CHUNK + 1) if eval_every % d == 0]
     return divisors[-1] if divisors[-1] >= min(eval_every, 10) else _LONGEST_CHUNK

@@ -1,4 +1,4 @@
-"""How much memory a run will need, told before anything large is made."""
+"""Estimate of the memory that a run needs, before anything large is allocated."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ _FLOAT = 4
 
 
 class DoesNotFit(ConfigError):
-    """A run that needs more memory than there is."""
+    """Raised for a run that needs more memory than the device has."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a run, by what they hold."""
+    """Bytes of a run, by content."""
 
     environment: int
     parameters: int
     gradient: int
     embeddings: int
-    """of the items, and their gradient, where a tower computes them"""
+    """Item embeddings that a tower computes, and their gradient."""
     optimizer: int
     retrieval: int
     evaluation: int
     diagnostics: int
-    """a gradient and a sum of several"""
+    """A gradient, and a sum of several."""
 
     @property
     def total(self) -> int:
-        """Training, evaluation and diagnostics take turns, so the largest counts."""
+        """Peak bytes: training, evaluation and diagnostics take turns, so the largest counts."""
         held = self.environment + self.parameters + self.optimizer
         step = max(self.gradient, self.diagnostics) + self.embeddings + self.retrieval
         return held + max(step, self.evaluation)
@@ -122,7 +122,7 @@ def check_memory(learner: Learner, seeds: int) -> Memory:
 
 
 def _smaller(num_items: int, times: float) -> str:
-    """What helps a run that is too large whatever its settings: most of it grows with the items."""
+    """Advice for a run that is too large under any settings: most of it grows with the items."""
     fewer = float(f"{num_items / times:.2g}")
     return (
         f"about {fewer:,.0f} items, {times:.2g} times less of embedding_dim, towers over "
@@ -132,7 +132,7 @@ def _smaller(num_items: int, times: float) -> str:
 
 
 def available_memory() -> int | None:
-    """Bytes that JAX's first device can still give; None where it does not tell."""
+    """Free bytes of JAX's first device; None where it is unknown."""
     device = jax.devices()[0]
     if device.platform != "cpu":
         stats = device.memory_stats() or {}
@@ -156,5 +156,5 @@ def _bytes(tree: Any) -> int:
 
 
 def _size(size: int) -> str:
-    """In MiB below 1 GiB, else in GiB."""
+    """A size in MiB below 1 GiB, else in GiB."""
     return f"{size / 2**20:.0f} MiB" if size < 2**30 else f"{size / 2**30:.1f} GiB"

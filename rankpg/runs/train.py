@@ -33,22 +33,22 @@ def train(
     on_progress: Callable[[Run, Progress], None] | None = None,
     **components: Any,
 ) -> Run:
-    """Train every seed of a config and return the run.
+    """Trains every seed of a config and returns the run.
 
     Args:
-      config: the settings; all defaults if None.
-      environment: rewards of your own; the config's if None.
-      out: the folder of the run, where every evaluation is saved at once (`load_run` reads it back), or a
-        `RunFolder`, which says how it is kept; None writes nothing.
-      resume: whether to go on with the run of that folder instead of beginning one.
+      config: settings; all defaults if None.
+      environment: contexts and rewards of your own; those of the config if None.
+      out: folder of the run, in which every evaluation is saved at once (`load_run` reads it), or a
+        `RunFolder` with settings of its own; None writes nothing.
+      resume: continue the run of that folder instead of starting one.
       on_progress: called after every chunk and every evaluation.
-      **components: components of your own in place of the config's: encoder, reranker, advantage,
-        optimizer (see `assembly.assemble`).
+      **components: encoder, reranker, advantage or optimizer of your own, in place of those of the config
+        (see `training.build_learner`).
 
     Raises:
-      ConfigError, ValueError, TypeError: before anything runs, for what cannot be; see `assembly.assemble`,
-        `RunFolder.open` and `RunFolder.resume`.
-      SaveError: the disk does not take it.
+      ConfigError, ValueError, TypeError: settings or components that do not fit, before anything runs; see
+        `training.build_learner`, `RunFolder.open` and `RunFolder.resume`.
+      SaveError: the folder cannot be written.
 
     >>> import numpy as np
     >>> from rankpg.environments import from_matrix
