@@ -1,17 +1,16 @@
-"""Live: the re-ranker and the user are outside of the program, and the data flow waits for them.
+"""Online learning: the re-ranker and the user are outside of the program, and the data flow waits for them.
 
-    draw                                    | wait for the world             | learn
-    contexts -> encoder -> retrieval     -> | re-ranker -> rewards       -> | scores -> ... -> optimizer
+    act                                    | outside                | update
+    contexts -> encoder -> candidates   -> | re-ranker -> rewards ->| scores -> credit -> ... -> optimizer
 
-programs.py     both halves, compiled, from the components that `training.update` is made of
-retriever.py    ask and tell: `draw` answers candidates and a token, `learn` takes what came of them
-fitness.py      which runs can go live
-open_draws.py   the draws that wait for their feedback, and the tokens that name them
-snapshot.py     both on disk, beside the run
-reranker.py     a function of yours as re-ranker: batches, retries, time limits
-answers.py      what it may answer, and what is refused
-host_loop.py    draw, call, learn, over and over
-log.py          propensities and feedback in Parquet
+update.py         both halves of an update, on the same function as training
+retriever.py      `Retriever`: `act` draws candidates, `update` takes their feedback, `discard` gives it up
+validation.py     runs and feedback that are rejected
+pending.py        draws that wait for their feedback, and their tokens
+snapshot.py       a retriever on disk, beside its run
+host_reranker.py  a Python function as re-ranker: batches, retries, timeouts
+loop.py           the training loop around such a re-ranker
+log.py            propensities and feedback in Parquet
 """
 
 from rankpg.environments.catalogue import Catalogue, catalogue

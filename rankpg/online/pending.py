@@ -1,7 +1,7 @@
-"""The draws that wait for their feedback, and the tokens that name them.
+"""Draws that wait for their feedback, and the tokens that name them.
 
-A token is `<retriever>.<serial>.<seal>`: who drew, the how many-th draw, and the first digits of a sum over
-what was drawn. The retriever keeps the draw itself, so a token holds nothing that a client could change.
+A token is `<retriever>.<serial>.<seal>`: the identity of the retriever, the serial number of the draw, and the
+first digits of a checksum of the draw. The retriever keeps the draw itself, so a client cannot change it.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ import hashlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 __all__ = ["Draw", "FeedbackRows", "OpenDraw", "OpenDraws", "Rows", "TokenError"]
 
 
 class TokenError(ValueError):
-    """A token that names no open draw of this retriever."""
+    """Raised for a token that does not name an open draw of this retriever."""
 
 
 class Rows(NamedTuple):
-    """Draws, one a row."""
+    """Draws, one in each row."""
 
     contexts: np.ndarray
     """int32[n]"""
@@ -40,7 +41,7 @@ class Rows(NamedTuple):
 
 
 class FeedbackRows(NamedTuple):
-    """Draws and what came of them, one a row."""
+    """Draws and their feedback, one in each row."""
 
     rows: Rows
     ranking: np.ndarray
@@ -54,7 +55,7 @@ class FeedbackRows(NamedTuple):
 
 
 def join(parts: Sequence[FeedbackRows]) -> FeedbackRows:
-    """One after the other."""
+    """Concatenates rows."""
     rows = Rows(
         *(np.concatenate(columns) for columns in zip(*(p.rows for p in parts), strict=True))
     )
@@ -64,54 +65,53 @@ def join(parts: Sequence[FeedbackRows]) -> FeedbackRows:
 
 @dataclass
 class OpenDraw:
-    """A draw some rows of which wait."""
+    """A draw with rows that wait for feedback."""
 
     serial: int
     seal: str
     rows: Rows
-    told: np.ndarray
-    """bool[n]: which rows wait no more"""
+    settled: np.ndarray
+    """bool[n]: True for rows that have feedback or were discarded."""
 
-    def places(self, token: str, rows: Any, group: int) -> np.ndarray:
-        """The rows that are meant, as an array; all of them by None.
+    def row_indices(self, token: str, rows: ArrayLike | None, group: int) -> np.ndarray:
+        """Validates row numbers and returns them as an array; all rows if None.
 
         Args:
-          token: for messages.
-          rows: what was given.
-          group: rows that share a context and are told together.
+          token: name of the draw, for messages.
+          rows: row numbers of the draw.
+          group: number of rows that share a context and need their feedback together.
 
         Raises:
-          ValueError: rows that are not there, twice, or less than a group.
-          TokenError: rows that wait no more.
+          ValueError: rows that do not exist, are given twice, or are less than a group.
+          TokenError: rows that are settled.
         """
-        size = len(self.told)
-        places = np.atleast_1d(np.arange(size) if rows is None else np.asarray(rows))
-        some = places.ndim == 1 and len(places) > 0 and np.issubdtype(places.dtype, np.integer)
-        if not some or places.min() < 0 or places.max() >= size:
+        size = len(self.settled)
+        indices = np.atleast_1d(np.arange(size) if rows is None else np.asarray(rows))
+        some = indices.ndim == 1 and len(indices) > 0 and np.issubdtype(indices.dtype, np.integer)
+        if not some or indices.min() < 0 or indices.max() >= size:
             raise ValueError(
-                f"rows is {rows!r}; expected some of the rows 0 to {size - 1} of draw {token}"
+                f"rows={rows!r}; expected some of the rows 0 to {size - 1} of draw {token}"
             )
-        if len(np.unique(places)) < len(places):
-            raise ValueError(f"rows is {rows!r}; expected every row of draw {token} at most once")
-        if self.told[places].any():
+        if len(np.unique(indices)) < len(indices):
+            raise ValueError(f"rows={rows!r}; expected every row of draw {token} at most once")
+        if self.settled[indices].any():
             raise TokenError(
-                f"row {int(places[self.told[places]][0])} of draw {token} was learnt or forgotten "
-                "already; a row "
-                "is learnt once. Leave it out of rows="
+                f"row {int(indices[self.settled[indices]][0])} of draw {token} already has feedback or was "
+                "discarded; leave it out of rows="
             )
-        starts = places[::group] // group * group
+        starts = indices[::group] // group * group
         whole = (starts[:, None] + np.arange(group)).ravel()
-        if not np.array_equal(whole, places):
+        if not np.array_equal(whole, indices):
             raise ValueError(
-                f"rows is {rows!r}; expected whole groups of draws_per_context = {group} rows that share a "
+                f"rows={rows!r}; expected whole groups of draws_per_context={group} rows that share a "
                 f"context, such as {list(range(group))}, of draw {token}"
             )
-        return places
+        return indices
 
 
 @dataclass
 class OpenDraws:
-    """All draws of one retriever that wait.
+    """All open draws of one retriever.
 
     >>> draws = OpenDraws()
     >>> rows = Rows(*(np.zeros((1, 2)[:n]) for n in (1, 2, 1, 2, 1)))
@@ -122,75 +122,73 @@ class OpenDraws:
 
     identity: str = field(default_factory=lambda: secrets.token_hex(6))
     serials: int = 0
-    """How many draws there have been."""
+    """Number of draws so far."""
     waiting: dict[int, OpenDraw] = field(default_factory=dict)
 
     def issue(self, rows: Rows) -> str:
-        """Keep a draw; answers its token."""
+        """Keeps a draw and returns its token."""
         seal = hashlib.sha256(secrets.token_bytes(16))
         for column in rows:
             seal.update(np.ascontiguousarray(column).tobytes())
-        told = np.zeros(len(rows.contexts), bool)
-        draw = OpenDraw(self.serials, seal.hexdigest()[:8], rows, told)
+        settled = np.zeros(len(rows.contexts), bool)
+        draw = OpenDraw(self.serials, seal.hexdigest()[:8], rows, settled)
         self.waiting[draw.serial] = draw
         self.serials += 1
         return self.token(draw)
 
     def token(self, draw: OpenDraw) -> str:
-        """The name of a draw."""
+        """Token of a draw."""
         return f"{self.identity}.{draw.serial}.{draw.seal}"
 
     def find(self, token: str) -> OpenDraw:
-        """The open draw that a token names.
+        """Looks up the open draw of a token.
 
         Raises:
-          TokenError: it is no token, of another retriever, unknown, or of a draw that waits no more.
+          TokenError: not a token, a token of another retriever or of an unknown draw, or a settled draw.
         """
         parts = token.split(".") if isinstance(token, str) else []
         number = parts[1] if len(parts) == 3 else ""
         if not (number.isascii() and number.isdigit() and len(number) < 19):
-            raise TokenError(f"token is {token!r}; expected one that `draw` answered, as it was")
+            raise TokenError(f"token={token!r}; expected a token that `act` returned, unchanged")
         if parts[0] != self.identity:
             raise TokenError(
-                f"token {token} was drawn by the retriever {parts[0]}, and this one is {self.identity}; "
-                "tell the "
-                "one that drew, or load its run folder"
+                f"token {token} belongs to the retriever {parts[0]}, and this one is {self.identity}; pass the "
+                "feedback to the retriever that drew, or load its folder"
             )
         serial = int(number)
         draw = self.waiting.get(serial)
         if serial >= self.serials or (draw is not None and draw.seal != parts[2]):
             raise TokenError(
-                f"token {token} is unknown to this retriever: it was drawn after the last save, before a "
-                "restart, "
-                "or never. That draw cannot be learnt from; save more often to lose fewer"
+                f"token {token} is unknown to this retriever: the draw was made after the last save and before a "
+                "restart, or never. It cannot be used; save more often to lose fewer draws"
             )
         if draw is None:
             raise TokenError(
-                f"token {token} is used up: every row of that draw was learnt or forgotten. A row is "
-                "learnt once"
+                f"token {token} is used up: every row of that draw has feedback or was discarded, and each row "
+                "is used once"
             )
         return draw
 
     def settle(self, draw: OpenDraw, rows: np.ndarray) -> None:
-        """These rows wait no more."""
-        draw.told[rows] = True
-        if draw.told.all():
+        """Marks rows as settled."""
+        draw.settled[rows] = True
+        if draw.settled.all():
             self.waiting.pop(draw.serial, None)
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Candidates for some contexts."""
+    """Candidates for some contexts, as `Retriever.act` returns them."""
 
     token: str
-    """Names this draw when its feedback is told."""
+    """Names this draw when its feedback arrives."""
     contexts: np.ndarray
-    """ids [n], as they were asked for"""
+    """Ids [n], as they were passed."""
     candidates: np.ndarray
-    """item ids [n, K], in slot order"""
+    """Item ids [n, K], in slot order."""
     log_propensity: np.ndarray
-    """float32[n]: log P of the ordered candidate set"""
+    """float32[n]: log P(S) of the ordered candidate set under the policy that drew."""
     log_inclusion: np.ndarray
-    """float32[n, K]: log P of every candidate to be one, by `Retriever.inclusion_method`"""
+    """float32[n, K]: log P(a in S) of every candidate, by `Retriever.inclusion_method`."""
     step: int
     """Updates made before the draw."""

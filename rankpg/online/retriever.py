@@ -18,7 +18,7 @@ from rankpg.online import snapshot
 from rankpg.online import update as programs
 from rankpg.online.pending import Draw, FeedbackRows, OpenDraws, Rows, join
 from rankpg.online.update import Importance
-from rankpg.online.validation import check_live, check_ranking, check_rewards
+from rankpg.online.validation import check_online, check_ranking, check_rewards
 from rankpg.runs.run import Run, prepare
 from rankpg.training.faults import Fault
 from rankpg.training.programs import seed_keys
@@ -86,7 +86,7 @@ class Retriever:
         Raises:
           ConfigError: several seeds, or a component that needs the re-ranker inside the program.
         """
-        check_live(run, importance, clip)
+        check_online(run, importance, clip)
         self.importance: Importance = importance
         self.run, self.clip, self.log = run, clip, log
         if log is not None:

@@ -1,10 +1,10 @@
-"""A live retriever on disk: the run folder as `rankpg train` writes it, and beside the checkpoint what waits.
+"""An online retriever on disk: a run folder, with open draws and waiting feedback beside the checkpoint.
 
-    live/retriever.json   whose tokens these are, how it weights, and which save was the last
-    live/<step>.npz       open draws and rows that wait, at the checkpoint of that step
+    live/retriever.json   identity of the retriever, importance weights, and name of the last save
+    live/<step>.npz       open draws and waiting feedback at the checkpoint of that step
 
-The file of a step is written before its checkpoint and removed after the next one, so whatever checkpoint is
-found has its file.
+The file of a step is written before its checkpoint and removed after the next one, so every checkpoint has its
+file.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ __all__ = ["Owner", "Saved", "load", "save"]
 
 @dataclasses.dataclass(frozen=True)
 class Owner:
-    """Whose tokens these are, and how it weights what is told."""
+    """The retriever that a folder belongs to: identity, importance weights, last save."""
 
     identity: str
     importance: Importance = "set"
     clip: float = 10.0
     last_save: str = ""
-    """Names the last save. A retriever that does not know it would write over what another one learnt."""
+    """Name of the last save. A retriever that does not know it would overwrite updates of another one."""
 
 
 class Saved(NamedTuple):
-    """What `load` found."""
+    """The result of `load`."""
 
     owner: Owner
     run: Run
@@ -65,24 +65,24 @@ def save(
     draws: OpenDraws,
     queue: list[FeedbackRows],
 ) -> str:
-    """Write it whole or not at all.
+    """Saves a retriever.
 
     Args:
       path: the folder.
-      owner: of the draws.
-      known: the save that was made or found here last; None if there was none.
-      run, draws, queue: what is saved.
+      owner: the retriever.
+      known: name of the save that this retriever made or loaded here last; None if there was none.
+      run, draws, queue: run, open draws and waiting feedback.
 
     Returns:
       The name of this save.
 
     Raises:
-      ConfigError: the folder holds another run, or one that has gone on, or cannot be made.
-      OSError: the disk does not take it; what was saved before stays.
+      ConfigError: the folder holds another run, or a later state, or cannot be created.
+      OSError: the disk cannot be written; the earlier save stays.
     """
     step = int(run.state.step[0])
     rows = list(run.metrics)
-    if all(row["step"] != step for row in rows):  # what the step was worth, nobody has said
+    if all(row["step"] != step for row in rows):  # this step has not been evaluated
         rows.append(_unvalued(run, step))
     first = _read_owner(path) is None or not checkpoint.saved_steps(path / CHECKPOINT)
     if first:
@@ -90,17 +90,17 @@ def save(
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **_arrays(run, draws, queue))
     lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    with _alone(path), checkpoint.uninterrupted():
+    with _locked(path), checkpoint.uninterrupted():
         if not first:
             _check_owner(path, owner, known)
         owner = dataclasses.replace(owner, last_save=secrets.token_hex(8))
         if first:
-            _write_owner(path, owner)  # no checkpoint counts without it
+            _write_owner(path, owner)  # a checkpoint is valid only with it
         atomic_write_text(path / LIVE / f"{step}.npz", content.getvalue())
         atomic_write_text(path / METRICS, lines)
         checkpoint.save(path / CHECKPOINT, step, jax.device_get(run.state))
         atomic_write_text(path / CARD, card(run, step=step, curve=False))
-        _write_owner(path, owner)  # last: a save that fails leaves the name of the one before
+        _write_owner(path, owner)  # last: a save that fails leaves the earlier name
         for old in (path / LIVE).glob("*.npz"):
             if old.name != f"{step}.npz":
                 old.unlink()
@@ -108,10 +108,10 @@ def save(
 
 
 def _begin(path: Path, run: Run) -> None:
-    """Make the folder; what a first save left that was cut off is nobody's.
+    """Creates the folder, and removes the remains of a first save that was interrupted.
 
     Raises:
-      ConfigError: it holds another run, or cannot be made.
+      ConfigError: the folder holds another run, or cannot be created.
     """
     if (path / LIVE).is_dir() and not checkpoint.saved_steps(path / CHECKPOINT):
         (path / METRICS).unlink(missing_ok=True)
@@ -121,21 +121,21 @@ def _begin(path: Path, run: Run) -> None:
 
 
 def load(path: Path, **overrides: Any) -> Saved:
-    """What `save` left.
+    """Loads what `save` wrote.
 
     Args:
-      path: the run folder.
-      **overrides: as for `run_folder.load_run`.
+      path: the folder.
+      **overrides: as for `load_run`.
 
     Raises:
-      ConfigError: no live retriever was saved here.
-      CheckpointError: what was saved cannot be read.
+      ConfigError: the folder does not hold an online retriever.
+      CheckpointError: a file cannot be read.
     """
     owner = _read_owner(path)
     if owner is None:
         raise ConfigError(
-            f"{path} holds no live retriever; of a run that was trained in the program make one by "
-            "online.Retriever(run_folder.load_run(path)) and save it elsewhere"
+            f"{path} does not hold an online retriever; to make one from a trained run, use "
+            "online.Retriever(load_run(path)), and save it in another folder"
         )
     run = load_run(path, **overrides)
     run.metrics[:] = [row for row in run.metrics if row != _unvalued(run, row["step"])]
@@ -145,45 +145,45 @@ def load(path: Path, **overrides: Any) -> Saved:
             arrays = dict(saved)
         _check_shapes(run, arrays)
         draws = _draws(owner.identity, arrays)
-        queue = [_told(arrays)] if len(arrays["queue_rewards"]) else []
+        queue = [_feedback(arrays)] if len(arrays["queue_rewards"]) else []
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise CheckpointError(
-            f"{file} cannot be read ({error}); restore a copy of it. Without it the policy is still there: "
-            "run_folder.load_run(path); its open draws are not"
+            f"{file} cannot be read ({error}); restore a copy of it. Without it the policy can still be "
+            "loaded, with load_run(path), but not its open draws"
         ) from error
     return Saved(owner, run, draws, queue)
 
 
 def _unvalued(run: Run, step: int) -> dict[str, Any]:
-    """The row of a step that nobody has evaluated: the reader of a run folder wants one at its checkpoint."""
+    """Metrics row of a step without an evaluation: the reader of a run folder needs one at its checkpoint."""
     return {"step": step, "seed": run.config.seeds[0], "policy_value": None}
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     try:
         with lock(path / LOCK):
             yield
     except Taken as other:
         raise ConfigError(
-            f"{path} is being written by {other}; save again when it is done, or elsewhere"
+            f"{path} is being written by {other}; save again later, or in another folder"
         ) from None
 
 
 def _check_owner(path: Path, owner: Owner, known: str | None) -> None:
-    """See that the folder is this retriever's, and nobody has gone on with it."""
+    """Rejects a folder of another retriever, or one with a later save."""
     held = _read_owner(path)
     if held is None:
         return
     if held.identity != owner.identity:
         raise ConfigError(
             f"{path} already holds the retriever {held.identity}, and this one is {owner.identity}; choose "
-            "another folder, or go on from there with online.Retriever.load"
+            "another folder, or continue from this one with online.Retriever.load"
         )
     if held.last_save != known:
         raise ConfigError(
-            f"{path} was saved by another process since this retriever loaded or saved it, and would lose "
-            "what was learnt there; save elsewhere, or go on from there with online.Retriever.load"
+            f"{path} was saved by another process since this retriever loaded or saved it, whose "
+            "updates would be lost; save in another folder, or continue with online.Retriever.load"
         )
 
 
@@ -202,7 +202,11 @@ def _write_owner(path: Path, owner: Owner) -> None:
 
 
 def _check_shapes(run: Run, arrays: dict[str, np.ndarray]) -> None:
-    """ValueError where these cannot be draws of this run."""
+    """Rejects arrays that cannot be draws of this run.
+
+    Raises:
+      ValueError: another dtype or shape, or a number out of range.
+    """
     none = _no_rows(run)
     wanted = {
         **{
@@ -218,7 +222,7 @@ def _check_shapes(run: Run, arrays: dict[str, np.ndarray]) -> None:
         if found.dtype != like.dtype or found.shape[1:] != like.shape[1:]:
             raise ValueError(
                 f"{name} holds {found.dtype}{list(found.shape)}; expected {like.dtype} of "
-                f"{list(like.shape[1:])} a row"
+                f"{list(like.shape[1:])} in each row"
             )
     sizes = {"contexts": run.environment.num_contexts, "candidates": run.environment.num_items}
     for part in ("open", "queue"):
@@ -234,22 +238,22 @@ def _arrays(run: Run, draws: OpenDraws, queue: list[FeedbackRows]) -> dict[str, 
     waiting = list(draws.waiting.values())
     none = _no_rows(run)
     rows = join([none, *(FeedbackRows(draw.rows, *none[1:]) for draw in waiting)]).rows
-    told = join([none, *queue])
+    feedback = join([none, *queue])
     return {
         "serials": np.array(draws.serials),
         "serial": np.array([draw.serial for draw in waiting], np.int64),
         "seal": np.array([draw.seal for draw in waiting], "U8"),
-        "size": np.array([len(draw.told) for draw in waiting], np.int64),
-        "told": np.concatenate([np.zeros(0, bool), *(draw.told for draw in waiting)]),
+        "size": np.array([len(draw.settled) for draw in waiting], np.int64),
+        "told": np.concatenate([np.zeros(0, bool), *(draw.settled for draw in waiting)]),
         **{f"open_{name}": column for name, column in rows._asdict().items()},
-        **{f"queue_{name}": column for name, column in told.rows._asdict().items()},
-        "queue_ranking": told.ranking,
-        "queue_rewards": told.rewards,
+        **{f"queue_{name}": column for name, column in feedback.rows._asdict().items()},
+        "queue_ranking": feedback.ranking,
+        "queue_rewards": feedback.rewards,
     }
 
 
 def _no_rows(run: Run) -> FeedbackRows:
-    """None, of the shapes of this run."""
+    """No rows, with the dtypes and shapes of this run."""
     candidates, length = run.config.num_candidates, run.config.ranking_length
     ints, floats = (np.zeros((0, candidates), t) for t in (np.int32, np.float32))
     rows = Rows(ints[:, 0], ints, floats[:, 0], floats, ints[:, 0])
@@ -267,6 +271,6 @@ def _draws(identity: str, arrays: dict[str, np.ndarray]) -> OpenDraws:
     return OpenDraws(identity, int(arrays["serials"]), waiting)
 
 
-def _told(arrays: dict[str, np.ndarray]) -> FeedbackRows:
+def _feedback(arrays: dict[str, np.ndarray]) -> FeedbackRows:
     rows = Rows(*(arrays[f"queue_{name}"] for name in Rows._fields))
     return FeedbackRows(rows, arrays["queue_ranking"], arrays["queue_rewards"])

@@ -1,79 +1,76 @@
-"""Which runs can go live."""
+"""Rejects configurations that online learning does not support, and invalid feedback."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rankpg.data.ids import IdMap
 from rankpg.errors import ConfigError
 from rankpg.runs.run import Run
 
-__all__ = ["Answers", "best_first", "check_live", "check_ranking", "check_rewards", "check_scores"]
+__all__ = ["Returns", "best_first", "check_online", "check_ranking", "check_rewards", "check_scores"]
 
 
-def check_live(run: Run, importance: str, clip: float) -> None:
-    """Refuse a run whose components need re-ranker and user inside the program.
+def check_online(run: Run, importance: str, clip: float) -> None:
+    """Rejects a run whose components need the re-ranker and the user inside the program.
 
     Raises:
-      ConfigError: it says what to choose.
+      ConfigError: the message names a setting that works.
     """
     learner = run.learner
     if len(run.config.seeds) != 1:
         raise ConfigError(
-            f"--seeds is {' '.join(map(str, run.config.seeds))}; a live retriever is one policy, so "
-            "expected one seed"
+            f"seeds={run.config.seeds}; an online retriever is one policy: give one seed"
         )
     if learner.adaptive_learning_rate:
         raise ConfigError(
-            "--adaptive-learning-rate needs the re-ranker's propensity, and the re-ranker is outside; "
-            "choose "
-            "--no-adaptive-learning-rate"
+            "adaptive_learning_rate=True needs the re-ranker's propensity, which is unknown online; give "
+            "adaptive_learning_rate=False"
         )
     if learner.estimator.statistics == "arrivals":
         raise ConfigError(
-            f"--estimator {run.config.estimator} scores with the noise that drew, which belongs to the "
-            "parameters of "
-            "the draw, and they may have moved; choose ca_pg_swr or another one"
+            f"estimator={run.config.estimator!r} needs the Gumbel noise of the draw, which is stale once the "
+            "parameters change; choose ca_pg_swr or another one"
         )
     if learner.policy.retrieval.name == "sharded":
-        raise ConfigError("a live retriever uses one device; choose --retrieval streamed or dense")
+        raise ConfigError("an online retriever uses one device; give retrieval='streamed' or 'dense'")
     if importance not in ("set", "item", "none"):
-        raise ConfigError(f"importance is {importance!r}; expected set, item or none")
+        raise ConfigError(f"importance={importance!r}; expected set, item or none")
     if importance == "item" and not learner.estimator.credit_assigned:
         raise ConfigError(
-            f"importance 'item' weights items, and --estimator {run.config.estimator} scores the whole "
-            "candidate "
-            "set; choose importance 'set'"
+            f"importance='item' weights items, and estimator={run.config.estimator!r} scores the whole "
+            "candidate set; give importance='set'"
         )
     if not 1 <= clip < np.inf:
-        raise ConfigError(f"clip is {clip}; expected a number of at least 1")
+        raise ConfigError(f"clip={clip}; expected a number of at least 1")
 
 
-Answers = Literal["scores", "ranking", "rewards"]
+Returns = Literal["scores", "ranking", "rewards"]
 
 
-def check_scores(scores: Any, shape: tuple[int, int], source: str) -> np.ndarray:
-    """Float [n, K]: one number per candidate, larger is better; -inf and +inf are allowed, NaN is not.
+def check_scores(scores: ArrayLike, shape: tuple[int, int], source: str) -> np.ndarray:
+    """Validates scores, float[n, K]: one for each candidate, larger is better, +-inf allowed.
 
     Raises:
-      ValueError: another shape, no numbers, NaN.
+      ValueError: another shape, not numbers, or NaN.
     """
     array = _numbers(scores, "scores", source)
     if array.shape != shape:
         raise ValueError(
-            f"{source} answered scores of shape {list(array.shape)}; expected {list(shape)}, one per "
+            f"{source} returned scores of shape {list(array.shape)}; expected {list(shape)}, one per "
             "candidate"
         )
     if np.isnan(array).any():
         row, column = np.argwhere(np.isnan(array))[0]
-        raise ValueError(f"{source} answered NaN as the score of candidate {column} of row {row}")
+        raise ValueError(f"{source} returned NaN as the score of candidate {column} of row {row}")
     return array
 
 
 def best_first(scores: np.ndarray, candidates: np.ndarray, length: int) -> np.ndarray:
-    """The `length` candidates of largest score; of equals the one in the earlier slot.
+    """The `length` candidates of largest score; among equals, those in earlier slots first.
 
     >>> best_first(np.array([[0.5, 2.0, 0.5]]), np.array([[7, 8, 9]]), 2)
     array([[8, 7]])
@@ -83,26 +80,26 @@ def best_first(scores: np.ndarray, candidates: np.ndarray, length: int) -> np.nd
 
 
 def check_ranking(
-    ranking: Any,
+    ranking: ArrayLike,
     candidates: np.ndarray,
     length: int,
     rows: np.ndarray,
     source: str,
     ids: IdMap | None = None,
 ) -> np.ndarray:
-    """Items [n, L], each a candidate of its row, none twice.
+    """Validates a ranking, items [n, L]: each a candidate of its row, none twice.
 
     Args:
-      ranking: what came.
+      ranking: the list of every row, best first.
       candidates: [n, K].
       length: L.
-      rows: what the n rows are called.
-      source: whom to name.
-      ids: those of the ranking, where the candidates, and the answer, are row numbers of them.
+      rows: row numbers, for messages.
+      source: name of the function or draw, for messages.
+      ids: item ids of the ranking, if the candidates and the result are row numbers.
 
     Raises:
-      ValueError: another shape or dtype, an item that was no candidate, an item twice.
-      UnknownIdError: an item that `ids` does not hold.
+      ValueError: another shape or dtype, an item that is not a candidate, or an item twice.
+      UnknownIdError: an item that is not in `ids`.
     """
     try:
         shown = np.asarray(ranking, object) if ids else _typed(ranking, candidates)
@@ -126,20 +123,19 @@ def check_ranking(
         shown.dtype.kind in "iu" and candidates.dtype.kind in "iu"
     ):
         raise ValueError(
-            f"{source}: ranking holds {shown.dtype}; expected item ids ({candidates.dtype}) and not "
-            "positions or "
-            "scores"
+            f"{source}: ranking holds {shown.dtype}; expected item ids ({candidates.dtype}), not "
+            "positions or scores"
         )
 
-    def named(items: Any) -> Any:
+    def named(items: np.ndarray) -> list[object]:
         return (ids[items] if ids else items).tolist()
 
-    strange = ~(shown[:, :, None] == candidates[:, None, :]).any(axis=2)
-    if strange.any():
-        row, place = np.argwhere(strange)[0]
+    foreign = ~(shown[:, :, None] == candidates[:, None, :]).any(axis=2)
+    if foreign.any():
+        row, place = np.argwhere(foreign)[0]
         raise ValueError(
             f"{source}: ranking of row {rows[row]} shows {named(shown[row, place])} at position "
-            f"{place + 1}, which is none of its candidates {named(candidates[row])}"
+            f"{place + 1}, which is not among its candidates {named(candidates[row])}"
         )
     ordered = np.sort(shown, axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]).any(axis=1)
@@ -151,8 +147,8 @@ def check_ranking(
     return shown.astype(candidates.dtype)
 
 
-def _typed(ranking: Any, candidates: np.ndarray) -> np.ndarray:
-    """An array of what the values are: pandas hands out objects."""
+def _typed(ranking: ArrayLike, candidates: np.ndarray) -> np.ndarray:
+    """An array with the dtype of its values: pandas returns objects."""
     shown = np.asarray(ranking)
     if shown.dtype == object:
         shown = np.array(shown.tolist())
@@ -162,12 +158,12 @@ def _typed(ranking: Any, candidates: np.ndarray) -> np.ndarray:
 
 
 def check_rewards(
-    rewards: Any, shape: tuple[int, int], rows: np.ndarray, source: str
+    rewards: ArrayLike, shape: tuple[int, int], rows: np.ndarray, source: str
 ) -> np.ndarray:
-    """float32[n, L], finite.
+    """Validates rewards, float32[n, L], all finite.
 
     Raises:
-      ValueError: another shape, no numbers, a number that is not finite.
+      ValueError: another shape, not numbers, or a number that is not finite.
     """
     array = _numbers(rewards, "rewards", source)
     if array.shape != shape:
@@ -179,21 +175,21 @@ def check_rewards(
         row, place = np.argwhere(~np.isfinite(array))[0]
         raise ValueError(
             f"{source}: the reward of row {rows[row]}, position {place + 1}, is {array[row, place]}; "
-            "expected a finite "
-            "number. Where no reward came, leave the row out (rows=) and tell it later, or forget it"
+            "expected a finite number. For a row without a reward yet, leave it out with rows= and pass it "
+            "later, or discard it"
         )
     return array
 
 
-def _numbers(values: Any, name: str, source: str) -> np.ndarray:
+def _numbers(values: ArrayLike, name: str, source: str) -> np.ndarray:
     try:
         return np.asarray(values, np.float64)
     except (TypeError, ValueError):
         raise ValueError(
-            f"{source}: {name} are no numbers of one shape, but {_short(values)}"
+            f"{source}: {name} must be numbers of one shape, got {_short(values)}"
         ) from None
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) < 80 else text[:77] + "..."

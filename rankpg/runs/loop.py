@@ -40,7 +40,7 @@ def training_loop(run: Run) -> Iterator[Progress]:
     evaluator = Evaluator(run)
     yield Progress("compile", run.step)
     if not run.metrics:
-        yield evaluator.evaluated()
+        yield evaluator.evaluate_now()
     for stop in stops:
         while run.step < stop:
             updates = chunk(min(longest, stop - run.step))
@@ -49,7 +49,7 @@ def training_loop(run: Run) -> Iterator[Progress]:
             metrics = columns_of(metrics)  # also waits for the chunk to end
             run.accumulator.add(metrics, time.perf_counter() - began)
             yield Progress("train", run.step, run.accumulator.speed)
-        yield evaluator.evaluated()
+        yield evaluator.evaluate_now()
 
 
 def _evaluation_steps(evaluated: int, step: int, config: TrainConfig) -> list[int]:
