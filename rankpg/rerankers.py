@@ -138,13 +138,13 @@ def similarity(ranking_length: int) -> Reranker:
     """
 
     def scorer(environment, context, candidates):
-        sides = [getattr(environment, f"{side}_features", None) for side in ("context", "item")]
-        if sides[0] is None or sides[1] is None:
+        of_contexts, of_items = environment.context_features, environment.item_features
+        if of_contexts is None or of_items is None:
             raise ValueError(
                 f"the re-ranker similarity needs features of contexts and of items, which the environment "
                 f"{type(environment).__name__} lacks"
             )
-        return sides[1][candidates] @ sides[0][context]
+        return of_items[candidates] @ of_contexts[context]
 
     return learned(ranking_length, scorer)
 
@@ -235,7 +235,7 @@ class _Table(nnx.Module):
 def _side(environment: Environment, side: str, count: int, dim: int, rngs: nnx.Rngs):
     """What describes one side, and its width."""
     name = f"{side}_features"
-    features = getattr(environment, name, None)
+    features = getattr(environment, name)
     if features is not None:
         return _Given(name), features.shape[1]
     return _Table(count, dim, rngs), dim

@@ -12,6 +12,8 @@ features, where there are any, are looked up by the towers and by the environmen
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Callable
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -39,6 +41,7 @@ __all__ = [
     "Quotas",
     "Ranking",
     "Reranker",
+    "check_environment",
     "record",
 ]
 
@@ -75,7 +78,7 @@ def record(cls: type[T]) -> type[T]:
 
 @record
 class Embeddings:
-    """What two towers answer: the logit of an item is the inner product, expert by expert."""
+    """Embeddings from two towers; an expert's logit of an item is the inner product of the two."""
 
     contexts: Float[Array, "B M D"]
     items: Float[Array, "M N D"]
@@ -83,77 +86,212 @@ class Embeddings:
 
 @record
 class Ranking:
-    """What a re-ranker shows."""
+    """The L items that a re-ranker shows, best first."""
 
     items: Int[Array, "L"]
     log_propensity: Float[Array, ""]
-    """log P_LSR(ranking | candidates); NaN where the re-ranker cannot tell."""
+    """log P_LSR(ranking | candidates); NaN where it is unknown."""
 
 
 @runtime_checkable
 class Apply(Protocol):
-    """An encoder as a function: embeddings, or logits[B, M, N] outright."""
+    """An encoder as a function that returns embeddings, or the logits themselves."""
 
     def __call__(
         self, params: Params, contexts: Int[Array, "B"], /
     ) -> Embeddings | Float[Array, "B M N"]: ...
 
 
+if TYPE_CHECKING:
+    _default = property
+else:
+
+    class _default:
+        """A property that a subclass may override by a property, a dataclass field or a class attribute.
+
+        The class itself has no such attribute, so that a dataclass field of the same name has no
+        default and may stand before fields without one.
+        """
+
+        def __init__(self, function: Callable[[object], object]):
+            self.function, self.__doc__ = function, function.__doc__
+
+        def __get__(self, instance: object, owner: type) -> object:
+            if instance is None:
+                raise AttributeError(self.function.__name__)
+            return self.function(instance)
+
+
 @runtime_checkable
 class Environment(Protocol):
-    """Where contexts come from, and what a shown item earns.
+    """Contexts, items, and the rewards of items that are shown.
 
-    Register the class as a pytree (`flax.struct.dataclass` does) so that its arrays travel as arguments
-    of the compiled program and not as constants inside it.
+    Inherit from it and define `num_contexts`, `num_items`, `mean_rewards` and `sample_rewards`; the other
+    members have defaults. Register the class as a pytree (`flax.struct.dataclass` does), so that its arrays
+    are arguments of the compiled program and not constants inside it.
+
+    >>> import jax.numpy as jnp
+    >>> @struct.dataclass
+    ... class Clicks(Environment):
+    ...     rates: jax.Array
+    ...     num_contexts = property(lambda self: self.rates.shape[0])
+    ...     num_items = property(lambda self: self.rates.shape[1])
+    ...
+    ...     def mean_rewards(self, context, items):
+    ...         return self.rates[context, items]
+    ...
+    ...     def sample_rewards(self, key, context, items):
+    ...         return jax.random.bernoulli(key, self.rates[context, items]).astype(float)
+    >>> world = Clicks(jnp.array([[0.5, 0.25]]))
+    >>> world.relevance(jnp.int32(0), jnp.array([1])), world.knows_rewards
+    (Array([0.25], dtype=float32), True)
     """
 
-    @property
-    def num_contexts(self) -> int: ...
+    if TYPE_CHECKING:
 
-    @property
-    def num_items(self) -> int: ...
+        @property
+        def num_contexts(self) -> int:
+            """Number of contexts; their ids are 0 to num_contexts - 1."""
+            ...
 
+        @property
+        def num_items(self) -> int:
+            """N, the number of items; their ids are 0 to N - 1."""
+            ...
+    else:  # a subclass may define them as dataclass fields, which a property here would forbid
+        num_contexts: int
+        num_items: int
+
+    @abc.abstractmethod
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """Expected reward of each item, shown to this context."""
+        """Returns the expected reward of each item when it is shown to this context."""
         ...
 
+    @abc.abstractmethod
     def sample_rewards(
         self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
     ) -> Float[Array, "n"]:
-        """One draw of each item's reward."""
+        """Samples one reward of each item."""
         ...
 
     def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """What the built-in re-rankers order by; the mean reward unless the problem says otherwise."""
-        ...
+        """Returns the scores by which the built-in re-rankers order; the mean rewards by default."""
+        return self.mean_rewards(context, items)
 
     def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
-        """Which of these items may be candidates for this context; None: every item of every context."""
-        ...
+        """Returns which of these items may be candidates for this context; None: all items of all contexts.
+
+        By default a look-up in `where`.
+        """
+        return None if self.where is None else self.where[context][items]
+
+    @_default
+    def where(self) -> Bool[Array, "num_contexts N"] | None:
+        """Eligibility as a mask; None, the default, where there is none or it is computed."""
+        return None
+
+    @_default
+    def context_features(self) -> Float[Array, "num_contexts F"] | None:
+        """Features of the contexts, for towers and re-rankers that use them; None by default."""
+        return None
+
+    @_default
+    def item_features(self) -> Float[Array, "N G"] | None:
+        """Features of the items; None by default."""
+        return None
+
+    @_default
+    def knows_rewards(self) -> bool:
+        """False where rewards come from outside, so that `mean_rewards` is NaN; True by default."""
+        return True
+
+    @_default
+    def allowed(self) -> Bool[Array, "N"] | None:
+        """False for an item that was removed but keeps its row number; None, the default: none was."""
+        return None
+
+    @_default
+    def whole(self) -> Environment:
+        """The environment before items were removed; itself by default."""
+        return self
+
+
+_ENVIRONMENT_MEMBERS = (
+    "num_contexts",
+    "num_items",
+    "mean_rewards",
+    "sample_rewards",
+    "relevance",
+    "eligible",
+    "where",
+    "context_features",
+    "item_features",
+    "knows_rewards",
+    "allowed",
+    "whole",
+)
+
+
+def check_environment(environment: object) -> None:
+    """Rejects an object that lacks members of an environment.
+
+    Raises:
+      TypeError: names the members that are missing.
+
+    >>> check_environment(7)
+    Traceback (most recent call last):
+    ...
+    TypeError: environment is an int, which has no num_contexts, num_items, mean_rewards, ...
+    """
+    missing = [name for name in _ENVIRONMENT_MEMBERS if not hasattr(environment, name)]
+    if missing:
+        kind = type(environment).__name__
+        raise TypeError(
+            f"environment is {'an' if kind[0] in 'aeiouAEIOU' else 'a'} {kind}, which has no "
+            f"{', '.join(missing)}; inherit from rankpg.types.Environment, which has defaults for all but "
+            f"num_contexts, num_items, mean_rewards and sample_rewards. For a matrix of rewards: "
+            "environments.from_matrix"
+        )
 
 
 @runtime_checkable
 class Reranker(Protocol):
-    """A re-ranker: orders L of the K candidates. The environment and the context are arguments, so that a
-    re-ranker may look up whatever it needs; `key` belongs to the re-ranker alone."""
+    """A re-ranker, which orders L of the K candidates.
 
-    @property
-    def ranking_length(self) -> int: ...
+    The environment and the context are arguments, so that a re-ranker may look up what it needs; `key`
+    belongs to the re-ranker alone. A class that inherits from it needs no `draws`.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def ranking_length(self) -> int:
+            """L, the number of items that it shows."""
+            ...
+    else:
+        ranking_length: int
+
+    @_default
+    def draws(self) -> bool:
+        """False where `greedy` returns the very ranking that a call returns; True by default."""
+        return True
 
     def __call__(
         self,
         key: PRNGKey,
-        environment: Any,
+        environment: Environment,
         context: Int[Array, ""],
         candidates: Int[Array, "K"],
-    ) -> Ranking: ...
+    ) -> Ranking:
+        """Samples a ranking of the candidates."""
+        ...
 
     def greedy(
         self,
         key: PRNGKey,
-        environment: Any,
+        environment: Environment,
         context: Int[Array, ""],
         candidates: Int[Array, "K"],
     ) -> Ranking:
-        """The ranking that counts at evaluation: its most likely one (a uniform re-ranker still draws)."""
+        """Returns the ranking that is evaluated: the most likely one (a uniform re-ranker still draws)."""
         ...

@@ -16,7 +16,7 @@ from rankpg.environments.from_ratings import from_matrix
 from rankpg.environments.synthetic import generate
 from rankpg.rerankers import RERANKERS
 from rankpg.training.build import assemble
-from rankpg.types import Reranker
+from rankpg.types import Environment, Reranker
 
 ENABLE_X64 = False
 
@@ -26,7 +26,7 @@ CANDIDATES = jnp.array([9, 2, 7, 4], jnp.int32)
 
 
 @struct.dataclass
-class World:
+class World(Environment):
     """Relevance and reward disagree on purpose: re-rankers order by relevance."""
 
     scores: jax.Array
@@ -42,9 +42,6 @@ class World:
 
     def relevance(self, context, items):
         return self.scores[context, items]
-
-    def eligible(self, context, items):
-        return None
 
 
 @pytest.fixture(scope="module", autouse=True)

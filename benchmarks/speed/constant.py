@@ -1,17 +1,20 @@
 """An environment that costs nothing, to time the learner alone."""
 
+# Dataclass fields implement properties of the protocol.
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 import jax.numpy as jnp
 from flax import struct
 
-from rankpg.types import Array, Float, Int, PRNGKey, record
+from rankpg.types import Array, Environment, Float, Int, PRNGKey, record
 
 __all__ = ["ConstantRewards"]
 
 
 @record
-class ConstantRewards:
+class ConstantRewards(Environment):
     """Every item earns 1: an environment that costs nothing."""
 
     num_contexts: int = struct.field(pytree_node=False)
@@ -26,11 +29,3 @@ class ConstantRewards:
     ) -> Float[Array, "n"]:
         """1 for every item, without noise."""
         return jnp.ones(items.shape, jnp.float32)
-
-    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """1 for every item."""
-        return jnp.ones(items.shape, jnp.float32)
-
-    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> None:
-        """Every item is eligible."""
-        return None

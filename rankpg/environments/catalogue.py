@@ -1,5 +1,8 @@
 """Contexts and items without a simulator."""
 
+# Dataclass fields implement properties of the protocol.
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -10,11 +13,11 @@ from flax import struct
 
 from rankpg.types import Array, Bool, Environment, Float, Int, PRNGKey, record
 
-__all__ = ["Catalogue", "Restricted", "catalogue", "knows_rewards"]
+__all__ = ["Catalogue", "Restricted", "catalogue"]
 
 
 @record
-class Catalogue:
+class Catalogue(Environment):
     """An environment that knows its items and contexts, and not what an item earns: every reward is NaN.
 
     So it serves `online.Retriever`, which is told rewards; training in the program stops at its first step.
@@ -25,6 +28,10 @@ class Catalogue:
     context_features: Float[Array, "num_contexts F"] | None = None
     item_features: Float[Array, "N G"] | None = None
     where: Bool[Array, "num_contexts N"] | None = None
+
+    @property
+    def knows_rewards(self) -> bool:
+        return False
 
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
         """Unknown."""
@@ -37,14 +44,6 @@ class Catalogue:
         """Unknown."""
         del key
         return self.mean_rewards(context, items)
-
-    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """Unknown."""
-        return self.mean_rewards(context, items)
-
-    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
-        """From the mask that the user gave; None without one."""
-        return None if self.where is None else self.where[context][items]
 
 
 def catalogue(
@@ -102,11 +101,10 @@ def catalogue(
 
 
 @record
-class Restricted:
+class Restricted(Environment):
     """An environment some of whose items nobody may have any more."""
 
-    whole: Any
-    """An Environment."""
+    whole: Environment
     allowed: Bool[Array, "N"]
 
     @property
@@ -119,11 +117,19 @@ class Restricted:
 
     @property
     def context_features(self) -> Float[Array, "num_contexts F"] | None:
-        return getattr(self.whole, "context_features", None)
+        return self.whole.context_features
 
     @property
     def item_features(self) -> Float[Array, "N G"] | None:
-        return getattr(self.whole, "item_features", None)
+        return self.whole.item_features
+
+    @property
+    def where(self) -> Bool[Array, "num_contexts N"] | None:
+        return self.whole.where
+
+    @property
+    def knows_rewards(self) -> bool:
+        return self.whole.knows_rewards
 
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
         """Those of the whole."""
@@ -143,9 +149,3 @@ class Restricted:
         """Allowed, and eligible in the whole."""
         allowed, before = self.allowed[items], self.whole.eligible(context, items)
         return allowed if before is None else allowed & before
-
-
-def knows_rewards(environment: Environment) -> bool:
-    """Whether anything is known of what an item earns."""
-    whole = environment.whole if isinstance(environment, Restricted) else environment
-    return not isinstance(whole, Catalogue)

@@ -1,5 +1,8 @@
 """The paper's synthetic problem: the very instance behind its tables, and a generator for any size."""
 
+# Dataclass fields implement properties of the protocol.
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 from importlib import resources
@@ -9,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rankpg.types import Array, Float, Int, PRNGKey, record
+from rankpg.types import Array, Environment, Float, Int, PRNGKey, record
 
 __all__ = ["Synthetic", "generate", "paper_instance"]
 
 
 @record
-class Synthetic:
+class Synthetic(Environment):
     """Rewards from two mixed bilinear forms (Kiyohara et al. 2026, Sec. 5.1).
 
         eta(x, a) = sqrt(sigmoid(x.c + 3) * sigmoid(e.d + 3))
@@ -71,10 +74,6 @@ class Synthetic:
         """Mean plus Gaussian noise."""
         mean, std = self.mean_rewards(context, items), self.reward_std(context, items)
         return mean + std * jax.random.normal(key, mean.shape, mean.dtype)
-
-    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> None:
-        """Every item is eligible."""
-        return None
 
 
 def paper_instance(noise_scale: float = 1.0) -> Synthetic:

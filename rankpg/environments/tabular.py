@@ -3,6 +3,9 @@
 Features of contexts and items, where there are any, are for the towers; rewards do not depend on them.
 """
 
+# Dataclass fields implement properties of the protocol.
+# pyright: reportIncompatibleMethodOverride=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -12,13 +15,13 @@ import jax.numpy as jnp
 from flax import struct
 from jax import lax
 
-from rankpg.types import Array, Bool, Float, Int, PRNGKey, record
+from rankpg.types import Array, Bool, Environment, Float, Int, PRNGKey, record
 
 __all__ = ["Ratings", "RewardMatrix"]
 
 
 @record
-class Ratings:
+class Ratings(Environment):
     """Rewards value * (1 + relative_noise * z), z standard normal; a pair without rating earns 0.
 
     The ratings of context c are the entries row_starts[c] to row_starts[c + 1], sorted by item, so that a
@@ -62,17 +65,9 @@ class Ratings:
         mean = self.mean_rewards(context, items)
         return mean * (1 + self.relative_noise * jax.random.normal(key, mean.shape, mean.dtype))
 
-    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """The mean reward."""
-        return self.mean_rewards(context, items)
-
-    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
-        """From the mask that the user gave; None without one."""
-        return None if self.where is None else self.where[context][items]
-
 
 @record
-class RewardMatrix:
+class RewardMatrix(Environment):
     """Rewards mean * (1 + relative_noise * z) + noise_std * z, z standard normal, from a dense table."""
 
     means: Float[Array, "num_contexts N"]
@@ -104,11 +99,3 @@ class RewardMatrix:
             absolute = absolute[jnp.broadcast_to(context, items.shape), items]
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         return mean + (self.relative_noise * mean + absolute) * noise
-
-    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """The mean reward."""
-        return self.mean_rewards(context, items)
-
-    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
-        """From the mask that the user gave; None without one."""
-        return None if self.where is None else self.where[context][items]

@@ -103,7 +103,7 @@ def evaluate_context(
     keys = jax.random.split(greedy_key, _DRAWS)
     shown = jax.vmap(lambda k: reranker.greedy(k, environment, context, candidates).items)(keys)
     drawn = shown
-    if getattr(reranker, "draws", True):
+    if reranker.draws:
         drawn = jax.vmap(lambda k: reranker(k, environment, context, candidates).items)(keys)
 
     def sampled(key):

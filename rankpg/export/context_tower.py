@@ -15,7 +15,6 @@ import numpy as np
 from jax import export as jax_export
 from jax import lax
 
-from rankpg.environments.catalogue import Restricted
 from rankpg.errors import ConfigError
 from rankpg.policy import Policy
 from rankpg.types import Array, Environment, Float, Params
@@ -26,7 +25,6 @@ __all__ = [
     "ContextTower",
     "context_tower",
     "widen",
-    "without_restriction",
 ]
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -79,12 +77,12 @@ def context_tower(
         raise ConfigError(
             f"--platforms is {' '.join(platforms) or 'empty'}; expected some of {', '.join(PLATFORMS)}"
         )
-    environment = without_restriction(environment)
+    environment = environment.whole  # with all of its items: contexts are the same in it
     tree = params, environment
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     used = _used(policy, tree)
     fields = dataclasses.is_dataclass(environment)
-    features = getattr(environment, "context_features", None) if fields else None
+    features = environment.context_features if fields else None
     place = [number for number, (_, leaf) in enumerate(leaves) if leaf is features]
     reads = features is not None and used.issuperset(place)
     kept = {_name(path): leaf for i, (path, leaf) in enumerate(leaves) if i in used - {*place}}
@@ -105,11 +103,6 @@ def context_tower(
             "may help, or an encoder that works for any number of contexts"
         ) from error
     return ContextTower(program, given, width)
-
-
-def without_restriction(environment: Environment) -> Environment:
-    """The environment with all of its items: contexts are the same in it, and so are its own masks."""
-    return environment.whole if isinstance(environment, Restricted) else environment
 
 
 def _function(policy: Policy, tree: Any, kept: dict[str, Any], reads: bool) -> Callable:

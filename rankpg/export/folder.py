@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from rankpg._version import versions
 from rankpg.errors import ConfigError
 from rankpg.export.card import card
-from rankpg.export.context_tower import LARGEST_BATCH, PLATFORMS, without_restriction
+from rankpg.export.context_tower import LARGEST_BATCH, PLATFORMS
 from rankpg.export.indexes import INDEXES, ItemIndex, check_installed, kind_for
 from rankpg.export.parts import Parts, ids_of, take_parts
 from rankpg.export.recall import choose_effort, exact_rows, measure
@@ -181,7 +181,7 @@ def _manifest(parts: Parts, indexes: dict[str, Any]) -> dict[str, Any]:
     """Everything about the folder, but for the sums of its files."""
     run, tower = parts.run, parts.tower
     config, quotas = settings_of(run), [int(quota) for quota in run.policy.quotas]
-    first = without_restriction(run.environment).eligible(jnp.int32(0), jnp.zeros(1, jnp.int32))
+    first = run.environment.whole.eligible(jnp.int32(0), jnp.zeros(1, jnp.int32))
     experts, count, dim = parts.items.shape
     return {
         "format": FORMAT,

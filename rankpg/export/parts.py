@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankpg.data.features import Featurizer
-from rankpg.environments.catalogue import Restricted
 from rankpg.environments.dataset import choose_contexts
 from rankpg.errors import ConfigError
 from rankpg.export.context_tower import ContextTower, context_tower, widen
@@ -122,8 +121,8 @@ def _queries(run: Run, params: Any, tower: ContextTower) -> np.ndarray:
 
 def kept_rows(run: Run) -> np.ndarray | None:
     """Row numbers of the items that the run may still hand over, ascending; None: all of them."""
-    world = run.environment
-    return np.flatnonzero(np.asarray(world.allowed)) if isinstance(world, Restricted) else None
+    allowed = run.environment.allowed
+    return None if allowed is None else np.flatnonzero(np.asarray(allowed))
 
 
 def ids_of(run: Run, side: str) -> list[int] | list[str]:

@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from rankpg.environments.catalogue import Catalogue
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import evaluate
 from rankpg.online.host_reranker import Call, HostReranker, RerankError
@@ -178,7 +177,7 @@ class _Batches:
 
 
 def _check(run: Run, reranker: HostReranker) -> None:
-    if reranker.answers != "rewards" and isinstance(run.environment, Catalogue):
+    if reranker.answers != "rewards" and not run.environment.knows_rewards:
         raise ConfigError(
             f"the re-ranker answers {reranker.answers}, and a catalogue knows no rewards; expected "
             "answers='rewards', "

@@ -20,7 +20,6 @@ from rankpg.core.inclusion import log_inclusion, log_inclusion_sum
 from rankpg.core.numerics import centre, largest
 from rankpg.core.plackett_luce import full_logits
 from rankpg.core.sampling import greedy_candidates, sample_candidates
-from rankpg.environments.catalogue import knows_rewards
 from rankpg.environments.dataset import choose_contexts
 from rankpg.evaluation.calibration import CLAIMS
 from rankpg.evaluation.metrics import evaluation_block
@@ -150,7 +149,7 @@ def count_places(run: Run) -> Exposure:
 
     seeds = _by_context(run, contexts, places, len(run.config.seeds))
     count = partial(np.bincount, minlength=num_items)
-    known = knows_rewards(run.environment)
+    known = run.environment.knows_rewards
     return Exposure(
         num_contexts=contexts.shape[0],
         candidates=np.stack([count(candidates.ravel()) for candidates, _ in seeds]),

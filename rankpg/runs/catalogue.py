@@ -17,7 +17,6 @@ import numpy as np
 from rankpg.data.features import feature_rows
 from rankpg.data.ids import IdMap, TableError, id_array, id_kind
 from rankpg.data.side_tables import describe
-from rankpg.environments.catalogue import Restricted, knows_rewards
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.edits import add_contexts, add_items, remove_items
 from rankpg.errors import ConfigError
@@ -48,7 +47,7 @@ def without_items(run: Any, item_ids: Any) -> Any:
     rows = np.unique(data.item_ids.rows(item_ids))
     if len(rows) == len(data.item_ids):
         raise ValueError("without_items: no item would be left")
-    if not isinstance(data.environment, Restricted):
+    if data.environment.allowed is None:
         closed = remove_items(data, rows, renumber=True)
         if _embeds(run, closed):
             return _on(run, closed)
@@ -70,7 +69,7 @@ def _dataset(run: Any, side: str | None = None) -> Dataset:
             "this run has no ids, only row numbers; train it on a dataset, such as "
             "environments.from_table or from_matrix answer, to change its catalogue"
         )
-    if side is not None and getattr(data.environment, f"{side}_features", None) is None:
+    if side is not None and getattr(data.environment, f"{side}_features") is None:
         raise _no_row(side)
     return data
 
@@ -140,7 +139,7 @@ def _on(run: Run, data: Dataset) -> Run:
 
 def _learner(run: Run, data: Dataset) -> Learner:
     before, config = run.learner, run.config
-    if not knows_rewards(data.environment):  # no reward, so no propensity either
+    if not data.environment.knows_rewards:  # no reward, so no propensity either
         config = dataclasses.replace(config, adaptive_learning_rate=False)
     learner = build_learner(
         config,

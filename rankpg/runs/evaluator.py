@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankpg.environments.catalogue import knows_rewards
 from rankpg.environments.dataset import choose_contexts
 from rankpg.errors import ConfigError
 from rankpg.evaluation.diagnostics import Diagnostics, diagnose, number_of_draws
@@ -88,7 +87,7 @@ def columns_of(record: Any) -> dict[str, np.ndarray]:
 
 def check_rewards(run: Run) -> None:
     """ConfigError where the environment knows no rewards."""
-    if not knows_rewards(run.environment):
+    if not run.environment.knows_rewards:
         raise ConfigError(
             "this run cannot be evaluated: its environment knows no rewards. Where they were in memory, "
             "bring the data: run_folder.load_run(path, environment=data)"

@@ -15,7 +15,7 @@ from rankpg.encoders import Encoder
 from rankpg.errors import ConfigError
 from rankpg.retrieval.base import require_embeddings
 from rankpg.training.update import Learner
-from rankpg.types import Environment, Reranker
+from rankpg.types import Environment, Reranker, check_environment
 
 __all__ = ["check_components", "check_kinds", "check_sizes"]
 
@@ -30,11 +30,7 @@ def check_kinds(
     optimizer: object | None,
 ) -> None:
     """Rejects a component of another kind, and names what would make a right one of it."""
-    if not isinstance(environment, Environment):
-        raise TypeError(
-            f"environment is a {type(environment).__name__}; expected one with the members of "
-            "rankpg.types.Environment. For a matrix of rewards: environments.from_matrix"
-        )
+    check_environment(environment)
     try:
         jax.eval_shape(lambda environment: None, environment)
     except TypeError:
@@ -56,7 +52,8 @@ def check_kinds(
         )
     if reranker is not None and not isinstance(reranker, Reranker):
         raise TypeError(
-            f"reranker is a {type(reranker).__name__}; expected one of rankpg.rerankers. "
+            f"reranker is a {type(reranker).__name__}; expected one of rankpg.rerankers, or a class that "
+            "inherits from rankpg.types.Reranker. "
             "For a function of yours: rerankers.custom(ranking_length, function)"
         )
     if optimizer is not None and not isinstance(optimizer, optax.GradientTransformation):

@@ -27,19 +27,22 @@ from rankpg.runs.loop import training_loop
 from rankpg.runs.run import prepare
 from rankpg.runs.storage.folder import RunFolder
 from rankpg.training.update import seed_keys, train_chunk
-from rankpg.types import Embeddings
+from rankpg.types import Embeddings, Environment
 
 BATCH, CANDIDATES = 8, 7
 
 
 @struct.dataclass
-class Masks:
-    """An environment of which retrieval asks one thing."""
+class Masks(Environment):
+    """An environment of eligibility masks alone."""
 
     where: jax.Array | None
+    num_contexts = num_items = 0
 
-    def eligible(self, context, items):
-        return None if self.where is None else self.where[context][items]
+    def mean_rewards(self, context, items):
+        raise NotImplementedError
+
+    sample_rewards = mean_rewards
 
 
 def equal(batch: int, items: int, cases: list) -> None:

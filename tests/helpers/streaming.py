@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from rankpg.types import Embeddings
+from rankpg.types import Embeddings, Environment
 
 __all__ = ["Masks", "embeddings_of", "random_towers"]
 
 
 @struct.dataclass
-class Masks:
-    """An environment of which retrieval asks one thing."""
+class Masks(Environment):
+    """An environment of eligibility masks alone."""
 
     where: jax.Array | None
     num_contexts = num_items = 0
@@ -22,10 +22,7 @@ class Masks:
     def mean_rewards(self, context, items):
         raise NotImplementedError
 
-    sample_rewards = relevance = mean_rewards
-
-    def eligible(self, context, items):
-        return None if self.where is None else self.where[context][items]
+    sample_rewards = mean_rewards
 
 
 def embeddings_of(logits) -> Embeddings:

@@ -29,7 +29,7 @@ from rankpg.training import update as training
 from rankpg.training.build import assemble
 from rankpg.training.optimizer import make_optimizer
 from rankpg.training.update import FAULTS, init_state, train_chunk, update
-from rankpg.types import Ranking
+from rankpg.types import Environment, Ranking, Reranker
 
 ENABLE_X64 = False
 
@@ -388,7 +388,7 @@ def test_too_few_eligible_items_are_refused():
 
 
 @struct.dataclass
-class Trouble:
+class Trouble(Environment):
     """Rewards from a table; in the contexts that are marked, the re-ranker shows what it was not given."""
 
     means: jax.Array
@@ -408,15 +408,9 @@ class Trouble:
     def sample_rewards(self, key, context, items):
         return self.means[context, items]
 
-    def relevance(self, context, items):
-        return self.means[context, items]
-
-    def eligible(self, context, items):
-        return None
-
 
 @dataclasses.dataclass(frozen=True)
-class Straying:
+class Straying(Reranker):
     ranking_length: int = 1
 
     def __call__(self, key, environment, context, candidates):
@@ -687,13 +681,13 @@ def test_bad_optimizer_options_are_refused(option):
 
 
 def test_an_environment_that_is_no_pytree_is_told_how_to_become_one(world):
-    class Plain:
+    class Plain(Environment):
         num_contexts, num_items = 2, 5
 
         def mean_rewards(self, context, items):
             return jnp.zeros(items.shape)
 
-        sample_rewards = relevance = eligible = mean_rewards
+        sample_rewards = mean_rewards
 
     with pytest.raises(
         TypeError, match=r"class Plain is not registered as a pytree.*struct\.dataclass"

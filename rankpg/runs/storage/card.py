@@ -7,7 +7,6 @@ from typing import Any
 
 from rankpg._utils.plots import mean_interval
 from rankpg._version import versions
-from rankpg.environments.catalogue import knows_rewards
 from rankpg.environments.synthetic import Synthetic
 from rankpg.runs.run import Run
 
@@ -110,6 +109,6 @@ def _data(run: Run) -> list[str]:
         if featurizer is not None and featurizer.names:
             columns = ", ".join(featurizer.features.columns)
             lines.append(f"- {len(featurizer.names)} {side} features from {columns}")
-    sums = data.sums() if knows_rewards(run.environment) else {}
+    sums = data.sums() if run.environment.knows_rewards else {}
     lines += [f"- SHA-256 of {name.replace('_', ' ')}: {value}" for name, value in sums.items()]
     return ["", "## Data", "", *lines]

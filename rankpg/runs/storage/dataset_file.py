@@ -136,10 +136,9 @@ def _save_arrays(file: Path, world: Any) -> None:
     arrays: dict[str, Any] = {
         f"{side}_features": np.asarray(rows)
         for side in _SIDES
-        if (rows := getattr(world, f"{side}_features", None)) is not None
+        if (rows := getattr(world, f"{side}_features")) is not None
     }
-    where = getattr(world, "where", None)
-    if where is not None:
-        arrays["where"] = np.packbits(np.asarray(where))
+    if world.where is not None:
+        arrays["where"] = np.packbits(np.asarray(world.where))
     with atomic_write(file) as partial, partial.open("wb") as content:
         np.savez(content, **arrays)

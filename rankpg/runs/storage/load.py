@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rankpg.config.train_config import TrainConfig
-from rankpg.environments.catalogue import knows_rewards
 from rankpg.errors import ConfigError
 from rankpg.rerankers import uniform
 from rankpg.runs.run import MetricAccumulator, Run, prepare
@@ -119,7 +118,7 @@ def _check_data(run: Run, path: Path) -> None:
             "RunFolder(path).resume(run); to look at it, load_run(path, environment=environment)"
         )
     sums = run.dataset.sums()
-    if not knows_rewards(run.environment):  # from the folder: it holds no numbers
+    if not run.environment.knows_rewards:  # from the folder: it holds no numbers
         del sums["numbers"]
     for name, now in sums.items():
         if not isinstance(saved, dict) or saved.get(name) != now:
