@@ -126,7 +126,7 @@ def _describe(run: Any) -> None:
         f"{config.reranker} re-ranker; seeds {' '.join(map(str, config.seeds))}",
         file=sys.stderr,
     )
-    if run.dataset is not None:
+    if not run.dataset.ids_are_rows:
         lack = "judgement" if config.environment == "text" else "row"
         choice = f" (--missing {config.missing})" if config.environment == "ratings" else ""
         print(

@@ -1,1 +1,1 @@
-
+"""Tables from files and from memory: ids, ratings, features. NumPy only, without JAX."""

@@ -1,10 +1,11 @@
-"""Tables of pandas, polars and pyarrow, and of whatever else speaks Arrow, as pyarrow's."""
+"""Tables of pandas, polars and other libraries that support Arrow, as pyarrow tables."""
 
 from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rankpg.data.columns import positions
 from rankpg.data.ids import TableError
@@ -13,32 +14,45 @@ from rankpg.data.ratings_table import Columns, Encoded, Triples, in_one_line, so
 __all__ = ["arrow", "arrow_triples", "decoded", "encoded_triples", "is_table", "to_arrow"]
 
 
-def arrow(module: str) -> Any:
-    """pyarrow, or a module of it, loaded when a table needs it."""
+if TYPE_CHECKING:
+    import pyarrow
+
+    ArrowTable: TypeAlias = pyarrow.Table
+    ArrowColumn: TypeAlias = pyarrow.Array | pyarrow.ChunkedArray
+else:
+    ArrowTable = ArrowColumn = Any
+
+
+def arrow(module: str) -> ModuleType:
+    """Imports pyarrow, or a module of it, when a table needs it.
+
+    Raises:
+      ImportError: pyarrow is not installed.
+    """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as cause:
         raise ImportError(
-            "CSV, Parquet and data frames are read by pyarrow: pip install 'rankpg[data]' (.npz and NumPy "
-            "arrays need nothing)"
+            "CSV, Parquet and data frames need pyarrow: pip install 'rankpg[data]' (.npz and NumPy arrays do "
+            "not)"
         ) from cause
 
 
-def is_table(table: Any) -> bool:
-    """Whether this is a table of pandas, polars, pyarrow or another library that speaks Arrow."""
+def is_table(table: object) -> bool:
+    """Returns True for a table of pandas, polars, pyarrow or another library that supports Arrow."""
     return hasattr(table, "__arrow_c_stream__") or _is_pandas(table)
 
 
-def _is_pandas(table: Any) -> bool:
-    pandas = sys.modules.get("pandas")  # whoever has such a table has loaded it
+def _is_pandas(table: object) -> bool:
+    pandas = sys.modules.get("pandas")  # a caller with such a table has imported it
     return pandas is not None and isinstance(table, pandas.DataFrame)
 
 
-def to_arrow(table: Any, source: str) -> Any:
-    """A pyarrow.Table of the same columns; the index of a pandas table is no column.
+def to_arrow(table: Any, source: str) -> ArrowTable:
+    """Returns a pyarrow.Table of the same columns, without the index of a pandas table.
 
     Raises:
-      TableError: it cannot be had: a single column, a name that occurs twice, a column of mixed types.
+      TableError: the table is a single column, a name occurs twice, or a column mixes types.
 
     >>> import pyarrow
     >>> to_arrow(pyarrow.RecordBatch.from_pydict({"user": [1, 2]}), "ratings").column_names
@@ -57,10 +71,10 @@ def to_arrow(table: Any, source: str) -> Any:
         else:
             found = pyarrow.table(table)
         if not isinstance(found, pyarrow.Table):
-            raise TypeError("it is one column")
+            raise TypeError("it has one column and no names")
     except (pyarrow.ArrowException, TypeError, ValueError) as cause:
         raise TableError(
-            f"{source}: a {type(table).__name__} that is no table of columns: {in_one_line(cause)}"
+            f"{source}: this {type(table).__name__} is not a table of columns: {in_one_line(cause)}"
         ) from cause
     names = found.column_names
     for name in names:
@@ -70,10 +84,10 @@ def to_arrow(table: Any, source: str) -> Any:
 
 
 def decoded(column: Any) -> Any:
-    """A column as one array without categories, its text in a type that can be computed with."""
+    """Returns a column as one array without categories, text in a type that all functions support."""
     pyarrow = arrow("pyarrow")
     column = column.combine_chunks()
-    if isinstance(column, pyarrow.ChunkedArray):  # so do some versions
+    if isinstance(column, pyarrow.ChunkedArray):  # some versions of pyarrow return one
         if column.num_chunks != 1:
             return pyarrow.array([], column.type)
         column = column.chunk(0)
@@ -84,11 +98,11 @@ def decoded(column: Any) -> Any:
     return column
 
 
-def arrow_triples(table: Any, columns: Columns | None, source: str) -> Triples:
-    """Three columns of a pyarrow.Table as triples.
+def arrow_triples(table: ArrowTable, columns: Columns | None, source: str) -> Triples:
+    """Returns three columns of a pyarrow.Table as triples.
 
     Raises:
-      TableError: no such columns, ids or values that are none.
+      TableError: a column is missing, or an id or a value is invalid.
     """
     pyarrow = arrow("pyarrow")
     is_float = [pyarrow.types.is_floating(kind) for kind in table.schema.types]
@@ -98,15 +112,15 @@ def arrow_triples(table: Any, columns: Columns | None, source: str) -> Triples:
     return encoded_triples(table.select(names), source)
 
 
-def encoded_triples(table: Any, source: str) -> Triples:
-    """The only three columns of a pyarrow.Table, user, item and value, as triples."""
+def encoded_triples(table: ArrowTable, source: str) -> Triples:
+    """Returns a pyarrow.Table of exactly three columns, user, item and value, as triples."""
     pyarrow = arrow("pyarrow")
     users, items, values = table.column_names
     try:
         numbers = decoded(table[values]).cast(pyarrow.float64())
     except pyarrow.ArrowException as cause:
         raise TableError(
-            f"{source}: column {values!r} is no column of numbers: {in_one_line(cause)}"
+            f"{source}: column {values!r} is not a column of numbers: {in_one_line(cause)}"
         ) from cause
     return Triples.build(
         _ids(table[users], source, users),
@@ -118,7 +132,7 @@ def encoded_triples(table: Any, source: str) -> Triples:
 
 
 def _ids(column: Any, source: str, name: str) -> Encoded:
-    """A column of ids as labels and codes; a category that no row uses is no id."""
+    """Returns a column of ids as labels and codes, without the categories that no row uses."""
     pyarrow = arrow("pyarrow")
     try:
         column = decoded(column).dictionary_encode("encode")

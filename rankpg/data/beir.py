@@ -1,11 +1,11 @@
-"""A text collection in a folder, as BEIR and TREC lay it out: ids, judgements and embeddings. No JAX here.
+"""Text collections in a folder of BEIR or TREC files: ids, relevance judgements and embeddings.
 
-corpus.jsonl     one document a line, {"_id": ...}; its text is for whoever embeds it, and not read
+corpus.jsonl     one document a line, {"_id": ...}; its text is not read
 queries.jsonl    one query a line, {"_id": ...}
 qrels.tsv        query id, document id, relevance (a header is skipped), or TREC's four columns: query id,
                  anything, document id, relevance; also qrels.txt, or every .tsv and .txt of a folder qrels/
-corpus.npy       the documents' embeddings, a row a line of corpus.jsonl, in that order
-queries.npy      the queries' embeddings, likewise
+corpus.npy       embeddings of the documents, one row for each line of corpus.jsonl
+queries.npy      embeddings of the queries, one row for each line of queries.jsonl
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ __all__ = ["Collection", "read_collection"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Collection:
-    """What a folder holds: judgement j says that document documents[j] is worth relevance[j] to query
-    queries[j]."""
+    """A text collection; judgement j gives document documents[j] the relevance relevance[j] to queries[j]."""
 
     query_ids: np.ndarray
     """str[num_queries], in the order of the file"""
@@ -48,13 +47,12 @@ class Collection:
 
 
 def read_collection(path: str | os.PathLike[str]) -> Collection:
-    """Read a folder; every judgement is checked against the ids.
+    """Reads a text collection from a folder and checks every judgement against the ids.
 
     Raises:
-      FileNotFoundError: the folder, or a file that it must hold, is not there.
-      TableError: a line that is no JSON, an id that is empty, occurs twice or is judged but unknown, a
-        relevance that is no number, a pair that is judged twice, no relevant document at all, embeddings of
-        another number of rows.
+      FileNotFoundError: the folder, or a required file of it, does not exist.
+      TableError: a line is not JSON; an id is empty, occurs twice or is unknown; a relevance is not a number;
+        a pair has two judgements; no document is relevant; embeddings have another number of rows.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -79,9 +77,9 @@ def read_collection(path: str | os.PathLike[str]) -> Collection:
 
 
 def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """(number, line) of those that hold something, counted from 1."""
+    """Yields (number, line) of the lines that are not blank, counted from 1."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such file, and a text collection needs it")
+        raise FileNotFoundError(f"{file}: no such file; a text collection requires it")
     try:
         with file.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
@@ -94,7 +92,7 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def _read_ids(file: Path) -> dict[str, int]:
-    """The ids of a jsonl file and the lines they stand on, in the order of the file."""
+    """Returns the ids of a jsonl file with their line numbers, in the order of the file."""
     ids: dict[str, int] = {}
     for number, line in _lines(file):
         where = f"{file}, line {number}"
@@ -102,27 +100,27 @@ def _read_ids(file: Path) -> dict[str, int]:
             entry = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as cause:
             raise TableError(
-                f"{where}: no JSON ({in_one_line(cause)}): mend the line or remove it"
+                f"{where}: not JSON ({in_one_line(cause)}): fix the line or remove it"
             ) from None
         label = entry.get("_id") if isinstance(entry, dict) else None
         if isinstance(label, int) and not isinstance(label, bool):
             label = str(label)  # judgements are text
         if not isinstance(label, str) or not label.strip():
             raise TableError(
-                f'{where}: no id: expected an object with a text "_id", such as {{"_id": "d1", ...}}'
+                f'{where}: the id is missing; expected an object with a text "_id", such as {{"_id": "d1"}}'
             )
         if label in ids:
             raise TableError(
-                f"{where}: the id {label!r} stands on line {ids[label]} already: make it unique"
+                f"{where}: the id {label!r} is already on line {ids[label]}: make it unique"
             )
         ids[label] = number
     if not ids:
-        raise TableError(f"{file}: no lines: expected one object a line")
+        raise TableError(f"{file}: the file has no lines; expected one object per line")
     return ids
 
 
 def _qrels_of(folder: Path) -> list[Path]:
-    """The files with judgements."""
+    """Returns the files that hold judgements."""
     single = [folder / name for name in ("qrels.tsv", "qrels.txt") if (folder / name).exists()]
     several = sorted(f for f in (folder / "qrels").glob("*") if f.suffix in (".tsv", ".txt"))
     if not single and not several:
@@ -135,7 +133,7 @@ def _qrels_of(folder: Path) -> list[Path]:
 def _read_judgements(
     files: list[Path], queries: dict[str, int], documents: dict[str, int], folder: Path
 ) -> dict[tuple[str, str], float]:
-    """Relevance by (query, document)."""
+    """Returns the relevance by (query, document)."""
     found: dict[tuple[str, str], float] = {}
     places: dict[tuple[str, str], str] = {}
     for file in files:
@@ -157,30 +155,32 @@ def _read_judgements(
             pair = query, document
             if pair in found:
                 raise TableError(
-                    f"{where}: query {query!r} and document {document!r} are judged in {places[pair]} "
-                    "already: keep one of the lines"
+                    f"{where}: query {query!r} and document {document!r} have a judgement already, in "
+                    f"{places[pair]}: keep one of the lines"
                 )
             found[pair], places[pair] = _number(worth), where
             if not math.isfinite(found[pair]):
-                raise TableError(f"{where}: the relevance {worth!r} is no finite number: mend it")
+                raise TableError(
+                    f"{where}: the relevance {worth!r} is not a finite number: correct it"
+                )
     if not found:
-        raise TableError(f"{', '.join(map(str, files))}: no judgements: expected one a line")
+        raise TableError(f"{', '.join(map(str, files))}: no judgements; expected one per line")
     return found
 
 
 def _columns(line: str, where: str) -> tuple[str, str, str]:
-    """(query, document, relevance) of three or four columns, separated by tabs if there are any."""
+    """Splits a line of three or four columns into (query, document, relevance), at tabs if it has any."""
     cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
     if len(cells) not in (3, 4):
         raise TableError(
-            f"{where}: {len(cells)} columns: expected query id, document id and relevance, or TREC's four: "
+            f"{where}: {len(cells)} columns; expected query id, document id and relevance, or TREC's four: "
             "query id, 0, document id, relevance"
         )
     return cells[0], cells[-2], cells[-1]
 
 
 def _number(text: str) -> float:
-    """NaN for what is no number."""
+    """Returns NaN where the text is not a number."""
     try:
         return float(text)
     except ValueError:
@@ -188,7 +188,7 @@ def _number(text: str) -> float:
 
 
 def _read_embeddings(file: Path, count: int) -> np.ndarray | None:
-    """float32[count, F]; None where there is no such file."""
+    """Returns float32[count, F], or None where the file does not exist."""
     if not file.exists():
         return None
     try:
@@ -198,7 +198,7 @@ def _read_embeddings(file: Path, count: int) -> np.ndarray | None:
         embeddings = np.load(file, allow_pickle=False)
     except MemoryError as cause:
         raise TableError(
-            f"{file}: more than memory holds, or a damaged file: {in_one_line(cause)}"
+            f"{file}: too large for memory, or damaged: {in_one_line(cause)}"
         ) from cause
     except (ValueError, EOFError, OSError) as cause:
         if isinstance(cause, TableError):

@@ -1,27 +1,26 @@
-"""What a category is called: one text for one value, whatever kind of table it came in. No JAX here."""
+"""Columns by their names, and categories as text that is the same for every kind of table."""
 
 from __future__ import annotations
 
 import datetime
 import re
 from collections.abc import Sequence
-from typing import Any
 
 from rankpg.data.ids import TableError, is_missing
 from rankpg.data.ratings_table import Columns
 
-__all__ = ["category", "column_role", "guess_columns", "positions"]
+__all__ = ["NAME_COLUMNS", "category", "column_role", "guess_columns", "positions"]
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d)(:\d\d)?(?:\.(\d+))?(Z|[+-]\d\d:?\d\d)?")
 _WHOLE = re.compile(r"-?(?:0|[1-9]\d*)(?:\.0+|(?:\.\d+)?[eE]\+\d+)")
-"""A whole number as floats are written."""
+"""A whole number in the notation of floats."""
 
 
-def category(value: Any) -> str | None:
-    """A value of a column of categories as text; None where it is missing.
+def category(value: object) -> str | None:
+    """Returns a category as text, or None where it is missing.
 
-    A CSV holds text where other tables hold booleans, floats and dates, so text that reads as one of these
-    is that one. Times are in UTC, and midnight is the day.
+    A CSV holds text where other tables hold booleans, floats and dates, so text that looks like one of these
+    is read as one. Times are in UTC, and midnight is the day.
 
     >>> category(1.0), category("1.0"), category(datetime.date(2020, 1, 2)), category("2020-01-02 00:00:00")
     ('1', '1', '2020-01-02', '2020-01-02')
@@ -32,7 +31,7 @@ def category(value: Any) -> str | None:
         return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    if isinstance(value, datetime.timedelta):  # pandas' say it differently
+    if isinstance(value, datetime.timedelta):  # pandas formats them differently
         return str(datetime.timedelta(value.days, value.seconds, value.microseconds))
     if isinstance(value, datetime.date):
         return _time(value.isoformat())
@@ -48,7 +47,7 @@ def _of_text(text: str) -> str:
 
 
 def _time(text: str) -> str:
-    """A time without what adds nothing to it; other text as it is."""
+    """Returns a time without zeros that add nothing to it, and other text as it is."""
     parts = _TIME.fullmatch(text)
     if parts is None:
         return text
@@ -57,7 +56,7 @@ def _time(text: str) -> str:
     clock = minute + (second or ":00")
     try:
         moment = datetime.datetime.fromisoformat(f"{day}T{clock}{zone or ''}")
-    except ValueError:  # the 30th of February
+    except ValueError:  # such as the 30th of February
         return text
     if moment.tzinfo is not None:
         moment = moment.astimezone(datetime.UTC).replace(tzinfo=None)
@@ -71,14 +70,13 @@ _ROLES = {
     "item": "item|video|document|doc|movie|product|article|song|track|i|col",
     "value": "value|rating|reward|watchratio|score|relevance|click|label|data",
 }
-_NAME_THEM = (
-    "name them with --columns USER ITEM VALUE (in Python: columns=(user, item, value)); a matrix is read "
-    "from .npy, .npz, or a csv without header"
-)
+NAME_COLUMNS = "name them, columns=(USER, ITEM, VALUE)"
+"""The remedy where the roles of columns are unclear."""
+_MATRIX_FILES = "; a matrix is read from .npy, .npz, or a csv without header"
 
 
 def column_role(name: str) -> str | None:
-    """user, item or value, where the name tells: `User-ID`, `userId` and `users` are all user."""
+    """Returns user, item or value from a column name: `User-ID`, `userId` and `users` are all user."""
     plain = re.sub(r"[\W_]", "", name.lower())
     fits = (
         r for r, known in _ROLES.items() if re.fullmatch(rf"({known})(ids?|idx|index|s)?", plain)
@@ -87,7 +85,7 @@ def column_role(name: str) -> str | None:
 
 
 def guess_columns(names: Sequence[str], is_float: Sequence[bool]) -> list[int] | None:
-    """Positions of user, item and value; None where the names allow no reading, or several."""
+    """Returns the positions of user, item and value, or None where the names are ambiguous."""
     roles = [column_role(name) for name in names]
     unknown = [i for i, role in enumerate(roles) if role is None]
     if len(names) == 3:
@@ -110,17 +108,24 @@ def positions(
     columns: Columns | None,
     is_float: Sequence[bool] = (False, False, False),
 ) -> list[int]:
-    """Where user, item and value stand among the columns."""
+    """Returns the positions of user, item and value among the columns.
+
+    Raises:
+      TableError: a column is missing or occurs twice, or the names are ambiguous.
+    """
     listed = ", ".join(map(repr, names))
     if columns is None:
         found = guess_columns(names, is_float)
         if found is None:
             raise TableError(
-                f"{source}: cannot tell which columns are user, item and value; found {listed}: {_NAME_THEM}"
+                f"{source}: the user, item and value columns are ambiguous; found {listed}: "
+                f"{NAME_COLUMNS}{_MATRIX_FILES}"
             )
         return found
     for name in columns:
         if names.count(name) != 1:
             many = "more than one" if name in names else "no"
-            raise TableError(f"{source}: {many} column {name!r}; found {listed}: {_NAME_THEM}")
+            raise TableError(
+                f"{source}: {many} column {name!r}; found {listed}: {NAME_COLUMNS}{_MATRIX_FILES}"
+            )
     return [names.index(name) for name in columns]

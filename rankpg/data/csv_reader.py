@@ -1,6 +1,6 @@
-"""CSV and TSV into a table: parsed by pyarrow column by column, whatever the other columns hold.
+"""CSV and TSV files, parsed by pyarrow column by column.
 
-Only when a file is broken is it read once more, line by line, to say where.
+A file that pyarrow rejects is read again, line by line, to find the line.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _NOT_FINITE = re.compile(r"|[+-]?(nan|inf|infinity)|n/?a|null", re.IGNORECASE)
 
 @dataclasses.dataclass(frozen=True)
 class _Csv:
-    """How a CSV file is laid out; `skip` physical lines come before the first row of data."""
+    """Layout of a CSV file; `skip` physical lines come before the first row of data."""
 
     path: Path
     delimiter: str
@@ -36,13 +36,13 @@ class _Csv:
     skip: int
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """(line number as an editor shows it, fields) of every row of data."""
+        """Yields (line number as in an editor, fields) of every row of data."""
         return (
             (start, row) for start, end, row in _scan(self.path, self.delimiter) if end > self.skip
         )
 
     def place(self, *numbers: int) -> str:
-        """`line 8`, for rows of data counted from 0."""
+        """Returns text such as `line 8` for rows of data, counted from 0."""
         lines = {n: line for n, (line, _) in enumerate(self.rows()) if n in numbers}
         return f"line{'s' * (len(numbers) > 1)} {' and '.join(str(lines[n]) for n in numbers)}"
 
@@ -51,7 +51,7 @@ class _Csv:
 
 
 def _scan(path: Path, delimiter: str) -> Iterator[tuple[int, int, list[str]]]:
-    """(first line, last line, fields) of every row that is not blank. For the header, and for errors."""
+    """Yields (first line, last line, fields) of every row that is not blank."""
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
         reader = csv.reader(file, delimiter=delimiter)
         start = 1
@@ -61,15 +61,22 @@ def _scan(path: Path, delimiter: str) -> Iterator[tuple[int, int, list[str]]]:
                     yield start, reader.line_num, row
                 start = reader.line_num + 1
         except csv.Error as cause:
-            raise TableError(f"{path}, line {start}: {cause}: is a quote left open?") from cause
+            raise TableError(
+                f"{path}, line {start}: {cause}: close the quote, if one is open"
+            ) from cause
 
 
 def read_csv(path: Path, columns: Columns | None) -> Triples | Matrix:
-    """Triples, or the matrix that a file without header holds."""
+    """Reads triples, or a matrix from a file without header.
+
+    Raises:
+      TableError: the file has neither form, or a line of it is wrong.
+      ImportError: pyarrow is not installed.
+    """
     layout = _layout(path)
     names = [name.strip() for name in layout.first]
     if columns is None and all(map(_NUMBER.fullmatch, names)):
-        _refuse_unless_matrix(path, names)
+        _check_matrix_start(path, names)
         layout = dataclasses.replace(layout, skip=0)
         numbers = _parse_csv(layout, [], range(len(names)))
         values = np.stack([_floats(column) for column in numbers], axis=1)
@@ -88,10 +95,10 @@ def read_csv(path: Path, columns: Columns | None) -> Triples | Matrix:
 
 
 def read_text(path: Path) -> tuple[dict[str, Any], Callable[[int], str]]:
-    """Every column of a CSV or TSV with a header as Arrow text, and where a row stands in the file.
+    """Reads every column of a CSV or TSV with a header as Arrow text, with a function from row to line.
 
     Raises:
-      TableError: a broken line, a name that occurs twice, no rows.
+      TableError: a line is wrong, a name occurs twice, or there are no rows.
     """
     layout = _layout(path)
     names = [name.strip() for name in layout.first]
@@ -105,7 +112,7 @@ def read_text(path: Path) -> tuple[dict[str, Any], Callable[[int], str]]:
 
 
 def _layout(path: Path) -> _Csv:
-    """How a file with a header is laid out."""
+    """Returns the layout of a file with a header."""
     with open(path, encoding="utf-8-sig", errors="replace") as file:
         head = next((line for line in file if line.strip()), "")
     delimiter = next((d for d in ",\t;" if d in head), ",")
@@ -115,13 +122,15 @@ def _layout(path: Path) -> _Csv:
     return _Csv(path, delimiter, first, end)
 
 
-def _refuse_unless_matrix(path: Path, first: list[str]) -> None:
-    """A first line of numbers starts a matrix unless it may be triples without header, or column numbers."""
+def _check_matrix_start(path: Path, first: list[str]) -> None:
+    """Rejects a first line of numbers that may be triples without header, or column numbers."""
     saved = "save a matrix as .npy or .npz (numpy.save); triples need a header line such as user,item,value"
     if len(first) < 2:
         raise TableError(f"{path}: one column of numbers is neither triples nor a matrix: {saved}")
     if first == [str(i) for i in range(len(first))]:
-        raise TableError(f"{path}, line 1: column numbers, or the first row of a matrix? {saved}")
+        raise TableError(
+            f"{path}, line 1: these may be column numbers or the first row of a matrix: {saved}"
+        )
     if 3 <= len(first) <= 8 and all(map(_WHOLE.fullmatch, first[:2])):
         raise TableError(
             f"{path}, line 1: no header, and {len(first)} numbers that could be a row of a matrix or user, "
@@ -130,7 +139,7 @@ def _refuse_unless_matrix(path: Path, first: list[str]) -> None:
 
 
 def _parse_csv(layout: _Csv, ids: Sequence[int], numbers: Sequence[int]) -> list[Any]:
-    """The wanted columns, ids as dictionaries of text, numbers as float64 with NaN for an empty field."""
+    """Parses columns: ids as dictionaries of text, numbers as float64 with NaN for an empty field."""
     pyarrow, reader = arrow("pyarrow"), arrow("pyarrow.csv")
     text = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
     names = [str(i) for i in range(len(layout.first))]
@@ -148,14 +157,14 @@ def _parse_csv(layout: _Csv, ids: Sequence[int], numbers: Sequence[int]) -> list
 
 
 def _csv_fault(layout: _Csv, numbers: Sequence[int], cause: Exception) -> TableError:
-    """The first line that pyarrow had to refuse, found by reading the file again."""
+    """Returns the error for the first line that pyarrow rejects, found by reading the file again."""
     empty = True
     for line, fields in layout.rows():
         empty = False
         if len(fields) != len(layout.first):
             return TableError(
                 f"{layout.path}, line {line}: {len(fields)} fields where the first line has "
-                f"{len(layout.first)}: mend or remove the line"
+                f"{len(layout.first)}: correct or remove the line"
             )
         for i in numbers:
             text = fields[i].strip()
@@ -163,7 +172,7 @@ def _csv_fault(layout: _Csv, numbers: Sequence[int], cause: Exception) -> TableE
                 column = layout.first[i].strip() if layout.skip else f"field {i + 1}"
                 return TableError(
                     f"{layout.path}, line {line}, column {column!r}: {fields[i]!r} is not a number: "
-                    "mend or remove the line"
+                    "correct or remove the line"
                 )
     if empty:
         return TableError(f"{layout.path}: no rows after the header")
@@ -183,7 +192,7 @@ def _text_ids(column: Any, source: str, name: str) -> Encoded:
 
 
 def whole_numbers(labels: np.ndarray) -> np.ndarray:
-    """Ids read as text: int64 if all of them are whole numbers as these are written, else the text.
+    """Returns ids that were read as text as int64 if all are whole numbers without leading zeros.
 
     >>> whole_numbers(np.array([" 7", "10"])), whole_numbers(np.array(["007", "10"]))
     (array([ 7, 10]), array(['007', '10'], dtype='<U3'))
@@ -193,4 +202,4 @@ def whole_numbers(labels: np.ndarray) -> np.ndarray:
         whole = labels.astype(np.int64)
         return whole if np.array_equal(whole.astype(str), labels) else labels
     except (ValueError, OverflowError):
-        return labels  # not all of them whole numbers
+        return labels  # some are not whole numbers

@@ -1,4 +1,4 @@
-"""Columns of embeddings: a matrix, or a list a row, of NumPy or of Arrow."""
+"""Features of contexts and items from the columns of a table: numbers, categories, embeddings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rankpg.data.arrow import arrow, decoded
-from rankpg.data.frame import Frame, frame_of, kind_of
+from rankpg.data.frame import Frame, Table, frame_of, kind_of
 from rankpg.data.ids import TableError
 from rankpg.data.ratings_table import unusable
 
@@ -19,10 +19,11 @@ __all__ = ["Features", "Featurizer", "feature_rows", "suggestion", "vectors"]
 
 
 def vectors(frame: Frame, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Embeddings [n, G] with zeros where a row has none, and bool[n]: where that is so.
+    """Returns embeddings [n, G] and bool[n], True for a row without an embedding, which has zeros.
 
     Raises:
-      TableError: no such column, no vectors, of different lengths, or with a number that is not finite.
+      TableError: the column is missing, holds no vectors, or vectors of different lengths or with a number
+        that is not finite.
     """
     column = frame.columns.get(name)
     if column is None or isinstance(column, np.ndarray):
@@ -40,7 +41,7 @@ def vectors(frame: Frame, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _stacked(frame: Frame, column: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Of a matrix, or of a list of lists some of which are missing."""
+    """Returns embeddings from a matrix, or from a list of lists some of which are missing."""
     missing = np.zeros(len(column), bool)
     if column.dtype == object and column.ndim == 1:
         missing = np.array([row is None for row in column], bool)
@@ -51,13 +52,13 @@ def _stacked(frame: Frame, column: np.ndarray, name: str) -> tuple[np.ndarray, n
         known = column
     if known.ndim != 2 or known.dtype.kind not in "fiub" or not known.shape[1]:
         raise TableError(
-            f"{frame.source}: column {name!r} is no column of vectors: {kind_of(known)}"
+            f"{frame.source}: column {name!r} is not a column of vectors: {kind_of(known)}"
         )
     return _spread(known, missing), missing
 
 
 def _flattened(frame: Frame, column: Any, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Of one of Arrow's lists, without a detour through Python's."""
+    """Returns embeddings from a column of Arrow lists, without Python lists in between."""
     pyarrow, compute = arrow("pyarrow"), arrow("pyarrow.compute")
     types = pyarrow.types
     if not (
@@ -65,34 +66,39 @@ def _flattened(frame: Frame, column: Any, name: str) -> tuple[np.ndarray, np.nda
         or types.is_large_list(column.type)
         or types.is_fixed_size_list(column.type)
     ):
-        raise TableError(f"{frame.source}: column {name!r} is no column of vectors: {column.type}")
+        raise TableError(
+            f"{frame.source}: column {name!r} is not a column of vectors: {column.type}"
+        )
     lengths = compute.list_value_length(column).to_numpy(zero_copy_only=False)
     missing = np.asarray(lengths != lengths)
     width = _same_width(frame, lengths[~missing], np.flatnonzero(~missing), name)
     flat = compute.list_flatten(column)
     if not (types.is_floating(flat.type) or types.is_integer(flat.type)):
         raise TableError(
-            f"{frame.source}: column {name!r} is no column of vectors of numbers: {column.type}"
+            f"{frame.source}: column {name!r} is not a column of vectors of numbers: {column.type}"
         )
     known = flat.to_numpy(zero_copy_only=False).reshape(-1, width)
     return _spread(known, missing), missing
 
 
 def _same_width(frame: Frame, lengths: np.ndarray, rows: np.ndarray, name: str) -> int:
-    """The length of every vector."""
+    """Returns the length that all vectors have."""
     if not len(lengths) or not lengths[0]:
-        raise TableError(f"{frame.source}: column {name!r} holds no vectors, or empty ones")
+        raise TableError(
+            f"{frame.source}: column {name!r} has no vectors, or an empty one: give "
+            "every row at least one number"
+        )
     other = np.flatnonzero(lengths != lengths[0])
     if len(other):
         raise TableError(
-            f"{frame.where(int(rows[other[0]]), name)}: a vector of {int(lengths[other[0]])} numbers where "
-            f"the first has {int(lengths[0])}"
+            f"{frame.where(int(rows[other[0]]), name)}: a vector of {int(lengths[other[0]])} numbers; the "
+            f"first has {int(lengths[0])}, and all must have as many"
         )
     return int(lengths[0])
 
 
 def _spread(known: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Rows in their places, zeros in those that are missing."""
+    """Puts rows in their places and zeros where a row is missing."""
     if not missing.any():
         return known
     rows = np.zeros((len(missing), known.shape[1]), known.dtype)
@@ -103,7 +109,7 @@ def _spread(known: np.ndarray, missing: np.ndarray) -> np.ndarray:
 if TYPE_CHECKING:
     MissingFeature = Literal["error", "indicate"]
     Scale = Literal["unit", "none"]
-else:  # what a user passes is checked here, in words
+else:  # checked here, with messages of our own
     MissingFeature = Scale = Any
 
 _COLUMNS = ("numeric", "categorical", "embedding")
@@ -111,7 +117,7 @@ _COLUMNS = ("numeric", "categorical", "embedding")
 
 @dataclass(frozen=True)
 class Features:
-    """Which columns of a table are features, and as what.
+    """Declaration of the columns of a table that are features, by kind.
 
     Args:
       numeric: standardised, (x - mean) / deviation, with the mean and the deviation of the table that was
@@ -119,16 +125,16 @@ class Features:
       categorical: hashed into `buckets` numbers that all these columns share: category c of column k adds
         sign(k, c) to number bucket(k, c) (signed feature hashing: Weinberger et al. 2009, "Feature Hashing
         for Large Scale Multitask Learning"). So a category that appears later has its place already.
-      embedding: vectors, as they are.
-      buckets: how many numbers.
-      id: the column of ids; told by its name if None.
-      missing: `error` refuses a missing value; `indicate` takes the mean for a number and zeros for a
-        vector, and a feature of its own says so, 1 where it was missing; a missing category is a category.
+      embedding: vectors, unchanged.
+      buckets: number of features that the categorical columns share.
+      id: the column of ids; found by its name if None.
+      missing: `error` rejects a missing value; `indicate` replaces a number by the mean and a vector by zeros
+        and adds a feature that is 1 where the value was missing; a missing category is a category.
       scale: `unit` divides all features by one number, so that the rows of the fitted table have a root mean
-        square length of 1, which towers of perceptrons expect; `none` leaves them (adapters, given towers).
+        square length of 1, which towers of perceptrons expect; `none` keeps them (adapters, given towers).
 
     Raises:
-      TableError: a column that is declared twice, or a rule that does not exist.
+      TableError: a column is declared twice, or an option has an unknown value.
 
     >>> Features(numeric=["price"]).fit({"id": [7, 8], "price": [1.0, 3.0]}).transform({"price": [5.0]})
     array([[3.]], dtype=float32)
@@ -146,18 +152,18 @@ class Features:
         for kind in _COLUMNS:
             names = getattr(self, kind)
             if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-                raise TableError(f"Features: {kind} is {names!r}; expected a list of column names")
+                raise TableError(f"Features: {kind}={names!r}; expected a list of column names")
             object.__setattr__(self, kind, tuple(names))
         every = self.columns
         for name in (*every, self.id):
             if every.count(name) > 1 or (name == self.id and name in every):
                 raise TableError(f"Features: column {name!r} is declared twice; expected once")
         if not isinstance(self.buckets, int) or not 1 <= self.buckets <= 2**20:
-            raise TableError(f"Features: buckets is {self.buckets!r}; expected 1 to {2**20}")
+            raise TableError(f"Features: buckets={self.buckets!r}; expected 1 to {2**20}")
         for name, known in (("missing", ("error", "indicate")), ("scale", ("unit", "none"))):
             if getattr(self, name) not in known:
                 raise TableError(
-                    f"Features: {name} is {getattr(self, name)!r}; expected {' or '.join(known)}"
+                    f"Features: {name}={getattr(self, name)!r}; expected {' or '.join(known)}"
                 )
 
     @property
@@ -165,15 +171,15 @@ class Features:
         """All columns that become features."""
         return (*self.numeric, *self.categorical, *self.embedding)
 
-    def fit(self, table: Any, source: str = "table") -> Featurizer:
-        """Learn from a table what `transform` needs, and nothing from any other.
+    def fit(self, table: Table, source: str = "table") -> Featurizer:
+        """Fits means, deviations and the scale to a table.
 
         Args:
-          table: as for `frames.frame_of`.
-          source: its name in messages.
+          table: as for `data.frame.frame_of`.
+          source: the name of the table in messages.
 
         Raises:
-          TableError: a column that is missing, of another kind, or without any value.
+          TableError: a column is missing, is of another kind, or has no value.
         """
         frame = frame_of(table, source)
         means, deviations = [], []
@@ -181,7 +187,9 @@ class Features:
             known = frame.numbers(name)
             known = known[~np.isnan(known)]
             if not len(known):
-                raise TableError(f"{frame.source}: column {name!r} holds no number at all")
+                raise TableError(
+                    f"{frame.source}: column {name!r} has no number: give at least one, or drop the column"
+                )
             means.append(float(np.mean(known)))
             deviations.append(float(np.std(known)) if np.ptp(known) else 0.0)
         widths = tuple(int(vectors(frame, name)[0].shape[1]) for name in self.embedding)
@@ -195,19 +203,19 @@ class Features:
 
 @dataclass(frozen=True)
 class Featurizer:
-    """Features that have been fitted: the same row gives the same numbers, whatever stands beside it."""
+    """Fitted features; a row is transformed to the same numbers whatever the other rows are."""
 
     features: Features
     means: tuple[float, ...]
     deviations: tuple[float, ...]
     widths: tuple[int, ...]
-    """Of the embeddings."""
+    """Widths of the embedding columns."""
     scale: float
-    """What all features are divided by."""
+    """Divisor of all features."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What every feature is.
+        """Names of the features, in their order.
 
         >>> Features(numeric=["price"], categorical=["brand"], buckets=2, missing="indicate").fit(
         ...     {"price": [1, 2], "brand": ["a", "b"]}
@@ -224,11 +232,11 @@ class Featurizer:
             found += [f"{name} is missing"] if indicate else []
         return tuple(found)
 
-    def transform(self, table: Any, source: str = "table") -> np.ndarray:
-        """The features of every row of a table, float32[n, F].
+    def transform(self, table: Table, source: str = "table") -> np.ndarray:
+        """Returns the features of every row of a table, float32[n, F].
 
         Raises:
-          TableError: a column or a value is missing, is of another kind, or not finite.
+          TableError: a column or a value is missing, is of another kind, or is not finite.
         """
         frame = frame_of(table, source)
         parts = [*self._numeric(frame), *self._categorical(frame), *self._embedding(frame)]
@@ -241,8 +249,8 @@ class Featurizer:
         if wrong.any():
             row, column = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
             raise TableError(
-                f"{frame.where(row, self.names[column])}: the feature is no finite float32: is the value "
-                "far from all that this was fitted on?"
+                f"{frame.where(row, self.names[column])}: the feature is not a finite float32: "
+                "correct the value, which may be far from all values of the fitted table"
             )
         return rows
 
@@ -253,8 +261,8 @@ class Featurizer:
         ):
             numbers = frame.numbers(name)
             missing.append(np.isnan(numbers))
-            self._refuse(frame, name, missing[-1])
-            with np.errstate(over="ignore"):  # named above
+            self._check_missing(frame, name, missing[-1])
+            with np.errstate(over="ignore"):  # rejected above, with its row
                 scaled = (numbers - mean) / deviation if deviation else 0 * numbers
             columns.append(np.where(missing[-1], 0, scaled)[:, None])
         indicate = self.features.missing == "indicate"
@@ -267,7 +275,9 @@ class Featurizer:
         rows = np.zeros((len(frame), buckets), np.float32)
         for name in names:
             categories = frame.categories(name)
-            self._refuse(frame, name, np.array([category is None for category in categories]))
+            self._check_missing(
+                frame, name, np.array([category is None for category in categories])
+            )
             places = {category: _place(name, category, buckets) for category in set(categories)}
             found = np.array([places[category] for category in categories])
             rows[np.arange(len(frame)), found[:, 0]] += found[:, 1]
@@ -280,15 +290,15 @@ class Featurizer:
             if values.shape[1] != width:
                 raise TableError(
                     f"{frame.source}: column {name!r} holds vectors of {values.shape[1]} numbers; expected "
-                    f"{width}, as where this was fitted"
+                    f"{width}, as in the fitted table"
                 )
-            self._refuse(frame, name, missing)
+            self._check_missing(frame, name, missing)
             parts.append(values)
             if self.features.missing == "indicate":
                 parts.append(missing[:, None].astype(np.float32))
         return parts
 
-    def _refuse(self, frame: Frame, name: str, missing: np.ndarray) -> None:
+    def _check_missing(self, frame: Frame, name: str, missing: np.ndarray) -> None:
         if self.features.missing == "error" and missing.any():
             raise TableError(
                 f"{frame.where(int(np.argmax(missing)), name)}: the value is missing ({int(missing.sum())} "
@@ -296,15 +306,15 @@ class Featurizer:
             )
 
     def to_json(self) -> str:
-        """All of it, exactly: `from_json` gives an equal one."""
+        """Returns the featurizer as JSON, from which `from_json` returns an equal one."""
         return json.dumps(asdict(self), allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str, source: str = "featurizer") -> Featurizer:
-        """What `to_json` wrote.
+        """Returns the featurizer that `to_json` saved.
 
         Raises:
-          TableError: no such text.
+          TableError: the text is not a saved featurizer.
         """
         try:
             held = json.loads(text)
@@ -321,26 +331,26 @@ class Featurizer:
             counts = len(found.means), len(found.deviations), len(found.widths)
             wanted = found.features
             if counts != (len(wanted.numeric),) * 2 + (len(wanted.embedding),) or not found.scale:
-                raise ValueError("as many means, deviations and widths as columns were expected")
+                raise ValueError("expected one mean, deviation or width per column")
             return found
         except (ValueError, KeyError, TypeError, RecursionError) as cause:
-            raise TableError(f"{source}: no featurizer that was saved: {cause}") from None
+            raise TableError(f"{source}: not a saved featurizer: {cause}") from None
 
 
-def _strings(names: Any) -> tuple[str, ...]:
+def _strings(names: object) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{names!r} is no list of column names")
+        raise ValueError(f"{names!r} is not a list of column names")
     return tuple(names)
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     if not isinstance(value, int | float) or not np.isfinite(value):
-        raise ValueError(f"{value!r} is no finite number")
+        raise ValueError(f"{value!r} is not a finite number")
     return float(value)
 
 
 def _place(column: str, category: str | None, buckets: int) -> tuple[int, int]:
-    """(bucket, sign) of a category, from a hash that is the same everywhere and always."""
+    """Returns (bucket, sign) of a category, from a hash that is the same on every machine."""
     text = column if category is None else f"{column}\0{category}"
     digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     number = int.from_bytes(digest, "little")
@@ -348,13 +358,13 @@ def _place(column: str, category: str | None, buckets: int) -> tuple[int, int]:
 
 
 def suggestion(frame: Frame, id_column: str) -> str:
-    """A declaration of all columns of a table by their kinds, for a message that asks for one."""
+    """Returns a declaration of all columns of a table by kind, for a message that suggests one."""
     kinds: Mapping[str, list[str]] = {kind: [] for kind in _COLUMNS}
     for name in frame.columns:
         if name != id_column:
             kinds[_kind(frame, name)].append(name)
-    told = [f"{kind}={names}" for kind, names in kinds.items() if names]
-    return f"Features({', '.join(told)})"
+    declared = [f"{kind}={names}" for kind, names in kinds.items() if names]
+    return f"Features({', '.join(declared)})"
 
 
 def _kind(frame: Frame, name: str) -> str:
@@ -373,19 +383,19 @@ else:
     ArrayLike = Any
 
 _ROWS = 2**16
-"""Rows that are checked at a time: a copy of all of them could be the largest array of a run."""
+"""Rows checked at a time: a copy of all rows could be the largest array of a run."""
 
 
 def feature_rows(features: ArrayLike, name: str, count: int) -> np.ndarray:
-    """float32[count, F], finite.
+    """Returns features as float32[count, F] after checking that they are finite.
 
     Args:
       features: numbers [count, F].
-      name: of the argument or the file, for messages.
-      count: how many ids there are.
+      name: the argument or the file, for messages.
+      count: number of ids.
 
     Raises:
-      TableError: another shape, no numbers, or one that is NaN, infinite or too large for float32.
+      TableError: the shape differs, or a value is not a number, or is NaN, infinite or too large for float32.
 
     >>> feature_rows([[1, 2], [3, 4]], "embeddings", 2).dtype
     dtype('float32')
@@ -393,7 +403,7 @@ def feature_rows(features: ArrayLike, name: str, count: int) -> np.ndarray:
     rows = np.asarray(features)
     if rows.ndim != 2 or len(rows) != count or rows.size == 0 or rows.dtype.kind not in "fiub":
         raise TableError(
-            f"{name}: expected numbers of shape [{count}, F], one row an id, got {rows.dtype} of shape "
+            f"{name}: expected numbers of shape [{count}, F], one row per id, got {rows.dtype} of shape "
             f"{list(rows.shape)}"
         )
     for start in range(0, count, _ROWS):
@@ -402,7 +412,7 @@ def feature_rows(features: ArrayLike, name: str, count: int) -> np.ndarray:
             row, column = (int(i) for i in np.unravel_index(np.argmax(wrong), wrong.shape))
             row += start
             raise TableError(
-                f"{name}, row {row}, column {column} (both counted from 0): {rows[row, column]} is no "
-                "finite float32: put a number there"
+                f"{name}, row {row}, column {column} (both counted from 0): {rows[row, column]} is not "
+                "a finite float32: put a number there"
             )
     return rows.astype(np.float32, copy=False)

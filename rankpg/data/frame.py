@@ -1,11 +1,11 @@
-"""A table that describes contexts or items, a row an id; its columns become NumPy arrays when asked for."""
+"""Tables with one row per context or item, whose columns become NumPy arrays on access."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -16,10 +16,10 @@ from rankpg.data.ids import TableError, exact_array, id_array, is_empty
 from rankpg.data.ratings_table import in_one_line
 from rankpg.data.read import check_file, load_arrays, open_parquet
 
-__all__ = ["Frame", "frame_of", "kind_of", "objects"]
+__all__ = ["Frame", "Table", "frame_of", "kind_of", "objects"]
 
 _NO_NUMBER = ("", "nan", "na", "n/a", "null", "none")
-"""What an empty cell of a CSV may look like."""
+"""Texts that mean an empty cell of a CSV."""
 
 
 def _row_from_zero(row: int) -> str:
@@ -28,24 +28,24 @@ def _row_from_zero(row: int) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frame:
-    """Columns by name, of one length: NumPy arrays, or Arrow's until they are asked for."""
+    """Columns of one length by name: NumPy arrays, or Arrow columns until they are read."""
 
     columns: Mapping[str, Any]
     source: str
     place: Callable[[int], str] = _row_from_zero
-    """Where a row stands, for messages."""
+    """Returns the place of a row, for messages."""
     is_text: bool = False
-    """Whether numbers are still text: the table comes from a CSV."""
+    """True for a table from a CSV, whose numbers are still text."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
 
     def where(self, row: int, name: str) -> str:
-        """`items, row 3 (counted from 0), column 'price'`."""
+        """Returns text such as `items, row 3 (counted from 0), column 'price'`."""
         return f"{self.source}, {self.place(row)}, column {name!r}"
 
     def find_id(self, role: str, hint: str | None = None) -> str:
-        """The column that holds the ids of this role: one named as `hint`, as the role, or `id`."""
+        """Returns the name of the id column of a role: one named as `hint`, as the role, or `id`."""
         tries = (
             [name for name in self.columns if name == hint],
             [name for name in self.columns if column_role(name) == role],
@@ -55,7 +55,7 @@ class Frame:
             if len(found) == 1:
                 return found[0]
         raise TableError(
-            f"{self.source}: cannot tell which column holds the {role} ids; found "
+            f"{self.source}: the column of {role} ids is ambiguous; found "
             f"{self._listed()}: name it, Features(id=...)"
         )
 
@@ -63,7 +63,7 @@ class Frame:
         return ", ".join(map(repr, self.columns))
 
     def array(self, name: str) -> np.ndarray:
-        """A column as it is: of its own dtype, or of objects where something is missing."""
+        """Returns a column in its own dtype, or as objects where a value is missing."""
         if name not in self.columns:
             raise TableError(f"{self.source}: no column {name!r}; found {self._listed()}")
         column = self.columns[name]
@@ -80,10 +80,10 @@ class Frame:
         return objects(plain.to_pylist())
 
     def ids(self, name: str) -> np.ndarray:
-        """The ids in a column, each of them once: text, whole numbers, or dates.
+        """Returns the ids in a column, each of which occurs once: text, whole numbers, or dates.
 
         Raises:
-          TableError: no such column, an empty id, one that occurs twice.
+          TableError: the column is missing, or an id is empty or occurs twice.
         """
         ids = self.array(name)
         if ids.ndim != 1:
@@ -103,20 +103,20 @@ class Frame:
             again = np.flatnonzero(ids == ids[one])
             raise TableError(
                 f"{self.source}, {self.place(one)} and {self.place(int(again[1]))}: the id "
-                f"{ids[one : one + 1].tolist()[0]!r} occurs twice in column {name!r}: keep one row an id"
+                f"{ids[one : one + 1].tolist()[0]!r} occurs twice in column {name!r}: keep one row per id"
             )
         return ids
 
     def numbers(self, name: str) -> np.ndarray:
-        """float64[n], NaN where a number is missing.
+        """Returns a column as float64[n], NaN where a number is missing.
 
         Raises:
-          TableError: no such column, or a cell that is no number, infinite, or too large for float32.
+          TableError: the column is missing, or a cell is not a number, is infinite or too large for float32.
         """
         column = self.array(name)
         if column.ndim != 1 or (column.dtype.kind not in "fiub" and column.dtype != object):
             raise TableError(
-                f"{self.source}: column {name!r} is no column of numbers: {kind_of(column)}"
+                f"{self.source}: column {name!r} is not a column of numbers: {kind_of(column)}"
             )
         if column.dtype == object:
             column = np.array([self._number(x, row, name) for row, x in enumerate(column)])
@@ -125,7 +125,8 @@ class Frame:
         if wrong.any():
             row = int(np.argmax(wrong))
             raise TableError(
-                f"{self.where(row, name)}: {numbers[row]} is no finite float32: mend it or remove the row"
+                f"{self.where(row, name)}: {numbers[row]} is not a finite float32: correct it or "
+                "remove the row"
             )
         return numbers
 
@@ -138,15 +139,16 @@ class Frame:
         except (TypeError, ValueError):
             pass
         raise TableError(
-            f"{self.where(row, name)}: {value!r} is not a number: mend it, or declare the column categorical"
+            f"{self.where(row, name)}: {value!r} is not a number: correct it, or declare "
+            "the column categorical"
         )
 
     def categories(self, name: str) -> list[str | None]:
-        """Every row's category as text, alike whatever the table came in; None where it is missing."""
+        """Returns the category of every row as text, the same for every kind of table, or None."""
         column = self.array(name)
         if column.ndim != 1:
             raise TableError(
-                f"{self.source}: column {name!r} is no column of categories: {kind_of(column)}"
+                f"{self.source}: column {name!r} is not a column of categories: {kind_of(column)}"
             )
         if column.dtype.kind in "Mm":
             column = _times_as_text(column)
@@ -154,23 +156,23 @@ class Frame:
         found = []
         for row, value in enumerate(column.tolist()):
             try:
-                key = type(value), value  # True is no 1
+                key = type(value), value  # True equals 1, but is another category
                 if key not in known:
                     known[key] = category(value)
                 found.append(known[key])
             except TypeError:  # a list
                 raise TableError(
-                    f"{self.where(row, name)}: {value!r} is no category: declare the column an embedding"
+                    f"{self.where(row, name)}: {value!r} is not a category: declare the column an embedding"
                 ) from None
         return found
 
 
 def _times_as_text(column: np.ndarray) -> np.ndarray:
-    """Dates and times as ISO text, durations as Python's; None where one is missing."""
+    """Returns dates and times as ISO text, durations as timedelta, and None where one is missing."""
     missing = np.isnat(column)
     if column.dtype.kind == "m":
         found = column.astype("m8[us]").astype(object)
-    else:  # a day is said in full, also where the unit is a month
+    else:  # a day in full, also where the unit is a month
         found = np.datetime_as_string(np.where(missing, np.datetime64(0, "D"), column)).astype(
             object
         )
@@ -179,29 +181,36 @@ def _times_as_text(column: np.ndarray) -> np.ndarray:
 
 
 def objects(values: list[Any]) -> np.ndarray:
+    """Returns a list as a one-dimensional array of objects, also where its values are lists."""
     column = np.empty(len(values), object)
     column[:] = values
     return column
 
 
 def kind_of(array: np.ndarray) -> str:
+    """Returns the dtype and the shape of an array, for messages."""
     return f"{array.dtype} of shape {list(array.shape)}"
 
+
+Table: TypeAlias = Any
+"""A table of pandas, polars, pyarrow or another library that supports Arrow, a mapping of names to NumPy
+arrays, or the path of a file; `frame_of` checks it."""
 
 _FILES = (".csv", ".tsv", ".parquet", ".npz")
 
 
-def frame_of(table: Any, source: str) -> Frame:
-    """A table of pandas, polars or pyarrow, a mapping of NumPy arrays, or the path of a file, as a Frame.
+def frame_of(table: Table, source: str) -> Frame:
+    """Returns a table as a Frame.
 
     Args:
-      table: a csv, tsv, parquet or npz file, where it is a path.
-      source: its name in messages.
+      table: a table of pandas, polars or pyarrow, a mapping of names to NumPy arrays, or the path of a csv,
+        tsv, parquet or npz file.
+      source: the name of the table in messages.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      TableError: what cannot be read as columns of one length, or is empty.
-      TypeError: none of these kinds.
+      FileNotFoundError: the file does not exist.
+      TableError: the columns have different lengths, or no rows.
+      TypeError: the table is of another kind.
 
     >>> frame_of({"id": ["a", "b"], "price": [1.5, 2]}, "items").numbers("price")
     array([1.5, 2. ])
@@ -254,7 +263,7 @@ def _checked(frame: Frame) -> Frame:
     if len(lengths) < len(frame.columns) or len(set(lengths.values())) != 1:
         found = ", ".join(f"{name!r} of {lengths.get(name, 1)}" for name in frame.columns)
         raise TableError(
-            f"{frame.source}: expected columns of one length, got {found or 'none at all'}"
+            f"{frame.source}: expected columns of one length, got {found or 'no column'}"
         )
     if not len(frame):
         raise TableError(f"{frame.source}: no rows: a table needs at least one")

@@ -1,18 +1,18 @@
-"""Ids of users and items: text, whole numbers or dates, kept exactly as they were given. No JAX here.
+"""Ids of contexts and items: text, whole numbers or dates, kept exactly as they were given.
 
 list | array | column  --id_array-->  one array  --IdMap-->  row numbers, and back
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 __all__ = [
+    "Id",
     "IdMap",
     "TableError",
     "UnknownIdError",
@@ -31,31 +31,31 @@ else:  # beartype takes no float for one
     ArrayLike = Any
 
 _DAY, _TIME = "datetime64[D]", "datetime64[us]"
-"""The units of dates and of times: those of Python's own. A day is found by its midnight."""
+"""The units of Python's own dates and times. A day is found by its midnight."""
+Id: TypeAlias = str | bytes | int | float | datetime.date
+"""An id as a plain Python value."""
 
 
 class TableError(ValueError):
-    """A file, or a table in memory, that cannot be used as ratings; the message says where and why."""
+    """A file, or a table in memory, that cannot be used; the message names the place and the reason."""
 
 
 class UnknownIdWarning(UserWarning):
-    """Ids that the table does not hold were answered by a declared policy."""
+    """A declared policy replaced ids that the table does not hold."""
 
 
-class UnknownIdError(KeyError):
-    """An id that the table does not hold."""
+class UnknownIdError(KeyError, ValueError):
+    """An id that a table does not hold."""
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would show the quoted repr of the message
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
 class IdMap:
-    """The ids of users or of items, and the row numbers that stand for them: ids[row] = id.
+    """Ids of contexts or of items, in the order of their rows: ids[row] = id.
 
     Raises:
-      TableError: the ids are not one-dimensional, one is none, or one occurs twice.
-      UnknownIdError: `rows` was asked for an id that is not there.
+      TableError: the ids are not one-dimensional, one is empty, or one occurs twice.
 
     >>> videos = IdMap(np.array(["cats", "dogs", "owls"]))
     >>> videos.rows(["owls", "cats"])
@@ -64,58 +64,130 @@ class IdMap:
     ['owls', 'cats']
     """
 
-    ids: np.ndarray
-    kind: str = "id"
+    is_range = False
+    """True where ids are the row numbers themselves."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", id_array(self.ids, self.kind))
-        if len(self._row_of) < len(self.ids):
-            labels = enumerate(labels_of(self.ids).tolist())
+    def __init__(self, ids: ArrayLike, kind: str = "id"):
+        self._ids, self.kind = id_array(ids, kind), kind
+        if len(self._row_of) < len(self):
+            labels = enumerate(labels_of(self._ids).tolist())
             twice = next(x for row, x in labels if self._row_of[x] != row)
-            raise TableError(
-                f"{self.kind} id {twice!r} occurs twice in the list of ids: make it unique"
-            )
+            raise TableError(f"{kind} id {twice!r} occurs twice in the list of ids: make it unique")
+
+    @staticmethod
+    def of_range(count: int, kind: str = "id") -> IdMap:
+        """The ids 0 to count - 1, each of which is its own row number; no table of them is kept.
+
+        >>> IdMap.of_range(10**9).rows([7, 3])
+        array([7, 3])
+        """
+        return _RangeIdMap(count, kind)
+
+    @property
+    def ids(self) -> np.ndarray:
+        """All ids, in the order of their rows."""
+        return self._ids
 
     @functools.cached_property
-    def _row_of(self) -> dict[Any, int]:
-        return {label: row for row, label in enumerate(labels_of(self.ids).tolist())}
+    def _row_of(self) -> dict[Id, int]:
+        return {label: row for row, label in enumerate(labels_of(self._ids).tolist())}
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._ids)
 
     def __getitem__(self, rows: ArrayLike) -> Any:
-        return self.ids[np.asarray(rows)]
+        return self._ids[np.asarray(rows)]
 
-    def one(self, row: int | np.integer) -> Any:
-        """The id of one row as a plain Python value."""
-        return self.ids[row : row + 1].tolist()[0]
+    def one(self, row: int | np.integer) -> Id:
+        """Returns the id of one row as a plain Python value."""
+        return self._ids[row : row + 1].tolist()[0]
+
+    def labels(self, ids: ArrayLike) -> np.ndarray:
+        """Returns ids in the form in which they are looked up; the shape stays."""
+        return labels_of(ids)
 
     def find(self, ids: ArrayLike) -> np.ndarray:
-        """int32 row numbers as of `rows`, and -1 for an id that is not there."""
+        """Returns row numbers as `rows` does, and -1 for an unknown id."""
         wanted = labels_of(ids)
         rows = [self._find_one(label) for label in wanted.ravel().tolist()]
         return np.array(rows, np.int32).reshape(wanted.shape)
 
     def _find_one(self, label: Any) -> int:
-        try:
-            return -1 if isinstance(label, bool) else self._row_of.get(label, -1)  # True is no 1
+        try:  # True equals 1, but is not the id 1
+            return -1 if isinstance(label, bool) else self._row_of.get(label, -1)
         except TypeError:  # a list
             return -1
 
     def rows(self, ids: ArrayLike) -> np.ndarray:
-        """int32 row numbers of one id or of many; the shape stays."""
+        """Returns the int32 row numbers of one id or of many; the shape stays.
+
+        Raises:
+          UnknownIdError: an id that is not in the table.
+        """
         rows = self.find(ids)
         if (rows < 0).any():
-            unknown = labels_of(ids).ravel()[np.argmax(rows.ravel() < 0)]
-            some = ", ".join(repr(x) for x in self.ids[:3].tolist())
+            raise self._unknown(self.labels(ids).ravel()[np.argmax(rows.ravel() < 0)])
+        return rows
+
+    def _unknown(self, label: Any) -> UnknownIdError:
+        some = ", ".join(map(repr, self._ids[:3].tolist()))
+        return UnknownIdError(
+            f"unknown {self.kind} {label!r}: the table has {len(self)} {self.kind} ids, such as {some}"
+        )
+
+
+class _RangeIdMap(IdMap):
+    """Row numbers as ids. They keep the integer type in which they are given."""
+
+    is_range = True
+
+    def __init__(self, count: int, kind: str):
+        self._count, self.kind = count, kind
+
+    @property
+    def ids(self) -> np.ndarray:
+        return np.arange(self._count)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, rows: ArrayLike) -> Any:
+        return np.asarray(rows)[()]
+
+    def one(self, row: int | np.integer) -> int:
+        return int(row)
+
+    def labels(self, ids: ArrayLike) -> np.ndarray:
+        """Raises:
+        ValueError: the ids are not whole numbers.
+        """
+        found = np.asarray(ids)
+        if found.dtype == object:  # as pandas returns them
+            found = np.array(found.tolist())
+        if found.dtype.kind not in "iu":
+            raise ValueError(
+                f"{self.kind}s have the type {found.dtype}; expected {self.kind} ids, whole numbers from 0 "
+                f"to {self._count - 1}"
+            )
+        return found
+
+    def find(self, ids: ArrayLike) -> np.ndarray:
+        rows = self.labels(ids)
+        return np.where((rows >= 0) & (rows < self._count), rows, -1)
+
+    def rows(self, ids: ArrayLike) -> np.ndarray:
+        rows = self.labels(ids)
+        outside = (rows < 0) | (rows >= self._count)
+        if outside.any():
             raise UnknownIdError(
-                f"unknown {self.kind} {unknown!r}: the table holds {len(self)} of them, such as {some}"
+                f"{self.kind} {rows[outside][0]} is unknown; {self.kind} ids are the row numbers 0 to "
+                f"{self._count - 1}"
             )
         return rows
 
 
 def labels_of(ids: ArrayLike) -> np.ndarray:
-    """Ids as plain Python values in an array of objects, by which they are found.
+    """Returns ids as plain Python values in an array of objects, in which equal ids are equal.
 
     >>> labels_of([1, 2**63 + 5]).tolist()
     [1, 9223372036854775813]
@@ -144,7 +216,7 @@ def _label(value: Any) -> Any:
 
 
 def exact_array(values: Any) -> np.ndarray:
-    """`numpy.asarray`, but whole numbers that need all of uint64 do not become floats."""
+    """Returns `numpy.asarray(values)`, but keeps whole numbers above 2**63 whole."""
     array = np.asarray(values)
     if array.dtype.kind != "f" or array.ndim != 1 or not isinstance(values, list | tuple):
         return array
@@ -154,14 +226,14 @@ def exact_array(values: Any) -> np.ndarray:
 
 
 def id_array(ids: ArrayLike, kind: str) -> np.ndarray:
-    """Ids as an array of text, of whole numbers or of dates, each of them exact.
+    """Returns ids as an array of text, of whole numbers or of dates, each of them exact.
 
     Args:
-      ids: a list or an array of them.
-      kind: of what, for messages.
+      ids: a list or an array of ids.
+      kind: the name of the ids in messages, such as "item".
 
     Raises:
-      TableError: no list; an id that is empty, or no id; ids of several types, or without a type that
+      TableError: the ids are not a list, one is empty or of a type that cannot be an id, or no NumPy type
         holds all of them.
 
     >>> id_array([1, 2**63], "item").dtype, id_array(np.array(["a", "bc"], object), "item").dtype
@@ -169,7 +241,9 @@ def id_array(ids: ArrayLike, kind: str) -> np.ndarray:
     """
     array = ids if isinstance(ids, np.ndarray) else np.asarray(ids, object)
     if array.ndim != 1:
-        raise TableError(f"{kind} ids must be a list, not of shape {array.shape}")
+        raise TableError(
+            f"{kind} ids have the shape {list(array.shape)}; {kind} ids must be a list"
+        )
     empty = array == "" if array.dtype.kind == "U" else is_empty(array)  # a blank is an id
     if empty.any():
         raise TableError(
@@ -195,7 +269,7 @@ def id_array(ids: ArrayLike, kind: str) -> np.ndarray:
 
 
 def _of_one_type(array: np.ndarray, kind: str) -> np.ndarray:
-    """Objects as the array of what they are."""
+    """Returns an array of objects as an array of their common type."""
     if len(array) and all(isinstance(x, np.datetime64) for x in array):
         return np.array(array.tolist())
     values = [x.item() if isinstance(x, np.generic) else x for x in array.tolist()]
@@ -215,7 +289,7 @@ def _of_one_type(array: np.ndarray, kind: str) -> np.ndarray:
                 return np.array(values, dtype)
         wide = max(values, key=abs)
         raise TableError(
-            f"{kind} ids: no type of 64 bits holds all of them, such as {wide}: make them text"
+            f"{kind} ids: no 64-bit type holds all of them, such as {wide}: make them text"
         )
     if types <= {int, float} and all(float(x) == x for x in values):
         return np.array(values, np.float64)
@@ -228,20 +302,21 @@ def _of_one_type(array: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _times(values: np.ndarray) -> np.ndarray:
-    """Python's dates and times, and pandas' with their nanoseconds."""
-    fine = [getattr(x, "nanosecond", 0) for x in values.tolist()]
+    """Returns Python's dates and times, and those of pandas with their nanoseconds, as datetime64."""
+    fine = [getattr(x, "nanosecond", 0) for x in values.tolist()]  # Python's have none
     days = not any(isinstance(x, datetime.datetime) for x in values.tolist())
     times = np.array([_label(x) for x in values.tolist()], _TIME).astype(_DAY if days else _TIME)
     return times.astype("datetime64[ns]") + np.array(fine, "m8[ns]") if any(fine) else times
 
 
 def id_kind(ids: np.ndarray) -> str:
-    """text, number, fraction or date: ids of two kinds are never the same."""
+    """Returns text, number, fraction or date; ids of different kinds are never equal."""
     kinds = {"U": "text", "S": "text", "i": "number", "u": "number", "f": "fraction", "M": "date"}
     return kinds[ids.dtype.kind]
 
 
 def is_empty(labels: np.ndarray) -> np.ndarray:
+    """Returns bool[n], True where an id is blank or missing."""
     if labels.dtype.kind in "US":
         return np.char.str_len(np.char.strip(labels)) == 0
     if labels.dtype.kind == "O":
@@ -250,9 +325,11 @@ def is_empty(labels: np.ndarray) -> np.ndarray:
 
 
 def is_missing(value: Any) -> bool:
-    """None, "", NaN, NaT, or pandas' NA."""
+    """Returns True for None, "", NaN, NaT, and NA of pandas."""
     if isinstance(value, str):
         return not value
-    if value is None or type(value).__name__ == "NAType":  # pandas' equals nothing, and is no bool
+    if (
+        value is None or type(value).__name__ == "NAType"
+    ):  # pandas' NA equals nothing, not even as a bool
         return True
     return not isinstance(value, list | np.ndarray) and bool(value != value)

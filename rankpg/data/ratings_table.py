@@ -1,7 +1,7 @@
-"""Ratings in memory as NumPy arrays: triples (user, item, value), or a dense matrix. No JAX here.
+"""Ratings as NumPy arrays: triples (user, item, value), or a dense matrix.
 
-A table checks itself when it is built, so that what comes out of it needs no second look; its errors name
-the source, the place in it, and what to do. `tables.read` builds one from a file.
+Both are checked when they are built; errors name the source, the place in it, and the remedy.
+`data.read.read` builds one from a file.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ __all__ = [
 ]
 
 Columns: TypeAlias = tuple[str, str, str]
-"""The names of the user, the item and the value column."""
+"""Names of the user, the item and the value column."""
 Encoded: TypeAlias = tuple[np.ndarray, np.ndarray]
 """A column of ids as (labels, codes): row r holds labels[codes[r]], and every label occurs."""
 
 
-def numpy_fault(source: Any, cause: Exception) -> TableError:
-    """What is wrong with a NumPy file that `numpy.load` refused."""
+def numpy_fault(source: object, cause: Exception) -> TableError:
+    """Returns the error for a NumPy file that `numpy.load` rejected."""
     if "allow_pickle" in str(cause):
         return TableError(
             f"{source}: holds pickled Python objects, which are never loaded because they can run code: "
             "save numbers or strings (array.astype(str)) instead"
         )
-    return TableError(f"{source}: a damaged NumPy file: {in_one_line(cause)}")
+    return TableError(f"{source}: damaged NumPy file: {in_one_line(cause)}")
 
 
 def in_one_line(cause: Exception) -> str:
-    """What another library said, for the end of a message of ours."""
+    """Returns the message of another library on one line."""
     return " ".join(str(cause).split())
 
 
@@ -59,10 +59,10 @@ def _cell_from_zero(row: int, column: int) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Triples:
-    """R rows (user, item, value): what a ratings file holds.
+    """Ratings as R rows (user, item, value).
 
     users, items: int32[R], row numbers into `user_ids` and `item_ids`; values: float64[R], finite.
-    `source`, `columns` and `place(*rows)` are for messages: the file, its columns, where rows stand.
+    `source`, `columns` and `place(*rows)` are for messages: the file, its columns, the place of rows.
     """
 
     users: np.ndarray
@@ -84,7 +84,11 @@ class Triples:
         columns: Columns = ("users", "items", "values"),
         place: Callable[..., str] = _rows_from_zero,
     ) -> Triples:
-        """Checked: at least one row, no empty id, finite values. Raises TableError otherwise."""
+        """Returns checked triples.
+
+        Raises:
+          TableError: there are no rows, an id is empty, or a value is not a finite number.
+        """
         if len(values) == 0:
             raise TableError(f"{source}: no rows: a table needs at least one (user, item, value)")
         if values.dtype.kind not in "fiub":
@@ -102,7 +106,7 @@ class Triples:
             row = int(np.argmax(wrong))
             raise TableError(
                 f"{source}, {place(row)}, column {columns[2]!r}: {_describe(values[row])}: "
-                "mend the value or remove the row"
+                "correct the value or remove the row"
             )
         user_ids, item_ids = IdMap(users[0], "user"), IdMap(items[0], "item")
         numbers = [codes.astype(np.int32, copy=False) for _, codes in (users, items)]
@@ -112,11 +116,7 @@ class Triples:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Matrix:
-    """One value for every user (row) and item (column): values[num_users, N], finite numbers.
-
-    Raises:
-      TableError: not two-dimensional, empty, not numbers, or a cell that is NaN or infinite.
-    """
+    """Ratings as a matrix: values[num_users, N], finite numbers."""
 
     values: np.ndarray
     user_ids: IdMap
@@ -129,7 +129,11 @@ class Matrix:
     def build(
         cls, values: np.ndarray, users: Any = None, items: Any = None, **where: Any
     ) -> Matrix:
-        """The ids are the row and column numbers unless given."""
+        """Returns a checked matrix, whose ids are the row and column numbers by default.
+
+        Raises:
+          TableError: the values are not a matrix of finite numbers, or the ids do not fit its shape.
+        """
         source = where.get("source", "matrix")
         if values.ndim != 2 or values.size == 0 or values.dtype.kind not in "fiub":
             raise TableError(
@@ -142,10 +146,10 @@ class Matrix:
         ]
         if (len(ids[0]), len(ids[1])) != values.shape:
             turned = (len(ids[1]), len(ids[0])) == values.shape
-            mend = ": it looks transposed, pass matrix.T" if turned else ""
+            remedy = ": it looks transposed, pass matrix.T" if turned else ""
             raise TableError(
                 f"{source}: {len(ids[0])} user ids and {len(ids[1])} item ids "
-                f"for a matrix of {values.shape}{mend}"
+                f"for a matrix of {values.shape}{remedy}"
             )
         matrix = cls(values, IdMap(ids[0], "user"), IdMap(ids[1], "item"), **where)
         wrong = unusable(values)
@@ -157,27 +161,27 @@ class Matrix:
 
 
 def encode(ids: np.ndarray, source: str, column: str) -> Encoded:
-    """(sorted labels, code of every row) of a column of ids."""
+    """Returns (sorted labels, code of every row) of a column of ids."""
     try:
         labels, codes = np.unique(ids, return_inverse=True)
     except TypeError:
         raise TableError(
-            f"{source}: column {column!r} mixes ids of several types, or lacks some: "
+            f"{source}: column {column!r} mixes ids of several types, or some are missing: "
             "make them all strings"
         ) from None
     return labels, codes
 
 
 def sorted_ids(labels: np.ndarray, codes: np.ndarray, source: str, column: str) -> Encoded:
-    """The same column of ids with its labels sorted, each of them once."""
+    """Returns a column of ids with its labels sorted, each of which occurs once."""
     if is_empty(labels).any():
-        return labels, codes  # on its way to an error, and None does not sort
+        return labels, codes  # rejected later; None cannot be sorted
     labels, position = encode(labels, source, column)
     return labels, position.astype(np.int32)[codes]
 
 
 def unusable(values: np.ndarray) -> np.ndarray:
-    """True where a value is NaN, infinite, or too large for float32."""
+    """Returns True where a value is NaN, infinite, or too large for float32."""
     return ~(np.abs(values.astype(np.float64, copy=False)) <= np.finfo(np.float32).max)
 
 
@@ -191,7 +195,7 @@ def _describe(value: Any) -> str:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Compressed:
-    """The ratings of user u are items[starts[u] : starts[u + 1]], ascending, and the same of `values`."""
+    """Ratings by user: those of user u are items[starts[u] : starts[u + 1]], ascending, likewise `values`."""
 
     starts: np.ndarray
     """int32[num_users + 1]"""
@@ -203,15 +207,16 @@ class Compressed:
 
 
 def compress(table: Triples, missing: str, duplicates: str) -> Compressed:
-    """Sort by (user, item) and merge what occurs twice.
+    """Sorts triples by (user, item) and merges the rows of one pair.
 
     Args:
-      missing: `zero` keeps only the pairs that occur; `error` demands them all.
-      duplicates: of several rows of one pair, refuse them, keep the `mean`, or the `last`.
+      table: the triples.
+      missing: `zero` keeps only the pairs that occur; `error` requires all pairs.
+      duplicates: `error` rejects several rows of one pair; `mean` averages them; `last` keeps the last.
 
     Raises:
-      TableError: a pair occurs twice, or not at all, where that is an error.
-      ValueError: an option that does not exist.
+      TableError: a pair occurs twice, or is missing, where that is an error.
+      ValueError: an option has an unknown value.
     """
     _check("missing", missing, ("zero", "error"))
     _check("duplicates", duplicates, ("mean", "last", "error"))
@@ -224,9 +229,9 @@ def compress(table: Triples, missing: str, duplicates: str) -> Compressed:
         values = _merged(table, values, order, firsts, duplicates)
         pairs = pairs[firsts]
     if missing == "error" and len(pairs) < num_users * num_items:
-        _refuse_missing(table, pairs)
+        _check_no_gap(table, pairs)
     if len(pairs) > np.iinfo(np.int32).max:
-        raise TableError(f"{table.source}: {len(pairs)} ratings, but at most 2**31 - 1 fit")
+        raise TableError(f"{table.source}: {len(pairs)} ratings; expected at most 2**31 - 1")
     starts = np.searchsorted(pairs, np.arange(num_users + 1) * num_items).astype(np.int32)
     share = 1.0 - len(pairs) / (num_users * num_items)
     return Compressed(starts, (pairs % num_items).astype(np.int32), values, share)
@@ -234,13 +239,13 @@ def compress(table: Triples, missing: str, duplicates: str) -> Compressed:
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{name}: expected {' or '.join(known)}, got {value!r}")
+        raise ValueError(f"{name}={value!r}; expected {' or '.join(known)}")
 
 
 def _merged(
     table: Triples, values: np.ndarray, order: np.ndarray, firsts: np.ndarray, duplicates: str
 ) -> np.ndarray:
-    """One value a pair; `values` are sorted by pair, `firsts` is where each pair starts among them."""
+    """Returns one value per pair; `values` are sorted by pair, and pair i starts at `firsts[i]`."""
     counts = np.diff(firsts, append=len(values))
     if duplicates == "mean":
         return np.add.reduceat(values, firsts) / counts
@@ -254,17 +259,17 @@ def _merged(
     raise TableError(
         f"{table.source}, {table.place(*rows)}: the pair user {user!r}, item {item!r} occurs "
         f"{counts[several[0]]} times ({len(several) - 1} other pairs repeat as well): keep one row "
-        'each, or pass --duplicates mean or --duplicates last (in Python: duplicates="mean")'
+        "each, or give duplicates='mean' or duplicates='last'"
     )
 
 
-def _refuse_missing(table: Triples, pairs: np.ndarray) -> None:
-    """Name the first pair without rating; `pairs` are sorted and occur once each."""
+def _check_no_gap(table: Triples, pairs: np.ndarray) -> None:
+    """Rejects a table with a pair without rating; `pairs` are sorted and occur once each."""
     num_pairs, num_items = len(table.user_ids) * len(table.item_ids), len(table.item_ids)
     gaps = np.flatnonzero(pairs != np.arange(len(pairs)))
     user, item = divmod(int(gaps[0]) if len(gaps) else len(pairs), num_items)
     raise TableError(
         f"{table.source}: {num_pairs - len(pairs)} of {num_pairs} (user, item) pairs have no rating, the "
         f"first is user {table.user_ids.one(user)!r}, item {table.item_ids.one(item)!r}: add them, or "
-        'pass --missing zero (in Python: missing="zero"), so that they earn 0'
+        "give missing='zero', so that they earn 0"
     )

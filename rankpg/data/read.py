@@ -1,4 +1,4 @@
-"""Ratings from a file: CSV, TSV, Parquet, .npz or .npy into triples (user, item, value) or a matrix.
+"""Ratings from CSV, TSV, Parquet, .npz and .npy files, as triples (user, item, value) or a matrix.
 
 file -> which columns -> ids and their row numbers -> Triples | Matrix
 """
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rankpg.data.arrow import arrow, encoded_triples
-from rankpg.data.columns import column_role, guess_columns, positions
+from rankpg.data.columns import NAME_COLUMNS, column_role, guess_columns, positions
 from rankpg.data.csv_reader import read_csv
 from rankpg.data.ids import TableError
 from rankpg.data.ratings_table import Columns, Matrix, Triples, encode, in_one_line, numpy_fault
@@ -25,19 +25,19 @@ __all__ = ["check_columns", "check_file", "from_arrays", "load_arrays", "open_pa
 
 
 def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Triples | Matrix:
-    """The ratings in a file; the rows of users and items follow the sorted order of their ids.
+    """Reads the ratings in a file; the rows of users and items follow the sorted order of their ids.
 
     Ids in a CSV are text, and become whole numbers if all of them are (`007` stays text). A matrix comes
     from .npy, from an .npz that holds it and, at most, the ids of its rows and columns, or from a CSV
     without header that cannot be triples.
 
     Args:
-      path: the file; its extension says the format.
-      columns: the names of the user, item and value columns; guessed where only one reading is possible.
+      path: the file; its extension names the format.
+      columns: names of the user, item and value columns; found by their names if None.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      TableError: the file cannot be read, or not in one way only.
+      FileNotFoundError: the file does not exist.
+      TableError: the file cannot be read, or its columns are ambiguous.
       ImportError: CSV and Parquet need pyarrow.
 
     >>> import tempfile
@@ -54,16 +54,21 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
         return _READERS[path.suffix.lower()](path, wanted)
     except OSError as cause:
         raise TableError(
-            f"{path}: the file cannot be read, it may be damaged: {in_one_line(cause)}"
+            f"{path}: the file cannot be read and may be damaged: {in_one_line(cause)}"
         ) from cause
     except MemoryError as cause:
         raise TableError(
-            f"{path}: more than memory holds, or a damaged file: {in_one_line(cause)}"
+            f"{path}: too large for memory, or damaged: {in_one_line(cause)}"
         ) from cause
 
 
 def check_file(path: str | os.PathLike[str], extensions: Iterable[str]) -> Path:
-    """A path that leads to a file of one of these extensions."""
+    """Returns the path of a file after checking that it exists and has one of these extensions.
+
+    Raises:
+      FileNotFoundError: the file does not exist.
+      TableError: it is empty, is not a file, or has another extension.
+    """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
@@ -78,13 +83,11 @@ def check_file(path: str | os.PathLike[str], extensions: Iterable[str]) -> Path:
 
 
 def check_columns(columns: Sequence[str] | None) -> None:
-    """Refuse what cannot be the names of the user, item and value columns."""
+    """Rejects names that cannot be those of the user, item and value columns."""
     if columns is not None and (
         isinstance(columns, str) or len({*columns}) != 3 or len(columns) != 3
     ):
-        raise TableError(
-            f"columns: expected three different names (user, item, value), got {columns!r}"
-        )
+        raise TableError(f"columns={columns!r}; expected three different names (user, item, value)")
 
 
 def _read_parquet(path: Path, columns: Columns | None) -> Triples:
@@ -100,15 +103,13 @@ def _read_parquet(path: Path, columns: Columns | None) -> Triples:
 
 @contextlib.contextmanager
 def open_parquet(path: Path) -> Iterator[Any]:
-    """A pyarrow.parquet.ParquetFile; what is wrong with the file is a TableError."""
+    """Opens a pyarrow.parquet.ParquetFile; a fault of the file is raised as a TableError."""
     pyarrow, parquet = arrow("pyarrow"), arrow("pyarrow.parquet")
     try:
         with parquet.ParquetFile(path) as file:
             yield file
     except pyarrow.ArrowException as cause:
-        raise TableError(
-            f"{path}: not a Parquet file, or a damaged one: {in_one_line(cause)}"
-        ) from cause
+        raise TableError(f"{path}: not a Parquet file, or damaged: {in_one_line(cause)}") from cause
 
 
 def _read_numpy(path: Path, columns: Columns | None) -> Triples | Matrix:
@@ -119,10 +120,10 @@ def _read_numpy(path: Path, columns: Columns | None) -> Triples | Matrix:
 def load_arrays(
     path: Path, wanted: Sequence[str] | None = None
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The wanted arrays of an .npz by name (all if None), and what names there are; the one of a .npy.
+    """Returns arrays of an .npz by name (all by default) and all its names, or the one array of a .npy.
 
     Raises:
-      TableError: no NumPy file, a damaged one, or one that holds Python objects.
+      TableError: the file is not a NumPy file, is damaged, or holds Python objects.
     """
     with open(path, "rb") as file:
         magic = file.read(6)
@@ -148,7 +149,11 @@ def from_arrays(
     columns: Columns | None,
     files: Sequence[str] = (),
 ) -> Triples | Matrix:
-    """Three arrays of equal length, or the one matrix."""
+    """Returns ratings from three arrays of equal length, or from one matrix.
+
+    Raises:
+      TableError: the arrays are neither, or are ambiguous.
+    """
     if columns is not None:
         positions(source, list(files or arrays), columns)
         names = columns
@@ -178,7 +183,7 @@ def _listed(arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> str:
 
 
 def _guess_arrays(source: str, arrays: Mapping[str, np.ndarray]) -> Columns | Matrix:
-    """The names of the only three arrays of one length that can be triples, or the only matrix."""
+    """Returns the names of the only three arrays that can be triples, or the only matrix."""
     matrices = [name for name, array in arrays.items() if array.ndim == 2]
     lists = {name: array for name, array in arrays.items() if array.ndim == 1}
     guesses = []
@@ -195,9 +200,9 @@ def _guess_arrays(source: str, arrays: Mapping[str, np.ndarray]) -> Columns | Ma
             where = {"source": source, "column": matrices[0]}
             return Matrix.build(values, ids.get("user"), ids.get("item"), **where)
     raise TableError(
-        f"{source}: cannot tell what is what; found {_listed(arrays, list(arrays))}. Keep one matrix "
-        "[num_users, num_items] in the file (numpy.save), or three lists of equal length, and name them "
-        "with --columns USER ITEM VALUE (in Python: columns=(user, item, value))"
+        f"{source}: the roles of the arrays are ambiguous; found {_listed(arrays, list(arrays))}. Keep one "
+        "matrix [num_users, num_items] in the file (numpy.save), or three lists of equal length, and "
+        f"{NAME_COLUMNS}"
     )
 
 

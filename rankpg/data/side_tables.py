@@ -1,56 +1,55 @@
-"""One side of a ratings table, contexts or items, as a table of its own describes it."""
+"""Tables of contexts or of items beside the ratings: their ids and their features."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from rankpg.data.features import Features, Featurizer, suggestion
-from rankpg.data.frame import frame_of
+from rankpg.data.frame import Table, frame_of
 from rankpg.data.ids import TableError, labels_of
 from rankpg.data.ratings_table import Matrix, Triples
 
 __all__ = ["ROLES", "Described", "check_orientation", "check_shape", "describe"]
 
 ROLES = {"context": "user", "item": "item"}
-"""side -> what columns of its ids are called"""
+"""side -> role of its id column"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Described:
-    """Ids in the order of a table, and a row of features each."""
+    """Ids in the order of a table, with one row of features for each."""
 
     side: str
     """context or item"""
     source: str
     ids: np.ndarray
     features: np.ndarray | None
-    """float32[n, F]; None where no column is one."""
+    """float32[n, F]; None where no column is a feature."""
     featurizer: Featurizer
 
     def take(self, rows: np.ndarray) -> Described:
-        """Some of the rows, in their order."""
+        """Returns some of the rows, in the order of `rows`."""
         features = None if self.features is None else self.features[rows]
         return dataclasses.replace(self, ids=self.ids[rows], features=features)
 
 
 def describe(
-    table: Any, declared: Features | Featurizer | None, side: str, hint: str | None = None
+    table: Table, declared: Features | Featurizer | None, side: str, hint: str | None = None
 ) -> Described:
-    """The ids and features of a table of contexts or items.
+    """Returns the ids and features of a table of contexts or items.
 
     Args:
-      table: as for `frames.frame_of`.
-      declared: which columns are features; one that was fitted before is taken as it is.
+      table: as for `data.frame.frame_of`.
+      declared: the columns that are features; a fitted featurizer is used as it is.
       side: context or item.
-      hint: what the column of ids is called elsewhere.
+      hint: name of the id column in the ratings.
 
     Raises:
-      TableError: no column of ids, an id that is empty or occurs twice, features that are none, or columns
-        that nobody declared.
+      TableError: the id column is ambiguous, an id is empty or occurs twice, a feature is invalid, or columns
+        are not declared.
 
     >>> found = describe({"item": ["a", "b"], "price": [1, 3]}, Features(numeric=["price"]), "item")
     >>> found.ids.tolist(), found.features.tolist()
@@ -64,8 +63,8 @@ def describe(
     if features is None:
         if len(frame.columns) > 1:
             raise TableError(
-                f"{frame.source}: say which columns are features, for instance "
-                f"{side}_features={suggestion(frame, name)}; Features() if none is"
+                f"{frame.source}: the feature columns are not declared: give them, for instance "
+                f"{side}_features={suggestion(frame, name)}, or Features() for none"
             )
         features = Features()
     features = dataclasses.replace(features, id=name)
@@ -78,18 +77,19 @@ def describe(
 
 
 def check_orientation(table: Triples | Matrix, sides: Sequence[Described | None]) -> None:
-    """Refuse ratings whose ids fit the tables better when contexts and items change places.
+    """Rejects ratings whose ids fit the tables better when contexts and items change places.
 
-    Where every id is in its own table nothing is asked; ids that are on neither side are for others to judge.
+    Where every id is in its own table there is nothing to compare. Ids on neither side are checked later.
 
     Raises:
-      TableError: the columns, the tables or the axes are swapped, or ids are text here and numbers there.
+      TableError: the columns, the tables or the axes are swapped, or ids are text in one table and numbers in
+        another.
     """
     for side, own in zip(sides, (table.user_ids.ids, table.item_ids.ids), strict=True):
         if side is not None and own.dtype.kind != side.ids.dtype.kind and _alike(own, side.ids):
             raise TableError(
-                f"{table.source} and {side.source}: the {side.side} ids are {_kind(own)} in the one and "
-                f"{_kind(side.ids)} in the other, but the same as text: bring both to one type"
+                f"{table.source} and {side.source}: the {side.side} ids are {_kind(own)} in the first and "
+                f"{_kind(side.ids)} in the second, but equal as text: convert both to one type"
             )
     straight = [_share(ids, side) for ids, side in zip(_ids(table), sides, strict=True)]
     crossed = [_share(ids, side) for ids, side in zip(_ids(table), sides[::-1], strict=True)]
@@ -98,39 +98,39 @@ def check_orientation(table: Triples | Matrix, sides: Sequence[Described | None]
     if not known or min(known) == 1 or other <= fit:
         return
     words = "; ".join(
-        f"of the {name} ids {share:.0%} are in {side.source}"
+        f"{share:.0%} of the {name} ids are in {side.source}"
         for name, share, side in zip(("user", "item"), crossed, sides[::-1], strict=True)
         if share is not None and side is not None
     )
-    mend = "pass the matrix as .T, or swap contexts and items"
+    remedy = "pass the matrix as .T, or swap contexts and items"
     if isinstance(table, Triples):
         user, item, value = table.columns
-        mend = f"pass columns=({item!r}, {user!r}, {value!r}), or swap contexts and items"
-    raise TableError(f"{table.source}: contexts and items look swapped: {words}: {mend}")
+        remedy = f"pass columns=({item!r}, {user!r}, {value!r}), or swap contexts and items"
+    raise TableError(f"{table.source}: contexts and items look swapped: {words}: {remedy}")
 
 
 def check_shape(table: Matrix, sides: Sequence[Described | None]) -> None:
-    """Refuse a matrix that has another number of rows or columns than the tables have.
+    """Rejects a matrix whose numbers of rows and columns differ from those of the tables.
 
     Raises:
-      TableError: so it is; the message says where the transpose would fit.
+      TableError: the shapes differ; the message names the transpose where it fits.
     """
     shape = table.values.shape
     lengths = [None if side is None else len(side.ids) for side in sides]
     if all(length in (None, have) for length, have in zip(lengths, shape, strict=True)):
         return
     if not np.array_equal(table.user_ids.ids, np.arange(shape[0])):
-        return  # it has ids of its own, which are compared
-    told = ", ".join(
+        return  # it has ids of its own, which are compared later
+    rows = ", ".join(
         f"{side.source} {length}"
         for side, length in zip(sides, lengths, strict=True)
         if side is not None
     )
     turned = all(length in (None, have) for length, have in zip(lengths, shape[::-1], strict=True))
-    mend = "it looks transposed: pass it as .T" if turned else "bring them together"
+    remedy = "it looks transposed: pass it as .T" if turned else "make the shapes equal"
     raise TableError(
-        f"{table.source} has shape {list(shape)} (contexts, items), but the tables have rows: {told}: "
-        f"{mend}"
+        f"{table.source} has shape {list(shape)} (contexts, items), but the tables have rows: {rows}: "
+        f"{remedy}"
     )
 
 
@@ -139,7 +139,7 @@ def _ids(table: Triples | Matrix) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _share(ids: np.ndarray, side: Described | None) -> float | None:
-    """Of these ids, how many the table holds; None without a table."""
+    """Returns the share of these ids that the table holds, or None without a table."""
     if side is None:
         return None
     held = set(labels_of(side.ids).tolist())
@@ -147,10 +147,10 @@ def _share(ids: np.ndarray, side: Described | None) -> float | None:
 
 
 def _alike(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether ids of different types are the same as text, at least some of them."""
+    """Returns True if some ids of different types are equal as text, and none as they are."""
     texts = [set(map(str, ids.tolist())) for ids in (one, other)]
     return bool(texts[0] & texts[1]) and not set(one.tolist()) & set(other.tolist())
 
 
-def _kind(ids: np.ndarray) -> Any:
+def _kind(ids: np.ndarray) -> str:
     return "text" if ids.dtype.kind in "UO" else str(ids.dtype)

@@ -1,4 +1,4 @@
-"""Which contexts train, and which evaluator."""
+"""Datasets: an environment with the ids of its rows, and the split of its contexts."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ import numpy as np
 
 from rankpg.data.features import Featurizer
 from rankpg.data.ids import IdMap
-from rankpg.environments.catalogue import Catalogue, Restricted
-from rankpg.environments.tabular import Ratings, RewardMatrix
-from rankpg.types import Array
+from rankpg.types import Array, Environment, check_environment
 
 __all__ = ["Dataset", "LeftOut", "choose_contexts", "split_contexts"]
 
 
 def split_contexts(num_contexts: int, held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Contexts to train on, and a fixed random choice of `held_out` that are kept for evaluation.
+    """Splits contexts into those to train on and a fixed random choice of `held_out` for evaluation.
 
-    Without any held out, both are all contexts.
+    With held_out=0 both are all contexts.
 
     Raises:
-      ValueError: nothing would be left to train on.
+      ValueError: no context would be left to train on.
 
-    >>> training, judging = split_contexts(5, 2)
-    >>> sorted([*training.tolist(), *judging.tolist()]), len(judging)
+    >>> training, evaluation = split_contexts(5, 2)
+    >>> sorted([*training.tolist(), *evaluation.tolist()]), len(evaluation)
     ([0, 1, 2, 3, 4], 2)
     """
     every = np.arange(num_contexts, dtype=np.int32)
@@ -36,15 +34,15 @@ def split_contexts(num_contexts: int, held_out: int) -> tuple[np.ndarray, np.nda
         return every, every
     if not 0 < held_out < num_contexts:
         raise ValueError(
-            f"--held-out-contexts is {held_out}, of {num_contexts} contexts; expected fewer, so that some "
-            "are left to train on"
+            f"held_out_contexts={held_out}, but the environment has {num_contexts} contexts; expected fewer, "
+            "so that some are left to train on"
         )
     chosen = np.random.default_rng(0).choice(num_contexts, held_out, replace=False)
     return np.setdiff1d(every, chosen), np.sort(chosen).astype(np.int32)
 
 
 def choose_contexts(contexts: np.ndarray, most: int) -> np.ndarray:
-    """All of these contexts, or, of more than `most`, a fixed random subset, in ascending order.
+    """Returns these contexts, or a fixed random subset of `most` of them, in ascending order.
 
     >>> choose_contexts(np.arange(3, dtype=np.int32), 10)
     array([0, 1, 2], dtype=int32)
@@ -56,7 +54,7 @@ def choose_contexts(contexts: np.ndarray, most: int) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class LeftOut:
-    """Rows of a ratings table, and ids, that did not come into the environment, and why.
+    """Rows and ids of a ratings table that were left out of the environment, by reason.
 
     >>> print(LeftOut(rows=10, unknown_rows=1, unknown_contexts=0, unknown_items=1, unrated_contexts=0))
     1 of 10 ratings (10.0%) left out: 0 contexts and 1 items are not in their tables
@@ -73,7 +71,7 @@ class LeftOut:
 
     @property
     def unknown_share(self) -> float:
-        """Of the ratings."""
+        """Share of the ratings that were left out."""
         return self.unknown_rows / self.rows
 
     def __str__(self) -> str:
@@ -90,32 +88,58 @@ class LeftOut:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """An environment and what its row numbers stand for.
+    """An environment and the ids that its row numbers stand for.
 
-    `context_ids[rows]` and `item_ids[rows]` give ids back, `.rows(ids)` the row numbers of ids;
+    `context_ids[rows]` and `item_ids[rows]` return ids, `.rows(ids)` the row numbers of ids;
     `missing_share` is the share of (context, item) pairs without a rating, which earn 0.
     """
 
-    environment: Ratings | RewardMatrix | Catalogue | Restricted
+    environment: Environment
     context_ids: IdMap
     item_ids: IdMap
     missing_share: float
     context_featurizer: Featurizer | None = None
     item_featurizer: Featurizer | None = None
-    """From the columns of your tables to the environment's features, for rows that come later."""
+    """Turns columns of the tables into features of the environment, for rows that come later."""
     left_out: LeftOut | None = None
-    """What of the tables is not in the environment; None where all of it is."""
+    """Rows and ids of the tables that are not in the environment; None where all are."""
 
-    def sums(self) -> dict[str, str]:
-        """SHA-256 of the ids of either side and of the numbers: what a trained policy belongs to."""
-        return self._sums
+    @classmethod
+    def of(cls, environment: Environment | Dataset) -> Dataset:
+        """Returns a dataset as it is; the ids of another environment are its row numbers.
+
+        Raises:
+          TypeError: the environment lacks members of the protocol.
+
+        >>> from rankpg.environments import paper_instance
+        >>> data = Dataset.of(paper_instance())
+        >>> data.item_ids.rows([5, 2]), data.ids_are_rows
+        (array([5, 2]), True)
+        """
+        if isinstance(environment, Dataset):
+            return environment
+        check_environment(environment)
+        contexts = IdMap.of_range(environment.num_contexts, "context")
+        return cls(environment, contexts, IdMap.of_range(environment.num_items, "item"), 0.0)
+
+    @property
+    def ids_are_rows(self) -> bool:
+        """True for an environment without ids of its own; then there is nothing to be saved beside it."""
+        return self.context_ids.is_range and self.item_ids.is_range
+
+    def fingerprint(self) -> dict[str, str]:
+        """Returns SHA-256 checksums of the ids of either side and of the numbers.
+
+        A trained policy belongs to the dataset of the same fingerprint.
+        """
+        return dict(self._fingerprint)
 
     @functools.cached_property
-    def _sums(self) -> dict[str, str]:
+    def _fingerprint(self) -> dict[str, str]:
         return {
-            "context_ids": _sum(map(repr, self.context_ids.ids.tolist())),
-            "item_ids": _sum(map(repr, self.item_ids.ids.tolist())),
-            "numbers": _sum(map(_bytes, jax.tree.leaves(self.environment))),
+            "context_ids": _checksum(map(repr, self.context_ids.ids.tolist())),
+            "item_ids": _checksum(map(repr, self.item_ids.ids.tolist())),
+            "numbers": _checksum(map(_bytes, jax.tree.leaves(self.environment))),
         }
 
 
@@ -124,7 +148,7 @@ def _bytes(leaf: Array) -> bytes:
     return f"{values.dtype}{values.shape}".encode() + values.tobytes()
 
 
-def _sum(parts: Iterable[str | bytes]) -> str:
+def _checksum(parts: Iterable[str | bytes]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.encode() if isinstance(part, str) else part)

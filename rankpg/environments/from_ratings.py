@@ -238,7 +238,8 @@ def with_features(data: Dataset, contexts: ArrayLike | None, items: ArrayLike | 
         for side, rows, ids in sides
         if rows is not None
     }
-    return dataclasses.replace(data, environment=dataclasses.replace(data.environment, **given))
+    environment: Any = data.environment
+    return dataclasses.replace(data, environment=dataclasses.replace(environment, **given))
 
 
 def dataset_of_matrix(

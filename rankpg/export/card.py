@@ -57,7 +57,7 @@ def _settings(run: Run, manifest: dict[str, Any]) -> list[str]:
     settings = [f"{k}: {v}" for k, v in settings_of(run).items()]
     if not handed_over(run):
         return settings
-    what = "an environment" if run.dataset is None else "data"
+    what = "an environment" if run.dataset.ids_are_rows else "data"
     sizes = f"{manifest['num_items']} items, {run.environment.num_contexts} contexts"
     return [f"{what} of your own, {sizes}", *settings]
 

@@ -187,7 +187,7 @@ def _manifest(parts: Parts, indexes: dict[str, Any]) -> dict[str, Any]:
         "format": FORMAT,
         "versions": versions(),
         "run": {"step": run.step, "seed": parts.seed, "config": {k: config[k] for k in _CONFIG}},
-        "data": None if run.dataset is None else run.dataset.sums(),
+        "data": None if run.dataset.ids_are_rows else run.dataset.fingerprint(),
         "num_experts": experts,
         "num_items": count,
         "embedding_dim": dim,

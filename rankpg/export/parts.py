@@ -40,8 +40,8 @@ class Parts:
     @property
     def context_featurizer(self) -> Featurizer | None:
         """What makes the features [B, F] that the context tower reads, where they came from a table."""
-        data, width = self.run.dataset, self.tower.width
-        made_of = None if data is None or width is None else data.context_featurizer
+        width = self.tower.width
+        made_of = None if width is None else self.run.dataset.context_featurizer
         return made_of if made_of is not None and len(made_of.names) == width else None
 
 
@@ -131,9 +131,7 @@ def ids_of(run: Run, side: str) -> list[int] | list[str]:
     Raises:
       ConfigError: ids that are neither all strings nor all integers.
     """
-    ids = np.arange(getattr(run.environment, f"num_{side}s"))
-    if run.dataset is not None:
-        ids = getattr(run.dataset, f"{side}_ids").ids
+    ids = getattr(run.dataset, f"{side}_ids").ids
     kept = kept_rows(run) if side == "item" else None
     ids = (ids if kept is None else ids[kept]).tolist()
     if not (all(type(x) is str for x in ids) or all(type(x) is int for x in ids)):

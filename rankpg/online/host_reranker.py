@@ -77,9 +77,7 @@ class HostReranker:
 
     def __post_init__(self) -> None:
         if not callable(self.function):
-            raise ConfigError(
-                f"function={self.function!r}; expected f(context_ids, candidate_ids)"
-            )
+            raise ConfigError(f"function={self.function!r}; expected f(context_ids, candidate_ids)")
         for name, allowed in (("returns", Returns), ("on_failure", OnFailure)):
             if getattr(self, name) not in get_args(allowed):
                 raise ConfigError(
@@ -89,9 +87,7 @@ class HostReranker:
         for name, least in lowest.items():
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < least):
-                raise ConfigError(
-                    f"{name}={value!r}; expected a whole number of at least {least}"
-                )
+                raise ConfigError(f"{name}={value!r}; expected a whole number of at least {least}")
         if self.timeout is not None and not 0 < self.timeout < np.inf:
             raise ConfigError(f"timeout={self.timeout}; expected seconds above 0, or None")
         if not 0 <= self.pause < np.inf:
@@ -175,7 +171,9 @@ class Call:
                 )
             returned, earned = returned
             rewards = check_rewards(earned, (len(rows), self._length), rows, name)
-        return CallResult(rows, check_ranking(returned, candidates, self._length, rows, name), rewards)
+        return CallResult(
+            rows, check_ranking(returned, candidates, self._length, rows, name), rewards
+        )
 
 
 def _within(seconds: float | None, function: Callable[..., Any], *arguments: Any) -> Any:

@@ -15,6 +15,7 @@ from rankpg._utils.files import atomic_write
 __all__ = ["Log", "read_log"]
 
 if TYPE_CHECKING:
+    from rankpg.data.ids import IdMap
     from rankpg.online.pending import Draw
 
 SCHEMA = "1"
@@ -44,8 +45,8 @@ class Log:
         self._method = ""
         self._types: dict[str, Any] = {"context": arrow.int64(), "item": arrow.int64()}
 
-    def declare(self, contexts: np.ndarray | None, items: np.ndarray | None) -> None:
-        """Say whose ids will be written, before the first of them is; None stands for row numbers.
+    def declare(self, contexts: IdMap, items: IdMap) -> None:
+        """Declares whose ids will be written, before the first of them is.
 
         Raises:
           ValueError: an id that Parquet cannot hold.
@@ -143,11 +144,12 @@ def read_log(folder: Path | str) -> tuple[Any, Any]:
     return read(DRAWS), read(FEEDBACK)
 
 
-def _id_type(ids: np.ndarray | None, name: str) -> Any:
-    """Of these ids in Parquet: that of their own array."""
+def _id_type(known: IdMap, name: str) -> Any:
+    """The type of these ids in Parquet."""
     pyarrow, _ = _arrow()
-    if ids is None:
+    if known.is_range:
         return pyarrow.int64()
+    ids = known.ids
     try:
         found = pyarrow.array(ids[:1]).type
         if ids.dtype.kind == "U":

@@ -238,7 +238,7 @@ class _Evaluator:
         """int32[contexts, L]: what the re-ranker makes of the greedy candidates; None where it failed and is
         to be skipped."""
         data, rows = run.dataset, np.asarray(self.contexts)
-        ids = data.context_ids[rows] if data else rows
+        ids = data.context_ids[rows]
         candidates = run.candidates(ids)
         ranking = np.empty((len(ids), run.config.ranking_length), candidates.dtype)
         for answer in self.reranker.call(ids, candidates, run.config.ranking_length).answers():
@@ -249,7 +249,7 @@ class _Evaluator:
                     f"{answer.failure}. It was to be evaluated; what was learnt is kept"
                 )
             ranking[answer.rows] = answer.ranking
-        return data.item_ids.rows(ranking) if data else ranking
+        return data.item_ids.rows(ranking)
 
 
 def _finite(value: Any) -> Any:

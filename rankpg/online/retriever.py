@@ -91,7 +91,7 @@ class Retriever:
         self.run, self.clip, self.log = run, clip, log
         if log is not None:
             data = run.dataset
-            log.declare(*((data.context_ids.ids, data.item_ids.ids) if data else (None, None)))
+            log.declare(data.context_ids, data.item_ids)
         # A run that goes on draws with the keys of its next steps, and not again with those it had.
         self.draws = draws or OpenDraws(serials=self.step)
         self._queue = queue or []
@@ -191,7 +191,7 @@ class Retriever:
         """Draw K candidates for each context.
 
         Args:
-          contexts: one id or a list; of the dataset where the run has one, else row numbers.
+          contexts: one id or a list; of the dataset; row numbers where the environment has no ids.
 
         Raises:
           ValueError: an unknown context.
@@ -229,8 +229,8 @@ class Retriever:
         token, data = self.draws.issue(rows), self.run.dataset
         draw = Draw(
             token=token,
-            contexts=data.context_ids[contexts] if data else contexts,
-            candidates=data.item_ids[drawn.items] if data else drawn.items,
+            contexts=data.context_ids[contexts],
+            candidates=data.item_ids[drawn.items],
             log_propensity=drawn.log_propensity,
             log_inclusion=drawn.log_inclusion,
             step=step,
@@ -262,14 +262,13 @@ class Retriever:
             draw = self.draws.find(token)
             places = draw.places(token, rows, self.run.config.draws_per_context)
             candidates = draw.rows.candidates[places]
-            length, data = self.run.config.ranking_length, self.run.dataset
-            ids = data.item_ids if data else None
+            length, ids = self.run.config.ranking_length, self.run.dataset.item_ids
             shown = check_ranking(ranking, candidates, length, places, f"draw {token}", ids)
             earned = check_rewards(rewards, (len(places), length), places, f"draw {token}")
             self.draws.settle(draw, places)
             self._queue.append(FeedbackRows(draw.rows.take(places), shown, earned))
             if self.log is not None:
-                told = ids[shown] if ids else shown
+                told = ids[shown]
                 self.log.learnt(token, places, told, earned, self.step)
             metrics = []
             while self.waiting >= self.run.config.batch_size:
@@ -302,8 +301,8 @@ class Retriever:
 
     def sample_rewards(self, draw: Draw, ranking: np.ndarray) -> np.ndarray:
         """What the run's environment answers for a ranking of a whole draw that waits, float32[n, L]."""
-        found, data = self.draws.find(draw.token), self.run.dataset
-        shown = data.item_ids.rows(ranking) if data else np.asarray(ranking, np.int32)
+        found = self.draws.find(draw.token)
+        shown = self.run.dataset.item_ids.rows(ranking).astype(np.int32)
         rewards = self._rewards(
             self.run.learner, self._root, np.int32(found.serial), found.rows.contexts, shown
         )

@@ -11,7 +11,14 @@ from rankpg.data.ids import IdMap
 from rankpg.errors import ConfigError
 from rankpg.runs.run import Run
 
-__all__ = ["Returns", "best_first", "check_online", "check_ranking", "check_rewards", "check_scores"]
+__all__ = [
+    "Returns",
+    "best_first",
+    "check_online",
+    "check_ranking",
+    "check_rewards",
+    "check_scores",
+]
 
 
 def check_online(run: Run, importance: str, clip: float) -> None:
@@ -36,7 +43,9 @@ def check_online(run: Run, importance: str, clip: float) -> None:
             "parameters change; choose ca_pg_swr or another one"
         )
     if learner.policy.retrieval.name == "sharded":
-        raise ConfigError("an online retriever uses one device; give retrieval='streamed' or 'dense'")
+        raise ConfigError(
+            "an online retriever uses one device; give retrieval='streamed' or 'dense'"
+        )
     if importance not in ("set", "item", "none"):
         raise ConfigError(f"importance={importance!r}; expected set, item or none")
     if importance == "item" and not learner.estimator.credit_assigned:

@@ -155,8 +155,7 @@ def measure(subject: Subject, load: Callable[[], Run], groups: dict[str, str] | 
         subject.lacks["state"] = _words(error)
         return
     subject.measured_at = run.step
-    size = run.environment.num_items
-    subject.item_ids = np.arange(size) if run.dataset is None else run.dataset.item_ids.ids
+    subject.item_ids = run.dataset.item_ids.ids
     parts: dict[str, Callable[[], Any]] = {
         "exposure": lambda: count_places(run),
         "calibration": lambda: calibrate(run),

@@ -64,10 +64,10 @@ def with_contexts(run: Any, contexts: Any, context_ids: Any = None) -> Any:
 
 def _dataset(run: Any, side: str | None = None) -> Dataset:
     data = run.dataset
-    if data is None:
+    if data.ids_are_rows:
         raise ConfigError(
             "this run has no ids, only row numbers; train it on a dataset, such as "
-            "environments.from_table or from_matrix answer, to change its catalogue"
+            "environments.from_table or from_matrix return, to change its catalogue"
         )
     if side is not None and getattr(data.environment, f"{side}_features") is None:
         raise _no_row(side)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankpg.data.ids import UnknownIdWarning, labels_of
+from rankpg.data.ids import UnknownIdWarning
 
 __all__ = ["candidates", "context_rows", "known"]
 
@@ -29,38 +29,25 @@ def candidates(run: Any, contexts: Any, seed: int | None, unknown: Any, eligible
             stacklevel=3,  # who asked the run
         )
     items = _answers(run, run.params(seed), rows, fits, eligible, asked)
-    return run.dataset.item_ids[items] if run.dataset else items
+    return run.dataset.item_ids[items]
 
 
 def known(run: Any, contexts: Any) -> np.ndarray:
     """`Run.known`."""
-    if run.dataset:
-        return np.atleast_1d(run.dataset.context_ids.find(contexts) >= 0)
-    asked = _asked(run, contexts)
-    return np.asarray((asked >= 0) & (asked < run.environment.num_contexts))
+    return np.atleast_1d(run.dataset.context_ids.find(contexts) >= 0)
 
 
 def context_rows(run: Any, contexts: Any) -> np.ndarray:
     """`Run.context_rows`."""
-    asked = _asked(run, contexts)
-    rows = run.dataset.context_ids.rows(asked) if run.dataset else asked
-    outside = rows[(rows < 0) | (rows >= run.environment.num_contexts)]
-    if outside.size:
-        raise ValueError(
-            f"context {outside[0]} is unknown; the environment has the contexts 0 to "
-            f"{run.environment.num_contexts - 1}"
-        )
-    return rows
+    return run.dataset.context_ids.rows(_asked(run, contexts))
 
 
 def _asked(run: Any, contexts: Any) -> np.ndarray:
-    """A list of contexts: ids as they are looked up, or row numbers where there are no ids."""
-    asked = np.atleast_1d(labels_of(contexts) if run.dataset else np.asarray(contexts))
-    whole = run.dataset or np.issubdtype(asked.dtype, np.integer)
-    if not whole or asked.ndim > 1 or not asked.size:
-        kind = "ids" if run.dataset else asked.dtype
+    """Returns a list of context ids as they are looked up."""
+    asked = np.atleast_1d(run.dataset.context_ids.labels(contexts))
+    if asked.ndim > 1 or not asked.size:
         raise ValueError(
-            f"contexts is {kind}{list(asked.shape)}; expected one context id or a list of them"
+            f"contexts is ids{list(asked.shape)}; expected one context id or a list of them"
         )
     return asked
 
@@ -69,9 +56,8 @@ def _answers(
     run: Any, params: Any, rows: np.ndarray, fits: np.ndarray, eligible: Any, asked: np.ndarray
 ) -> np.ndarray:
     """int32[contexts, K]: of `rows` where the context is known, else at the mean."""
-    to_rows = run.dataset.item_ids.rows if run.dataset else np.asarray
     size, policy, world = run.config.num_candidates, run.policy, run.environment
-    allowed = _allowed_items(eligible, to_rows, len(fits), world.num_items)
+    allowed = _allowed_items(eligible, run.dataset.item_ids.rows, len(fits), world.num_items)
     items, choice = np.zeros((len(fits), size), np.int32), np.zeros(len(fits), np.int32)
 
     def own(which):
@@ -133,11 +119,6 @@ def _allowed_items(eligible: Any, item_rows: Any, count: int, num_items: int) ->
         raise ValueError(
             f"eligible is {given.dtype}{list(given.shape)}; expected a list of item ids, or a mask"
         )
-    rows = np.asarray(item_rows(eligible))  # an array would make floats of [1, 2**63]
-    if rows.dtype.kind not in "iu" or ((rows < 0) | (rows >= num_items)).any():
-        raise ValueError(
-            f"eligible holds what is no item; expected numbers from 0 to {num_items - 1}"
-        )
     mask = np.zeros(num_items, bool)
-    mask[rows] = True
+    mask[item_rows(eligible)] = True  # as given: an array would make floats of [1, 2**63]
     return mask

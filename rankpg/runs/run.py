@@ -114,9 +114,9 @@ class Run:
     learner: Learner
     state: TrainState
     """Every leaf carries a leading axis of seeds."""
+    dataset: Dataset
+    """The environment before it was placed on devices, and the ids of its rows."""
     metrics: list[Row] = field(default_factory=list)
-    dataset: Dataset | None = None
-    """What the rows of a ratings table stand for; None for other environments."""
     memory: Memory | None = None
     """What the run was expected to need."""
     accumulator: MetricAccumulator = field(default_factory=MetricAccumulator)
@@ -183,14 +183,14 @@ class Run:
         """The K greedy candidates of each context, best first: what goes to your re-ranker.
 
         Args:
-          contexts: context ids: of the dataset where the run has one, else row numbers.
+          contexts: context ids of the dataset; row numbers where the environment has no ids.
           seed: which of the trained seeds answers; the first by default.
           unknown: a context that the run does not know is refused (`error`), or answered at the mean of the
             contexts' embeddings (`mean`), with a warning that says how many are; see `known`.
           eligible: item ids, or a mask bool[N] or bool[contexts, N]: what may be a candidate this time.
 
         Returns:
-          Item ids [contexts, K], of the dataset where the run has one.
+          Item ids [contexts, K] of the dataset.
 
         Raises:
           ValueError, UnknownIdError: an unknown context; an item in `eligible` that there is not; fewer
@@ -276,21 +276,22 @@ def prepare(
     if environment is None:
         _check_before_generating(config)
     source = make_environment(config) if environment is None else environment
-    dataset = source if isinstance(source, Dataset) else None
-    world = source.environment if isinstance(source, Dataset) else source
-    learner = build_learner(config, world, **components)
+    dataset = Dataset.of(source)
+    learner = build_learner(config, dataset.environment, **components)
     memory = check_memory(learner, len(config.seeds))
     sharding = learner.policy.retrieval.sharding
 
     def init(keys):
         return sharding.constrain(jax.vmap(learner.init)(keys))
 
-    keys, world = sharding.replicate((seed_keys(config.seeds, "init"), world))
+    keys, world = sharding.replicate((seed_keys(config.seeds, "init"), dataset.environment))
+    if dataset.ids_are_rows:  # without ids, the copy on the devices is enough
+        dataset = Dataset.of(world)
     return Run(
         config,
         dataclasses.replace(learner, environment=world),
         jax.jit(init)(keys),
-        dataset=dataset,
+        dataset,
         memory=memory,
         evaluation_contexts=split_contexts(world.num_contexts, config.held_out_contexts)[1],
     )
@@ -304,8 +305,7 @@ def _check_before_generating(config: TrainConfig) -> None:
     plain = dataclasses.replace(config, reranker="optimal", adaptive_learning_rate=False)
 
     def from_shapes():
-        world = make_environment(plain)
-        assert not isinstance(world, Dataset)
+        world = Dataset.of(make_environment(plain)).environment
         check_memory(build_learner(plain, world), len(plain.seeds))
 
     jax.eval_shape(from_shapes)

@@ -65,7 +65,7 @@ KINDS = ["mapping", "pandas", "polars", "pyarrow", "batch", "csv", "tsv", "parqu
 
 
 def same(one, other):
-    assert one.sums() == other.sums()
+    assert one.fingerprint() == other.fingerprint()
     assert one.context_featurizer == other.context_featurizer
     assert one.item_featurizer == other.item_featurizer
     for side in ("context_ids", "item_ids"):

@@ -636,11 +636,11 @@ def test_a_matrix_of_bfloat16_is_a_matrix():
 def test_the_sums_of_a_dataset_tell_ids_and_numbers(change):
     ids = {"context_ids": ["a", "b"], "item_ids": [1, 2, 3]}
     matrix = np.arange(6.0).reshape(2, 3)
-    sums = ratings.from_matrix(matrix, **ids).sums()
-    assert ratings.from_matrix(matrix.copy(), **ids).sums() == sums
+    sums = ratings.from_matrix(matrix, **ids).fingerprint()
+    assert ratings.from_matrix(matrix.copy(), **ids).fingerprint() == sums
     if change == "numbers":
         matrix[1, 1] += 1
     else:
         ids[change] = [*ids[change][:-1], "zz" if change == "context_ids" else 9]
-    other = ratings.from_matrix(matrix, **ids).sums()
+    other = ratings.from_matrix(matrix, **ids).fingerprint()
     assert [name for name in sums if sums[name] != other[name]] == [change]

@@ -315,7 +315,7 @@ def test_every_file_has_its_sum(exported):
     for name in files:
         digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
         assert manifest["sums"][name] == digest
-    assert manifest["data"] == exported()[0].dataset.sums()
+    assert manifest["data"] == exported()[0].dataset.fingerprint()
     assert (manifest["merge"]["quotas"], manifest["num_candidates"]) == ([3, 2, 2], K)
 
 
@@ -340,7 +340,7 @@ def test_the_card_says_what_it_is(exported):
     run, folder = exported()
     text = (folder / "CARD.md").read_text()
     for line in (
-        "M = 3, N = 300, D = 10, K = 7", "usearch (hnsw", f"numbers: {run.dataset.sums()['numbers']}",
+        "M = 3, N = 300, D = 10, K = 7", "usearch (hnsw", f"numbers: {run.dataset.fingerprint()['numbers']}",
         "temperature: 0.3", f"jax: {jax.__version__}", "never evaluated", "## Limits",
     ):  # fmt: skip
         assert line in text

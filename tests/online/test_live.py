@@ -286,9 +286,13 @@ def test_ids_of_the_dataset_go_in_and_come_out():
 
 
 def bad_feedback():
-    strange = "which is none of its candidates"
+    other = "which is none of its candidates"
     return {
-        "an item that was no candidate": (lambda r, w: (np.where(r == r[1, 0], 99, r), w), strange),
+        "an item that was no candidate": (
+            lambda r, w: (np.where(r == r[1, 0], r[0, 0], r), w),
+            other,
+        ),
+        "an unknown item": (lambda r, w: (np.where(r == r[1, 0], 99, r), w), "item 99 is unknown"),
         "an item twice": (lambda r, w: (r[:, [0, 0]], w), "shows an item twice"),
         "too few items": (lambda r, w: (r[:, :1], w), "too few items, L is 2"),
         "rows missing": (lambda r, w: (r[:2], w), r"ranking has shape \[2, 2\]; expected \[4, 2\]"),

@@ -17,7 +17,7 @@ import rankpg
 from rankpg import TrainConfig
 from rankpg import rerankers as rerankers
 from rankpg.encoders import Encoder
-from rankpg.environments.dataset import split_contexts
+from rankpg.environments.dataset import Dataset, split_contexts
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.errors import ConfigError
 from rankpg.runs import loop as run_module
@@ -514,7 +514,7 @@ def test_what_stops_a_seed(name, laboratory):
         assert leaves_equal(seed_of(end, 1), seed_of(clean[-1][-1], 1))
     for leaf in ("x", "e"):
         assert np.array_equal(end.params[leaf][1], clean[-1][-1].params[leaf][1])
-    run = Run(config, environment, pipeline, end)
+    run = Run(config, environment, pipeline, end, Dataset.of(environment))
     (sentence,) = run.stopped()
     assert sentence.startswith(f"seed 0 stopped at step 3 by {FAULTS[fault]};")
 
@@ -522,7 +522,7 @@ def test_what_stops_a_seed(name, laboratory):
 def test_nothing_stops_a_sound_run(laboratory):
     config, environment, pipeline, history = laboratory[1]
     assert history[-1].step.tolist() == [STEPS, STEPS]
-    assert Run(config, environment, pipeline, history[-1]).stopped() == []
+    assert Run(config, environment, pipeline, history[-1], Dataset.of(environment)).stopped() == []
 
 
 def test_a_step_that_leaves_the_numbers_is_not_taken(world):

@@ -98,7 +98,7 @@ def _figures(run: Run, names: tuple[str, ...]) -> list[str]:
 def _data(run: Run) -> list[str]:
     """What the run card says of a dataset."""
     data = run.dataset
-    if data is None:
+    if data.ids_are_rows:
         return []
     lines = [
         f"- {len(data.context_ids)} contexts, {len(data.item_ids)} items; {data.missing_share:.1%} of all "
@@ -109,6 +109,8 @@ def _data(run: Run) -> list[str]:
         if featurizer is not None and featurizer.names:
             columns = ", ".join(featurizer.features.columns)
             lines.append(f"- {len(featurizer.names)} {side} features from {columns}")
-    sums = data.sums() if run.environment.knows_rewards else {}
-    lines += [f"- SHA-256 of {name.replace('_', ' ')}: {value}" for name, value in sums.items()]
+    checksums = data.fingerprint() if run.environment.knows_rewards else {}
+    lines += [
+        f"- SHA-256 of {name.replace('_', ' ')}: {value}" for name, value in checksums.items()
+    ]
     return ["", "## Data", "", *lines]

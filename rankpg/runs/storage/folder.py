@@ -130,8 +130,9 @@ class RunFolder:
             self._hold()
             self.check_free()  # now that nobody else can begin
             self._write_settings(run.config)
-            if run.dataset is not None:
-                atomic_write_text(self.path / DATA, json.dumps(run.dataset.sums(), indent=1) + "\n")
+            if not run.dataset.ids_are_rows:
+                checksums = json.dumps(run.dataset.fingerprint(), indent=1)
+                atomic_write_text(self.path / DATA, checksums + "\n")
                 in_memory = run.config.path is None
                 saved_data.save(self.path / SAVED, run.dataset, in_memory=in_memory)
             elif handed_over(run):

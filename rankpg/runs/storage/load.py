@@ -109,7 +109,7 @@ def _check_data(run: Run, path: Path) -> None:
         saved = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
-    if run.dataset is None:
+    if run.dataset.ids_are_rows:
         if saved == {"environment": type(run.environment).__name__}:
             return
         raise ConfigError(
@@ -117,10 +117,10 @@ def _check_data(run: Run, path: Path) -> None:
             "hold its rewards. Go on in Python: run = run.prepare(config, environment), then "
             "RunFolder(path).resume(run); to look at it, load_run(path, environment=environment)"
         )
-    sums = run.dataset.sums()
+    checksums = run.dataset.fingerprint()
     if not run.environment.knows_rewards:  # from the folder: it holds no numbers
-        del sums["numbers"]
-    for name, now in sums.items():
+        del checksums["numbers"]
+    for name, now in checksums.items():
         if not isinstance(saved, dict) or saved.get(name) != now:
             raise ConfigError(
                 f"{path} was trained on other data: {name.replace('_', ' ')} of {run.config.path or 'yours'} "
