@@ -80,7 +80,7 @@ def entropy_bonus(
 
     Args:
       rewards: of the shown items.
-      scores: log-probabilities; their gradient is not used.
+      scores: log-probabilities of the shown items, used without their gradient.
       weight: reward units per nat. An advantage that rescales removes the units.
       slots: the number of candidates that a score covers: 1, or K.
 

@@ -1,4 +1,4 @@
-"""A re-ranker in plain Python, in any framework: called on the host in batches, with retries and a timeout."""
+"""A re-ranker in plain Python: called on the host in batches, with retries and a timeout."""
 
 from __future__ import annotations
 
@@ -152,7 +152,8 @@ class Call:
         times = "once" if tries == 1 else f"{tries} times"
         return CallResult(
             rows,
-            failure=f"the re-ranker {self._reranker.name} failed {times} on {where}; the last error: {failure}",
+            failure=f"the re-ranker {self._reranker.name} failed {times} on {where}; the last "
+            f"error: {failure}",
         )
 
     def _attempt(self, rows: np.ndarray) -> CallResult:

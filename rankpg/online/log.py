@@ -23,22 +23,22 @@ DRAWS, FEEDBACK = "draws", "feedback"
 
 
 class Log:
-    """Rows in memory, written as a new file of at most `rows_per_file` rows whenever so many are together.
+    """A log of draws and feedback in Parquet files of `rows_per_file` rows.
 
-    A file is there whole or not at all. What has not been written when the process dies is lost; `flush`
-    (which `Retriever.save` calls) writes it.
+    Files are written atomically. Rows in memory are lost when the process dies; `flush`, which
+    `Retriever.save` calls, writes them.
     """
 
     def __init__(self, folder: Path | str, rows_per_file: int = 10_000):
-        """Make the folder.
+        """Creates the folder.
 
         Raises:
           ValueError: rows_per_file below 1.
-          ModuleNotFoundError: no pyarrow.
+          ModuleNotFoundError: pyarrow is not installed.
         """
         arrow, _ = _arrow()
         if rows_per_file < 1:
-            raise ValueError(f"rows_per_file is {rows_per_file}; expected at least 1")
+            raise ValueError(f"rows_per_file={rows_per_file}; expected at least 1")
         self.folder, self.rows_per_file = Path(folder), rows_per_file
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rows: dict[str, list[dict[str, Any]]] = {DRAWS: [], FEEDBACK: []}
@@ -54,8 +54,8 @@ class Log:
         for name, ids in (("context", contexts), ("item", items)):
             self._types[name] = _id_type(ids, name)
 
-    def drew(self, draw: Draw, inclusion_method: str) -> None:
-        """One row a context."""
+    def log_draw(self, draw: Draw, inclusion_method: str) -> None:
+        """Logs a draw, one row for each context."""
         self._method, now = inclusion_method, _now()
         columns = draw.contexts, draw.candidates, draw.log_propensity, draw.log_inclusion
         self._rows[DRAWS] += [
@@ -75,10 +75,10 @@ class Log:
         ]
         self._write_if_full(DRAWS)
 
-    def learnt(
+    def log_feedback(
         self, token: str, rows: np.ndarray, ranking: np.ndarray, rewards: np.ndarray, step: int
     ) -> None:
-        """One row for each row of a draw that was told."""
+        """Logs feedback, one row for each row of a draw."""
         now = _now()
         self._rows[FEEDBACK] += [
             {
@@ -96,16 +96,16 @@ class Log:
         self._write_if_full(FEEDBACK)
 
     def flush(self) -> None:
-        """Write what is in memory.
+        """Writes the rows in memory.
 
         Raises:
-          OSError: it cannot be written; it stays in memory.
+          OSError: the disk cannot be written; the rows stay in memory.
         """
         for name in self._rows:
             self._write(name)
 
     def _write_if_full(self, name: str) -> None:
-        """Serving goes on where the disk does not: what could not be written stays in memory."""
+        """Writes when a file is full; rows stay in memory if the disk fails, so that serving continues."""
         if len(self._rows[name]) < self.rows_per_file:
             return
         try:
@@ -126,14 +126,14 @@ class Log:
         stem = f"{name}-{_now():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         file = self.folder / f"{stem}.parquet"
         with atomic_write(file) as partial, partial.open("wb") as content:
-            parquet.write_table(table, content)  # of some names it would make an address
+            parquet.write_table(table, content)  # a path with some names would be read as a URL
         rows.clear()
 
 
 def read_log(folder: Path | str) -> tuple[Any, Any]:
-    """All draws and all feedback of a folder, as two pyarrow tables; None for one of which there is no file.
+    """Reads all draws and all feedback of a folder as two pyarrow tables; None where there is no file.
 
-    They belong together by `token` and `row`.
+    Join them by `token` and `row`.
     """
     pyarrow, parquet = _arrow()
 
@@ -157,8 +157,8 @@ def _id_type(known: IdMap, name: str) -> Any:
     except UnicodeError:
         half = next(x for x in ids.tolist() if any("\ud800" <= c <= "\udfff" for c in x))
         raise ValueError(
-            f"the {name} id {half!r} is no text that Parquet can hold (a surrogate stands alone); make it "
-            "valid Unicode, or go without a log"
+            f"the {name} id {half!r} is not valid Unicode (it has a lone surrogate), which Parquet "
+            "cannot hold; change it, or use no log"
         ) from None
     except pyarrow.ArrowException as error:
         raise ValueError(f"the {name} ids ({ids.dtype}) cannot be logged: {error}") from error

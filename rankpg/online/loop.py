@@ -1,14 +1,13 @@
-"""The host's loop around a re-ranker that JAX cannot trace: draw, call, learn.
+"""The training loop around a re-ranker that JAX cannot trace: act, call, update.
 
-It is ask and tell with the re-ranker in between. With `overlap` the next batch is drawn, and the last one
-learnt, while the re-ranker works:
+With `overlap`, the next batch is drawn, and the last update made, while the re-ranker works:
 
     draw 0 | call 0 ............ | call 1 ............ | call 2 ...
              draw 1                learn 0, draw 2       learn 1, draw 3
 
 Batch n + 1 is then drawn with parameters that have not seen batch n: they are one update old when it is
-learnt. The retriever's importance weights account for that. Without `overlap`, the default, every batch is
-drawn by the very parameters that learn from it, and the loop does what `training.update` does.
+used. The retriever's importance weights account for that. Without `overlap`, the default, every batch is
+drawn with the parameters that learn from it, and the loop does what `training.update` does.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def train(
     overlap: bool = False,
     on_progress: Callable[[Run, Progress], None] | None = None,
 ) -> Run:
-    """Train a retriever under a re-ranker in plain Python; see `training_loop`.
+    """Trains a retriever under a re-ranker in plain Python; see `training_loop`.
 
     >>> from rankpg import TrainConfig, environments
     >>> config = TrainConfig(num_candidates=2, batch_size=4, num_steps=2, eval_every=2, seeds=(0,))
@@ -64,20 +63,20 @@ def training_loop(
     num_steps: int | None = None,
     overlap: bool = False,
 ) -> Iterator[Progress]:
-    """Bring a retriever from its step to `num_steps`, evaluating every `eval_every` updates.
+    """Trains a retriever up to `num_steps`, with an evaluation every `eval_every` updates.
 
-    Whatever ends the loop early, the retriever keeps all that was learnt, and a second call goes on.
+    If the loop ends early, the retriever keeps its updates, and a second call continues.
 
     Args:
-      retriever: draws and learns; its run's environment answers rewards unless the re-ranker does.
-      reranker: the function, and how it is called.
-      num_steps: updates in all; the config's if None.
+      retriever: its run's environment gives the rewards unless the re-ranker does.
+      reranker: the function, and the settings of its calls.
+      num_steps: total number of updates; that of the config if None.
       overlap: draw the next batch while the re-ranker works on this one.
 
     Raises:
-      ConfigError: nobody answers rewards, or calls would cut groups of draws apart.
-      RerankError: the re-ranker failed, and the policy is to stop.
-      UpdateError: an update led to numbers that are not finite.
+      ConfigError: no source of rewards, or calls that would split groups of draws.
+      RerankError: the re-ranker failed, and on_failure='stop'.
+      UpdateError: an update met a value that is not finite.
     """
     run = retriever.run
     _check(run, reranker)
@@ -89,20 +88,20 @@ def training_loop(
     metrics, began, since = [], time.perf_counter(), retriever.step
     try:
         while retriever.step < last:
-            learnt = batches.learn_next()
-            metrics += learnt.metrics
-            for _ in learnt.metrics:
-                yield Progress("train", learnt.step)
-            if learnt.metrics and (learnt.step % every == 0 or learnt.step >= last):
-                speed = (learnt.step - since) / (time.perf_counter() - began)
+            result = batches.update_next()
+            metrics += result.metrics
+            for _ in result.metrics:
+                yield Progress("train", result.step)
+            if result.metrics and (result.step % every == 0 or result.step >= last):
+                speed = (result.step - since) / (time.perf_counter() - began)
                 yield evaluator.row(speed, metrics)
-                metrics, began, since = [], time.perf_counter(), learnt.step
+                metrics, began, since = [], time.perf_counter(), result.step
     finally:
-        batches.forget()
+        batches.discard()
 
 
 class _Batches:
-    """Draws under way, and the calls for them."""
+    """Draws in progress, and the calls for them."""
 
     def __init__(self, retriever: Retriever, reranker: HostReranker, overlap: bool):
         self.retriever, self.reranker, self.overlap = retriever, reranker, overlap
@@ -110,23 +109,23 @@ class _Batches:
         self.ahead: Draw | None = None
         self.called: tuple[Draw, Call] | None = None
 
-    def learn_next(self) -> UpdateResult:
-        """Wait for the answers to a batch, and learn from it."""
+    def update_next(self) -> UpdateResult:
+        """Waits for the results of a batch, and updates on them."""
         draw, call = self.called or self._start(self.retriever.act_on_batch())
         self.called = None
         try:
             if self.overlap:
                 self.ahead = self.retriever.act_on_batch()  # while the call runs
-            told = self._collect(draw, call)
+            feedback = self._collect(draw, call)
         except BaseException:
             self.retriever.discard(draw.token)
             raise
         if self.ahead is not None:
             self.called, self.ahead = self._start(self.ahead), None
-        return self._learn(draw, *told)  # while the next call runs
+        return self._update(draw, *feedback)  # while the next call runs
 
-    def forget(self) -> None:
-        """Give up what has been drawn ahead."""
+    def discard(self) -> None:
+        """Discards draws that were made ahead."""
         waiting = [self.ahead, self.called and self.called[0]]
         self.ahead = self.called = None
         for draw in waiting:
@@ -138,20 +137,20 @@ class _Batches:
         return draw, self.reranker.call(draw.contexts, draw.candidates, length)
 
     def _collect(self, draw: Draw, call: Call) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """The rows that were answered, the rankings of all rows, and rewards if the re-ranker tells them."""
+        """Rows with a result, rankings of all rows, and rewards if the re-ranker returns them."""
         ranking = draw.candidates[:, : self.retriever.run.config.ranking_length].copy()
         rewards = np.zeros(ranking.shape, np.float32)
         good = np.zeros(len(ranking), bool)
-        for answer in call.answers():
-            if answer.ranking is None:
-                self._failed(answer.failure or "")
+        for result in call.results():
+            if result.ranking is None:
+                self._failed(result.failure or "")
                 continue
             self.failed_in_a_row = 0
-            ranking[answer.rows], good[answer.rows] = answer.ranking, True
-            if answer.rewards is not None:
-                rewards[answer.rows] = answer.rewards
-        told = rewards if self.reranker.answers == "rewards" else None
-        return np.flatnonzero(good), ranking, told
+            ranking[result.rows], good[result.rows] = result.ranking, True
+            if result.rewards is not None:
+                rewards[result.rows] = result.rewards
+        observed = rewards if self.reranker.returns == "rewards" else None
+        return np.flatnonzero(good), ranking, observed
 
     def _failed(self, failure: str) -> None:
         self.failed_in_a_row += 1
@@ -160,40 +159,38 @@ class _Batches:
             row = f" {self.failed_in_a_row} calls in a row failed." if many else ""
             raise RerankError(
                 f"{failure}.{row} The {self.retriever.step} updates made so far are kept; this batch is "
-                "forgotten"
+                "discarded"
             )
 
-    def _learn(
-        self, draw: Draw, rows: np.ndarray, ranking: np.ndarray, rewards: Any
+    def _update(
+        self, draw: Draw, rows: np.ndarray, ranking: np.ndarray, rewards: np.ndarray | None
     ) -> UpdateResult:
         if rewards is None:
             rewards = self.retriever.sample_rewards(draw, ranking)
-        learnt = UpdateResult(self.retriever.step, self.retriever.waiting)
+        result = UpdateResult(self.retriever.step, self.retriever.waiting)
         if len(rows):
-            learnt = self.retriever.update(draw.token, ranking[rows], rewards[rows], rows)
+            result = self.retriever.update(draw.token, ranking[rows], rewards[rows], rows)
         if len(rows) < len(ranking):
             self.retriever.discard(draw.token)
-        return learnt
+        return result
 
 
 def _check(run: Run, reranker: HostReranker) -> None:
-    if reranker.answers != "rewards" and not run.environment.knows_rewards:
+    if reranker.returns != "rewards" and not run.environment.knows_rewards:
         raise ConfigError(
-            f"the re-ranker answers {reranker.answers}, and a catalogue knows no rewards; expected "
-            "answers='rewards', "
-            "or an environment that has them"
+            f"the re-ranker has returns={reranker.returns!r}, and the environment has no rewards; give "
+            "returns='rewards', or an environment with rewards"
         )
     group = run.config.draws_per_context
     if (reranker.rows_per_call or group) % group:
         raise ConfigError(
-            f"rows_per_call is {reranker.rows_per_call}, which cuts the groups of draws_per_context = "
-            f"{group} apart; "
-            "expected a multiple"
+            f"rows_per_call={reranker.rows_per_call} splits the groups of draws_per_context={group}; give a "
+            "multiple"
         )
 
 
 class _Evaluator:
-    """Evaluates greedy candidates under a re-ranker outside."""
+    """Evaluates greedy candidates under a host re-ranker."""
 
     def __init__(self, retriever: Retriever, reranker: HostReranker):
         run = retriever.run
@@ -204,12 +201,12 @@ class _Evaluator:
         self.mean_rewards = jax.jit(jax.vmap(type(run.environment).mean_rewards, (None, 0, 0)))
 
     def row(self, speed: float | None, metrics: list[dict[str, float]]) -> Progress:
-        """Append a row to the run: what the policy is worth, and what the updates had on average."""
+        """Appends a metrics row to the run: value of the policy, and means over the updates."""
         run, step = self.retriever.run, self.retriever.step
         means = {name: float(np.mean([m[name] for m in metrics])) for name in (metrics or [{}])[0]}
         row = {"step": step, "seed": run.config.seeds[0], "policy_value": None}
         shown = None
-        if self.reranker.answers != "rewards":  # else a call is a list before a user
+        if self.reranker.returns != "rewards":  # else a call shows a list to a user
             shown = self._shown(run)
         if shown is not None:
             row |= self._values(run, shown)
@@ -218,7 +215,7 @@ class _Evaluator:
         return Progress("evaluate", step, speed, (run.metrics[-1],))
 
     def _values(self, run: Run, shown: np.ndarray) -> dict[str, float]:
-        """Of `Evaluation` what does not depend on the re-ranker, and the value under this one."""
+        """Value under this re-ranker, and the measures that do not depend on it."""
         params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
         found = self.evaluate(run.environment, params, self.contexts, self.key)
         rewards = self.mean_rewards(run.environment, self.contexts, shown)
@@ -235,23 +232,22 @@ class _Evaluator:
         }
 
     def _shown(self, run: Run) -> np.ndarray | None:
-        """int32[contexts, L]: what the re-ranker makes of the greedy candidates; None where it failed and is
-        to be skipped."""
+        """Rankings int32[contexts, L] of greedy candidates; None after a failure that is skipped."""
         data, rows = run.dataset, np.asarray(self.contexts)
         ids = data.context_ids[rows]
         candidates = run.candidates(ids)
         ranking = np.empty((len(ids), run.config.ranking_length), candidates.dtype)
-        for answer in self.reranker.call(ids, candidates, run.config.ranking_length).answers():
-            if answer.ranking is None and self.reranker.on_failure == "skip":
+        for result in self.reranker.call(ids, candidates, run.config.ranking_length).results():
+            if result.ranking is None and self.reranker.on_failure == "skip":
                 return None
-            if answer.ranking is None:
+            if result.ranking is None:
                 raise RerankError(
-                    f"{answer.failure}. It was to be evaluated; what was learnt is kept"
+                    f"{result.failure}. This happened during an evaluation; all updates are kept"
                 )
-            ranking[answer.rows] = answer.ranking
+            ranking[result.rows] = result.ranking
         return data.item_ids.rows(ranking)
 
 
 def _finite(value: Any) -> Any:
-    """JSON holds no NaN."""
+    """Replaces a float that JSON cannot hold by None."""
     return value if not isinstance(value, float) or np.isfinite(value) else None

@@ -1,7 +1,7 @@
 """Draws that wait for their feedback, and the tokens that name them.
 
-A token is `<retriever>.<serial>.<seal>`: the identity of the retriever, the serial number of the draw, and the
-first digits of a checksum of the draw. The retriever keeps the draw itself, so a client cannot change it.
+A token is `<retriever>.<serial>.<seal>`: the identity of the retriever, the serial number of the draw, and
+the first digits of a checksum of the draw. The retriever keeps the draw itself, so a client cannot change it.
 """
 
 from __future__ import annotations
@@ -152,20 +152,20 @@ class OpenDraws:
             raise TokenError(f"token={token!r}; expected a token that `act` returned, unchanged")
         if parts[0] != self.identity:
             raise TokenError(
-                f"token {token} belongs to the retriever {parts[0]}, and this one is {self.identity}; pass the "
-                "feedback to the retriever that drew, or load its folder"
+                f"token {token} belongs to the retriever {parts[0]}, and this one is {self.identity}; pass "
+                "the feedback to the retriever that drew, or load its folder"
             )
         serial = int(number)
         draw = self.waiting.get(serial)
         if serial >= self.serials or (draw is not None and draw.seal != parts[2]):
             raise TokenError(
-                f"token {token} is unknown to this retriever: the draw was made after the last save and before a "
-                "restart, or never. It cannot be used; save more often to lose fewer draws"
+                f"token {token} is unknown to this retriever: the draw was made after the last save and "
+                "before a restart, or never. It cannot be used; save more often to lose fewer draws"
             )
         if draw is None:
             raise TokenError(
-                f"token {token} is used up: every row of that draw has feedback or was discarded, and each row "
-                "is used once"
+                f"token {token} is used up: every row of that draw has feedback or was discarded, and each "
+                "row is used once"
             )
         return draw
 

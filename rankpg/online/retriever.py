@@ -1,4 +1,4 @@
-"""Ask and tell: a retriever that draws candidates, and learns from what came of them when it is told."""
+"""The online retriever: `act` draws candidates, `update` learns from their feedback when it arrives."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
@@ -31,27 +32,27 @@ if TYPE_CHECKING:
 
 
 class UpdateError(ValueError):
-    """An update that was not made; the parameters are those before it."""
+    """Raised for an update that met a fault; the parameters are those before it."""
 
 
 @dataclass(frozen=True)
 class UpdateResult:
-    """What telling led to."""
+    """The result of passing feedback."""
 
     step: int
     """Updates made so far."""
     waiting: int
-    """Rows that were told and wait until they make a batch."""
+    """Rows of feedback that wait until they fill a batch."""
     metrics: tuple[dict[str, float], ...] = ()
-    """Of every update that this call made."""
+    """Metrics of every update that this call made."""
 
 
 class Retriever:
-    """The policy of a run, for a system whose rewards come from outside, and later.
+    """A policy that learns in a running system, where rewards arrive from outside and later.
 
-    `act` answers candidates and a token; `update` takes what was shown and what it earned, in any order, for
-    some rows of a draw now and for others later. Rows that were told wait until they make a batch of
-    `batch_size`; then one update is made, by `training.update`. Both may be called from several threads.
+    `act` returns candidates and a token. `update` takes the rankings that were shown and their rewards, in
+    any order, for some rows of a draw now and for others later. Feedback waits until it fills a batch of
+    `batch_size` rows; then one update is made, by `training.update`. Both may be called from several threads.
 
     >>> config = TrainConfig(num_candidates=2, ranking_length=1, batch_size=2, seeds=(0,))
     >>> from rankpg.online import catalogue
@@ -73,15 +74,15 @@ class Retriever:
         draws: OpenDraws | None = None,
         queue: list[FeedbackRows] | None = None,
     ):
-        """Go on from a run of one seed: one that is new, or was trained before on a simulator or on logs.
+        """Starts from a run of one seed, new or trained before.
 
         Args:
-          run: of `run.prepare`, `rankpg.train` or `run_folder.load_run`.
-          importance: how draws are weighted that an older policy made: "set", "item" or "none"; see
+          run: a run of `runs.prepare`, `rankpg.train` or `load_run`.
+          importance: importance weights of draws of an older policy: "set", "item" or "none"; see
             online/update.py.
           clip: the largest weight.
-          log: where draws and feedback are written down.
-          draws, queue: what a restart brings back.
+          log: records draws and feedback.
+          draws, queue: open draws and waiting feedback of an earlier process.
 
         Raises:
           ConfigError: several seeds, or a component that needs the re-ranker inside the program.
@@ -92,11 +93,11 @@ class Retriever:
         if log is not None:
             data = run.dataset
             log.declare(data.context_ids, data.item_ids)
-        # A run that goes on draws with the keys of its next steps, and not again with those it had.
+        # A resumed run draws with the keys of its next steps, not again with those of earlier ones.
         self.draws = draws or OpenDraws(serials=self.step)
         self._queue = queue or []
         self._saves: dict[Path, str] = {}
-        """folder -> the save that this retriever made or found there last"""
+        """folder -> name of the last save that this retriever made or loaded there"""
         self._root = seed_keys(run.config.seeds, "steps")[0]
         self._lock = threading.RLock()
         self._compile()
@@ -112,13 +113,13 @@ class Retriever:
         log: Log | None = None,
         **components: Any,
     ) -> Retriever:
-        """A retriever at step 0.
+        """Makes a retriever at step 0.
 
         Args:
-          config: with one seed.
-          environment: of `online.catalogue` where there is no simulator.
-          importance, clip, log: as above.
-          **components: as for `rankpg.train`.
+          config: settings with one seed.
+          environment: contexts and items; `online.catalogue` where there is no simulator.
+          importance, clip, log: as in `Retriever`.
+          **components: as in `rankpg.train`.
         """
         run = prepare(config, environment, **components)
         return cls(run, importance=importance, clip=clip, log=log)
@@ -133,15 +134,16 @@ class Retriever:
         log: Log | None = None,
         **overrides: Any,
     ) -> Retriever:
-        """What `save` left: state, open draws, and rows that wait; `overrides` as for `run_folder.load_run`.
+        """Loads a saved retriever: state, open draws, and waiting feedback.
 
         Args:
-          path: of the folder.
-          importance, clip: as they were, unless they are given.
-          log: where draws and feedback are written down from now on.
+          path: the folder.
+          importance, clip: None keeps the saved values.
+          log: records draws and feedback from now on.
+          **overrides: as in `load_run`.
 
         Raises:
-          ConfigError, CheckpointError: no such folder, or one that is damaged.
+          ConfigError, CheckpointError: the folder does not exist, or is damaged.
         """
         found = snapshot.load(Path(path), **overrides)
         retriever = cls(
@@ -156,12 +158,12 @@ class Retriever:
         return retriever
 
     def save(self, path: Path | str) -> None:
-        """Write run, open draws and waiting rows, whole or not at all: so tokens survive a restart.
+        """Saves run, open draws and waiting feedback, so that tokens survive a restart.
 
         Raises:
-          ConfigError: the folder holds another run, or what another process learnt since this one loaded or
-            saved; or it cannot be made.
-          OSError: the disk does not take it; what was saved before stays.
+          ConfigError: the folder holds another run, or later updates of another process, or cannot be
+            created.
+          OSError: the disk cannot be written; the earlier save stays.
         """
         folder = Path(path).resolve()
         with self._lock:
@@ -179,30 +181,30 @@ class Retriever:
 
     @property
     def inclusion_method(self) -> str:
-        """How `log_inclusion` is computed: exact, greedy or swr (as if drawn with replacement)."""
+        """The method of `Draw.log_inclusion`: exact, greedy, or swr (sampling with replacement)."""
         return programs.inclusion_method(self.run.learner)
 
     @property
     def waiting(self) -> int:
-        """Rows that were told and wait until they make a batch."""
+        """Rows of feedback that wait until they fill a batch."""
         return sum(len(part.rewards) for part in self._queue)
 
-    def act(self, contexts: Any) -> Draw:
-        """Draw K candidates for each context.
+    def act(self, contexts: ArrayLike) -> Draw:
+        """Draws K candidates for each context.
 
         Args:
-          contexts: one id or a list; of the dataset; row numbers where the environment has no ids.
+          contexts: one context id, or a list of them.
 
         Raises:
           ValueError: an unknown context.
-          UpdateError: the policy has a logit that is no number.
+          UpdateError: the policy has a logit that is not finite.
         """
         rows = self.run.context_rows(contexts)
         with self._lock:
             return self._draw(rows)
 
     def act_on_batch(self) -> Draw:
-        """Draw candidates for a batch of contexts, as `training.update` does at this step."""
+        """Draws candidates for a batch of training contexts, as `Learner.update` does at this step."""
         with self._lock:
             contexts = self._contexts(self.run.learner, self._root, self._serial)
             return self._draw(np.asarray(contexts))
@@ -236,71 +238,71 @@ class Retriever:
             step=step,
         )
         if self.log is not None:
-            self.log.drew(draw, self.inclusion_method)
+            self.log.log_draw(draw, self.inclusion_method)
         return draw
 
-    def update(self, token: str, ranking: Any, rewards: Any, rows: Any = None) -> UpdateResult:
-        """Tell what was shown of a draw, and what it earned; make an update when a batch is together.
+    def update(
+        self, token: str, ranking: ArrayLike, rewards: ArrayLike, rows: ArrayLike | None = None
+    ) -> UpdateResult:
+        """Takes the feedback of a draw, and makes an update when a batch is full.
 
-        Everything is checked before anything changes. Rows that are not told stay open.
+        Everything is validated before anything changes. Rows without feedback stay open.
 
         Args:
-          token: of the draw.
-          ranking: item ids [n, L], best first, each a candidate of its row.
-          rewards: [n, L].
-          rows: which n rows of the draw these are; all of it by default. Of draws that share a context
-            (`draws_per_context`), all or none.
+          token: the token of the draw.
+          ranking: item ids [n, L] as shown, best first, each a candidate of its row.
+          rewards: rewards [n, L] of the shown items.
+          rows: the n row numbers of the draw; all rows if None. Rows that share a context
+            (`draws_per_context`) need their feedback together.
 
         Raises:
           TokenError: see `OpenDraws.find`.
-          ValueError: rows that are not there or were told before, a ranking that is none of these
-            candidates', a reward that is not a finite number. Nothing has changed then.
-          UpdateError: the update led to numbers that are not finite. Its rows are dropped, the parameters are
-            those before.
+          ValueError: rows that do not exist or have feedback already, an item that is not a candidate, or a
+            reward that is not finite. Nothing has changed then.
+          UpdateError: the update met a fault. Its rows are dropped; the parameters are those before it.
         """
         with self._lock:
             draw = self.draws.find(token)
-            places = draw.places(token, rows, self.run.config.draws_per_context)
-            candidates = draw.rows.candidates[places]
+            indices = draw.row_indices(token, rows, self.run.config.draws_per_context)
+            candidates = draw.rows.candidates[indices]
             length, ids = self.run.config.ranking_length, self.run.dataset.item_ids
-            shown = check_ranking(ranking, candidates, length, places, f"draw {token}", ids)
-            earned = check_rewards(rewards, (len(places), length), places, f"draw {token}")
-            self.draws.settle(draw, places)
-            self._queue.append(FeedbackRows(draw.rows.take(places), shown, earned))
+            shown = check_ranking(ranking, candidates, length, indices, f"draw {token}", ids)
+            earned = check_rewards(rewards, (len(indices), length), indices, f"draw {token}")
+            self.draws.settle(draw, indices)
+            self._queue.append(FeedbackRows(draw.rows.take(indices), shown, earned))
             if self.log is not None:
-                told = ids[shown]
-                self.log.learnt(token, places, told, earned, self.step)
+                self.log.log_feedback(token, indices, ids[shown], earned, self.step)
             metrics = []
             while self.waiting >= self.run.config.batch_size:
                 metrics.append(self._update())
             return UpdateResult(self.step, self.waiting, tuple(metrics))
 
-    def discard(self, token: str, rows: Any = None) -> None:
-        """Give up the feedback of some rows of a draw, of all that are open by default.
+    def discard(self, token: str, rows: ArrayLike | None = None) -> None:
+        """Discards the feedback of some rows of a draw; of all open rows if None.
 
         Raises:
-          TokenError, ValueError: as `update`.
+          TokenError, ValueError: as in `update`.
         """
         with self._lock:
             draw = self.draws.find(token)
-            open_rows = np.flatnonzero(~draw.told)
-            places = (
+            open_rows = np.flatnonzero(~draw.settled)
+            indices = (
                 open_rows
                 if rows is None
-                else draw.places(token, rows, self.run.config.draws_per_context)
+                else draw.row_indices(token, rows, self.run.config.draws_per_context)
             )
-            self.draws.settle(draw, places)
+            self.draws.settle(draw, indices)
 
     def discard_older_than(self, updates: int) -> int:
-        """Give up every open draw that was made more than so many updates ago; answers how many."""
+        """Discards every open draw that is older than a number of updates, and returns how many."""
         with self._lock:
             old = [d for d in self.draws.waiting.values() if self.step - d.rows.step[0] > updates]
             for draw in old:
-                self.draws.settle(draw, np.arange(len(draw.told)))
+                self.draws.settle(draw, np.arange(len(draw.settled)))
             return len(old)
 
     def sample_rewards(self, draw: Draw, ranking: np.ndarray) -> np.ndarray:
-        """What the run's environment answers for a ranking of a whole draw that waits, float32[n, L]."""
+        """Draws the environment's rewards, float32[n, L], for a ranking of an open draw."""
         found = self.draws.find(draw.token)
         shown = self.run.dataset.item_ids.rows(ranking).astype(np.int32)
         rewards = self._rewards(
@@ -313,11 +315,11 @@ class Retriever:
         return np.int32(self.draws.serials)
 
     def _padded(self, rows: int) -> int:
-        """A power of two or a batch, so that few programs serve all sizes."""
+        """The batch size, or the next power of two: so few programs serve all sizes."""
         return rows if rows == self.run.config.batch_size else 1 << (rows - 1).bit_length()
 
     def _update(self) -> dict[str, float]:
-        """One step from the first batch_size rows that wait."""
+        """Makes one update on the first batch of waiting feedback."""
         queue, size = join(self._queue), self.run.config.batch_size
         batch, rest = queue.take(slice(0, size)), queue.take(slice(size, None))
         self._queue = [rest] if len(rest.rewards) else []

@@ -3,8 +3,8 @@
     live/retriever.json   identity of the retriever, importance weights, and name of the last save
     live/<step>.npz       open draws and waiting feedback at the checkpoint of that step
 
-The file of a step is written before its checkpoint and removed after the next one, so every checkpoint has its
-file.
+The file of a step is written before its checkpoint and removed after the next one, so every checkpoint has
+its file.
 """
 
 from __future__ import annotations

@@ -1,61 +1,74 @@
-"""Asking a trained run: ids in, ids out, unknown contexts and restricted items by a declared policy."""
+"""Candidates from a trained run: id lookup, unknown contexts, eligibility masks."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rankpg.data.ids import UnknownIdWarning
+from rankpg.types import Params
+
+if TYPE_CHECKING:
+    from rankpg.runs.run import Run
 
 __all__ = ["candidates", "context_rows", "known"]
 
 
-def candidates(run: Any, contexts: Any, seed: int | None, unknown: Any, eligible: Any) -> Any:
-    """`Run.candidates`."""
+def candidates(
+    run: Run, contexts: ArrayLike, seed: int | None, unknown: str, eligible: ArrayLike | None
+) -> np.ndarray:
+    """Implements `Run.candidates`."""
     if unknown not in ("error", "mean"):
-        raise ValueError(f"unknown: expected error or mean, got {unknown!r}")
-    asked = _asked(run, contexts)
-    fits = np.ones(len(asked), bool) if unknown == "error" else known(run, asked)
-    rows = context_rows(run, asked[fits]) if fits.any() else np.zeros(0, np.int32)
+        raise ValueError(f"unknown={unknown!r}; expected 'error' or 'mean'")
+    wanted = _context_list(run, contexts)
+    fits = np.ones(len(wanted), bool) if unknown == "error" else known(run, wanted)
+    rows = context_rows(run, wanted[fits]) if fits.any() else np.zeros(0, np.int32)
     if not fits.all():
         warnings.warn(
             f"{int(np.sum(~fits))} of {len(fits)} contexts ({np.mean(~fits):.1%}) are unknown, such as "
-            f"{_plain(asked[~fits])!r}; they are answered at the mean of the contexts' embeddings",
+            f"{_plain(wanted[~fits])!r}; they get the candidates of the mean embedding",
             UnknownIdWarning,
-            stacklevel=3,  # who asked the run
+            stacklevel=3,  # the caller of the run
         )
-    items = _answers(run, run.params(seed), rows, fits, eligible, asked)
+    items = _candidates_of(run, run.params(seed), rows, fits, eligible, wanted)
     return run.dataset.item_ids[items]
 
 
-def known(run: Any, contexts: Any) -> np.ndarray:
-    """`Run.known`."""
+def known(run: Run, contexts: ArrayLike) -> np.ndarray:
+    """Implements `Run.known`."""
     return np.atleast_1d(run.dataset.context_ids.find(contexts) >= 0)
 
 
-def context_rows(run: Any, contexts: Any) -> np.ndarray:
-    """`Run.context_rows`."""
-    return run.dataset.context_ids.rows(_asked(run, contexts))
+def context_rows(run: Run, contexts: ArrayLike) -> np.ndarray:
+    """Implements `Run.context_rows`."""
+    return run.dataset.context_ids.rows(_context_list(run, contexts))
 
 
-def _asked(run: Any, contexts: Any) -> np.ndarray:
-    """Returns a list of context ids as they are looked up."""
-    asked = np.atleast_1d(run.dataset.context_ids.labels(contexts))
-    if asked.ndim > 1 or not asked.size:
+def _context_list(run: Run, contexts: ArrayLike) -> np.ndarray:
+    """Context ids as an array, in the form in which they are looked up."""
+    wanted = np.atleast_1d(run.dataset.context_ids.labels(contexts))
+    if wanted.ndim > 1 or not wanted.size:
         raise ValueError(
-            f"contexts is ids{list(asked.shape)}; expected one context id or a list of them"
+            f"contexts has shape {list(wanted.shape)}; expected one context id or a list of them"
         )
-    return asked
+    return wanted
 
 
-def _answers(
-    run: Any, params: Any, rows: np.ndarray, fits: np.ndarray, eligible: Any, asked: np.ndarray
+def _candidates_of(
+    run: Run,
+    params: Params,
+    rows: np.ndarray,
+    fits: np.ndarray,
+    eligible: ArrayLike | None,
+    wanted: np.ndarray,
 ) -> np.ndarray:
-    """int32[contexts, K]: of `rows` where the context is known, else at the mean."""
+    """Candidates int32[contexts, K]: of `rows` where the context is known, else of the mean embedding."""
     size, policy, world = run.config.num_candidates, run.policy, run.environment
     allowed = _allowed_items(eligible, run.dataset.item_ids.rows, len(fits), world.num_items)
     items, choice = np.zeros((len(fits), size), np.int32), np.zeros(len(fits), np.int32)
@@ -82,28 +95,33 @@ def _answers(
     poor = np.flatnonzero(choice < size)
     if len(poor):
         raise ValueError(
-            f"context {_plain(asked[poor])!r} has {choice[poor[0]]} eligible items, fewer than the {size} "
-            "candidates of this run; allow more"
+            f"context {_plain(wanted[poor])!r} has {choice[poor[0]]} eligible items, fewer than the {size} "
+            "candidates of this run; allow more items in eligible="
         )
     return items
 
 
-def _plain(ids: np.ndarray) -> Any:
+def _plain(ids: np.ndarray) -> object:
     """The first of some ids, as a Python value."""
     return ids[:1].tolist()[0]
 
 
-def _allowed_items(eligible: Any, item_rows: Any, count: int, num_items: int) -> np.ndarray | None:
-    """A mask bool[N] or bool[n, N] from a mask, or from the ids of the items that are allowed.
+def _allowed_items(
+    eligible: ArrayLike | None,
+    item_rows: Callable[[ArrayLike], np.ndarray],
+    count: int,
+    num_items: int,
+) -> np.ndarray | None:
+    """A mask bool[N] or bool[n, N], from a mask or from the ids of eligible items.
 
     Args:
-      eligible: bool[N], bool[n, N], or ids; None: every item.
-      item_rows: row numbers of ids.
-      count: n, how many contexts ask.
+      eligible: bool[N], bool[n, N], or ids; None is every item.
+      item_rows: looks up the row numbers of ids.
+      count: n, the number of contexts.
       num_items: N.
 
     Raises:
-      ValueError: a mask of another shape, or ids that are no list.
+      ValueError: a mask of another shape, or ids that are not a list.
     """
     if eligible is None:
         return None

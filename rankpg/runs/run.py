@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from rankpg.config.train_config import TrainConfig
+from rankpg.data.frame import Table
 from rankpg.environments.dataset import Dataset, split_contexts
 from rankpg.evaluation.metrics import TwoStage
 from rankpg.policy import Policy
@@ -22,6 +26,9 @@ from rankpg.training.update import Learner, TrainState
 from rankpg.types import Environment, Params
 
 __all__ = ["MetricAccumulator", "Progress", "Row", "Run", "prepare"]
+
+
+Tree = TypeVar("Tree")
 
 
 @dataclass
@@ -56,11 +63,11 @@ class MetricAccumulator:
 
     @property
     def speed(self) -> float | None:
-        """Updates a second; None before the first."""
+        """Updates per second; None before the first."""
         return self.steps / self.seconds if self.steps else None
 
     def means(self) -> dict[str, np.ndarray]:
-        """By name, [seeds]."""
+        """Means [seeds] by name."""
         return {name: total / self.steps for name, total in self.sums.items()}
 
     def to_json(self) -> dict[str, Any]:
@@ -87,40 +94,40 @@ class MetricAccumulator:
 
 if TYPE_CHECKING:
     UnknownContexts = Literal["error", "mean"]
-else:  # what a user passes is checked here, in words
+else:  # checked at run time with messages of our own
     UnknownContexts = Any
 
 Row = dict[str, Any]
-"""One evaluation of one seed: plain numbers, or None where there is none."""
+"""One evaluation of one seed: plain numbers, or None for a missing value."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands."""
+    """Position of a run, after a chunk of updates or an evaluation."""
 
     phase: str
-    """compile, train or evaluate: what has just been done."""
+    """The phase that has just ended: compile, train or evaluate."""
     step: int
     steps_per_second: float | None = None
     rows: tuple[Row, ...] = ()
-    """After an evaluation: one row a seed."""
+    """Metrics of an evaluation, one row for each seed."""
 
 
 @dataclass
 class Run:
-    """The seeds of one config: components, state and what was measured."""
+    """A training run: config, learner, state of every seed, and metrics."""
 
     config: TrainConfig
     learner: Learner
     state: TrainState
-    """Every leaf carries a leading axis of seeds."""
+    """State of all seeds: every leaf has a leading axis of seeds."""
     dataset: Dataset
     """The environment before it was placed on devices, and the ids of its rows."""
     metrics: list[Row] = field(default_factory=list)
     memory: Memory | None = None
-    """What the run was expected to need."""
+    """Estimated memory."""
     accumulator: MetricAccumulator = field(default_factory=MetricAccumulator)
-    """The updates since the last evaluation."""
+    """Running means since the last evaluation."""
     evaluation_contexts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     """Contexts that evaluations choose from: those held out, if any."""
 
@@ -131,7 +138,7 @@ class Run:
 
     @property
     def policy(self) -> Policy:
-        """From contexts to candidates."""
+        """The policy that is trained: contexts to candidates."""
         return self.learner.policy
 
     @property
@@ -153,7 +160,7 @@ class Run:
 
     @property
     def step(self) -> int:
-        """Updates asked of every seed so far; a stopped seed has done fewer."""
+        """Updates so far; a seed that stopped has made fewer."""
         return self.evaluated + self.accumulator.steps
 
     @property
@@ -163,97 +170,125 @@ class Run:
 
     @property
     def last_rows(self) -> list[Row]:
-        """The last evaluation, one row a seed."""
+        """Metrics of the last evaluation, one row for each seed."""
         return [row for row in self.metrics if row["step"] == self.evaluated]
 
     @property
     def policy_value(self) -> float:
-        """Mean over seeds of the last evaluation."""
+        """Mean over seeds of the policy value at the last evaluation."""
         last = [row["policy_value"] for row in self.last_rows]
         return float(np.mean([np.nan if value is None else value for value in last]))
 
     def candidates(
         self,
-        contexts: Any,
+        contexts: ArrayLike,
         seed: int | None = None,
         *,
         unknown: UnknownContexts = "error",
-        eligible: Any = None,
-    ) -> Any:
-        """The K greedy candidates of each context, best first: what goes to your re-ranker.
+        eligible: ArrayLike | None = None,
+    ) -> np.ndarray:
+        """Returns the K greedy candidates of each context, best first: the input of your re-ranker.
 
         Args:
           contexts: context ids of the dataset; row numbers where the environment has no ids.
-          seed: which of the trained seeds answers; the first by default.
-          unknown: a context that the run does not know is refused (`error`), or answered at the mean of the
-            contexts' embeddings (`mean`), with a warning that says how many are; see `known`.
-          eligible: item ids, or a mask bool[N] or bool[contexts, N]: what may be a candidate this time.
+          seed: one of the trained seeds; the first if None.
+          unknown: "error" rejects an unknown context; "mean" returns the candidates of the mean embedding,
+            with a warning that counts them; see `known`.
+          eligible: items that may be candidates, as ids or as a mask bool[N] or bool[contexts, N].
 
         Returns:
           Item ids [contexts, K] of the dataset.
 
         Raises:
-          ValueError, UnknownIdError: an unknown context; an item in `eligible` that there is not; fewer
-            eligible items than K.
+          ValueError, UnknownIdError: an unknown context, an unknown item in `eligible`, or fewer eligible
+            items than K.
         """
         return recommend.candidates(self, contexts, seed, unknown, eligible)
 
-    def known(self, contexts: Any) -> np.ndarray:
-        """bool[n]: which of these contexts the run knows; 1 minus the mean is the rate of unknown ones."""
+    def known(self, contexts: ArrayLike) -> np.ndarray:
+        """Mask bool[n] of the contexts that the run knows."""
         return recommend.known(self, contexts)
 
-    def with_items(self, items: Any, item_ids: Any = None) -> Run:
-        """This run on a catalogue with further items, without any training: for towers over item features.
+    def with_items(self, items: Table, item_ids: ArrayLike | None = None) -> Run:
+        """Adds items to the catalogue without training, for towers over item features; returns a new run.
 
-        Among ratings the new items earn 0, as whatever has no rating. Of a matrix of rewards nothing is left:
-        the run then answers, and cannot be evaluated. A re-ranker of your own stays as it is.
+        The rewards of new items are 0 among ratings. A matrix of rewards has none for them, so that run gives
+        candidates but cannot be evaluated. A re-ranker of your own stays as it is.
 
         Args:
-          items: a table as the features were read from, or features [n, F] as they were given.
-          item_ids: their ids, where `items` is an array.
+          items: a table like the one that the features came from, or features [n, F].
+          item_ids: ids of the rows, if `items` is an array.
 
         Raises:
-          ConfigError: the item tower embeds ids, so that a new item has no embedding.
-          TableError: features or ids that do not fit; an item that is there already.
+          ConfigError: the item tower embeds ids, so a new item has no embedding.
+          TableError: features or ids that do not fit, or an item that exists already.
         """
-        return catalogue.with_items(self, items, item_ids)
+        return self.on(catalogue.with_items(self, items, item_ids))
 
-    def without_items(self, item_ids: Any) -> Run:
-        """This run on a catalogue without some items: none of them is a candidate any more.
+    def without_items(self, item_ids: ArrayLike) -> Run:
+        """Removes items from the catalogue, so that they are never candidates; returns a new run.
 
-        Under a table of ids the others keep their row numbers. A re-ranker of your own stays as it is.
+        With a table of ids, the other items keep their row numbers. A re-ranker of your own stays as it is.
 
         Raises:
-          UnknownIdError: an item that is not there.
-          ConfigError, ValueError: fewer items than candidates would be left.
+          UnknownIdError: an unknown item.
+          ConfigError, ValueError: fewer items than candidates would remain.
         """
-        return catalogue.without_items(self, item_ids)
+        return self.on(catalogue.without_items(self, item_ids))
 
-    def with_contexts(self, contexts: Any, context_ids: Any = None) -> Run:
-        """This run with further contexts, as `with_items`: for towers over context features."""
-        return catalogue.with_contexts(self, contexts, context_ids)
+    def with_contexts(self, contexts: Table, context_ids: ArrayLike | None = None) -> Run:
+        """Adds contexts, as `with_items` adds items, for towers over context features; returns a new run."""
+        return self.on(catalogue.with_contexts(self, contexts, context_ids))
 
-    def context_rows(self, contexts: Any) -> np.ndarray:
-        """Row numbers, int[n], of one context id or of a list of them.
+    def on(self, dataset: Dataset) -> Run:
+        """The run on another dataset, with a copy of its parameters, so that both may be trained further.
+
+        New contexts are neither trained nor evaluated on.
+        """
+        before, config = self.learner, self.config
+        if not dataset.environment.knows_rewards:  # no reward, so no propensity either
+            config = dataclasses.replace(config, adaptive_learning_rate=False)
+        learner = build_learner(
+            config,
+            dataset.environment,
+            encoder=before.policy.encoder,
+            reranker=before.reranker,
+            advantage=before.advantage,
+            optimizer=before.optimizer,
+        )
+        world = learner.policy.retrieval.sharding.replicate(dataset.environment)
+        learner = dataclasses.replace(learner, environment=world, sampler=before.sampler)
+        return dataclasses.replace(
+            self,
+            learner=learner,
+            state=jax.tree.map(jnp.copy, self.state),
+            metrics=list(self.metrics),
+            accumulator=copy.deepcopy(self.accumulator),
+            dataset=dataset,
+            memory=check_memory(learner, len(self.config.seeds)),
+        )
+
+    def context_rows(self, contexts: ArrayLike) -> np.ndarray:
+        """Row numbers int[n] of one context id or of a list of them.
 
         Raises:
-          ValueError: no ids, or one that the environment does not have.
+          ValueError: an unknown context, or another kind of value.
         """
         return recommend.context_rows(self, contexts)
 
-    def copies(self, tree: Any) -> Any:
-        """Arrays as the run's programs take them: of a sharded run, a copy on every device."""
+    def copies(self, tree: Tree) -> Tree:
+        """Replicates arrays on every device of a sharded run, as its programs take them."""
         return self.policy.retrieval.sharding.replicate(tree)
 
-    def state_of_hosts(self) -> Any:
-        """The state in this host's memory, as it is written: whatever the devices, of N items.
+    def state_of_hosts(self) -> TrainState:
+        """Copies the state into this host's memory, without the padding of a mesh.
 
         Every process of a sharded run must call it.
         """
         return self.policy.retrieval.sharding.gather(self.state)
 
     def stopped(self) -> list[str]:
-        """One sentence for every seed that did not reach the end."""
+        """One sentence for every seed that stopped early."""
         return [
             f"seed {seed} stopped at step {int(step)} by {Fault(int(fault)).description}; its state is the "
             f"one before that update. {Fault(int(fault)).remedy}"
@@ -265,13 +300,19 @@ class Run:
 
 
 _LARGE = 2**20
-"""Contexts and items of a generated problem that is worth checking before it is generated."""
+"""Number of contexts and items from which a generated problem is checked before it is generated."""
 
 
 def prepare(
     config: TrainConfig, environment: Environment | Dataset | None = None, **components: Any
 ) -> Run:
-    """A run at step 0: settings resolved, components assembled and checked, parameters drawn."""
+    """Prepares a run at step 0: settings resolved, components built and checked, parameters drawn.
+
+    Args:
+      config: settings.
+      environment: contexts and rewards of your own; those of the config if None.
+      **components: as in `training.build_learner`.
+    """
     config = config.resolve()
     if environment is None:
         _check_before_generating(config)
@@ -298,7 +339,7 @@ def prepare(
 
 
 def _check_before_generating(config: TrainConfig) -> None:
-    """Refuse a large generated problem that will not fit, from shapes alone: before any of it is made."""
+    """Rejects a large generated problem that does not fit in memory, from shapes alone."""
     if config.environment != "synthetic" or config.num_items + config.num_contexts < _LARGE:
         return
     # What needs numbers, and takes little memory, is left for later.

@@ -1,8 +1,4 @@
-"""A run: from a config to trained seeds, with evaluations on the way.
-
-This is the host's side. It compiles one chunk of updates, calls it over and over, evaluates between chunks,
-and hands each step of progress to whoever listens: a progress bar, a run folder, your own code.
-"""
+"""Training from a config, with or without a run folder: `rankpg.train`."""
 
 from __future__ import annotations
 
