@@ -108,7 +108,8 @@ def _rows(
         raise TableError(f"{side}s: {have} features in each row; expected {width}, as in training")
     if id_kind(new) != id_kind(known.ids):
         raise TableError(
-            f"{side}s: ids are {new.dtype}, and those of the run are {known.ids.dtype}; convert them to one type"
+            f"{side}s: ids are {new.dtype}, and those of the run are {known.ids.dtype}; convert "
+            "them to one type"
         )
     old = known.find(new) >= 0
     if old.any():
