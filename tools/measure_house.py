@@ -7,16 +7,17 @@
 How each number is counted:
 
 import depth    Files on the longest chain of imports between files of rankpg. Every import statement counts,
-                at the top of a file or in a function, but not under TYPE_CHECKING. `from rankpg.a import b` is
-                an import of rankpg/a/b.py if there is such a file, else of rankpg/a/__init__.py. Files that
-                import each other in a circle stand on the chain together.
+                at the top of a file or in a function, but not under TYPE_CHECKING. `from rankpg.a import b`
+                is an import of rankpg/a/b.py if there is such a file, else of rankpg/a/__init__.py. Files
+                that import each other in a circle stand on the chain together.
 circles         Strongly connected sets of files, with the imports under TYPE_CHECKING counted too.
-files entered   Files of rankpg of which a function, method, lambda or comprehension is called in this process
-                (sys.setprofile); module and class bodies are no calls. "One update" is `update` traced once by
-                jax.make_jaxpr, for a run that is set up before. "train()" is one call with two steps.
-Any             Parameters of all functions and methods, lambdas apart, that have no annotation or one that
-                holds `Any` as its whole (also `Any | None`, `list[Any]` counts not). self and cls do not count.
-body lines      From the first statement after the docstring to the last, without blank lines and comments.
+files entered   Files of rankpg of which a function, method, lambda or comprehension is called
+                (sys.setprofile), not module and class bodies. One update is that of the default estimator,
+                traced by jax.make_jaxpr in a run that is set up before. `train()` is one call with the
+                synthetic environment, two steps and no folder.
+types           Parameters of all functions and methods, inner ones too, lambdas not, that have no annotation,
+                or `Any`, or a union with `Any`. `list[Any]` has a type. self and cls do not count.
+function lines  From the first statement after the docstring to the last, without blank lines and comments.
 """
 
 from __future__ import annotations
@@ -162,7 +163,7 @@ def components_of(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def longest_chain(graph: dict[str, set[str]]) -> list[str]:
-    """Modules of the longest chain of imports, the importing end first; a circle counts with all its files."""
+    """Modules of the longest chain of imports, from the top; a circle counts with all its files."""
     chains: dict[int, list[str]] = {}
     place = {}
     components = components_of(graph)
@@ -289,7 +290,7 @@ def measure_types() -> Finding:
 
 
 def _is_inner(function: Function) -> bool:
-    tops = {n for n in parsed(function.path).body}
+    tops = set(parsed(function.path).body)
     classes = [n for n in tops if isinstance(n, ast.ClassDef)]
     return function.node not in tops and not any(function.node in c.body for c in classes)
 
@@ -412,7 +413,7 @@ def measure_wheel() -> Finding:
 
 
 def _wheel_builder() -> list[str]:
-    """Command that builds a wheel into the folder named next: pip's, or uv's in an environment without pip."""
+    """Command that builds a wheel into the folder named next; uv's in an environment without pip."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir"]
     uv = shutil.which("uv") or Path(sys.prefix) / "uv" / "bin" / "uv"
