@@ -6,8 +6,8 @@
 
 Three rules, each printed as `file:line: word: suggestion`; the exit status is 1 when anything is found:
 
-words       No word of `WORDS`, in names of files, identifiers (also within snake_case and CamelCase), strings,
-            comments and prose, also across the end of a line. `ALLOWED` lists the contexts where one is right.
+words       No word of `WORDS`, in names of files, identifiers (parts of them too), strings, comments and
+            prose, also across the end of a line. `ALLOWED` lists the contexts in which one is right.
 openings    No docstring, description of an argument or help text starts with a word of `OPENINGS`.
 flags       Below the command line, messages name arguments. No `--flag` stands in the library.
 

@@ -78,11 +78,11 @@ class Import(NamedTuple):
 # --- source files -------------------------------------------------------------------------------
 
 
-def source_files(root: Path = ROOT, package: str = PACKAGE) -> dict[str, Path]:
+def source_files() -> dict[str, Path]:
     """Files of the package by module name."""
     found = {}
-    for path in sorted((root / package).rglob("*.py")):
-        parts = path.relative_to(root).with_suffix("").parts
+    for path in sorted((ROOT / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
