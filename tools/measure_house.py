@@ -354,18 +354,12 @@ def one_update(**settings) -> Callable[[], object]:
     import jax
 
     import rankpg
+    from rankpg.runs.run import prepare
 
-    run = rankpg.runs.run.prepare(rankpg.TrainConfig(**(_SMALL | settings)))
+    run = prepare(rankpg.TrainConfig(**(_SMALL | settings)))
     state = jax.tree.map(lambda x: x[0], run.state)
     key = jax.random.key(0)
-    learner = getattr(run, "learner", None)
-    if learner is not None:
-        return lambda: jax.make_jaxpr(learner.update)(state, key)
-    from rankpg.training.update import update
-
-    return lambda: jax.make_jaxpr(
-        lambda state, key: update(run.pipeline, run.environment, state, key)
-    )(state, key)
+    return lambda: jax.make_jaxpr(run.learner.update)(state, key)
 
 
 def one_training() -> object:
