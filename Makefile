@@ -1,6 +1,6 @@
 # `make demo` is all a newcomer needs: it sets up .venv by itself. `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types fix docs notebooks bench lock clean
+.PHONY: help setup demo test test-core lint types fix docs notebooks bench lock clean
 
 PY := .venv/bin/python
 JOBS ?= 2
@@ -9,7 +9,7 @@ export UV_SYSTEM_CERTS ?= 1
 BENCHMARKS ?= $(filter-out __init__ common tables,$(basename $(notdir $(sort $(wildcard benchmarks/scripts/*.py)))))
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 	@echo '  Variables: PYTHON=/path/to/python3  RANKPG_NO_UV=1  JOBS=2 (test processes)  ARGS="..." (passed on)'
 
 setup: ## .venv with the locked versions; redone only when they change
@@ -21,14 +21,18 @@ demo: setup ## train a small retriever and show what it learnt
 test: lint types ## lint, types, core tests and doctests
 	$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-lint: setup ## ruff: rules and formatting
+test-core: setup ## tests of the core mathematics alone: half a minute
+	$(PY) -m pytest -n $(JOBS) --dist worksteal tests/core rankpg/core $(ARGS)
+
+lint: setup ## ruff: rules and formatting; import-linter: the layers
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	.venv/bin/lint-imports --no-cache
 
 types: setup ## pyright
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 PYRIGHT_PYTHON_FORCE_VERSION= $(PY) -m pyright
 
-fix: setup ## let ruff mend and format what it can
+fix: setup ## fix and format with ruff
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 

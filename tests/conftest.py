@@ -1,4 +1,4 @@
-"""What every test runs under: strict promotion, shape checks at run time, float64 where a test asks for it.
+"""Settings of every test: strict promotion, shape checks at run time, float64 unless a module declines it.
 
 The shape checks are installed before `rankpg` is imported, so this file must not import it.
 """
@@ -68,7 +68,7 @@ def jax_flags(request):
 
 @pytest.fixture(scope="module")
 def as_a_user(jax_flags):
-    """As users have it: types are checked in the config's own words, and dtypes promoted by JAX's rules.
+    """Restores a user's settings: the config checks its own types, and JAX promotes dtypes.
 
     For a module that runs whole programs: `pytestmark = pytest.mark.usefixtures("as_a_user")`.
     """
@@ -82,7 +82,7 @@ def as_a_user(jax_flags):
 
 @pytest.fixture(scope="module")
 def as_scripts_run(jax_flags):
-    """Without the strict flags, which a reader's snippet and script do not have."""
+    """Switches off the strict flags, which a reader's snippets and scripts do not have."""
     jax.config.update("jax_numpy_dtype_promotion", "standard")
     jax.config.update("jax_numpy_rank_promotion", "allow")
 
