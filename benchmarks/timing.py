@@ -14,7 +14,7 @@ import numpy as np
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
 from rankpg.runs.run import Run, prepare
-from rankpg.training.programs import seed_keys, train_chunk
+from rankpg.training.update import seed_keys, train_chunk
 from rankpg.types import Environment
 
 __all__ = ["Training", "in_turns", "interleaved", "seconds_of", "training_call"]

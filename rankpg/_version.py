@@ -15,7 +15,6 @@ __all__ = ["versions"]
 
 def versions() -> dict[str, str]:
     """The versions and the hardware that a figure depends on."""
-
     names = ("jax", "jaxlib", "flax", "optax", "numpy")
     found = {"python": platform.python_version(), "rankpg": __version__}
     for name in names:

@@ -25,6 +25,7 @@ from typing import (
 )
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 __all__ = [
@@ -185,6 +186,13 @@ class Environment(Protocol):
         """
         return None if self.where is None else self.where[context][items]
 
+    def mask_ineligible(
+        self, context: Int[Array, ""], logits: Float[Array, "M N"]
+    ) -> Float[Array, "M N"]:
+        """Returns logits of the whole catalogue with -inf for items that are not eligible."""
+        eligible = self.eligible(context, jnp.arange(logits.shape[1], dtype=jnp.int32))
+        return logits if eligible is None else jnp.where(eligible[None], logits, -jnp.inf)
+
     @_default
     def where(self) -> Bool[Array, "num_contexts N"] | None:
         """Eligibility as a mask; None, the default, where there is none or it is computed."""
@@ -223,6 +231,7 @@ _ENVIRONMENT_MEMBERS = (
     "sample_rewards",
     "relevance",
     "eligible",
+    "mask_ineligible",
     "where",
     "context_features",
     "item_features",

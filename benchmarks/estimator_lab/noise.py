@@ -23,7 +23,7 @@ from jax.flatten_util import ravel_pytree
 
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.runs.run import Run
-from rankpg.training.faults import Fault
+from rankpg.training.optimizer import Fault
 from rankpg.training.update import Learner, TrainState, update
 from rankpg.types import Array, Float, Int, PRNGKey, record
 

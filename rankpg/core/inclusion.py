@@ -135,7 +135,7 @@ def log_inclusion_exact(
     num_candidates: int,
     num_nodes: int | None = None,
 ) -> Float[Array, ""]:
-    """log P(a in S) for one expert, to quadrature error.
+    """Log P(a in S) for one expert, to quadrature error.
 
     Args:
       logits: f(a); -inf masks an item.
@@ -205,7 +205,7 @@ def arrival_rule(
 
 
 def log_integral(rule: ArrivalRule, log_tail: Float[Array, "T"]) -> Float[Array, ""]:
-    """log P(a in S), given log P(fewer than K of the others have arrived) at the nodes.
+    """Log P(a in S), given log P(fewer than K of the others have arrived) at the nodes.
 
     >>> rule = arrival_rule(jnp.array([1.0, 0.0, 0.0]), jnp.int32(0), 1)
     >>> float(jnp.exp(log_integral(rule, -2 * jnp.exp(rule.time))).round(4))  # both others are late
@@ -236,7 +236,7 @@ def arrival_probabilities(
 
 
 def masked_log(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log x, and -inf with gradient 0 where x is 0.
+    """Log x, and -inf with gradient 0 where x is 0.
 
     >>> masked_log(jnp.array([1.0, 0.0]))
     Array([  0., -inf], dtype=float32)
@@ -260,7 +260,7 @@ def _bounds(
     highest = jnp.asarray(math.log(math.log(limit) - log_eps), dtype)
 
     def log_bounds(time):
-        """log P(at least K arrived) and log P(fewer than K arrived), bounded from above."""
+        """Log P(at least K arrived) and log P(fewer than K arrived), bounded from above."""
         hazard = jnp.exp(jnp.minimum(others + time, _LARGEST_EXPONENT))
         arrived = jnp.sum(-jnp.expm1(-hazard))
         survived = jnp.sum(jnp.where(jnp.isneginf(others), 0, jnp.exp(-hazard)))
@@ -292,7 +292,7 @@ def _bounds(
 
 
 def chernoff_above(mean: Float[Array, "..."], count: Float[Array, ""]) -> Float[Array, "..."]:
-    """log of a bound on P(X >= count), X a sum of independent indicators with this mean.
+    """Log of a bound on P(X >= count), X a sum of independent indicators with this mean.
 
     >>> chernoff_above(jnp.array([1.0, 9.0]), jnp.array(8.0)).round(4)
     Array([-9.6355,  0.    ], dtype=float32)
@@ -303,7 +303,7 @@ def chernoff_above(mean: Float[Array, "..."], count: Float[Array, ""]) -> Float[
 
 
 def chernoff_below(mean: Float[Array, "..."], count: Float[Array, ""]) -> Float[Array, "..."]:
-    """log of a bound on P(X <= count), likewise.
+    """Log of a bound on P(X <= count), likewise.
 
     >>> chernoff_below(jnp.array([1.0, 9.0]), jnp.array(0.0))
     Array([-1., -9.], dtype=float32)
@@ -323,7 +323,7 @@ _CERTAIN = (
 
 
 def log_odds(logit: Float[Array, "..."], log_others: Float[Array, "..."]) -> Float[Array, "..."]:
-    """f - log W, with W = 0 read as certainty and a masked item as -inf; the gradient stays finite."""
+    """F - log W, with W = 0 read as certainty and a masked item as -inf; the gradient stays finite."""
     masked, certain = jnp.isneginf(logit), jnp.isneginf(log_others)
     inside = jnp.where(masked | certain, 0, logit) - jnp.where(masked | certain, 0, log_others)
     inside = jnp.minimum(inside, _CERTAIN)
@@ -415,7 +415,7 @@ def log_inclusion_at_threshold(
 def log_inclusion_drawn(
     sparse: SparseLogits, order: Int[Array, "M depth"], item: Int[Array, ""], quotas: Quotas
 ) -> Float[Array, ""]:
-    """log h, h = 1 - prod_k W_k / (W_k + w_a) over the drawn picks of the others, and the gradient of P.
+    """Log h, h = 1 - prod_k W_k / (W_k + w_a) over the drawn picks of the others, and the gradient of P.
 
     h is the probability of the item given the others' picks, so E[h] = P(a in S) for any M. Its gradient is
     grad h + h grad log PL(picks): the second term enters with value 0.
@@ -460,7 +460,7 @@ INCLUSION_METHODS = {
 def log_inclusion(
     logits: Float[Array, "M N"], item: Int[Array, ""] | int, quotas: Quotas, method: str = "exact"
 ) -> Float[Array, ""]:
-    """log P(a in S): the log-probability that an item is among the K candidates, by one of four methods.
+    """Log P(a in S): the log-probability that an item is among the K candidates, by one of four methods.
 
     See the table at the top of this module for the formulas; `exact` is the truth for M = 1
     (Aires 1999; Traat 2004; Vieira 2021), `greedy` is Eq. 8 of Kiyohara et al. 2026.
@@ -494,7 +494,7 @@ def log_inclusion(
 def log_inclusion_threshold(
     key: PRNGKey, logits: Float[Array, "M N"], item: Int[Array, ""] | int, quotas: Quotas
 ) -> Float[Array, ""]:
-    """log of an unbiased one-draw estimate of P(a in S): `threshold` (Kool et al. 2019, 2020).
+    """Log of an unbiased one-draw estimate of P(a in S): `threshold` (Kool et al. 2019, 2020).
 
     1 - exp(-sum_m exp(f_m(a) - kappa_m)), kappa_m from the noise of `sample_candidates(key, ...)`.
     The value is unbiased for any M. The gradient is pathwise through kappa: unbiased for M = 1; for M > 1 an

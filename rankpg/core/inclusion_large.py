@@ -59,7 +59,7 @@ def log_inclusion_large(
     quotas: Quotas,
     head: int | None = None,
 ) -> LargeInclusion:
-    """log P(a in S) for one expert and a large catalogue, with a bound on its relative error.
+    """Log P(a in S) for one expert and a large catalogue, with a bound on its relative error.
 
     P(a in S) = integral over t of w_a exp(-w_a t) P(A(t) + B(t) < K) dt, A(t) how many of the `head` heaviest
     others have arrived by t, exactly (Aires 1999; Traat 2004; Vieira 2021), and B(t) Poisson with the mean
@@ -141,7 +141,7 @@ def _log_error(
     tail: Float[Array, "T"],
     limit: int,
 ) -> Float[Array, "T"]:
-    """log of a bound on |Q' - Q|: Q = P(fewer than `limit` have arrived), Q' the same with the Poisson.
+    """Log of a bound on |Q' - Q|: Q = P(fewer than `limit` have arrived), Q' the same with the Poisson.
 
     The total variation distance; but no more than the larger of Q and Q', nor than the larger of 1 - Q and
     1 - Q'. Chernoff bounds stand in for the unknown Q. Without them the bound would grow with the distance

@@ -41,7 +41,7 @@ def finite_masks(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def log_sum_exp(
     x: Float[Array, "..."], *, axis: int = -1, where: Bool[Array, "..."] | None = None
 ) -> Float[Array, "..."]:
-    """log sum_i exp(x_i) over the entries that `where` keeps; -inf, with gradient 0, if none is left.
+    """Log sum_i exp(x_i) over the entries that `where` keeps; -inf, with gradient 0, if none is left.
 
     Entries of -inf weigh nothing and receive gradient 0.
 
@@ -78,7 +78,7 @@ def log_add(x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "...
 
 
 def suffix_log_sum_exp(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
-    """log sum_{j >= i} exp(x_j) for every i; an all -inf suffix is -inf, with gradient 0.
+    """Log sum_{j >= i} exp(x_j) for every i; an all -inf suffix is -inf, with gradient 0.
 
     >>> [round(float(v), 4) for v in jnp.exp(suffix_log_sum_exp(jnp.log(jnp.array([3.0, 2.0, 1.0]))))]
     [6.0, 3.0, 1.0]
@@ -118,7 +118,7 @@ def _cloglog_inverse_jvp(primals, tangents):
 
 @jax.custom_jvp
 def log_softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log log(1 + exp(x)), finite for every finite x.
+    """Log log(1 + exp(x)), finite for every finite x.
 
     With x = f(a) - log W, W the weight of all others, it is the log of -log(1 - pi(a)): the log of the rate
     at which item a is drawn.

@@ -50,7 +50,7 @@ class SparseLogits:
         return jnp.where(ids < 0, self.items.shape[0], found)
 
     def log_total(self) -> Float[Array, "M"]:
-        """log of the weight of the whole catalogue, per expert."""
+        """Log of the weight of the whole catalogue, per expert."""
         return log_add(self.log_rest, log_sum_exp(self.logits))
 
 
@@ -118,7 +118,7 @@ def log_remaining_mass(
     quotas: Quotas,
     excluded: Int[Array, ""] | None = None,
 ) -> Float[Array, "K"]:
-    """log W_k: the weight, under slot k's expert, of what is left before pick k.
+    """Log W_k: the weight, under slot k's expert, of what is left before pick k.
 
     Nothing is subtracted: W_k adds up what is never picked and the picks from slot k on.
 

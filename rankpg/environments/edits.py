@@ -41,7 +41,8 @@ def remove_items(data: Dataset, rows: np.ndarray, *, renumber: bool) -> Dataset:
 
 def add_items(data: Dataset, ids: np.ndarray, features: np.ndarray) -> Dataset:
     """The dataset with further items at the end: unrated, so that they earn 0 among ratings; among the cells
-    of a matrix there are none for them, and no reward is known any more."""
+    of a matrix there are none for them, and no reward is known any more.
+    """
     if isinstance(data.environment, Restricted):
         whole, kept = _whole(data)
         allowed = jnp.concatenate([kept.allowed, jnp.ones(len(ids), bool)])

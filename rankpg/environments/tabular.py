@@ -61,7 +61,7 @@ class Ratings(Environment):
     def sample_rewards(
         self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
     ) -> Float[Array, "n"]:
-        """value * (1 + relative_noise * z), independently for each item."""
+        """Value * (1 + relative_noise * z), independently for each item."""
         mean = self.mean_rewards(context, items)
         return mean * (1 + self.relative_noise * jax.random.normal(key, mean.shape, mean.dtype))
 
@@ -92,7 +92,7 @@ class RewardMatrix(Environment):
     def sample_rewards(
         self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
     ) -> Float[Array, "n"]:
-        """mean * (1 + relative_noise * z) + noise_std * z, independently for each item."""
+        """Mean * (1 + relative_noise * z) + noise_std * z, independently for each item."""
         mean = self.mean_rewards(context, items)
         absolute = self.noise_std
         if absolute.ndim == 2:

@@ -16,7 +16,6 @@ from rankpg.core.plackett_luce import full_logits
 from rankpg.core.sampling import greedy_candidates, sample_candidates
 from rankpg.core.theory import is_aligned, is_partitioned
 from rankpg.policy import Policy
-from rankpg.retrieval.base import mask
 from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Quotas, Reranker, record
 
 __all__ = [
@@ -94,7 +93,9 @@ def evaluate_context(
     heaviest_first = jnp.sort(alpha, descending=True)  # where the best items belong
     catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
     rewards = environment.mean_rewards(context, catalogue)
-    logits, rewards = (mask(environment, context, values) for values in (logits, rewards[None]))
+    logits, rewards = (
+        environment.mask_ineligible(context, values) for values in (logits, rewards[None])
+    )
     rewards = rewards[0]
     greedy_key, sample_key = jax.random.split(key)
 
@@ -214,7 +215,7 @@ def share_aligned(
         rewards = environment.mean_rewards(context, catalogue)
         # Masked items are last, on both sides.
         log_probs, rewards = (
-            mask(environment, context, values[None])[0] for values in (log_probs, rewards)
+            environment.mask_ineligible(context, values[None])[0] for values in (log_probs, rewards)
         )
         return is_aligned(log_probs, rewards)
 
@@ -244,7 +245,7 @@ def _recall(
 
 
 def _effective_items(logits: Float[Array, "M N"]) -> Float[Array, "M"]:
-    """exp of each expert's entropy, - sum_a pi(a) log pi(a); masked items contribute 0."""
+    """Exp of each expert's entropy, - sum_a pi(a) log pi(a); masked items contribute 0."""
     log_probs = jax.nn.log_softmax(logits, axis=1)
     inside = jnp.where(jnp.isneginf(logits), 0, log_probs)
     return jnp.exp(-jnp.sum(jnp.exp(log_probs) * inside, axis=1))

@@ -128,7 +128,7 @@ INDEXES: dict[str, Any] = {"faiss": FaissIndex, "usearch": UsearchIndex}
 
 
 def kind_for(name: str, num_items: int, exact_below: int) -> str:
-    """flat for a small catalogue; for a larger one ivf of FAISS, and hnsw of usearch.
+    """Flat for a small catalogue; for a larger one ivf of FAISS, and hnsw of usearch.
 
     For inner products FAISS's lists find more in less time than its graph
     (benchmarks/scripts/export_recall.py).

@@ -27,7 +27,7 @@ from rankpg.online.pending import Draw
 from rankpg.online.retriever import Retriever, UpdateResult
 from rankpg.runs.evaluator import evaluation_contexts
 from rankpg.runs.run import Progress, Run
-from rankpg.training.programs import seed_keys
+from rankpg.training.update import seed_keys
 
 __all__ = ["train", "training_loop"]
 

@@ -21,8 +21,8 @@ from rankpg.online.pending import Draw, FeedbackRows, OpenDraws, Rows, join
 from rankpg.online.update import Importance
 from rankpg.online.validation import check_online, check_ranking, check_rewards
 from rankpg.runs.run import Run, prepare
-from rankpg.training.faults import Fault
-from rankpg.training.programs import seed_keys
+from rankpg.training.optimizer import Fault
+from rankpg.training.update import seed_keys
 from rankpg.types import Environment
 
 __all__ = ["Retriever", "UpdateError", "UpdateResult"]

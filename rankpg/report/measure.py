@@ -23,10 +23,9 @@ from rankpg.core.sampling import greedy_candidates, sample_candidates
 from rankpg.environments.dataset import choose_contexts
 from rankpg.evaluation.calibration import CLAIMS
 from rankpg.evaluation.metrics import evaluation_block
-from rankpg.retrieval.base import mask
 from rankpg.runs.evaluator import evaluation_contexts
 from rankpg.runs.run import Run
-from rankpg.training.programs import seed_keys
+from rankpg.training.update import seed_keys
 from rankpg.types import Array, Embeddings, Float, Int
 
 __all__ = [
@@ -113,7 +112,7 @@ def _by_context(
         def one(context_and_key):
             context, key = context_and_key
             logits = run.policy.logits(params, environment, context[None])[0]
-            return ask(environment, mask(environment, context, logits), context, key)
+            return ask(environment, environment.mask_ineligible(context, logits), context, key)
 
         return lax.map(one, (contexts, keys), batch_size=block)
 
@@ -144,7 +143,7 @@ def count_places(run: Run) -> Exposure:
 
     def best(environment, logits, context, key):
         rewards = environment.mean_rewards(context, jnp.arange(num_items, dtype=jnp.int32))
-        rewards = mask(environment, context, rewards[None])
+        rewards = environment.mask_ineligible(context, rewards[None])
         return largest(rewards, num_candidates)[1][0]
 
     seeds = _by_context(run, contexts, places, len(run.config.seeds))

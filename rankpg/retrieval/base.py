@@ -114,17 +114,11 @@ class Retrieval(ABC):
 
         def one(row):
             context, own = row
-            return best(mask(environment, context, logits_of(context[None])[0]), quotas, own)
+            return best(
+                environment.mask_ineligible(context, logits_of(context[None])[0]), quotas, own
+            )
 
         return greedy_over_rows(one, contexts, eligible)
-
-
-def mask(
-    environment: Environment, context: Int[Array, ""], logits: Float[Array, "M N"]
-) -> Float[Array, "M N"]:
-    """Logits of one context, with -inf for items that are not eligible."""
-    eligible = environment.eligible(context, jnp.arange(logits.shape[1], dtype=jnp.int32))
-    return logits if eligible is None else jnp.where(eligible[None], logits, -jnp.inf)
 
 
 def require_embeddings(encoded: Encoded, name: str) -> Embeddings:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rankpg.core.estimators import Candidates, Statistics, draw_candidates, rescore_candidates
 from rankpg.encoders import to_logits
-from rankpg.retrieval.base import FLOAT_BYTES, Encoded, Retrieval, mask
+from rankpg.retrieval.base import FLOAT_BYTES, Encoded, Retrieval
 from rankpg.types import Array, Environment, Int, Key, Quotas
 
 __all__ = ["Dense"]
@@ -36,7 +36,8 @@ class Dense(Retrieval):
         """Draws K candidates by Gumbel-top-k over all items; see `Retrieval.sample`."""
 
         def one(key, context, logits):
-            return draw_candidates(key, mask(environment, context, logits), quotas, statistics)
+            masked = environment.mask_ineligible(context, logits)
+            return draw_candidates(key, masked, quotas, statistics)
 
         return jax.vmap(one)(keys, contexts, to_logits(encoded))
 
@@ -52,7 +53,7 @@ class Dense(Retrieval):
         """Rescores given candidates; see `Retrieval.rescore`."""
 
         def one(items, context, logits):
-            logits = mask(environment, context, logits)
+            logits = environment.mask_ineligible(context, logits)
             candidates = rescore_candidates(logits, items, items[:0], quotas, statistics)
             return dataclasses.replace(candidates, sound=jnp.max(logits) < jnp.inf)
 

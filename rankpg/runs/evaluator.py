@@ -16,8 +16,8 @@ from rankpg.errors import ConfigError
 from rankpg.evaluation.diagnostics import Diagnostics, diagnose, number_of_draws
 from rankpg.evaluation.metrics import evaluate, share_aligned
 from rankpg.runs.run import MetricAccumulator, Progress, Row, Run
-from rankpg.training.faults import Fault
-from rankpg.training.programs import over_seeds, seed_keys
+from rankpg.training.optimizer import Fault
+from rankpg.training.update import over_seeds, seed_keys
 from rankpg.types import Int
 
 __all__ = ["Evaluator", "check_rewards", "columns_of", "evaluate_run", "evaluation_contexts"]

@@ -12,7 +12,7 @@ from functools import lru_cache
 from rankpg.config.train_config import TrainConfig
 from rankpg.runs.evaluator import Evaluator, columns_of
 from rankpg.runs.run import Progress, Run
-from rankpg.training.programs import seed_keys, train_chunk
+from rankpg.training.update import seed_keys, train_chunk
 
 __all__ = ["training_loop"]
 

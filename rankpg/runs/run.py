@@ -20,9 +20,8 @@ from rankpg.policy import Policy
 from rankpg.runs import catalogue, recommend
 from rankpg.runs.memory import Memory, check_memory
 from rankpg.training.build import build_learner, make_environment
-from rankpg.training.faults import Fault
-from rankpg.training.programs import seed_keys
-from rankpg.training.update import Learner, TrainState
+from rankpg.training.optimizer import Fault
+from rankpg.training.update import Learner, TrainState, seed_keys
 from rankpg.types import Environment, Params
 
 __all__ = ["MetricAccumulator", "Progress", "Row", "Run", "prepare"]

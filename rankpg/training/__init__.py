@@ -1,15 +1,12 @@
-"""Training: the learner and its update, in the order of the data flow.
+"""Training: the learner and its update.
 
-update.py      `Learner`, its state, and `update`: the data flow from contexts to the optimizer
-faults.py      what can go wrong in an update
-optimizer.py   optax's optimizer from a config; steps that are undone where they are not finite
-programs.py    a scan over updates, a vmap over seeds, compiled
-build.py       from a config to a learner
-validation.py  components that do not fit together are rejected before anything is compiled
+update.py     `Learner`, its state, and `update`: the data flow from contexts to the optimizer
+optimizer.py  optax's optimizer from a config, faults, and steps that a fault undoes
+build.py      a learner from a config; components that do not fit are rejected
 """
 
 from rankpg.training.build import build_learner, make_environment
-from rankpg.training.faults import Fault
+from rankpg.training.optimizer import Fault
 from rankpg.training.update import Learner, StepMetrics, TrainState, update
 
 __all__ = [

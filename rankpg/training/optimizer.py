@@ -1,4 +1,4 @@
-"""The optimizer's step, which is undone where it is not finite.
+"""The optimizer, the faults that an update can meet, and the step that a fault undoes.
 
 The old parameters are kept until the new ones are known to be finite. A large model has no second copy: it is
 stepped in place, and parameters that have become infinite are noticed one step later.
@@ -6,6 +6,7 @@ stepped in place, and parameters that have become infinite are noticed one step 
 
 from __future__ import annotations
 
+import enum
 import inspect
 import math
 from typing import Any, NamedTuple, TypeVar
@@ -16,13 +17,17 @@ import optax
 from jax import lax
 
 from rankpg.config.train_config import TrainConfig
+from rankpg.core.estimators import Candidates
 from rankpg.core.numerics import accumulation_dtype
 from rankpg.errors import ConfigError
-from rankpg.types import Array, Bool, Float, Params
+from rankpg.types import Array, Bool, Float, Int, Params
 
 __all__ = [
+    "Fault",
     "Stepped",
     "all_finite",
+    "check_rows",
+    "first_fault",
     "in_float32",
     "make_optimizer",
     "norm",
@@ -34,6 +39,66 @@ Tree = TypeVar("Tree")
 
 _COPIED = 2**22
 """Largest model, in numbers, that a step copies until its result is known to be finite."""
+
+
+_SMALLER_STEPS = "A smaller learning_rate may help"
+
+
+class Fault(enum.IntEnum):
+    """The first thing that went wrong in an update; `TrainState.fault` holds its number.
+
+    >>> Fault.REWARDS.description
+    'a reward that is NaN or infinite'
+    """
+
+    NONE = 0, "none", ""
+    LOGITS = 1, "a logit that is NaN or +inf", _SMALLER_STEPS
+    RANKING = (
+        2,
+        "a ranking that holds an item that is not a candidate, or one item twice",
+        "The re-ranker must show L different items of its candidates",
+    )
+    REWARDS = (
+        3,
+        "a reward that is NaN or infinite",
+        "The environment must return finite rewards",
+    )
+    LOSS = 4, "a loss that is NaN or infinite", _SMALLER_STEPS
+    GRADIENT = 5, "a gradient that is NaN or infinite", _SMALLER_STEPS
+    PARAMETERS = 6, "parameters that are NaN or infinite", _SMALLER_STEPS
+
+    description: str
+    """What was met, as a noun phrase."""
+    remedy: str
+    """What to do about it, as a sentence without a full stop."""
+
+    def __new__(cls, value: int, description: str, remedy: str) -> Fault:
+        """Makes a member from its number, description and remedy."""
+        member = int.__new__(cls, value)
+        member._value_ = value
+        member.description, member.remedy = description, remedy
+        return member
+
+
+def check_rows(
+    candidates: Candidates, ranking: Int[Array, "L"], rewards: Float[Array, "L"]
+) -> Bool[Array, "3"]:
+    """Validity of one context's logits, ranking and rewards, in the order of `Fault`."""
+    among = jnp.any(ranking[:, None] == candidates.items[None, :], axis=1)
+    same = ranking[:, None] == ranking[None, :]
+    repeated = jnp.any(jnp.tril(same, k=-1), axis=1)
+    return jnp.stack(
+        [candidates.sound, jnp.all(among) & ~jnp.any(repeated), jnp.all(jnp.isfinite(rewards))]
+    )
+
+
+def first_fault(
+    rows: Bool[Array, "B 3"], loss: Float[Array, ""], gradient_norm: Float[Array, ""]
+) -> Int[Array, ""]:
+    """The number of the first `Fault` that was met; 0 if none was."""
+    finite = jnp.stack([jnp.isfinite(loss), jnp.isfinite(gradient_norm)])
+    sound = jnp.concatenate([jnp.ones(1, bool), jnp.all(rows, axis=0), finite])
+    return jnp.argmin(sound).astype(jnp.int32)
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:

@@ -9,8 +9,9 @@ came from outside (`Logged`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +22,7 @@ from jax import lax
 from rankpg.advantages import Advantage, entropy_bonus
 from rankpg.core.estimators import Candidates, Estimator
 from rankpg.policy import Policy
-from rankpg.training.faults import Fault, check_rows, first_fault
-from rankpg.training.optimizer import norm, step
+from rankpg.training.optimizer import Fault, check_rows, first_fault, norm, step
 from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Reranker, record
 
 __all__ = [
@@ -35,8 +35,17 @@ __all__ = [
     "StepKeys",
     "StepMetrics",
     "TrainState",
+    "over_seeds",
+    "seed_keys",
+    "train_chunk",
     "update",
 ]
+
+
+Result = TypeVar("Result")
+
+_STREAMS = ("init", "steps", "evaluation", "diagnostics")
+"""The order is part of every run: the index of a stream is folded into its keys."""
 
 
 @record
@@ -358,3 +367,51 @@ def update(learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStat
     reward = jnp.mean(rewards @ learner.position_weights.astype(rewards.dtype))
     metrics = StepMetrics(loss=loss, reward=reward, gradient_norm=length)
     return state, Step(metrics=metrics, gradient=gradient, candidates=candidates, credit=credit)
+
+
+def train_chunk(learner: Learner, length: int) -> Any:
+    """Compiles `chunk(learner, states, roots) -> (states, metrics)`: `length` updates of every seed.
+
+    States and root keys have a leading axis of seeds; the states are donated. Metrics [seeds, length] are
+    those of every update, so that no mean depends on where a chunk ends.
+    """
+    sharding = learner.policy.retrieval.sharding
+
+    def chunk(learner, state, root):
+        def body(state, _):
+            state, metrics = learner.update(state, jax.random.fold_in(root, state.step))
+            return sharding.constrain(state), metrics
+
+        return lax.scan(body, state, length=length)
+
+    def chunks(
+        learner: Learner, states: TrainState, roots: Key[Array, "seeds"]
+    ) -> tuple[TrainState, StepMetrics]:
+        states, metrics = over_seeds(chunk)(learner, states, roots)
+        return sharding.constrain(states), sharding.replicated(metrics)
+
+    return jax.jit(chunks, donate_argnums=1)
+
+
+def over_seeds(function: Callable[[Learner, TrainState, Any], Result]) -> Callable[..., Result]:
+    """Maps `function(learner, state, key)` over seeds: states and keys have a leading axis.
+
+    Under vmap a condition becomes a selection, which holds both of its results; so one seed goes alone.
+    """
+
+    def of_all(learner, states, keys):
+        if len(keys) > 1:
+            return jax.vmap(function, in_axes=(None, 0, 0))(learner, states, keys)
+        only = function(learner, *jax.tree.map(lambda x: x[0], (states, keys)))
+        return jax.tree.map(lambda x: x[None], only)
+
+    return of_all
+
+
+def seed_keys(
+    seeds: tuple[int, ...], stream: Literal["init", "steps", "evaluation", "diagnostics"]
+) -> Key[Array, "seeds"]:
+    """One key for each seed, in a random stream of its own."""
+    values = jnp.asarray(seeds, jnp.uint32)
+    index = _STREAMS.index(stream)
+    return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), index))(values)

@@ -144,7 +144,8 @@ def _write(partial: Path, state: Any, notes: Mapping[str, Any]) -> None:
 @contextlib.contextmanager
 def _plainly(folder: Path) -> Iterator[Path]:
     """A name of the folder that stays a name: Orbax takes brackets for a pattern, TensorStore a backslash for
-    a slash."""
+    a slash.
+    """
     real = folder.resolve()
     if not set(str(real)) & set("[]\\"):
         yield real
@@ -300,7 +301,6 @@ def _not_saved(folder: Path, step: int, state: Any, error: Exception) -> SaveErr
 
 def _other_version(notes: Mapping[str, Any]) -> str:
     """Who wrote it, where that was not this version."""
-
     writer = notes.get("rankpg")
     if writer in (None, __version__):
         return ""

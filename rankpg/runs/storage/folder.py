@@ -208,7 +208,8 @@ class RunFolder:
 
     def _save(self, run: Run, step: int, rows: Sequence[dict[str, Any]]) -> None:
         """Parameters that are not finite (only those of a large model that was stepped in place ever are) do
-        not take the place of the last ones that were."""
+        not take the place of the last ones that were.
+        """
         state = run.state_of_hosts()
         if not is_writer():
             return
