@@ -14,7 +14,7 @@ from rankpg.core.sampling import greedy_candidates
 from rankpg.retrieval.sharding import OneDevice, Sharding
 from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, Quotas
 
-__all__ = ["Encoded", "Retrieval", "best", "greedy_over_rows", "mask", "require_embeddings"]
+__all__ = ["Encoded", "Retrieval", "best", "greedy_over_rows", "require_embeddings"]
 
 Encoded = Embeddings | Float[Array, "B M N"]
 """The output of an encoder, divided by the temperature: embeddings, or logits."""

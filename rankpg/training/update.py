@@ -23,7 +23,7 @@ from rankpg.advantages import Advantage, entropy_bonus
 from rankpg.core.estimators import Candidates, Estimator
 from rankpg.policy import Policy
 from rankpg.training.optimizer import Fault, check_rows, first_fault, norm, step
-from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Reranker, record
+from rankpg.types import Array, Environment, Float, Int, Key, Params, PRNGKey, Reranker, record
 
 __all__ = [
     "Batch",
