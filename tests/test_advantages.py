@@ -45,7 +45,7 @@ def test_position_weights(weights, expected):
     "weights", ["ndcg", "", "1,2", "1,2,3,4", "1,-2,3", "1,nan,3", "1,inf,3", "1;2;3", "0,0,0"]
 )
 def test_invalid_position_weights_are_rejected(weights):
-    with pytest.raises(ValueError, match=r"--position-weights.* expected uniform, dcg, or L = 3"):
+    with pytest.raises(ValueError, match=r"position_weights=.* expected uniform, dcg, or L = 3"):
         advantages.position_weights(weights, 3)
 
 
@@ -200,7 +200,7 @@ def test_group_normalises_at_any_scale(scale):
 def test_batches_that_do_not_fit_are_rejected():
     four, one = jnp.ones((4, 1)), jnp.ones((1, 1))
     with pytest.raises(
-        ValueError, match="rewards has 4 rows; expected a multiple of draws_per_context = 3"
+        ValueError, match="rewards has 4 rows; expected a multiple of draws_per_context=3"
     ):
         advantages.group(3, shift=False).apply((), jnp.zeros(4, jnp.int32), four)
     with pytest.raises(ValueError, match="a batch baseline needs at least 2"):

@@ -247,7 +247,7 @@ def test_invalid_encoder_is_named_before_anything_runs(encoder, message, world):
 
 
 def test_feature_towers_need_features(world):
-    with pytest.raises(ValueError, match=r"--item-tower is features, but .* --item-tower ids"):
+    with pytest.raises(ValueError, match=r"item_tower='features', but .* item_tower='ids'"):
         build_learner(TrainConfig(**SETTINGS, item_tower="features"), world)
 
 

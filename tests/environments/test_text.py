@@ -366,13 +366,13 @@ def test_adapters_that_cannot_be():
         return lambda: build_learner(config, data.environment)
 
     refusal(
-        assembled(small(item_width=4), **ADAPTERS), "width 3", "item features 4", error=ConfigError
+        assembled(small(item_width=4), **ADAPTERS), "width 3", "item_features 4", error=ConfigError
     )
     nothing = {"context_tower": "given", "item_tower": "given"}
-    refusal(assembled(small(), **nothing), "nothing to learn", error=ConfigError)
+    refusal(assembled(small(), **nothing), "no trainable parameters", error=ConfigError)
     bare = from_text(["a"], ["x"], [1], **RIGHT)
     refusal(
-        assembled(bare, item_tower="adapter"), "--item-tower is adapter", "corpus.npy",
+        assembled(bare, item_tower="adapter"), "item_tower='adapter'", "corpus.npy",
         error=ConfigError,
     )  # fmt: skip
     refusal(
@@ -389,7 +389,7 @@ def test_similarity_orders_by_the_given_embeddings():
     for context in range(4):
         shown = stage(jax.random.key(0), world, jnp.int32(context), jnp.asarray(some, jnp.int32))
         assert shown.items.tolist() == some[np.argsort(-scores[context, some])[:2]].tolist()
-    with pytest.raises(ValueError, match="similarity needs features"):
+    with pytest.raises(ValueError, match="reranker='similarity' needs context_features"):
         build_learner(
             TrainConfig(num_candidates=2, reranker="similarity"),
             from_matrix(np.eye(3)).environment,

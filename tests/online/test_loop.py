@@ -80,7 +80,7 @@ def with_rewards(contexts, candidates):
 @pytest.mark.parametrize(
     "reranker",
     [
-        online.HostReranker(as_ranking, answers="ranking"),
+        online.HostReranker(as_ranking, returns="ranking"),
         online.HostReranker(by_table, rows_per_call=3, concurrency=2, timeout=60.0),
     ],
     ids=["ranking", "in parts, two at a time"],
@@ -105,7 +105,7 @@ def test_rows_per_call_and_concurrency_are_respected():
     call = online.HostReranker(watched, rows_per_call=3, concurrency=2).call(
         np.arange(8) % 6, np.tile(np.arange(4), (8, 1)), 2
     )
-    rows = np.concatenate([part.rows for part in call.answers()])
+    rows = np.concatenate([part.rows for part in call.results()])
     assert sorted(rows) == list(range(8))
     assert sorted(sizes) == [2, 3, 3]
     assert most[0] == 2
@@ -123,11 +123,11 @@ def test_a_reranker_may_write_to_its_arguments(reference):
 
 def test_rewards_from_the_reranker_need_no_simulator():
     retriever = new(online.catalogue(6, 12))
-    run = online.train(retriever, online.HostReranker(with_rewards, answers="rewards"))
+    run = online.train(retriever, online.HostReranker(with_rewards, returns="rewards"))
     assert retriever.step == 4
     assert run.metrics[-1]["policy_value"] is None
     assert 0 < run.metrics[-1]["reward"] < 2
-    with pytest.raises(ConfigError, match="a catalogue knows no rewards"):
+    with pytest.raises(ConfigError, match="the environment has no rewards"):
         online.train(new(online.catalogue(6, 12)), online.HostReranker(by_table))
 
 
@@ -240,13 +240,13 @@ def nan_reward(contexts, candidates):
 FAULTS = {
     raises: ("scores", "ConnectionError: the service is down"),
     exits: ("scores", "SystemExit: 1"),
-    hangs: ("scores", r"TimeoutError: no answer within 0\.3 s"),
-    nan: ("scores", "answered NaN as the score of candidate 1 of row 3"),
-    unknown_item: ("ranking", "row 5 shows 99 at position 2, which is none of its candidates"),
+    hangs: ("scores", r"TimeoutError: no result within 0\.3 s"),
+    nan: ("scores", "returned NaN as the score of candidate 1 of row 3"),
+    unknown_item: ("ranking", "row 5 shows 99 at position 2, which is not among its candidates"),
     too_few: ("ranking", "shows too few items, L is 2"),
     wrong_shape: ("scores", r"scores of shape \[8, 2\]; expected \[8, 4\]"),
     ragged: ("ranking", "rows of different lengths"),
-    no_tuple: ("rewards", r"expected \(ranking, rewards\)"),
+    no_tuple: ("rewards", r"expected a tuple \(ranking, rewards\)"),
     nan_reward: ("rewards", "the reward of row 0, position 1, is nan"),
 }
 
@@ -273,16 +273,16 @@ def test_a_failing_reranker_loses_no_update(fault):
     function, fixed = after_two_updates(fault, kind)
     timeout = 0.3 if fault is hangs else None
     retriever = new()
-    reranker = online.HostReranker(function, answers=kind, timeout=timeout, retries=1)
+    reranker = online.HostReranker(function, returns=kind, timeout=timeout, retries=1)
     began = time.perf_counter()
     with pytest.raises(online.RerankError, match=message) as error:
         online.train(retriever, reranker)
     assert time.perf_counter() - began < 60
     assert "failed 2 times on rows 0 to 7 of the batch" in str(error.value)
-    assert "The 2 updates made so far are kept; this batch is forgotten" in str(error.value)
+    assert "The 2 updates made so far are kept; this batch is discarded" in str(error.value)
     assert (retriever.step, retriever.waiting, len(retriever.draws.waiting)) == (2, 0, 0)
     kept = new()
-    online.train(kept, online.HostReranker(GOOD[kind], answers=kind), num_steps=2)
+    online.train(kept, online.HostReranker(GOOD[kind], returns=kind), num_steps=2)
     assert equal(retriever.run, kept.run)
     fixed.set()
     online.train(retriever, reranker)
@@ -349,7 +349,7 @@ def test_leaving_the_loop_discards_open_draws():
     ("changes", "message"),
     [
         ({"function": 3}, "expected f"),
-        ({"answers": "logits"}, "scores, ranking, rewards"),
+        ({"returns": "logits"}, "scores, ranking, rewards"),
         ({"on_failure": "pray"}, "stop, skip"),
         ({"retries": -1}, "at least 0"),
         ({"rows_per_call": 0}, "at least 1"),
@@ -365,5 +365,5 @@ def test_impossible_settings_are_rejected(changes, message):
 
 def test_rows_per_call_must_hold_whole_groups():
     retriever = new(advantage="group", draws_per_context=4)
-    with pytest.raises(ConfigError, match="expected a multiple"):
+    with pytest.raises(ConfigError, match="give a multiple"):
         online.train(retriever, online.HostReranker(by_table, rows_per_call=6))

@@ -23,7 +23,7 @@ from rankpg.online.update import (
     _log_propensity,
     update_from_feedback,
 )
-from rankpg.online.validation import check_live, check_ranking
+from rankpg.online.validation import check_online, check_ranking
 from rankpg.runs.storage.checkpoint import CheckpointError
 from rankpg.runs.storage.folder import RunFolder
 from rankpg.runs.storage.load import load_run
@@ -291,7 +291,7 @@ def test_retriever_takes_and_returns_dataset_ids():
 
 
 def bad_feedback():
-    other = "which is none of its candidates"
+    other = "which is not among its candidates"
     return {
         "an item that is not a candidate": (
             lambda r, w: (np.where(r == r[1, 0], r[0, 0], r), w),
@@ -303,7 +303,7 @@ def bad_feedback():
         "rows missing": (lambda r, w: (r[:2], w), r"ranking has shape \[2, 2\]; expected \[4, 2\]"),
         "positions as floats": (lambda r, w: (r * 1.0, w), "expected item ids"),
         "rewards of another shape": (lambda r, w: (r, w[:, 0]), "one per shown item"),
-        "no numbers": (lambda r, w: (r, [["a", "b"]] * 4), "no numbers"),
+        "text": (lambda r, w: (r, [["a", "b"]] * 4), "must be numbers of one shape"),
         "NaN": (lambda r, w: (r, np.where(w == w[2, 1], np.nan, w)), "row 2, position 2, is nan"),
         "infinity": (lambda r, w: (r, w * np.inf), "expected a finite number"),
     }
@@ -327,15 +327,15 @@ def test_invalid_feedback_changes_nothing(name, waiting):
         retriever.update(drawn.token, *spoil(*first_two(drawn)))
     assert equal(before, parameters(retriever))
     assert retriever.waiting == 1
-    assert not retriever.draws.find(drawn.token).told.any()  # valid feedback may follow
+    assert not retriever.draws.find(drawn.token).settled.any()  # valid feedback may follow
 
 
 def test_invalid_tokens_are_rejected_with_a_reason(waiting):
     retriever, drawn, lone = waiting
     identity, serial, seal = drawn.token.split(".")
     cases = {
-        "nonsense": "expected one that `draw` answered",
-        f"{identity}.-1.{seal}": "expected one that `draw` answered",
+        "nonsense": "expected a token that `act` returned",
+        f"{identity}.-1.{seal}": "expected a token that `act` returned",
         new(batch_size=5).act(0).token: f"and this one is {identity}",
         f"{identity}.99.{seal}": "unknown to this retriever",
         f"{identity}.{serial}.00000000": "unknown to this retriever",
@@ -357,7 +357,7 @@ def test_a_row_is_used_once_and_discarded_rows_are_gone():
     ranking, rewards = first_two(drawn)
     retriever.update(drawn.token, ranking[:1], rewards[:1], rows=[0])
     with pytest.raises(
-        online.TokenError, match=r"row 0 of draw .* was learnt or forgotten already"
+        online.TokenError, match=r"row 0 of draw .* already has feedback or was discarded"
     ):
         retriever.update(drawn.token, ranking, rewards)
     retriever.discard(drawn.token, rows=[1])
@@ -392,15 +392,15 @@ def test_feedback_must_hold_whole_groups():
     assert np.array_equal(drawn.contexts[::2], drawn.contexts[1::2])
     ranking, rewards = first_two(drawn)
     for rows in ([1, 2], [0], [1, 0]):
-        with pytest.raises(ValueError, match="whole groups of draws_per_context = 2"):
+        with pytest.raises(ValueError, match="whole groups of draws_per_context=2"):
             retriever.update(drawn.token, ranking[rows], rewards[rows], rows)
     learnt = retriever.update(drawn.token, ranking[[2, 3]], rewards[[2, 3]], [2, 3])
     assert learnt.waiting == 2
 
 
 REFUSED = {
-    "several seeds": ({"seeds": (0, 1)}, "expected one seed"),
-    "noise that drew": ({"estimator": "ca_pg_threshold"}, "scores with the noise that drew"),
+    "several seeds": ({"seeds": (0, 1)}, "give one seed"),
+    "noise of the draw": ({"estimator": "ca_pg_threshold"}, "needs the Gumbel noise of the draw"),
     "sharded": ({"retrieval": "sharded"}, "uses one device"),
     "items of a set": (
         {"estimator": "v_pg", "importance": "item"},
@@ -419,14 +419,14 @@ def test_runs_that_cannot_learn_online_are_rejected(name):
 @pytest.mark.parametrize(("importance", "clip"), [("both", 10.0), ("set", 0.5), ("set", np.inf)])
 def test_impossible_weights_are_rejected(importance, clip, waiting):
     with pytest.raises(ConfigError, match=r"expected set, item or none|a number of at least 1"):
-        check_live(waiting[0].run, importance, clip)
+        check_online(waiting[0].run, importance, clip)
 
 
 @pytest.mark.slow
 def test_adaptive_learning_rate_is_rejected_online():
     world = from_matrix(np.eye(CONTEXTS, ITEMS))
     config = settings(adaptive_learning_rate=True, reranker="noisy")
-    with pytest.raises(ConfigError, match="choose --no-adaptive-learning-rate"):
+    with pytest.raises(ConfigError, match="give adaptive_learning_rate=False"):
         online.Retriever.new(config, world)
 
 
@@ -458,9 +458,9 @@ def test_a_restart_continues_from_the_last_save(tmp_path):
     assert (back.step, back.waiting) == (0, 2)
     reissued = back.act([4])
     assert reissued.token.split(".")[1] == after.token.split(".")[1]
-    with pytest.raises(online.TokenError, match="drawn after the last save"):
+    with pytest.raises(online.TokenError, match="made after the last save"):
         back.update(after.token, *first_two(after))
-    with pytest.raises(online.TokenError, match=r"row 1 of draw .* learnt"):
+    with pytest.raises(online.TokenError, match=r"row 1 of draw .* already has feedback"):
         back.update(b.token, ranking, rewards)
     for retriever in (through, back):
         retriever.update(a.token, *first_two(a))
@@ -482,7 +482,7 @@ def test_a_restart_continues_from_the_last_save(tmp_path):
 def test_a_folder_of_another_run_or_a_damaged_one_is_rejected(tmp_path):
     folder, world = tmp_path / "run", online.catalogue(CONTEXTS, ITEMS)
     retriever = new()
-    with pytest.raises(ConfigError, match="holds no live retriever"):
+    with pytest.raises(ConfigError, match="does not hold an online retriever"):
         online.Retriever.load(folder, environment=world)
     retriever.save(folder)
     with pytest.raises(
@@ -652,7 +652,7 @@ def test_the_log_keeps_the_type_of_ids(kind, tmp_path):
 def test_ids_that_parquet_cannot_hold_are_rejected_early(tmp_path):
     ids = [*"abcdefg", "\ud800"]
     data = from_matrix(np.ones((CONTEXTS, ITEMS)), item_ids=ids)
-    with pytest.raises(ValueError, match=r"item id '.ud800' is no text that Parquet can hold"):
+    with pytest.raises(ValueError, match=r"item id '.ud800' is not valid Unicode"):
         online.Retriever.new(settings(), data, log=online.Log(tmp_path))
 
 

@@ -278,13 +278,15 @@ def test_raw_uint32_keys_are_rejected(key, monkeypatch):
         monkeypatch.setattr(holder, name, inspect.unwrap(getattr(holder, name)))
     towers, contexts = random_towers(7, 4, 1, 50, 3), jnp.arange(4, dtype=jnp.int32)
     words = jax.random.key_data(jax.random.split(key, 4))
-    with pytest.raises(TypeError, match=r"keys are uint32\[4, 2\]; expected typed ones, such as"):
+    with pytest.raises(TypeError, match=r"keys are uint32\[4, 2\]; expected typed keys, such as"):
         Streamed().sample(words, towers, contexts, Masks(None), (2,), "candidates")
 
 
 def test_statistics_of_the_whole_catalogue_are_rejected(key):
     towers = random_towers(7, 1, 1, 5, 3)
-    with pytest.raises(ValueError, match="lists the whole catalogue; expected retrieval dense"):
+    with pytest.raises(
+        ValueError, match="reads the logits of the whole catalogue; give retrieval='dense'"
+    ):
         Streamed().sample(
             key[None], towers, jnp.arange(1, dtype=jnp.int32), Masks(None), (2,), "catalogue"
         )

@@ -140,7 +140,9 @@ def test_items_may_be_an_array_of_features(run):
     features = run.dataset.item_featurizer.transform(NEW)
     one, other = run.with_items(NEW), run.with_items(features, ["n1", "n2"])
     assert one.dataset.fingerprint() == other.dataset.fingerprint()
-    refusal(lambda: run.with_items(features[:, :2], ["n1", "n2"]), "2 features a row; expected 9")
+    refusal(
+        lambda: run.with_items(features[:, :2], ["n1", "n2"]), "2 features in each row; expected 9"
+    )
     refusal(lambda: run.with_items(features, ["n1"]), "[1, F]")
 
 
@@ -182,17 +184,19 @@ def test_removed_items_are_never_candidates(run):
 def test_k_items_must_remain(run):
     left = run.without_items(SHOP["sku"].to_list()[K:])
     assert sorted(left.candidates("u0")[0].tolist()) == ["s0", "s1", "s2"]
-    refusal(lambda: left.without_items("s0"), "--num-candidates is 3", "2 items", error=ConfigError)
+    refusal(lambda: left.without_items("s0"), "num_candidates=3", "2 items", error=ConfigError)
     refusal(
-        lambda: run.without_items(SHOP["sku"].to_list()), "no item would be left", error=ValueError
+        lambda: run.without_items(SHOP["sku"].to_list()),
+        "leave at least one in the catalogue",
+        error=ValueError,
     )
     refusal(lambda: run.without_items("s99"), "unknown item 's99'", error=UnknownIdError)
 
 
 def test_known_items_and_ids_of_another_type_are_rejected(run):
-    refusal(lambda: run.with_items(SHOP[:2]), "'s0' is there already (2 are)", "without_items")
+    refusal(lambda: run.with_items(SHOP[:2]), "'s0' exists already (2 do)", "without_items")
     numbered = NEW.with_columns(pl.Series("sku", [1, 2]))
-    refusal(lambda: run.with_items(numbered), "ids are int64", "bring both to one type")
+    refusal(lambda: run.with_items(numbered), "ids are int64", "convert them to one type")
     refusal(lambda: run.with_items(NEW.drop("price")), "no column 'price'")
 
 
@@ -228,7 +232,7 @@ def test_new_items_of_a_reward_matrix_have_no_rewards():
     assert np.isfinite(evaluate_run(less)[0]["policy_value"])
     wider = run.with_items(rng.normal(size=(1, 5)), [99])
     assert wider.candidates([0, 3]).shape == (2, 2)
-    refusal(lambda: evaluate_run(wider), "knows no rewards", error=ConfigError)
+    refusal(lambda: evaluate_run(wider), "has no rewards", error=ConfigError)
     refusal(lambda: run.with_items({"item": [1]}), "as an array [n, 5]")
     assert wider.environment.where[:, 8].all()
 
@@ -308,7 +312,7 @@ def test_64_bit_ids_are_kept(ids):
     for more in ([77], np.array([77]), [2**64 - 2]):
         wider = run.with_items(row, more).dataset.item_ids.ids
         assert (wider.dtype, wider.tolist()) == (np.uint64, [*BIG, *more])
-    refusal(lambda: run.with_items(row, [-1]), "no type of 64 bits holds", "make them text")
+    refusal(lambda: run.with_items(row, [-1]), "no 64-bit type holds", "make them text")
 
 
 def test_ids_of_both_signs_have_one_type():
@@ -337,10 +341,10 @@ def test_text_ids_do_not_depend_on_the_array_type():
 @pytest.mark.parametrize(
     ("ids", "parts"),
     [
-        ([77.5], ["ids are float64", "the run int64", "bring both to one type"]),
-        ([77.0], ["ids are float64", "bring both to one type"]),
-        (["77"], ["ids are <U2", "bring both to one type"]),
-        (np.array(["2020-01-01"], "M8[D]"), ["ids are datetime64[D]", "bring both to one type"]),
+        ([77.5], ["ids are float64", "the run int64", "convert them to one type"]),
+        ([77.0], ["ids are float64", "convert them to one type"]),
+        (["77"], ["ids are <U2", "convert them to one type"]),
+        (np.array(["2020-01-01"], "M8[D]"), ["ids are datetime64[D]", "convert them to one type"]),
         ([True], ["item ids are bool, such as True", "whole numbers"]),
         (np.array([True]), ["item ids are bool, such as True"]),
         ([""], ["item ids, row 0", "the id is empty"]),
@@ -364,13 +368,13 @@ def test_invalid_contexts_are_rejected(run):
         for contexts, shape in (([["u3", "zz"]], "[1, 2]"), ([], "[0]")):
             refusal(
                 lambda a=contexts, u=unknown: run.candidates(a, unknown=u),
-                f"contexts is ids{shape}; expected one context id or a list", error=ValueError,
+                f"contexts has shape {shape}; expected one context id or a list", error=ValueError,
             )  # fmt: skip
 
 
 def test_a_run_without_ids_takes_row_numbers():
     run = prepare(TrainConfig(num_contexts=5, num_items=9, num_candidates=2, seeds=(0,)))
-    refusal(lambda: run.without_items([1]), "has no ids", error=ConfigError)
+    refusal(lambda: run.without_items([1]), "row numbers and no ids", error=ConfigError)
     with pytest.warns(UnknownIdWarning, match=r"1 of 2 contexts \(50\.0%\) are unknown, such as 7"):
         assert run.candidates([1, 7], unknown="mean").shape == (2, 2)
 
@@ -432,7 +436,7 @@ def test_unknown_contexts_get_the_candidates_of_the_mean(which, request):
     with pytest.warns(UnknownIdWarning):
         few = run.candidates(["who"], unknown="mean", eligible=["s1", "s2", "s3"])
     assert few[0].tolist() == best(scores, run.policy.quotas, 0, ["s1", "s2", "s3"])
-    refusal(lambda: run.candidates("u0", unknown="guess"), "error or mean", error=ValueError)
+    refusal(lambda: run.candidates("u0", unknown="guess"), "'error' or 'mean'", error=ValueError)
 
 
 # The folder.
