@@ -77,7 +77,7 @@ data = rankpg.environments.from_matrix(
     clicks, context_features=user_features, item_features=item_features
 )
 retriever = online.Retriever.new(config, data)
-training = np.asarray(retriever.run.learner.sampler.contexts)  # the others are held out
+training = np.asarray(retriever.run.pipeline.training_contexts)  # the others are held out
 
 
 def pairs(users, items):

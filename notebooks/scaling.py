@@ -57,7 +57,7 @@ for num_items in (1000, 100_000):
         seeds=(0,),
     )
     run = prepare(config)
-    print(f"N = {num_items:,}: {run.policy.retrieval.name}; {run.memory}")
+    print(f"N = {num_items:,}: {run.pipeline.retrieval.name}; {run.memory}")
 
 # %% [markdown]
 # What does not fit is refused, with what would:
