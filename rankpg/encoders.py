@@ -138,7 +138,7 @@ class GivenTower(nnx.Module):
 
 
 def _perceptron(
-    layers: Sequence[tuple[Float[Array, "M i o"], Float[Array, "M 1 o"]]],
+    layers: Sequence[tuple[Float[Array, "M _ _"], Float[Array, "M 1 _"]]],
     features: Float[Array, "n F"],
 ) -> Float[Array, "M n D"]:
     """Affine maps (kernel, bias) with relu between them, one perceptron for each expert."""

@@ -105,11 +105,6 @@ class Policy:
           ValueError: the score reads the noise of the draw, or the run is sharded.
         """
         encoded = self._encode(params, environment, contexts)
-        if statistics == "arrivals":
-            raise ValueError(
-                "candidates that were drawn before cannot be rescored for statistics='arrivals', which reads "
-                "the Gumbel noise of the draw; choose an estimator without it, such as ca_pg_swr"
-            )
         return self.retrieval.rescore(
             items, encoded, contexts, environment, self.quotas, statistics
         )

@@ -81,6 +81,12 @@ def as_a_user(jax_flags):
 
 
 @pytest.fixture(scope="module")
+def standard_promotion(jax_flags):
+    """JAX's own promotion of dtypes, which optimizers of optax need: `usefixtures("standard_promotion")`."""
+    jax.config.update("jax_numpy_dtype_promotion", "standard")
+
+
+@pytest.fixture(scope="module")
 def as_scripts_run(jax_flags):
     """Switches off the strict flags, which a reader's snippets and scripts do not have."""
     jax.config.update("jax_numpy_dtype_promotion", "standard")

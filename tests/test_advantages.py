@@ -14,14 +14,10 @@ from rankpg.encoders import IdTower, from_nnx
 
 ENABLE_X64 = False
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # for optimizers of optax
+
 CONTEXTS = jnp.array([2, 2, 0, 0, 2, 2], jnp.int32)  # the third pair is of a context seen before
 REWARDS = np.random.default_rng(0).normal(2, 1, (6, 3)).astype(np.float32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def standard_promotion(jax_flags):
-    """optax's Adam, which fits the learned baseline, promotes dtypes by the standard rules."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
 def apply(transform, values=REWARDS, contexts=CONTEXTS):
@@ -48,8 +44,8 @@ def test_position_weights(weights, expected):
 @pytest.mark.parametrize(
     "weights", ["ndcg", "", "1,2", "1,2,3,4", "1,-2,3", "1,nan,3", "1,inf,3", "1;2;3", "0,0,0"]
 )
-def test_bad_position_weights_name_their_flag(weights):
-    with pytest.raises(ValueError, match=r"--position-weights.* expected uniform, dcg, or L = 3"):
+def test_invalid_position_weights_are_rejected(weights):
+    with pytest.raises(ValueError, match=r"position_weights=.* expected uniform, dcg, or L = 3"):
         advantages.position_weights(weights, 3)
 
 
@@ -59,22 +55,22 @@ LOGITS, QUOTAS = np.array([[0.4, -1.1, 0.9, 0.0, 1.7]]), (2,)
 
 
 def slopes(function):
-    """By central differences."""
-    answer = np.zeros_like(LOGITS)
+    """Gradient by central differences."""
+    found = np.zeros_like(LOGITS)
     for place in np.ndindex(*LOGITS.shape):
         step = np.zeros_like(LOGITS)
         step[place] = 1e-5
-        answer[place] = (function(LOGITS + step) - function(LOGITS - step)) / 2e-5
-    return answer
+        found[place] = (function(LOGITS + step) - function(LOGITS - step)) / 2e-5
+    return found
 
 
 def bonus(scores, slots, weight=0.3):
-    """What it adds to rewards of 0."""
+    """The entropy bonus of rewards of 0."""
     scores = jnp.asarray(scores, jnp.float32)[:, None]
     return np.asarray(advantages.entropy_bonus(jnp.zeros_like(scores), scores, weight, slots))[:, 0]
 
 
-def test_with_the_score_of_the_set_the_bonus_follows_its_entropy():
+def test_bonus_of_the_set_score_follows_the_entropy_of_the_set():
     chosen, probability = oracle.probabilities(LOGITS, QUOTAS)
     credit = probability * bonus(np.log(probability), slots=2)
     gradient = np.einsum("p,pmn->mn", credit, oracle.log_prob_gradients(LOGITS, QUOTAS, chosen))
@@ -87,7 +83,7 @@ def test_with_the_score_of_the_set_the_bonus_follows_its_entropy():
     assert np.abs(gradient).max() > 1e-3
 
 
-def test_with_inclusion_and_a_uniform_reranker_it_follows_the_entropy_of_inclusion():
+def test_bonus_of_inclusion_follows_the_entropy_of_inclusion():
     p = oracle.inclusion(LOGITS, QUOTAS)
     # Item a is shown with probability P(a) / K, and its score has the gradient grad P(a) / P(a).
     credit = bonus(np.log(p), slots=1) / 2
@@ -101,7 +97,7 @@ def test_with_inclusion_and_a_uniform_reranker_it_follows_the_entropy_of_inclusi
     assert np.abs(gradient).max() > 1e-3
 
 
-def test_scores_in_the_bonus_carry_no_gradient():
+def test_bonus_carries_no_gradient():
     ones = jnp.ones((2, 1))
     gradient = jax.grad(lambda s: jnp.sum(advantages.entropy_bonus(ones, s, 0.5, 1)))(-ones)
     assert not np.any(gradient)
@@ -110,13 +106,13 @@ def test_scores_in_the_bonus_carry_no_gradient():
 # A
 
 
-def test_identity():
+def test_identity_returns_the_rewards():
     assert np.array_equal(apply(advantages.identity()), REWARDS)
 
 
 @pytest.mark.parametrize("shift", [False, True])
 @pytest.mark.parametrize("draws", [2, 3, 6])
-def test_group(draws, shift):
+def test_group_normalises_each_group(draws, shift):
     expected = np.empty_like(REWARDS)
     for start in range(0, 6, draws):
         for position in range(3):
@@ -129,23 +125,23 @@ def test_group(draws, shift):
 
 
 @pytest.mark.parametrize("shift", [False, True])
-def test_a_group_of_equal_rewards_says_nothing(shift):
+def test_equal_rewards_of_a_group_have_advantage_zero(shift):
     values = REWARDS.copy()
     values[2:4, 1] = 5.0
-    answer = apply(advantages.group(2, shift=shift), values)
-    assert np.all(answer[2:4, 1] == 0)
-    assert np.all(np.isfinite(answer))
-    assert np.all(np.any(answer[:2] != 0, axis=0))
+    found = apply(advantages.group(2, shift=shift), values)
+    assert np.all(found[2:4, 1] == 0)
+    assert np.all(np.isfinite(found))
+    assert np.all(np.any(found[:2] != 0, axis=0))
 
 
 @pytest.mark.parametrize(("draws", "value"), [(3, 1.1), (8, 0.3)])
-def test_rounding_is_no_difference(draws, value):
+def test_rounding_of_equal_rewards_is_not_a_difference(draws, value):
     values = np.full((draws, 1), value, np.float32)
     contexts = jnp.zeros(draws, jnp.int32)
     assert np.all(apply(advantages.group(draws, shift=False), values, contexts) == 0)
 
 
-def test_batch_leaves_one_out():
+def test_batch_baseline_leaves_one_out():
     expected = np.empty_like(REWARDS)
     for row in range(6):
         others = np.delete(REWARDS, row, axis=0).astype(np.float64)
@@ -153,25 +149,25 @@ def test_batch_leaves_one_out():
     np.testing.assert_allclose(apply(advantages.batch_baseline()), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_context_is_a_running_mean_of_earlier_batches():
+def test_context_baseline_is_the_mean_of_earlier_batches():
     transform = advantages.context_baseline(4, 3)
     state, random = transform.init(jax.random.key(0)), np.random.default_rng(1)
     seen: dict[int, list[np.ndarray]] = {c: [] for c in range(4)}
     for _ in range(4):
         contexts = random.integers(0, 4, 6).astype(np.int32)
         values = random.normal(1, 1, (6, 3)).astype(np.float32)
-        answer, state = transform.apply(state, jnp.asarray(contexts), jnp.asarray(values))
+        found, state = transform.apply(state, jnp.asarray(contexts), jnp.asarray(values))
         expected = [
             value - (np.mean(seen[c], axis=0) if seen[c] else 0)
             for c, value in zip(contexts, values, strict=True)
         ]
-        np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
         for c, value in zip(contexts, values, strict=True):
             seen[c].append(value)
     assert max(len(of) for of in seen.values()) > 4  # some context came twice in a batch
 
 
-def test_the_learned_baseline_starts_at_nothing_and_converges_to_the_contexts_means():
+def test_learned_baseline_converges_from_zero_to_the_means():
     means = np.array([[0.0, 5.0], [3.0, -1.0], [1.0, 1.0]], np.float32)
     network = from_nnx(lambda rngs: IdTower(3, 2, 1, 0.0, rngs=rngs))
     transform = advantages.learned_baseline(network, learning_rate=0.05)
@@ -180,31 +176,31 @@ def test_the_learned_baseline_starts_at_nothing_and_converges_to_the_contexts_me
         draw, noise = jax.random.split(key)
         contexts = jax.random.randint(draw, (32,), 0, 3)
         values = jnp.asarray(means)[contexts] + 0.1 * jax.random.normal(noise, (32, 2))
-        answer, state = transform.apply(state, contexts, values)
-        return state, (answer, values)
+        found, state = transform.apply(state, contexts, values)
+        return state, (found, values)
 
     start = transform.init(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), 600)
-    end, (answers, values) = jax.jit(lambda s: lax.scan(step, s, keys))(start)
-    assert np.array_equal(answers[0], values[0])  # a baseline of 0: it has seen nothing yet
+    end, (found, values) = jax.jit(lambda s: lax.scan(step, s, keys))(start)
+    assert np.array_equal(found[0], values[0])  # a baseline of 0: it has seen nothing yet
     learnt = network.apply(end[0], jnp.arange(3, dtype=jnp.int32))[0]
     np.testing.assert_allclose(learnt, means, atol=0.1)
-    assert float(jnp.mean(jnp.abs(answers[-1]))) < 0.2
+    assert float(jnp.mean(jnp.abs(found[-1]))) < 0.2
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1.0, 1e20])
-def test_a_group_is_normalised_at_any_scale(scale):
+def test_group_normalises_at_any_scale(scale):
     """Float32 holds the rewards, but not their squares."""
     transform = advantages.group(2, shift=True)
     two = jnp.asarray([[1.0], [2.0]]) * scale
-    answer, _ = transform.apply((), jnp.zeros(2, jnp.int32), two)
-    np.testing.assert_allclose(answer, [[0.0], [2.0]], rtol=1e-5)
+    found, _ = transform.apply((), jnp.zeros(2, jnp.int32), two)
+    np.testing.assert_allclose(found, [[0.0], [2.0]], rtol=1e-5)
 
 
-def test_batches_that_do_not_fit_are_refused():
+def test_batches_that_do_not_fit_are_rejected():
     four, one = jnp.ones((4, 1)), jnp.ones((1, 1))
     with pytest.raises(
-        ValueError, match="rewards has 4 rows; expected a multiple of draws_per_context = 3"
+        ValueError, match="rewards has 4 rows; expected a multiple of draws_per_context=3"
     ):
         advantages.group(3, shift=False).apply((), jnp.zeros(4, jnp.int32), four)
     with pytest.raises(ValueError, match="a batch baseline needs at least 2"):

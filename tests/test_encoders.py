@@ -12,20 +12,16 @@ from rankpg import TrainConfig
 from rankpg.encoders import Encoder, IdTower, by_rows, from_linen, from_nnx, to_logits, two_tower
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.environments.synthetic import generate
-from rankpg.training.build import assemble
-from rankpg.training.update import init_state, update
+from rankpg.training.build import build_learner
+from rankpg.training.update import Learner
 from rankpg.types import Embeddings
 
 ENABLE_X64 = False
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # for optimizers of optax
+
 CONTEXTS, ITEMS, DIM, EXPERTS = 5, 7, 3, 2
 BATCH = jnp.array([4, 0, 4], jnp.int32)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def standard_promotion(jax_flags):
-    """flax.linen promotes dtypes by the standard rules."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
 def named(params) -> dict[str, np.ndarray]:
@@ -61,7 +57,7 @@ def logits_by_hand(contexts, items):
     return np.einsum("mbd,mnd->bmn", contexts[:, np.asarray(BATCH)], items)
 
 
-def test_tables_of_ids():
+def test_logits_of_tables_are_inner_products():
     encoder = two_tower(CONTEXTS, ITEMS, DIM, EXPERTS)
     params = encoder.init(jax.random.key(0))
     tables = named(params)
@@ -69,14 +65,14 @@ def test_tables_of_ids():
         "contexts.table": (EXPERTS, CONTEXTS, DIM),
         "items.table": (EXPERTS, ITEMS, DIM),
     }
-    answer = to_logits(encoder.apply(params, BATCH))
-    assert answer.shape == (3, EXPERTS, ITEMS)
+    found = to_logits(encoder.apply(params, BATCH))
+    assert found.shape == (3, EXPERTS, ITEMS)
     expected = logits_by_hand(tables["contexts.table"], tables["items.table"])
-    np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("hidden", [(), (6,), (6, 4)])
-def test_perceptrons_over_features(hidden):
+def test_logits_of_perceptrons_equal_numpy(hidden):
     x, e = features(CONTEXTS, 4, 0), features(ITEMS, 4, 1)
     encoder = two_tower(
         CONTEXTS, ITEMS, DIM, EXPERTS, context_features=x, item_features=e, hidden=hidden
@@ -93,7 +89,7 @@ def test_perceptrons_over_features(hidden):
     )
 
 
-def test_the_two_sides_may_have_features_of_different_widths():
+def test_two_sides_may_have_features_of_different_widths():
     encoder = two_tower(
         CONTEXTS, ITEMS, DIM, context_features=features(CONTEXTS, 4, 0),
         item_features=features(ITEMS, 6, 1),
@@ -101,7 +97,7 @@ def test_the_two_sides_may_have_features_of_different_widths():
     assert encoder.apply(encoder.init(jax.random.key(0)), BATCH).items.shape == (1, ITEMS, DIM)
 
 
-def test_features_are_read_and_never_trained():
+def test_features_are_not_parameters():
     e = features(ITEMS, 4, 1)
     encoder, changed = (
         two_tower(CONTEXTS, ITEMS, DIM, item_features=f) for f in (e, e.at[2].add(1.0))
@@ -117,7 +113,7 @@ def test_features_are_read_and_never_trained():
     assert jnp.array_equal(jnp.delete(before, 2, axis=1), jnp.delete(after, 2, axis=1))
 
 
-def test_start_scale_of_tables():
+def test_init_scale_of_tables():
     encoder = two_tower(400, 500, 10, 2, init_scale=0.3)
     params = encoder.init(jax.random.key(1))
     for name, table in named(params).items():
@@ -129,7 +125,7 @@ def test_start_scale_of_tables():
 
 
 @pytest.mark.parametrize("hidden", [(), (64,), (64, 64)])
-def test_start_scale_of_perceptrons(hidden):
+def test_init_scale_of_perceptrons(hidden):
     e = features(300, 10, 2)
     encoder = two_tower(3, 300, 40, item_features=e, init_scale=0.3, hidden=hidden)
     params = encoder.init(jax.random.key(2))
@@ -137,7 +133,7 @@ def test_start_scale_of_perceptrons(hidden):
     assert float(jnp.std(embeddings)) == pytest.approx(0.3, rel=0.25)
 
 
-def test_starts_are_independent():
+def test_initialisations_are_independent():
     """Seeds, sides and experts each start from a draw of their own."""
     encoder = two_tower(6, 6, 3, 2)
     one, again, other = (encoder.init(jax.random.key(s)) for s in (0, 0, 1))
@@ -150,7 +146,7 @@ def test_starts_are_independent():
 
 
 @pytest.mark.parametrize("name", ["context_features", "item_features"])
-def test_features_of_other_rows_are_refused(name):
+def test_features_with_another_number_of_rows_are_rejected(name):
     expected = {"context_features": CONTEXTS, "item_features": ITEMS}[name]
     with pytest.raises(ValueError, match=rf"{name} has shape \(6, 4\); expected \[{expected}, F\]"):
         two_tower(CONTEXTS, ITEMS, DIM, **{name: features(6, 4, 0)})
@@ -205,19 +201,19 @@ def world():
 
 
 @pytest.mark.parametrize("make", [lambda: from_linen(Towers()), plain_logits, plain_embeddings])
-def test_encoders_of_your_own_answer_in_a_pipeline(make, world):
+def test_custom_encoder_gives_the_logits_of_the_policy(make, world):
     encoder = make()
-    pipeline = assemble(TrainConfig(**SETTINGS), world, encoder=encoder)
+    policy = build_learner(TrainConfig(**SETTINGS), world, encoder=encoder).policy
     params = encoder.init(jax.random.key(0))
     expected = to_logits(encoder.apply(params, BATCH))
     assert expected.shape == (3, 1, ITEMS)
-    assert jnp.array_equal(pipeline.logits(params, world, BATCH), expected)
+    assert jnp.array_equal(policy.logits(params, world, BATCH), expected)
 
 
-def test_an_encoder_of_your_own_is_trained(world):
-    pipeline = assemble(TrainConfig(**SETTINGS), world, encoder=from_linen(Towers()))
-    state = init_state(pipeline, jax.random.key(0))
-    after, _ = jax.jit(lambda s, k: update(pipeline, world, s, k))(state, jax.random.key(1))
+def test_custom_encoder_is_trained(world):
+    learner = build_learner(TrainConfig(**SETTINGS), world, encoder=from_linen(Towers()))
+    state = learner.init(jax.random.key(0))
+    after, _ = jax.jit(learner.update)(state, jax.random.key(1))
     assert int(after.fault) == 0
     for before, now in zip(
         jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True
@@ -245,17 +241,17 @@ def wrong(apply) -> Encoder:
         ),
     ],
 )
-def test_a_wrong_encoder_is_named_before_anything_runs(encoder, message, world):
+def test_invalid_encoder_is_named_before_anything_runs(encoder, message, world):
     with pytest.raises(ValueError, match=message):
-        assemble(TrainConfig(**SETTINGS), world, encoder=encoder)
+        build_learner(TrainConfig(**SETTINGS), world, encoder=encoder)
 
 
 def test_feature_towers_need_features(world):
-    with pytest.raises(ValueError, match=r"--item-tower is features, but .* --item-tower ids"):
-        assemble(TrainConfig(**SETTINGS, item_tower="features"), world)
+    with pytest.raises(ValueError, match=r"item_tower='features', but .* item_tower='ids'"):
+        build_learner(TrainConfig(**SETTINGS, item_tower="features"), world)
 
 
-def test_a_module_of_your_own():
+def test_from_nnx_wraps_a_module():
     encoder = from_nnx(lambda rngs: IdTower(CONTEXTS, DIM, 1, 0.0, rngs=rngs))
     params = encoder.init(jax.random.key(0))
     assert encoder.apply(params, BATCH).shape == (1, 3, DIM)
@@ -263,31 +259,31 @@ def test_a_module_of_your_own():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["optimal", "learned"])
-def test_features_are_arguments_of_the_program_and_no_constants(stage):
-    """Read from the program of a step: as text it would hold 4000 rows otherwise."""
+@pytest.mark.parametrize("reranker", ["optimal", "learned"])
+def test_features_are_arguments_of_the_program(reranker):
+    """The program of a step, as text, would hold 4000 rows if features were constants."""
     world = generate(jax.random.key(0), num_contexts=3000, num_items=4000, num_features=5)
     towers = {"context_tower": "features", "item_tower": "features"}
-    config = TrainConfig(**SETTINGS, **towers, reranker=stage, num_experts=2)
-    pipeline = assemble(config, world)
-    state = jax.eval_shape(lambda: init_state(pipeline, jax.random.key(0)))
-    program = jax.jit(lambda w, s: update(pipeline, w, s, jax.random.key(1))).lower(world, state)
+    config = TrainConfig(**SETTINGS, **towers, reranker=reranker, num_experts=2)
+    learner, key = build_learner(config, world), jax.random.key(0)
+    state = jax.eval_shape(learner.init, key)
+    program = jax.jit(Learner.update).lower(learner, state, key)
     assert "tensor<4000x5xf32>" in program.as_text()
     assert len(program.as_text()) < 1_000_000
 
 
 @pytest.mark.parametrize("count", [7, 8, 12, 15])
-def test_rows_in_blocks_are_rows_all_at_once(count, key):
-    """Answers and gradients, with and without a shorter last block."""
+def test_by_rows_in_blocks_equals_all_rows_at_once(count, key):
+    """Outputs and gradients, with and without a shorter last block."""
     features = jax.random.normal(key, (count, 3))
     kernel = jax.random.normal(jax.random.fold_in(key, 1), (2, 3, 4))
 
     def loss(kernel, rows):
-        answers = by_rows(
+        out = by_rows(
             lambda x: jnp.tanh(jnp.matmul(jnp.broadcast_to(x[None], (2, *x.shape)), kernel)),
             features, rows,
         )  # fmt: skip
-        return jnp.sum(jnp.cos(answers)), answers
+        return jnp.sum(jnp.cos(out)), out
 
     (together, whole), (blocks, parts) = (
         jax.jit(jax.grad(loss, has_aux=True), static_argnums=1)(kernel, rows) for rows in (100, 4)
@@ -297,7 +293,7 @@ def test_rows_in_blocks_are_rows_all_at_once(count, key):
 
 
 def test_a_tower_over_many_rows_keeps_no_hidden_layer():
-    """Read from the program: its gradient holds features and answers, and no [rows, hidden]."""
+    """The compiled gradient holds features and embeddings, and no array [rows, hidden]."""
     rows, hidden = 120_000, 96
     encoder = two_tower(
         5, rows, 4, item_features=jnp.ones((rows, 3)), hidden=(hidden,), init_scale=0.1

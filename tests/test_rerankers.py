@@ -1,4 +1,4 @@
-"""Re-rankers: what they show, with what probability, and what they say of the user's own."""
+"""Re-rankers: rankings, propensities, and checks of custom functions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from scipy import stats
 from rankpg import TrainConfig, rerankers
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.environments.synthetic import generate
-from rankpg.rerankers import RERANKERS
-from rankpg.training.build import assemble
+from rankpg.rerankers import RERANKERS, fit_scorer
+from rankpg.training.build import build_learner
 from rankpg.types import Environment, Reranker
 
 ENABLE_X64 = False
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # for optimizers of optax
 
 DRAWS = 20_000
 CONTEXT = jnp.int32(1)
@@ -44,12 +46,6 @@ class World(Environment):
         return self.scores[context, items]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def standard_promotion(jax_flags):
-    """optax's Adam, which fits the learned re-ranker, promotes dtypes by the standard rules."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
-
-
 @pytest.fixture(scope="module")
 def world():
     scores = np.random.default_rng(8).normal(size=(2, 10)).astype(np.float32)
@@ -62,19 +58,19 @@ def relevance(world) -> dict[int, float]:
 
 def plackett_luce(scores: dict[int, float], length: int) -> dict[tuple[int, ...], float]:
     """The probability of every ordered tuple."""
-    answer = {}
+    chances = {}
     for ranking in itertools.permutations(scores, length):
         p, left = 1.0, dict(scores)
         for item in ranking:
             p *= np.exp(left[item]) / sum(np.exp(list(left.values())))
             del left[item]
-        answer[ranking] = p
-    return answer
+        chances[ranking] = p
+    return chances
 
 
-def draw(stage, world, method="__call__"):
+def draw(reranker, world, method="__call__"):
     def one(key):
-        return getattr(stage, method)(key, world, CONTEXT, CANDIDATES)
+        return getattr(reranker, method)(key, world, CONTEXT, CANDIDATES)
 
     rankings = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(11), DRAWS))
     return [tuple(r) for r in np.asarray(rankings.items).tolist()], np.asarray(
@@ -90,9 +86,9 @@ def p_value(rankings, expected: dict[tuple[int, ...], float]) -> float:
 
 @pytest.mark.parametrize("length", [1, 3, 4])
 @pytest.mark.parametrize(("name", "sign"), [("optimal", -1), ("anti", 1)])
-def test_sorting_stages(name, sign, length, world):
-    stage, score = RERANKERS[name](length), relevance(world)
-    for method in (stage, stage.greedy):
+def test_optimal_and_anti_sort_by_relevance(name, sign, length, world):
+    reranker, score = getattr(rerankers, name)(length), relevance(world)
+    for method in (reranker, reranker.greedy):
         ranking = method(jax.random.key(0), world, CONTEXT, CANDIDATES)
         assert ranking.items.tolist() == sorted(score, key=lambda a: sign * score[a])[:length]
         assert ranking.items.dtype == jnp.int32
@@ -101,10 +97,10 @@ def test_sorting_stages(name, sign, length, world):
 
 @pytest.mark.parametrize("inverse_temperature", [0.0, 1.5])
 def test_noisy_is_plackett_luce(inverse_temperature, world):
-    stage = rerankers.noisy(2, inverse_temperature)
+    reranker = rerankers.noisy(2, inverse_temperature)
     score = {a: inverse_temperature * s for a, s in relevance(world).items()}
     expected = plackett_luce(score, 2)
-    rankings, log_propensity = draw(stage, world)
+    rankings, log_propensity = draw(reranker, world)
     assert p_value(rankings, expected) > 1e-3
     truth = [np.log(expected[ranking]) for ranking in rankings]
     np.testing.assert_allclose(log_propensity, truth, rtol=1e-4, atol=1e-5)
@@ -112,18 +108,18 @@ def test_noisy_is_plackett_luce(inverse_temperature, world):
     wrong = plackett_luce({a: s + 0.15 * (a == 9) for a, s in score.items()}, 2)
     assert p_value(rankings, wrong) < 1e-3  # the test above can fail
 
-    greedy = stage.greedy(jax.random.key(1), world, CONTEXT, CANDIDATES)
+    greedy = reranker.greedy(jax.random.key(1), world, CONTEXT, CANDIDATES)
     best = tuple(greedy.items.tolist())
     assert expected[best] == pytest.approx(max(expected.values()))
     assert float(greedy.log_propensity) == pytest.approx(np.log(expected[best]), rel=1e-4)
 
 
-def test_a_relevance_far_from_zero_loses_no_digits(world):
+def test_propensity_does_not_depend_on_a_shift_of_relevance(world):
     """Float32 at 1e4 has steps of 1e-3; the differences are what counts."""
     quarters = jnp.round(4 * world.scores) / 4  # exact beside 8192 as well
-    stage = rerankers.noisy(2)
+    reranker = rerankers.noisy(2)
     near, far = (
-        stage.greedy(jax.random.key(0), World(scores), CONTEXT, CANDIDATES).log_propensity
+        reranker.greedy(jax.random.key(0), World(scores), CONTEXT, CANDIDATES).log_propensity
         for scores in (quarters, quarters + 8192)
     )
     assert float(far) == pytest.approx(float(near), rel=1e-6)
@@ -137,11 +133,18 @@ def test_uniform_draws_at_evaluation_too(method, world):
     np.testing.assert_allclose(log_propensity, -np.log(12), rtol=1e-5)
 
 
-def test_the_table_names_what_the_flag_offers():
+def test_table_builds_rerankers_of_the_length_of_the_config(world):
     assert set(RERANKERS) == {"optimal", "noisy", "uniform", "anti", "learned", "similarity"}
+    config = TrainConfig(
+        ranking_length=3, num_candidates=5, reranker="noisy", inverse_temperature=2.5
+    )
     for name in ("optimal", "noisy", "uniform", "anti"):
-        assert isinstance(RERANKERS[name](3), Reranker)
-        assert RERANKERS[name](3).ranking_length == 3
+        reranker = RERANKERS[name](config, world)
+        assert isinstance(reranker, Reranker)
+        assert reranker.ranking_length == 3
+    given, direct = RERANKERS["noisy"](config, world), rerankers.noisy(3, 2.5)
+    rankings = (r(jax.random.key(3), world, CONTEXT, CANDIDATES) for r in (given, direct))
+    jax.tree.map(np.testing.assert_array_equal, *rankings)
 
 
 # A re-ranker that is learned.
@@ -166,11 +169,11 @@ def test_a_learned_scorer_without_features_ranks_better_than_chance():
 
 def shown(environment, scorer):
     """Mean reward of what the scorer shows of the whole catalogue, of the best item, of all items."""
-    stage = rerankers.learned(1, scorer)
+    reranker = rerankers.learned(1, scorer)
     everything = jnp.arange(environment.num_items, dtype=jnp.int32)
 
     def one(context):
-        items = stage(jax.random.key(0), environment, context, everything).items
+        items = reranker(jax.random.key(0), environment, context, everything).items
         means = environment.mean_rewards(context, everything)
         return means[items[0]], means.max(), means.mean()
 
@@ -208,24 +211,24 @@ def broken(key, context, candidates):
 SETTINGS = {"num_candidates": 4, "ranking_length": 2, "batch_size": 4}
 
 
-def test_your_own(world):
-    stage = rerankers.custom(2, mine)
-    assert isinstance(stage, Reranker)
-    for method in (stage, stage.greedy):
+def test_custom_reranker_has_unknown_propensity(world):
+    reranker = rerankers.custom(2, mine)
+    assert isinstance(reranker, Reranker)
+    for method in (reranker, reranker.greedy):
         ranking = method(jax.random.key(0), world, CONTEXT, CANDIDATES)
         assert ranking.items.tolist() == [2, 4]
         assert bool(jnp.isnan(ranking.log_propensity))
-    assert assemble(TrainConfig(**SETTINGS), world, reranker=stage).reranker is stage
+    assert build_learner(TrainConfig(**SETTINGS), world, reranker=reranker).reranker is reranker
 
 
-def test_your_own_is_given_key_context_and_candidates(world):
+def test_custom_reranker_receives_key_context_and_candidates(world):
     def function(key, context, candidates):
         place = jax.random.randint(key, (), 0, 4)
         return jnp.stack([candidates[place], candidates[context]])
 
-    stage, key = rerankers.custom(2, function), jax.random.key(4)
+    reranker, key = rerankers.custom(2, function), jax.random.key(4)
     place = int(jax.random.randint(key, (), 0, 4))
-    ranking = stage(key, world, CONTEXT, CANDIDATES)
+    ranking = reranker(key, world, CONTEXT, CANDIDATES)
     assert ranking.items.tolist() == [int(CANDIDATES[place]), int(CANDIDATES[1])]
 
 
@@ -238,33 +241,33 @@ def test_your_own_is_given_key_context_and_candidates(world):
         (mask, r"bool\[2\]"),
     ],
 )
-def test_a_wrong_answer_names_your_function_and_what_it_gave(function, said, world):
-    stage = rerankers.custom(2, function)
+def test_invalid_output_names_the_function_and_the_output(function, said, world):
+    reranker = rerankers.custom(2, function)
     message = rf"'{function.__name__}' returned {said}; expected L = 2 integer item ids"
     with pytest.raises(ValueError, match=message):
-        stage(jax.random.key(0), world, CONTEXT, CANDIDATES)
+        reranker(jax.random.key(0), world, CONTEXT, CANDIDATES)
     with pytest.raises(ValueError, match=rf"the re-ranker raised .*{message}"):
-        assemble(TrainConfig(**SETTINGS), world, reranker=stage)
+        build_learner(TrainConfig(**SETTINGS), world, reranker=reranker)
 
 
-def test_what_your_function_raises_is_passed_on(world):
-    stage = rerankers.custom(2, broken)
+def test_exceptions_of_a_custom_reranker_are_passed_on(world):
+    reranker = rerankers.custom(2, broken)
     message = "the re-ranker raised RuntimeError: the model is not loaded"
     with pytest.raises(ValueError, match=message) as caught:
-        assemble(TrainConfig(**SETTINGS), world, reranker=stage)
+        build_learner(TrainConfig(**SETTINGS), world, reranker=reranker)
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
-def test_a_reranker_of_another_length_is_refused(world):
-    stage = rerankers.custom(3, lambda key, context, candidates: candidates[:3])
-    with pytest.raises(ValueError, match="--ranking-length is 2, but the re-ranker shows 3 items"):
-        assemble(TrainConfig(**SETTINGS), world, reranker=stage)
+def test_a_reranker_of_another_length_is_rejected(world):
+    reranker = rerankers.custom(3, lambda key, context, candidates: candidates[:3])
+    with pytest.raises(ValueError, match="ranking_length=2, but the re-ranker shows 3 items"):
+        build_learner(TrainConfig(**SETTINGS), world, reranker=reranker)
 
 
-def test_eq_9_needs_a_propensity(world):
+def test_adaptive_learning_rate_needs_a_propensity(world):
     config = TrainConfig(**SETTINGS, adaptive_learning_rate=True)
     with pytest.raises(
-        ValueError, match=r"--adaptive-learning-rate needs .*--no-adaptive-learning"
+        ValueError, match=r"adaptive_learning_rate=True needs .* give adaptive_learning_rate=False"
     ):
-        assemble(config, world, reranker=rerankers.custom(2, mine))
-    assemble(config, world, reranker=rerankers.uniform(2))
+        build_learner(config, world, reranker=rerankers.custom(2, mine))
+    build_learner(config, world, reranker=rerankers.uniform(2))

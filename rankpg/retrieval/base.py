@@ -14,7 +14,14 @@ from rankpg.core.sampling import greedy_candidates
 from rankpg.retrieval.sharding import OneDevice, Sharding
 from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, Quotas
 
-__all__ = ["Encoded", "Retrieval", "best", "greedy_over_rows", "require_embeddings"]
+__all__ = [
+    "Encoded",
+    "Retrieval",
+    "best",
+    "check_rescorable",
+    "greedy_over_rows",
+    "require_embeddings",
+]
 
 Encoded = Embeddings | Float[Array, "B M N"]
 """The output of an encoder, divided by the temperature: embeddings, or logits."""
@@ -121,7 +128,20 @@ class Retrieval(ABC):
         return greedy_over_rows(one, contexts, eligible)
 
 
-def require_embeddings(encoded: Encoded, name: str) -> Embeddings:
+def check_rescorable(statistics: Statistics) -> None:
+    """Rejects statistics that need the Gumbel noise of a draw, which is not kept.
+
+    Raises:
+      ValueError: `statistics` is "arrivals".
+    """
+    if statistics == "arrivals":
+        raise ValueError(
+            "candidates that were drawn before cannot be rescored for statistics='arrivals', which reads "
+            "the Gumbel noise of the draw; choose an estimator without it, such as ca_pg_swr"
+        )
+
+
+def require_embeddings(encoded: Encoded | jax.ShapeDtypeStruct, name: str) -> Embeddings:
     """Rejects an encoder that returns logits where a retrieval works on embeddings.
 
     Raises:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from rankpg.core.estimators import Candidates, Statistics, draw_candidates, rescore_candidates
 from rankpg.encoders import to_logits
-from rankpg.retrieval.base import FLOAT_BYTES, Encoded, Retrieval
+from rankpg.retrieval.base import FLOAT_BYTES, Encoded, Retrieval, check_rescorable
 from rankpg.types import Array, Environment, Int, Key, Quotas
 
 __all__ = ["Dense"]
@@ -51,6 +51,7 @@ class Dense(Retrieval):
         statistics: Statistics,
     ) -> Candidates:
         """Rescores given candidates; see `Retrieval.rescore`."""
+        check_rescorable(statistics)
 
         def one(items, context, logits):
             logits = environment.mask_ineligible(context, logits)

@@ -28,7 +28,13 @@ from rankpg.core.estimators import Candidates, Statistics
 from rankpg.core.numerics import accumulation_dtype, log_add, log_sum_exp
 from rankpg.core.plackett_luce import SparseLogits, repeats
 from rankpg.core.sampling import drop_taken, finish, gumbel_at, order_depth, take_quotas
-from rankpg.retrieval.base import FLOAT_BYTES, Encoded, Retrieval, require_embeddings
+from rankpg.retrieval.base import (
+    FLOAT_BYTES,
+    Encoded,
+    Retrieval,
+    check_rescorable,
+    require_embeddings,
+)
 from rankpg.retrieval.layout import Layout, Shard, layout_for
 from rankpg.retrieval.passes import masked, pull_back, score, with_gradient
 from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, Quotas
@@ -91,10 +97,7 @@ class Streamed(Retrieval):
         Raises:
           ValueError: a score that reads the logits of the whole catalogue, or the noise of the draw.
         """
-        if statistics == "arrivals":
-            raise ValueError(
-                "this score reads the Gumbel noise of the draw, which is gone; choose another estimator"
-            )
+        check_rescorable(statistics)
         return self._candidates(items, encoded, contexts, environment, quotas, statistics)
 
     def _candidates(

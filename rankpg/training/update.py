@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -120,6 +120,7 @@ class ContextSampler(NamedTuple):
         return jnp.repeat(contexts, self.draws_per_context)
 
 
+@runtime_checkable
 class Batch(Protocol):
     """B contexts, and where their candidates, ranking and rewards come from."""
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 import rankpg
 from rankpg.core.inclusion_large import poisson_cdf
-from rankpg.retrieval.streamed import retrieve_streamed
+from rankpg.retrieval.streamed import Streamed
 from rankpg.types import Embeddings
 
 INF = np.inf
@@ -278,7 +278,7 @@ def test_inclusion_frequencies_at_100_000_items(key, sd, retrieval):
         towers = Embeddings(contexts=ones, items=logits[:, :, None])
         contexts = jnp.zeros(len(keys), jnp.int32)
         given = keys, towers, contexts, Masks(None), (slots,), "candidates"
-        return retrieve_streamed(*given).items
+        return Streamed().sample(*given).items
 
     @jax.jit
     def counts(keys):

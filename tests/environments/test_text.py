@@ -19,10 +19,10 @@ from rankpg.data.ids import TableError, UnknownIdError
 from rankpg.environments.from_ratings import from_matrix, from_triples
 from rankpg.environments.from_text import from_text, from_text_folder
 from rankpg.errors import ConfigError
-from rankpg.evaluation.metrics import evaluate
+from rankpg.evaluation.metrics import TwoStage, evaluate
 from rankpg.runs.run import prepare
 from rankpg.runs.storage.load import load_run
-from rankpg.training.build import assemble
+from rankpg.training.build import build_learner
 
 ENABLE_X64 = False
 
@@ -315,11 +315,11 @@ def test_adapters_start_at_the_inner_products(hidden, experts):
     run = prepare(config, world)
     params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
     contexts = jnp.arange(4, dtype=jnp.int32)
-    encoded = run.pipeline.encoder.encode(params, world, contexts)
+    encoded = run.policy.encoder.encode(params, world, contexts)
     for expert in range(experts):
         assert np.array_equal(encoded.items[expert], world.item_features)
         assert np.array_equal(encoded.contexts[:, expert], world.context_features)
-    logits = run.pipeline.logits(params, world, contexts)
+    logits = run.policy.logits(params, world, contexts)
     inner = np.asarray(world.context_features) @ np.asarray(world.item_features).T
     for expert in range(experts):
         np.testing.assert_allclose(logits[:, expert], inner / 0.5, rtol=1e-5, atol=1e-6)
@@ -334,9 +334,9 @@ def test_adapters_start_at_the_inner_products(hidden, experts):
 def test_an_adapter_beside_a_table_sets_the_width():
     data = small(item_width=4)
     config = TrainConfig(item_tower="adapter", num_candidates=2)
-    pipeline = assemble(config, data.environment)
-    params = pipeline.encoder.init(jax.random.key(0))
-    encoded = pipeline.encoder.encode(params, data.environment, jnp.arange(2, dtype=jnp.int32))
+    policy = build_learner(config, data.environment).policy
+    params = policy.init(jax.random.key(0))
+    encoded = policy.encoder.encode(params, data.environment, jnp.arange(2, dtype=jnp.int32))
     assert encoded.contexts.shape == (2, 1, 4)
 
 
@@ -352,7 +352,7 @@ def test_given_embeddings_stay_and_the_other_side_learns(frozen):
     run = train(config, world)
     params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
     contexts = jnp.arange(4, dtype=jnp.int32)
-    encoded = run.pipeline.encoder.encode(params, world, contexts)
+    encoded = run.policy.encoder.encode(params, world, contexts)
     embedded = {"context": jnp.swapaxes(encoded.contexts, 0, 1), "item": encoded.items}
     for side, towers in embedded.items():
         for expert in range(2):
@@ -363,16 +363,16 @@ def test_given_embeddings_stay_and_the_other_side_learns(frozen):
 def test_adapters_that_cannot_be():
     def assembled(data, **settings):
         config = TrainConfig(num_candidates=2, **settings)
-        return lambda: assemble(config, data.environment)
+        return lambda: build_learner(config, data.environment)
 
     refusal(
-        assembled(small(item_width=4), **ADAPTERS), "width 3", "item features 4", error=ConfigError
+        assembled(small(item_width=4), **ADAPTERS), "width 3", "item_features 4", error=ConfigError
     )
     nothing = {"context_tower": "given", "item_tower": "given"}
-    refusal(assembled(small(), **nothing), "nothing to learn", error=ConfigError)
+    refusal(assembled(small(), **nothing), "no trainable parameters", error=ConfigError)
     bare = from_text(["a"], ["x"], [1], **RIGHT)
     refusal(
-        assembled(bare, item_tower="adapter"), "--item-tower is adapter", "corpus.npy",
+        assembled(bare, item_tower="adapter"), "item_tower='adapter'", "corpus.npy",
         error=ConfigError,
     )  # fmt: skip
     refusal(
@@ -389,8 +389,8 @@ def test_similarity_orders_by_the_given_embeddings():
     for context in range(4):
         shown = stage(jax.random.key(0), world, jnp.int32(context), jnp.asarray(some, jnp.int32))
         assert shown.items.tolist() == some[np.argsort(-scores[context, some])[:2]].tolist()
-    with pytest.raises(ValueError, match="similarity needs features"):
-        assemble(
+    with pytest.raises(ValueError, match="reranker='similarity' needs context_features"):
+        build_learner(
             TrainConfig(num_candidates=2, reranker="similarity"),
             from_matrix(np.eye(3)).environment,
         )
@@ -413,6 +413,11 @@ def oracle(scores, judged, depth, shown):
     }
 
 
+def two_stage(config, world):
+    learner = build_learner(config, world)
+    return TwoStage(learner.policy, learner.reranker, learner.position_weights, config.recall_depth)
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4, 6])
 def test_recall_and_ndcg_against_loops(depth):
     """Three candidates of seven, the best two of them shown; the last query has no relevant document."""
@@ -423,9 +428,9 @@ def test_recall_and_ndcg_against_loops(depth):
     scores = rng.normal(size=judged.shape)
     world = from_matrix(judged, context_features=scores, item_features=np.eye(7)).environment
     config = TrainConfig(**ADAPTERS, num_candidates=3, ranking_length=2, recall_depth=depth)
-    pipeline = assemble(config, world)
-    params = pipeline.encoder.init(jax.random.key(0))
-    evaluator = jax.jit(lambda c: evaluate(pipeline, world, params, c[None], jax.random.key(0)))
+    system = two_stage(config, world)
+    params = system.policy.init(jax.random.key(0))
+    evaluator = jax.jit(lambda c: evaluate(system, world, params, c[None], jax.random.key(0)))
     for query in range(6):
         shown = sorted(np.argsort(-scores[query])[:3], key=lambda d: -judged[query, d])
         answer = evaluator(jnp.int32(query))
@@ -444,18 +449,19 @@ def test_recall_depth_is_of_eligible_items_and_k_by_default(depth, recall):
         [[4.0, 3, 2, 1]], eligible=np.array([[False, True, True, True]]),
         context_features=[[0.0, 1, 0, 2]], item_features=np.eye(4),
     ).environment  # fmt: skip
-    pipeline = assemble(TrainConfig(**ADAPTERS, num_candidates=2, recall_depth=depth), world)
-    params = pipeline.encoder.init(jax.random.key(0))
-    evaluator = jax.jit(lambda c: evaluate(pipeline, world, params, c, jax.random.key(0)))
+    system = two_stage(TrainConfig(**ADAPTERS, num_candidates=2, recall_depth=depth), world)
+    params = system.policy.init(jax.random.key(0))
+    evaluator = jax.jit(lambda c: evaluate(system, world, params, c, jax.random.key(0)))
     assert float(evaluator(jnp.zeros(1, jnp.int32)).candidate_recall) == pytest.approx(recall)
 
 
 def test_a_recall_depth_that_cannot_be():
     refusal(lambda: TrainConfig(recall_depth=0), "--recall-depth is 0", error=ConfigError)
+    world = from_matrix(np.eye(3)).environment
+    config = TrainConfig(num_candidates=2, recall_depth=4)
     refusal(
-        lambda: assemble(TrainConfig(num_candidates=2, recall_depth=4), from_matrix(np.eye(3)).environment),
-        "--recall-depth is 4", "only 3 items", error=ConfigError,
-    )  # fmt: skip
+        lambda: build_learner(config, world), "recall_depth=4", "only 3 items", error=ConfigError
+    )
 
 
 # Training: what queries teach holds for queries that were never seen.

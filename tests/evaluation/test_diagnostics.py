@@ -1,4 +1,4 @@
-"""What is said of a run's health, against the laboratory and against loops in NumPy."""
+"""Diagnostics against the estimator lab and against loops in NumPy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rankpg import TrainConfig
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.evaluation.diagnostics import diagnose, effective_sample_size, some_slots
 from rankpg.evaluation.metrics import correlation
-from rankpg.runs import evaluator as judging
+from rankpg.runs.evaluator import evaluate_run
 from rankpg.runs.run import prepare
 from rankpg.runs.storage.card import card
 from rankpg.runs.train import train
@@ -43,8 +43,9 @@ def alone(run):
 
 
 def diagnosed(run, draws: int = 4, state=None, seed: int = 7):
-    look = jax.jit(lambda world, state, key: diagnose(run.pipeline, world, state, key, draws))
-    return look(run.environment, alone(run) if state is None else state, jax.random.key(seed))
+    compiled = jax.jit(diagnose, static_argnums=3)
+    state = alone(run) if state is None else state
+    return compiled(run.learner, state, jax.random.key(seed), draws)
 
 
 def with_logits(run, logits: np.ndarray):
@@ -70,10 +71,10 @@ def with_logits(run, logits: np.ndarray):
 @pytest.mark.parametrize(
     "changes", [{}, {"num_experts": 2, "ranking_length": 2, "estimator": "ca_pg"}]
 )
-def test_signal_and_noise_are_the_laboratory_s(changes):
+def test_signal_and_noise_equal_the_estimator_lab(changes):
     run = prepare(settings(**changes), from_matrix(REWARDS))
     found = diagnosed(run)
-    draw = jax.jit(lambda key: gradient_of(run.pipeline, run.environment, alone(run), key)[0])
+    draw = jax.jit(lambda key: gradient_of(run.learner, alone(run), key)[0])
     gradients = jnp.stack([draw(key) for key in jax.random.split(jax.random.key(7), 4)])
     products = (gradients @ gradients.T).trace()[None, None, None]
     noise = noise_from_draws(gradients.sum(0)[None, None], products, 4)
@@ -82,17 +83,17 @@ def test_signal_and_noise_are_the_laboratory_s(changes):
     np.testing.assert_allclose(found.gradient_signal_to_noise, ratio, rtol=1e-3, atol=1e-5)
 
 
-def test_a_single_draw_is_refused():
+def test_a_single_draw_is_rejected():
     run = prepare(settings(), from_matrix(REWARDS))
-    with pytest.raises(ValueError, match="num_draws is 1; expected at least 2"):
+    with pytest.raises(ValueError, match="num_draws=1; expected at least 2"):
         diagnosed(run, draws=1)
 
 
 @pytest.mark.slow
-def test_looking_changes_nothing(monkeypatch):
+def test_diagnostics_change_no_state(monkeypatch):
     world = from_matrix(REWARDS)
     looked = train(settings(num_steps=400), world)
-    monkeypatch.setattr(judging, "number_of_draws", lambda updates: 0)
+    monkeypatch.setattr("rankpg.runs.evaluator.number_of_draws", lambda updates: 0)
     blind = train(settings(num_steps=400), world)
     assert jax.tree.all(jax.tree.map(np.array_equal, looked.state, blind.state))
     for row, other in zip(looked.metrics, blind.metrics, strict=True):
@@ -105,7 +106,7 @@ def test_looking_changes_nothing(monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_way_of_retrieval_does_not_matter():
+def test_diagnostics_agree_between_retrievals():
     """Streamed and on a mesh the draws are the same; dense ones are others of the same law."""
     found = {}
     for name in ("dense", "streamed", "sharded"):
@@ -122,7 +123,7 @@ def test_the_way_of_retrieval_does_not_matter():
 
 
 @pytest.mark.slow
-def test_nothing_is_as_large_as_the_logits_of_a_batch():
+def test_streamed_diagnostics_hold_no_logits_of_a_batch():
     """Read from the compiled program; dense retrieval is the negative control."""
     items, batch = 5003, 31
     rewards = np.ones((4, items), np.float32)
@@ -130,8 +131,9 @@ def test_nothing_is_as_large_as_the_logits_of_a_batch():
     def largest(retrieval):
         config = settings(retrieval=retrieval, batch_size=batch, num_candidates=2)
         run = prepare(config, from_matrix(rewards))
-        look = jax.jit(lambda w, s, k: diagnose(run.pipeline, w, s, k, 2))
-        text = look.lower(run.environment, alone(run), jax.random.key(0)).compile().as_text()
+        program = jax.jit(diagnose, static_argnums=3)
+        lowered = program.lower(run.learner, alone(run), jax.random.key(0), 2)
+        text = lowered.compile().as_text()
         shapes = re.findall(r"[a-z]\w*\[([\d,]+)\]", text)
         return max(int(np.prod([int(n) for n in shape.split(",")])) for shape in shapes)
 
@@ -156,7 +158,7 @@ def test_effective_sample_size_by_hand():
 
 
 @pytest.mark.slow
-def test_without_any_reward_there_is_no_credit_and_no_gradient():
+def test_zero_rewards_give_zero_credit_and_gradient():
     run = train(settings(num_steps=200), from_matrix(np.zeros((20, 30), np.float32)))
     last = run.metrics[-1]
     assert (last["credit_ess"], last["gradient_variance"]) == (0.0, 0.0)
@@ -168,7 +170,7 @@ def test_without_any_reward_there_is_no_credit_and_no_gradient():
 
 
 @pytest.mark.parametrize(("batch_size", "num_candidates", "count"), [(128, 10, 4), (600, 7, 1)])
-def test_of_many_candidates_every_slot_is_looked_at_as_often(batch_size, num_candidates, count):
+def test_some_slots_takes_every_slot_equally_often(batch_size, num_candidates, count):
     slots = np.asarray(
         jax.vmap(lambda k: some_slots(k, batch_size, num_candidates))(
             jax.random.split(jax.random.key(0), 200)
@@ -192,7 +194,7 @@ def test_saturated_candidates_are_counted():
 
 
 @pytest.mark.slow
-def test_the_probability_beside_the_others_by_a_loop():
+def test_certainty_beside_the_other_candidates_equals_a_loop():
     """h = 1 - prod_k W_k / (W_k + w_a), the other candidates taken out one after the other."""
     from rankpg.core.estimators import draw_candidates
     from rankpg.evaluation.diagnostics import _saturated
@@ -218,17 +220,17 @@ def test_the_probability_beside_the_others_by_a_loop():
 # At an evaluation.
 
 
-def test_effective_items():
+def test_effective_items_of_flat_and_peaked_logits():
     flat = prepare(settings(init_scale=1e-6), from_matrix(REWARDS))
-    assert judging.evaluate_run(flat)[0]["effective_items"] == pytest.approx(30, rel=1e-4)
+    assert evaluate_run(flat)[0]["effective_items"] == pytest.approx(30, rel=1e-4)
     logits = np.full(30, -50.0, np.float32)
     logits[[4, 9]] = 0
     state = with_logits(flat, logits)
     flat.state = jax.tree.map(lambda leaf: leaf[None], state)
-    assert judging.evaluate_run(flat)[0]["effective_items"] == pytest.approx(2, rel=1e-4)
+    assert evaluate_run(flat)[0]["effective_items"] == pytest.approx(2, rel=1e-4)
 
 
-def test_recall_and_reward():
+def test_recall_reward_correlation_equals_numpy():
     run = prepare(settings(reranker="optimal"), from_matrix(REWARDS))
     tables = sorted(jax.tree.leaves(alone(run).params), key=lambda leaf: leaf.shape[1])
     contexts, items = (np.asarray(leaf[0], np.float64) for leaf in tables)
@@ -239,11 +241,11 @@ def test_recall_and_reward():
         recalls.append(len(chosen & best) / 3)
         values.append(max(REWARDS[context][list(chosen)]) - REWARDS[context].max())
     expected = np.corrcoef(recalls, values)[0, 1]
-    found = judging.evaluate_run(run)[0]["recall_reward_correlation"]
+    found = evaluate_run(run)[0]["recall_reward_correlation"]
     assert found == pytest.approx(expected, abs=1e-4)
 
 
-def test_correlation_of_what_does_not_vary():
+def test_correlation_with_a_constant_is_nan():
     assert np.isnan(correlation(jnp.full(5, 0.1), jnp.arange(5.0)))
     one, other = np.random.default_rng(0).normal(size=(2, 50)).astype(np.float32)
     found = correlation(jnp.asarray(one), jnp.asarray(other))

@@ -1,9 +1,9 @@
-"""Training processes that are killed: `python tests/forked_runs.py SIGNAL COUNT SEED FOLDER FLAG...`.
+"""Training processes that are killed: `python tests/helpers/forked_runs.py SIGNAL COUNT SEED FOLDER FLAG...`.
 
 Each run is a process of its own, forked before JAX starts, so that the imports are paid for once. A run is
 sent the signal at a random moment after its first checkpoint, and then goes on to its end in another process.
-FOLDER/straight is the run that nobody stopped; FOLDER/<n> are the others, and FOLDER/ends.json has how the
-first process of each ended and at which step its folder then was.
+FOLDER/straight is a run that was not killed, FOLDER/<n> are the others, and FOLDER/ends.json holds the exit
+code of the first process of each, and the step that its folder then had.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rankpg.runs.storage.checkpoint import saved_steps
 
 
 def start(*flags: str, log: Path) -> int:
-    """Begin `rankpg train FLAGS`; answers the process."""
+    """Starts `rankpg train FLAGS` in a new process, and returns its id."""
     child = os.fork()
     if child:
         return child
@@ -44,7 +44,7 @@ def start(*flags: str, log: Path) -> int:
 
 
 def end(child: int) -> int:
-    """Wait for a process; its exit code, or minus the signal that ended it."""
+    """Waits for a process, and returns its exit code, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -79,7 +79,7 @@ def killed(how: signal.Signals, count: int, seed: int, base: Path, flags: list[s
 
 
 def two_writers(base: Path, flags: list[str]) -> None:
-    """The second is refused; the first is killed; a third goes on."""
+    """Starts a second writer, which is rejected; kills the first; lets a third go on."""
     folder, codes = base / "shared", {}
     first = start("--out", str(folder), *flags, log=base / "first.txt")
     wait_for_checkpoint(folder, first)

@@ -1,6 +1,6 @@
-"""What `test_sharded.py` runs in processes of their own: `python many_devices.py NAME ARGUMENT...`.
+"""Checks that `test_sharded.py` runs on several devices: `python many_devices.py NAME ARGUMENT...`.
 
-The number of devices is fixed when JAX starts, so each of these is a process; XLA_FLAGS says how many.
+The number of devices is fixed when JAX starts, so each check is a process; XLA_FLAGS says how many.
 """
 
 from __future__ import annotations
@@ -13,40 +13,28 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax.sharding import Mesh
+from streaming import Masks
 
 from rankpg import TrainConfig
 from rankpg._utils.distributed import is_writer, join_processes
 from rankpg.core.estimators import ESTIMATORS
 from rankpg.core.sampling import expert_quotas
 from rankpg.retrieval.layout import Layout
-from rankpg.retrieval.sharded import MeshSharding, shard_of, retrieve_sharded
-from rankpg.retrieval.streamed import retrieve_streamed
+from rankpg.retrieval.sharded import Sharded
+from rankpg.retrieval.sharding import MeshSharding, shard_of
+from rankpg.retrieval.streamed import Streamed
 from rankpg.runs.loop import training_loop
 from rankpg.runs.run import prepare
 from rankpg.runs.storage.folder import RunFolder
 from rankpg.training.update import seed_keys, train_chunk
-from rankpg.types import Embeddings, Environment
+from rankpg.types import Embeddings
 
 BATCH, CANDIDATES = 8, 7
 
 
-@struct.dataclass
-class Masks(Environment):
-    """An environment of eligibility masks alone."""
-
-    where: jax.Array | None
-    num_contexts = num_items = 0
-
-    def mean_rewards(self, context, items):
-        raise NotImplementedError
-
-    sample_rewards = mean_rewards
-
-
 def equal(batch: int, items: int, cases: list) -> None:
-    """Sharded and streamed answer the same: items, orders, scores, gradients. N = 37 divides by nothing."""
+    """Sharded and streamed return the same items, orders, scores and gradients. 37 is a prime."""
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_enable_x64", True)
@@ -70,14 +58,10 @@ def _equal(mesh, name, experts, masked, eligible):
     contexts = jnp.arange(BATCH, dtype=jnp.int32)
     weights = jnp.asarray(rng.normal(size=(BATCH, 2)))
     shard = shard_of(mesh, 37, CANDIDATES, layout)
-    retrievals = {
-        "streamed": lambda *known: retrieve_streamed(*known, layout),
-        "sharded": lambda *known: retrieve_sharded(*known, mesh, shard),
-    }
 
-    def answer(retrieve):
+    def run(retrieval):
         def loss(towers):
-            found = retrieve(keys, towers, contexts, world, quotas, estimator.statistics)
+            found = retrieval.sample(keys, towers, contexts, world, quotas, estimator.statistics)
             shown = found.items[:, jnp.array([0, 5])]
             scores = jax.vmap(lambda c, s: estimator.score(c, s, quotas))(found, shown)
             return jnp.sum(weights * scores), (scores, found)
@@ -85,7 +69,7 @@ def _equal(mesh, name, experts, masked, eligible):
         return jax.jit(jax.grad(loss, has_aux=True))(towers)
 
     (gradient, (scores, found)), (wanted, (expected, known)) = (
-        answer(retrievals[name]) for name in ("sharded", "streamed")
+        run(retrieval) for retrieval in (Sharded(MeshSharding(mesh, shard)), Streamed(layout))
     )
     for field in ("items", "order", "sound"):
         np.testing.assert_array_equal(getattr(found, field), getattr(known, field), err_msg=field)
@@ -100,18 +84,19 @@ def _equal(mesh, name, experts, masked, eligible):
 
 
 def unsound(batch: int, items: int) -> None:
-    """A NaN on one device is noticed on all."""
+    """A NaN on one device makes the candidates of every context unsound."""
     mesh = Mesh(np.array(jax.devices()[: batch * items]).reshape(batch, items), ("batch", "items"))
     logits = jnp.zeros((1, 37, 1)).at[0, 30].set(jnp.nan)
     towers = Embeddings(contexts=jnp.ones((BATCH, 1, 1)), items=logits)
     keys = jax.random.split(jax.random.key(0), BATCH)
     shard = shard_of(mesh, 37, 3, Layout(37, 12, 3))
-    known = keys, towers, jnp.arange(BATCH, dtype=jnp.int32), Masks(None), (3,), "candidates"
-    assert not jax.jit(lambda: retrieve_sharded(*known, mesh, shard).sound)().any()
+    given = keys, towers, jnp.arange(BATCH, dtype=jnp.int32), Masks(None), (3,), "candidates"
+    retrieval = Sharded(MeshSharding(mesh, shard))
+    assert not jax.jit(lambda: retrieval.sample(*given).sound)().any()
 
 
 def train(out: str, settings: dict, *place: str) -> None:
-    """Train into a folder, going on where it ends; and write what the parameters came to, whole."""
+    """Trains into a folder, or goes on with its checkpoint, and saves the final state as NumPy arrays."""
     if place:
         join_processes(place)
     fixed = {
@@ -123,8 +108,7 @@ def train(out: str, settings: dict, *place: str) -> None:
     for progress in training_loop(run):
         folder.follow(run, progress)
     folder.close(run)
-    placement = run.pipeline.placement
-    rows = placement.shard.rows if isinstance(placement, MeshSharding) else 37
+    rows = run.policy.retrieval.sharding.rows_per_device(37)
     held = {
         shard.data.shape[-2]
         for path, leaf in jax.tree_util.tree_flatten_with_path(run.state)[0]
@@ -139,16 +123,17 @@ def train(out: str, settings: dict, *place: str) -> None:
 
 
 def spread(batch: int, items: int) -> None:
-    """Read from the program of a training step: no device ever holds a whole item table."""
+    """The compiled training step holds a whole item table on no device."""
     config = TrainConfig(
         num_items=10_001, embedding_dim=64, num_contexts=20, num_candidates=5, batch_size=8, seeds=(0,),
         estimator="ca_pg", retrieval="sharded", mesh=(batch, items),
     )  # fmt: skip
     run = prepare(config)
-    roots = run.copies(seed_keys(run.config, "steps"))
-    chunk = train_chunk(run.pipeline, 2).lower(run.environment, run.state, roots).compile()
+    roots = run.copies(seed_keys(run.config.seeds, "steps"))
+    chunk = train_chunk(run.learner, 2).lower(run.learner, run.state, roots).compile()
     rows = [int(n) for n in re.findall(r"f32\[(?:\d+,)*(\d+),64\]", chunk.as_text())]
-    assert max(rows) == run.pipeline.placement.shard.rows < 10_001 / items + 64, max(rows)
+    shard = run.policy.retrieval.sharding.shard
+    assert max(rows) == shard.rows < 10_001 / items + 64, max(rows)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Towers and eligibility masks for tests of streamed retrieval."""
+"""Embeddings and eligibility masks for tests of a retrieval."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Masks", "embeddings_of", "random_towers"]
 
 @struct.dataclass
 class Masks(Environment):
-    """An environment of eligibility masks alone."""
+    """An environment with eligibility masks [contexts, N], and without rewards."""
 
     where: jax.Array | None
     num_contexts = num_items = 0

@@ -366,7 +366,7 @@ def test_the_map_has_the_variance_of_the_first_two_eigenvectors(run):
     found = map_items(run)
     context = jnp.zeros(1, jnp.int32)
     params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
-    table = np.asarray(run.pipeline.encoder.encode(params, run.environment, context).items[0])
+    table = np.asarray(run.policy.encoder.encode(params, run.environment, context).items[0])
     eigenvalues = np.linalg.eigvalsh(np.cov(table.T))[::-1]
     np.testing.assert_allclose(found.explained, eigenvalues[:2] / eigenvalues.sum(), rtol=1e-4)
     np.testing.assert_allclose(found.places.var(axis=0, ddof=1), eigenvalues[:2], rtol=1e-4)

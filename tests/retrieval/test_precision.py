@@ -1,4 +1,4 @@
-"""bfloat16 tables and products: sums stay float32, and so do the optimizer's moments."""
+"""bfloat16 tables and products: accumulation stays in float32, and so do the optimizer's moments."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ import pytest
 from helpers.streaming import Masks, random_towers
 
 from rankpg import TrainConfig, train
-from rankpg.core.estimators import ESTIMATORS, draw_candidates
-from rankpg.encoders import to_logits
+from rankpg.core.estimators import ESTIMATORS
 from rankpg.environments.from_ratings import from_matrix
-from rankpg.retrieval.streamed import retrieve_streamed
+from rankpg.retrieval.dense import Dense
+from rankpg.retrieval.streamed import Streamed
 from rankpg.training.optimizer import in_float32, make_optimizer, norm
 
 ENABLE_X64 = False
 
-
-@pytest.fixture(autouse=True)
-def promotion():
-    jax.config.update("jax_numpy_dtype_promotion", "standard")  # optax's Adam
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # for optimizers of optax
 
 
 def in_bfloat16(towers):
@@ -29,19 +26,14 @@ def in_bfloat16(towers):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("retrieval", ["dense", "streamed"])
+@pytest.mark.parametrize("retrieval", [Dense(), Streamed()], ids=lambda r: r.name)
 def test_sums_over_bfloat16_embeddings_are_float32(key, retrieval):
-    """The sparse logits is float32 and has the digits of products that were rounded once."""
+    """Sparse logits are float32, with the digits of products that were rounded once."""
     towers = jax.tree.map(lambda x: x.astype(jnp.float32), random_towers(1, 2, 1, 50, 8))
     contexts, keys = jnp.arange(2, dtype=jnp.int32), jax.random.split(key, 2)
 
     def scores(towers):
-        if retrieval == "streamed":
-            found = retrieve_streamed(keys, towers, contexts, Masks(None), (5,), "greedy")
-        else:
-            found = jax.vmap(lambda k, x: draw_candidates(k, x, (5,), "greedy"))(
-                keys, to_logits(towers)
-            )
+        found = retrieval.sample(keys, towers, contexts, Masks(None), (5,), "greedy")
         score = jax.vmap(lambda c: ESTIMATORS["ca_pg"].score(c, c.items[:2], (5,)))(found)
         return jnp.sum(score), (score, found)
 
@@ -62,7 +54,7 @@ def test_sums_over_bfloat16_embeddings_are_float32(key, retrieval):
     assert float(error / jnp.linalg.norm(expected_slope.items)) < 2e-2
 
 
-def test_the_optimizer_remembers_in_float32():
+def test_optimizer_moments_are_float32():
     params = {"x": jnp.ones(3, jnp.bfloat16)}
     slope = {"x": jnp.full(3, 0.5, jnp.bfloat16)}
     config = TrainConfig(optimizer="adam", learning_rate=1e-2, table_dtype="bfloat16")
@@ -78,8 +70,8 @@ def test_the_optimizer_remembers_in_float32():
     assert in_float32(theirs).update(slope, ours.init(params))[0]["x"].dtype == jnp.float32
 
 
-def test_the_length_of_a_bfloat16_gradient_is_summed_in_float32():
-    """In bfloat16 a sum of ones stands still at 256."""
+def test_norm_of_a_bfloat16_gradient_is_summed_in_float32():
+    """A sum of ones in bfloat16 stops at 256."""
     assert float(norm({"x": jnp.ones(10_000, jnp.bfloat16)})) == pytest.approx(100)
 
 

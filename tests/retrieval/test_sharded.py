@@ -1,4 +1,4 @@
-"""Sharded retrieval: eight fake devices answer what one does, and several processes what one does."""
+"""Sharded retrieval: eight fake devices, and several processes, compute what one device does."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from helpers.run_files import metrics_rows
 from rankpg import TrainConfig
 from rankpg._utils.distributed import join_processes
 from rankpg.errors import ConfigError
-from rankpg.retrieval.choice import choose_retrieval
+from rankpg.retrieval.choice import Catalogue, choose_retrieval
 from rankpg.retrieval.layout import Layout, Shard
-from rankpg.retrieval.sharded import shard_over
-from rankpg.training.build import assemble
+from rankpg.retrieval.sharding import shard_over
+from rankpg.training.build import build_learner
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "many_devices.py"
 ALONE = {"retrieval": "streamed"}
@@ -50,19 +50,19 @@ def finish(*processes: subprocess.Popen) -> None:
 
 
 @pytest.mark.slow
-def test_eight_devices_answer_what_one_does():
+def test_eight_devices_equal_one():
     finish(start(8, "equal", 2, 4, [("ca_pg_threshold", 1, True, 25)]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(1, 8), (2, 4), (8, 1)], ids=str)
 @pytest.mark.parametrize("estimator", ["top1_pg", "ca_pg", "ca_pg_threshold", "v_pg"])
-def test_every_mesh_answers_what_one_device_does(mesh, estimator):
+def test_every_mesh_equals_one_device(mesh, estimator):
     finish(start(8, "equal", *mesh, [(estimator, 1, False, 37), (estimator, 3, True, 25)]))
 
 
 @pytest.mark.slow
-def test_contexts_with_no_more_eligible_items_than_candidates():
+def test_eight_devices_equal_one_with_few_eligible_items():
     """Eight items or seven are left of 37, most devices hold none of a context's."""
     cases = [
         ("ca_pg", 1, True, 7),
@@ -73,13 +73,13 @@ def test_contexts_with_no_more_eligible_items_than_candidates():
 
 
 @pytest.mark.slow
-def test_what_is_not_finite_is_noticed_whoever_holds_it():
+def test_nan_on_one_device_is_unsound_on_all():
     finish(start(8, "unsound", 2, 4))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [(1, 8), (2, 4)], ids=str)
-def test_no_device_holds_the_whole_table(mesh):
+def test_no_device_holds_the_whole_item_table(mesh):
     finish(start(8, "spread", *mesh))
 
 
@@ -110,8 +110,8 @@ def test_training_does_not_depend_on_the_number_of_devices(changes, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("tower", "rate"), [("features", 0.1), ("adapter", 0.01)])
-def test_towers_over_features_are_spread_as_well(tower, rate, tmp_path):
-    """Of a perceptron the answers are spread, not the parameters, which are few."""
+def test_towers_over_features_train_alike_on_eight_devices(tower, rate, tmp_path):
+    """The embeddings that a perceptron computes are sharded; its parameters, which are few, are not."""
     # An adapter's logits start wide: steps of 0.1 multiply rounding a hundredfold in twenty of them.
     # Not Adam: the items' last bias moves all logits alike, and Adam follows the rounding of its gradient, 0.
     settings = {
@@ -129,7 +129,7 @@ def test_towers_over_features_are_spread_as_well(tower, rate, tmp_path):
     [((8, {"mesh": [2, 4]}), (1, {})), ((1, {}), (8, {"mesh": [1, 8]})), ((8, {}), (1, ALONE))],
     ids=["eight to one", "one to eight", "eight to one, streamed"],
 )
-def test_a_checkpoint_goes_on_whatever_the_devices(before, after, tmp_path):
+def test_a_checkpoint_resumes_on_another_number_of_devices(before, after, tmp_path):
     """Ten steps here and ten there are twenty on one device."""
     for steps, (devices, settings) in ((10, before), (20, after)):
         settings = {"retrieval": "sharded", **settings, "num_steps": steps}
@@ -140,7 +140,7 @@ def test_a_checkpoint_goes_on_whatever_the_devices(before, after, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("devices", "mesh"), [(1, [1, 2]), (1, [2, 1]), (2, [2, 2])], ids=str)
-def test_two_processes_train_what_one_does(devices, mesh, tmp_path):
+def test_two_processes_equal_one(devices, mesh, tmp_path):
     """Joined on loopback: three steps, then two more from the checkpoint that the first of them wrote."""
     for steps in (3, 5):
         settings = {"num_steps": steps, "retrieval": "sharded", "mesh": mesh}
@@ -175,7 +175,7 @@ def _same_state(folder: Path, other: Path, **tolerance) -> None:
     ("num_items", "width"), [(n, w) for n in (1, 5, 36, 37, 1000) for w in (1, 4) if w <= n]
 )
 @pytest.mark.parametrize("devices", [1, 3, 8])
-def test_the_parts_are_the_catalogue(num_items, devices, width):
+def test_shards_cover_the_catalogue(num_items, devices, width):
     shard = Shard(Layout(num_items, 3 * width, width), devices, "items")
     assert shard.num_blocks * devices >= shard.whole.num_blocks
     assert shard.rows * devices >= num_items
@@ -186,24 +186,24 @@ def test_the_parts_are_the_catalogue(num_items, devices, width):
     assert shard.layout.size % width == 0
 
 
-def test_a_state_is_padded_where_it_lies_and_whole_where_it_is_written():
-    place = shard_over((1, 1), 37, 4)
+def test_put_then_gather_returns_the_state():
+    sharding = shard_over((1, 1), 37, 4)
     state = {"items": {"table": np.ones((1, 37, 3))}, "contexts": {"table": np.ones((1, 37, 3))}}
-    back = place.collect(place.place(state))
+    back = sharding.gather(sharding.put(state))
     jax.tree.map(np.testing.assert_array_equal, back, state)
     kernel = (jax.tree_util.DictKey("items"), jax.tree_util.DictKey("kernel_0"))
-    assert not place.is_item_table(kernel, (1, 37, 3))
+    assert not sharding.is_item_table(kernel, (1, 37, 3))
 
 
 # Settings.
 
 
-def test_auto_takes_many_devices_where_it_would_stream():
-    known = {"whole_catalogue": False, "towers": True, "platform": "cpu"}
-    many = choose_retrieval("auto", 10**6, 10**8, devices=8, **known)
+def test_auto_shards_a_large_catalogue_over_many_devices():
+    known = {"whole_catalogue": False, "towers": True, "platform": "cpu", "devices": 8}
+    many = choose_retrieval("auto", Catalogue(10**6, 10), 10**8, **known)
     assert many.name == "sharded"
     assert "8 devices share them" in many.reason
-    assert choose_retrieval("auto", 100, 10**4, devices=8, **known).name == "dense"
+    assert choose_retrieval("auto", Catalogue(100, 10), 10**4, **known).name == "dense"
 
 
 @pytest.mark.parametrize(
@@ -216,24 +216,24 @@ def test_auto_takes_many_devices_where_it_would_stream():
         ({"estimator": "ca_pg_exact"}, r"needs the logits of the whole catalogue"),
     ],
 )
-def test_what_cannot_be_sharded_is_refused(settings, message):
+def test_settings_that_cannot_be_sharded_are_rejected(settings, message):
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**{"retrieval": "sharded", **settings})
 
 
-def test_a_mesh_larger_than_the_machine_is_refused():
+def test_a_mesh_larger_than_the_machine_is_rejected():
     from rankpg.environments.from_ratings import from_matrix
 
     config = TrainConfig(
         retrieval="sharded", mesh=(1, 4096), num_candidates=2, batch_size=8, seeds=(0,)
     )
-    with pytest.raises(ConfigError, match=r"--mesh 1 4096 is 4096 devices, and JAX sees"):
-        assemble(config, from_matrix(np.ones((5, 8))).environment)
+    with pytest.raises(ConfigError, match=r"mesh=\(1, 4096\) is 4096 devices, and JAX sees"):
+        build_learner(config, from_matrix(np.ones((5, 8))).environment)
 
 
 @pytest.mark.parametrize(
     "place", [["here"], ["host:1", "2"], ["host:1", "2", "2"], ["host:1", "x", "0"]]
 )
-def test_a_place_that_is_none_is_refused(place):
+def test_malformed_distributed_addresses_are_rejected(place):
     with pytest.raises(ConfigError, match=r"expected nothing .* or ADDRESS:PORT COUNT INDEX"):
         join_processes(place)

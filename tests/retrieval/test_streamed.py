@@ -1,4 +1,4 @@
-"""Streamed retrieval against the dense one: its law, its statistics, and every score's gradient."""
+"""Streamed retrieval against dense retrieval: distribution, statistics, and the gradient of every score."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from rankpg.encoders import Encoder
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.retrieval import streamed
 from rankpg.retrieval.layout import Layout, layout_for
-from rankpg.retrieval.streamed import retrieve_streamed
-from rankpg.training.build import assemble
+from rankpg.retrieval.streamed import Streamed
+from rankpg.training.build import build_learner
 from rankpg.types import Embeddings
 
 LEVEL = 1e-4
@@ -39,7 +39,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_a_layout_holds_every_item_once(layout):
+def test_layout_holds_every_item_once(layout):
     every = jnp.arange(layout.num_items, dtype=jnp.int32)
     block, row = layout.block_of(every), layout.row_of(every)
     assert 0 <= int(row.min()) <= int(row.max()) < layout.width
@@ -48,7 +48,7 @@ def test_a_layout_holds_every_item_once(layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_a_scan_passes_every_row_once_and_in_order(layout):
+def test_scan_visits_every_row_once_in_order(layout):
     table = jnp.arange(2.0 * layout.num_items).reshape(2, layout.num_items, 1)
 
     def body(carry, start, rows):
@@ -62,7 +62,7 @@ def test_a_scan_passes_every_row_once_and_in_order(layout):
 
 @pytest.mark.parametrize("num_items", [1, 2, 31, 32, 33, 1000, 4095, 4097, 10**6])
 @pytest.mark.parametrize("depth", [1, 11, 101])
-def test_a_chosen_layout_fits(num_items, depth):
+def test_chosen_layout_covers_the_catalogue(num_items, depth):
     layout = layout_for(num_items, min(depth, num_items))
     assert 1 <= layout.width <= num_items
     assert layout.size % layout.width == 0
@@ -90,10 +90,8 @@ def draws(key, logits, where, quotas, layout, num_draws=60_000):
 
     def some(key):
         keys = jax.random.split(key, batch)
-        found = retrieve_streamed(
-            keys, towers, contexts, Masks(where), quotas, "candidates", layout
-        )
-        return found.items
+        given = keys, towers, contexts, Masks(where), quotas, "candidates"
+        return Streamed(layout).sample(*given).items
 
     keys = jax.random.split(key, num_draws // batch)
     return jax.lax.map(some, keys, batch_size=20).reshape(-1, sum(quotas))
@@ -132,14 +130,14 @@ def test_masked_items_are_never_drawn(key):
 # The statistics and their gradient.
 
 
-def dense_listing(logits, found: Candidates, index):
-    """What a dense retrieval lists of the same draw."""
+def dense_sparse_logits(logits, found: Candidates, index):
+    """The sparse logits of dense retrieval for the same draw."""
     ids = jnp.concatenate([found.items[index], found.order[index].reshape(-1)])
     return gather_logits(centre(logits[index]), ids)
 
 
 def dense_score(estimator, towers, where, found: Candidates, quotas, shown):
-    """The same scores from dense logits and the same draw, and with them a gradient in the towers."""
+    """Scores from dense logits and the same draw, differentiable in the towers."""
     logits = jnp.einsum("bmd,mnd->bmn", towers.contexts, towers.items)
     if where is not None:
         logits = jnp.where(where[:, None], logits, -jnp.inf)
@@ -147,7 +145,7 @@ def dense_score(estimator, towers, where, found: Candidates, quotas, shown):
     def one(index):
         same = Candidates(
             items=found.items[index],
-            sparse_logits=dense_listing(logits, found, index),
+            sparse_logits=dense_sparse_logits(logits, found, index),
             order=found.order[index],
             perturbed=found.perturbed[index],
             sound=found.sound[index],
@@ -178,9 +176,7 @@ def cases():
 
 
 @pytest.mark.parametrize(("layout", "experts", "masked", "estimator"), [*cases()])
-def test_scores_and_gradients_are_those_of_the_dense_retrieval(
-    key, estimator, layout, experts, masked
-):
+def test_scores_and_gradients_equal_dense(key, estimator, layout, experts, masked):
     layout, batch, quotas = LAYOUTS[layout], 3, expert_quotas(7, experts)
     towers = random_towers(1, batch, experts, layout.num_items, 4, scale=2.0)
     where = np.random.default_rng(2).random((batch, layout.num_items)) < 0.7
@@ -189,9 +185,9 @@ def test_scores_and_gradients_are_those_of_the_dense_retrieval(
     weights = jnp.asarray(np.random.default_rng(3).normal(size=(batch, 2)))
 
     def streamed(towers):
-        found = retrieve_streamed(
+        found = Streamed(layout).sample(
             jax.random.split(key, batch), towers, contexts, Masks(where), quotas,
-            ESTIMATORS[estimator].statistics, layout,
+            ESTIMATORS[estimator].statistics,
         )  # fmt: skip
         shown = found.items[:, jnp.array([0, 5])]
         scores = jax.vmap(lambda c, s: ESTIMATORS[estimator].score(c, s, quotas))(found, shown)
@@ -212,17 +208,16 @@ def test_scores_and_gradients_are_those_of_the_dense_retrieval(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-def test_the_greedy_order_is_the_dense_one(key, layout):
+def test_greedy_order_equals_dense(key, layout):
     towers = random_towers(4, 3, 2, layout.num_items, 4)
     found = jax.jit(
-        lambda: retrieve_streamed(
+        lambda: Streamed(layout).sample(
             jax.random.split(key, 3),
             towers,
             jnp.arange(3, dtype=jnp.int32),
             Masks(None),
             (3, 2),
             "greedy",
-            layout,
         )
     )()
     logits = jnp.einsum("bmd,mnd->bmn", towers.contexts, towers.items)
@@ -232,15 +227,14 @@ def test_the_greedy_order_is_the_dense_one(key, layout):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shift", [1e4, -1e4])
-def test_logits_far_from_zero_lose_nothing(key, shift):
+def test_draw_does_not_depend_on_a_shift_of_the_logits(key, shift):
     """Float32: the same draw, and the same scores to rounding, as without the shift."""
     logits = np.random.default_rng(5).normal(size=(2, 1, 37)).round(2)
 
     def draw(by):
         towers = embeddings_of(jnp.asarray(logits + by, jnp.float32))
-        found = retrieve_streamed(
-            jax.random.split(key, 2), towers, jnp.arange(2, dtype=jnp.int32), Masks(None), (4,), "candidates",
-            Layout(37, 12, 3),
+        found = Streamed(Layout(37, 12, 3)).sample(
+            jax.random.split(key, 2), towers, jnp.arange(2, dtype=jnp.int32), Masks(None), (4,), "candidates"
         )  # fmt: skip
         return found.items, found.sparse_logits.log_rest
 
@@ -249,14 +243,13 @@ def test_logits_far_from_zero_lose_nothing(key, shift):
     np.testing.assert_allclose(rest, moved_rest, atol=5e-3)
 
 
-def test_all_items_may_be_candidates(key):
+def test_k_equal_to_n_has_no_rest_and_finite_gradients(key):
     """K = N: nothing is left over, and every gradient is finite."""
     towers = random_towers(6, 2, 1, 5, 3)
 
     def streamed(towers):
-        found = retrieve_streamed(
-            jax.random.split(key, 2), towers, jnp.arange(2, dtype=jnp.int32), Masks(None), (5,), "candidates",
-            Layout(5, 4, 2),
+        found = Streamed(Layout(5, 4, 2)).sample(
+            jax.random.split(key, 2), towers, jnp.arange(2, dtype=jnp.int32), Masks(None), (5,), "candidates"
         )  # fmt: skip
         score = jax.vmap(lambda c: ESTIMATORS["v_pg"].score(c, c.items[:1], (5,)))
         return jnp.sum(score(found)), found
@@ -268,44 +261,41 @@ def test_all_items_may_be_candidates(key):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_logit_that_is_not_finite_is_noticed(key, value):
+def test_a_logit_that_is_not_finite_is_unsound(key, value):
     logits = np.zeros((2, 1, 37))
     logits[1, 0, 30] = value
     found = jax.jit(
-        lambda towers: retrieve_streamed(
-            jax.random.split(key, 2),
-            towers,
-            jnp.arange(2),
-            Masks(None),
-            (3,),
-            "candidates",
-            Layout(37, 12, 3),
+        lambda towers: Streamed(Layout(37, 12, 3)).sample(
+            jax.random.split(key, 2), towers, jnp.arange(2), Masks(None), (3,), "candidates"
         )
     )(Embeddings(contexts=jnp.ones((2, 1, 1)), items=jnp.asarray(logits)[1, :, :, None]))
     assert not found.sound.any()
 
 
-def test_keys_that_are_words_are_refused(key, monkeypatch):
+def test_raw_uint32_keys_are_rejected(key, monkeypatch):
     """They are integers, as candidates are that were drawn before."""
-    monkeypatch.setattr(streamed, "find", inspect.unwrap(streamed.find))
+    for holder, name in ((streamed, "find"), (Streamed, "sample"), (Streamed, "_candidates")):
+        monkeypatch.setattr(holder, name, inspect.unwrap(getattr(holder, name)))
     towers, contexts = random_towers(7, 4, 1, 50, 3), jnp.arange(4, dtype=jnp.int32)
     words = jax.random.key_data(jax.random.split(key, 4))
-    with pytest.raises(TypeError, match=r"keys are uint32\[4, 2\]; expected typed ones, such as"):
-        inspect.unwrap(retrieve_streamed)(words, towers, contexts, Masks(None), (2,), "candidates")
+    with pytest.raises(TypeError, match=r"keys are uint32\[4, 2\]; expected typed keys, such as"):
+        Streamed().sample(words, towers, contexts, Masks(None), (2,), "candidates")
 
 
-def test_the_whole_catalogue_is_not_streamed(key):
+def test_statistics_of_the_whole_catalogue_are_rejected(key):
     towers = random_towers(7, 1, 1, 5, 3)
-    with pytest.raises(ValueError, match="lists the whole catalogue; expected retrieval dense"):
-        retrieve_streamed(
+    with pytest.raises(
+        ValueError, match="reads the logits of the whole catalogue; give retrieval='dense'"
+    ):
+        Streamed().sample(
             key[None], towers, jnp.arange(1, dtype=jnp.int32), Masks(None), (2,), "catalogue"
         )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experts", [1, 2])
-def test_training_learns_from_a_streamed_catalogue(experts):
-    """The same config, dense and streamed: both end near the optimum of 40 items."""
+def test_streamed_training_reaches_the_value_of_dense(experts):
+    """Dense and streamed training both end near the optimum of 40 items."""
     values = {}
     jax.config.update("jax_numpy_dtype_promotion", "standard")  # optax's Adam
     for retrieval in ("dense", "streamed"):
@@ -319,12 +309,11 @@ def test_training_learns_from_a_streamed_catalogue(experts):
     assert abs(values["dense"] - values["streamed"]) < 0.02
 
 
-def test_logits_are_no_embeddings():
-    """An encoder that answers logits outright has no items to pass by."""
+def test_an_encoder_of_logits_is_rejected():
+    """Logits hold no item embeddings, which streamed retrieval reads in chunks."""
     encoder = Encoder(lambda key: jnp.zeros((5, 1, 8)), lambda p, contexts: p[contexts])
     config = TrainConfig(num_candidates=2, batch_size=4, retrieval="streamed")
     jax.config.update("jax_numpy_dtype_promotion", "standard")  # optax's Adam
-    with pytest.raises(
-        ValueError, match=r"--retrieval streamed goes through the items' embeddings"
-    ):
-        assemble(config, from_matrix(np.ones((5, 8))).environment, encoder=encoder)
+    message = r"retrieval='streamed' computes logits from the items' embeddings.*retrieval='dense'"
+    with pytest.raises(ValueError, match=message):
+        build_learner(config, from_matrix(np.ones((5, 8))).environment, encoder=encoder)

@@ -1,4 +1,4 @@
-"""What a run needs is told beforehand, and the streamed program holds nothing of size B x N."""
+"""The estimate of memory against the compiler's, and programs that hold nothing of size B x N."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from rankpg import TrainConfig
 from rankpg.environments.synthetic import generate
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import evaluation_block
-from rankpg.retrieval.choice import choose_retrieval
+from rankpg.retrieval.choice import Catalogue, choose_retrieval
 from rankpg.runs import memory
-from rankpg.runs.memory import available_memory, estimate_memory
+from rankpg.runs.memory import available_memory, check_memory, estimate_memory
 from rankpg.runs.run import prepare
-from rankpg.training.build import assemble
-from rankpg.training.update import init_state, seed_keys, train_chunk
+from rankpg.training.build import build_learner
+from rankpg.training.update import seed_keys, train_chunk
 
 ENABLE_X64 = False
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # for optimizers of optax
+
 ITEMS, BATCH = 20_000, 64
 
 
@@ -32,15 +35,10 @@ def settings(**changes):
     )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def promotion():
-    jax.config.update("jax_numpy_dtype_promotion", "standard")  # optax's Adagrad
-
-
 def compiled(config):
     run = prepare(config)
-    roots = seed_keys(run.config, "steps")
-    return run, train_chunk(run.pipeline, 2).lower(run.environment, run.state, roots).compile()
+    roots = seed_keys(run.config.seeds, "steps")
+    return run, train_chunk(run.learner, 2).lower(run.learner, run.state, roots).compile()
 
 
 @pytest.mark.parametrize(
@@ -54,19 +52,19 @@ def compiled(config):
         pytest.param({"retrieval": "streamed", "num_candidates": 200}, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
-def test_the_estimate_holds_what_the_compiler_takes(changes):
+def test_estimate_covers_the_compiled_memory(changes):
     run, program = compiled(settings(**changes))
     taken = program.memory_analysis()
-    told = run.memory
-    training = told.environment + told.parameters + told.optimizer
-    training += told.gradient + told.embeddings + told.retrieval
+    estimate = run.memory
+    training = estimate.environment + estimate.parameters + estimate.optimizer
+    training += estimate.gradient + estimate.embeddings + estimate.retrieval
     actual = taken.argument_size_in_bytes + taken.temp_size_in_bytes
     assert actual <= 1.1 * training
     assert training <= 4 * actual
 
 
 @pytest.mark.slow
-def test_nothing_of_batch_times_catalogue_is_in_the_streamed_program():
+def test_streamed_program_holds_no_batch_of_logits():
     """Read from the program: no array holds a number for every item of every context."""
     _, program = compiled(settings(retrieval="streamed", estimator="top1_pg"))
     sizes = {
@@ -81,51 +79,55 @@ def test_nothing_of_batch_times_catalogue_is_in_the_streamed_program():
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adagrad", "adam"])
 @pytest.mark.parametrize("estimator", ["top1_pg", "ca_pg"])
-def test_a_million_items_need_64_mib_beside_parameters_gradient_and_moments(optimizer, estimator):
+def test_a_million_items_need_64_mib_of_temporary_memory(optimizer, estimator):
     """Compiled from shapes alone, nothing of that size is made."""
     config = settings(
         num_contexts=1000, num_items=10**6, embedding_dim=64, num_candidates=100, batch_size=128,
         retrieval="streamed", optimizer=optimizer, estimator=estimator,
     ).resolve()  # fmt: skip
     environment = generate(jax.random.key(0), 1000, 10**6)
-    pipeline = assemble(config, environment)
-    roots = seed_keys(config, "steps")
-    state = jax.eval_shape(jax.vmap(lambda key: init_state(pipeline, key)), roots)
-    taken = train_chunk(pipeline, 2).lower(environment, state, roots).compile().memory_analysis()
+    learner = build_learner(config, environment)
+    roots = seed_keys(config.seeds, "steps")
+    state = jax.eval_shape(jax.vmap(learner.init), roots)
+    taken = train_chunk(learner, 2).lower(learner, state, roots).compile().memory_analysis()
     gradient = sum(4 * x.size for x in jax.tree.leaves(state.params))
     assert taken.temp_size_in_bytes <= gradient + 64 * 2**20
 
 
-def test_what_does_not_fit_is_refused_with_what_would(monkeypatch):
+def test_a_run_that_does_not_fit_names_settings_that_do(monkeypatch):
     environment = generate(jax.random.key(0), 50, ITEMS)
-    pipeline = assemble(settings(retrieval="dense", batch_size=1024).resolve(), environment)
-    streamed = assemble(settings(retrieval="streamed", batch_size=1024).resolve(), environment)
-    between = estimate_memory(streamed, environment, 3).total + 2**20
+    dense, streamed = (
+        build_learner(settings(retrieval=name, batch_size=1024), environment)
+        for name in ("dense", "streamed")
+    )
+    between = estimate_memory(streamed, 3).total + 2**20
     monkeypatch.setattr(memory, "available_memory", lambda: between)
-    with pytest.raises(ConfigError, match=r"would need about .*What would fit: .*--retrieval stre"):
-        memory.check_memory(pipeline, environment, 3)
-    assert memory.check_memory(streamed, environment, 3).total <= between
+    with pytest.raises(
+        ConfigError, match=r"would need .*settings would fit: .*retrieval='streamed'"
+    ):
+        check_memory(dense, 3)
+    assert check_memory(streamed, 3).total <= between
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
     with pytest.raises(
         ConfigError,
-        match=r"about \d items, \S+ times less of --embedding-dim, .* or a larger machine",
+        match=r"about \d items, \S+ times less of embedding_dim, .* or a larger machine",
     ):
-        memory.check_memory(streamed, environment, 1)
-    monkeypatch.setattr(memory, "available_memory", lambda: None)  # a device that does not tell
-    memory.check_memory(pipeline, environment, 3)
+        check_memory(streamed, 1)
+    monkeypatch.setattr(memory, "available_memory", lambda: None)  # unknown
+    check_memory(dense, 3)
 
 
-def test_a_large_problem_is_refused_before_it_is_generated(monkeypatch):
+def test_a_large_problem_is_rejected_before_it_is_generated(monkeypatch):
     """Its features alone would be 40 GiB: nothing of them may be made."""
     monkeypatch.setattr(memory, "available_memory", lambda: 2**33)
     config = settings(num_items=2**30, reranker="learned", adaptive_learning_rate=True)
     with pytest.raises(
-        ConfigError, match=r"environment 40\.0 GiB.*What would fit: about [\d,]+ items"
+        ConfigError, match=r"environment 40\.0 GiB.*settings would fit: about [\d,]+ items"
     ):
         prepare(config)
 
 
-def test_this_machine_tells_its_memory():
+def test_available_memory_of_this_machine():
     free = available_memory()
     assert free is None or free > 2**26
 
@@ -133,19 +135,19 @@ def test_this_machine_tells_its_memory():
 @pytest.mark.parametrize(
     ("changes", "name", "reason"),
     [
-        ({}, "streamed", "pass by in chunks"),
-        ({"num_items": 1000}, "dense", "1000 items are few"),
-        ({"whole_catalogue": True}, "dense", "lists the whole catalogue"),
-        ({"towers": False}, "dense", "answers logits"),
-        ({"platform": "gpu"}, "dense", "fit the device"),
-        ({"platform": "gpu", "logits_at_once": 10**9}, "streamed", "3.7 GiB of logits"),
-        ({"wanted": "dense"}, "dense", "as you asked"),
-        ({"wanted": "streamed", "num_items": 10}, "streamed", "as you asked"),
+        ({}, "streamed", "chunks of 100000 items are faster"),
+        ({"catalogue": Catalogue(1000, 10)}, "dense", "1000 items fit in cache"),
+        ({"whole_catalogue": True}, "dense", "reads the logits of the whole catalogue"),
+        ({"towers": False}, "dense", "the encoder returns logits"),
+        ({"platform": "gpu"}, "dense", "fit on the device"),
+        ({"platform": "gpu", "num_logits": 10**9}, "streamed", "3.7 GiB of logits"),
+        ({"wanted": "dense"}, "dense", "as requested"),
+        ({"wanted": "streamed", "catalogue": Catalogue(10, 2)}, "streamed", "as requested"),
     ],
 )
-def test_auto_says_what_it_takes_and_why(changes, name, reason):
+def test_auto_names_its_choice_and_reason(changes, name, reason):
     case = {
-        "wanted": "auto", "num_items": 10**5, "logits_at_once": 10**6, "whole_catalogue": False,
+        "wanted": "auto", "catalogue": Catalogue(10**5, 10), "num_logits": 10**6, "whole_catalogue": False,
         "towers": True, "platform": "cpu", **changes,
     }  # fmt: skip
     chosen = choose_retrieval(**case)
@@ -153,16 +155,16 @@ def test_auto_says_what_it_takes_and_why(changes, name, reason):
     assert reason in chosen.reason
 
 
-def test_auto_looks_at_the_encoder_and_the_score():
+def test_auto_depends_on_the_score():
     environment = generate(jax.random.key(0), 5, 9000)
     chosen = {
-        estimator: assemble(settings(estimator=estimator).resolve(), environment).retrieval.name
+        estimator: build_learner(settings(estimator=estimator), environment).policy.retrieval.name
         for estimator in ("ca_pg", "ca_pg_exact")
     }
     assert chosen == {"ca_pg": "streamed", "ca_pg_exact": "dense"}
 
 
-def test_fewer_contexts_are_evaluated_together_where_the_catalogue_is_large():
+def test_evaluation_block_shrinks_with_the_catalogue():
     assert evaluation_block(1000, (10,)).contexts == 64
     assert evaluation_block(10**6, (100,)).contexts == 11
     assert evaluation_block(10**6, (50, 50)).contexts == 1

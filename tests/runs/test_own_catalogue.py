@@ -1,4 +1,4 @@
-"""A trained run on data of a user's own: from its folder, with items that come and go, asked by strangers."""
+"""A trained run on a user's data: from its folder, with items added and removed, for unknown contexts."""
 
 from __future__ import annotations
 
@@ -86,10 +86,10 @@ def id_run(jax_flags):
 
 
 def logits(run, contexts):
-    """Of every item, by brute force: {item id: [contexts, M]}."""
+    """Logits of every item by brute force: {item id: [contexts, M]}."""
     params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
     rows = jnp.asarray(run.context_rows(contexts))
-    found = np.asarray(run.pipeline.logits(params, run.environment, rows))
+    found = np.asarray(run.policy.logits(params, run.environment, rows))
     ids = run.dataset.item_ids.ids.tolist()
     return {item: found[:, :, column] for column, item in enumerate(ids)}
 
@@ -105,11 +105,11 @@ def best(scores, quotas, context, allowed=None):
     return chosen
 
 
-def check_candidates(run, contexts=tuple(USERS["user"]), **asked):
+def check_candidates(run, contexts=tuple(USERS["user"]), **options):
     scores = logits(run, contexts)
-    found = run.candidates(list(contexts), **asked).tolist()
-    allowed = asked.get("eligible")
-    expected = [best(scores, run.pipeline.quotas, c, allowed) for c in range(len(contexts))]
+    found = run.candidates(list(contexts), **options).tolist()
+    allowed = options.get("eligible")
+    expected = [best(scores, run.policy.quotas, c, allowed) for c in range(len(contexts))]
     assert found == expected
     return scores
 
@@ -117,7 +117,7 @@ def check_candidates(run, contexts=tuple(USERS["user"]), **asked):
 # Items that come and go.
 
 
-def test_added_items_come_where_brute_force_puts_them(run):
+def test_added_items_rank_where_brute_force_puts_them(run):
     before = logits(run, USERS["user"])
     wider = run.with_items(NEW)
     after = check_candidates(wider)
@@ -128,7 +128,7 @@ def test_added_items_come_where_brute_force_puts_them(run):
     world = online.catalogue(
         CONTEXTS, 2, context_features=run.environment.context_features, item_features=features
     )
-    alone = run.pipeline.logits(params, world, jnp.arange(CONTEXTS, dtype=jnp.int32))
+    alone = run.policy.logits(params, world, jnp.arange(CONTEXTS, dtype=jnp.int32))
     np.testing.assert_allclose(np.stack([after["n1"], after["n2"]], -1), alone, atol=1e-6)
     assert any("n" in item[0] for row in wider.candidates(USERS["user"]) for item in row), (
         "a test of nothing: no new item is any context's candidate"
@@ -136,16 +136,18 @@ def test_added_items_come_where_brute_force_puts_them(run):
     assert run.dataset.item_ids.ids.tolist() == SHOP["sku"].to_list()  # the run itself is as it was
 
 
-def test_items_as_an_array(run):
+def test_items_may_be_an_array_of_features(run):
     features = run.dataset.item_featurizer.transform(NEW)
     one, other = run.with_items(NEW), run.with_items(features, ["n1", "n2"])
     assert one.dataset.fingerprint() == other.dataset.fingerprint()
-    refusal(lambda: run.with_items(features[:, :2], ["n1", "n2"]), "2 features a row; expected 9")
+    refusal(
+        lambda: run.with_items(features[:, :2], ["n1", "n2"]), "2 features in each row; expected 9"
+    )
     refusal(lambda: run.with_items(features, ["n1"]), "[1, F]")
 
 
 @pytest.mark.slow
-def test_new_items_earn_nothing_among_ratings_and_the_run_goes_on(run):
+def test_new_items_have_no_ratings_and_training_continues(run):
     wider = run.with_items(NEW)
     assert rewards(wider.dataset, "u1", ["n1", "n2"]) == [0.0, 0.0]
     for item in SHOP["sku"]:
@@ -165,7 +167,7 @@ def train_on(run):
 
 
 @pytest.mark.slow
-def test_removed_items_never_come(run):
+def test_removed_items_are_never_candidates(run):
     gone = ["s0", "s5", "s11"]
     less = run.without_items(gone)
     after = check_candidates(less)
@@ -179,24 +181,26 @@ def test_removed_items_never_come(run):
     np.testing.assert_allclose(logits(back, ["u3"])["s5"], before["s5"][3:4], atol=1e-6)
 
 
-def test_every_item_but_k_can_go_and_no_more(run):
+def test_k_items_must_remain(run):
     left = run.without_items(SHOP["sku"].to_list()[K:])
     assert sorted(left.candidates("u0")[0].tolist()) == ["s0", "s1", "s2"]
-    refusal(lambda: left.without_items("s0"), "--num-candidates is 3", "2 items", error=ConfigError)
+    refusal(lambda: left.without_items("s0"), "num_candidates=3", "2 items", error=ConfigError)
     refusal(
-        lambda: run.without_items(SHOP["sku"].to_list()), "no item would be left", error=ValueError
+        lambda: run.without_items(SHOP["sku"].to_list()),
+        "leave at least one in the catalogue",
+        error=ValueError,
     )
     refusal(lambda: run.without_items("s99"), "unknown item 's99'", error=UnknownIdError)
 
 
-def test_an_item_that_is_there_or_of_another_type_is_refused(run):
-    refusal(lambda: run.with_items(SHOP[:2]), "'s0' is there already (2 are)", "without_items")
+def test_known_items_and_ids_of_another_type_are_rejected(run):
+    refusal(lambda: run.with_items(SHOP[:2]), "'s0' exists already (2 do)", "without_items")
     numbered = NEW.with_columns(pl.Series("sku", [1, 2]))
-    refusal(lambda: run.with_items(numbered), "ids are int64", "bring both to one type")
+    refusal(lambda: run.with_items(numbered), "ids are int64", "convert them to one type")
     refusal(lambda: run.with_items(NEW.drop("price")), "no column 'price'")
 
 
-def test_a_table_of_ids_takes_no_items_and_gives_them_up(id_run):
+def test_a_table_of_ids_rejects_new_items_and_allows_removal(id_run):
     for call in (lambda: id_run.with_items(NEW), lambda: id_run.with_contexts(NEW)):
         refusal(call, "cannot be added", "never saw has no embedding", error=ConfigError)
     before = logits(id_run, USERS["user"])
@@ -204,15 +208,15 @@ def test_a_table_of_ids_takes_no_items_and_gives_them_up(id_run):
     less = id_run.without_items(sorted(gone)).without_items("s7")
     found = less.candidates(USERS["user"]).tolist()
     kept = {*SHOP["sku"]} - gone - {"s7"}
-    quotas = id_run.pipeline.quotas
+    quotas = id_run.policy.quotas
     assert found == [best(before, quotas, c, kept) for c in range(CONTEXTS)]
     with pytest.warns(UnknownIdWarning):
-        strangers = less.candidates(["nobody"], unknown="mean")
-    assert {*strangers[0].tolist()} <= kept
+        unknown = less.candidates(["missing"], unknown="mean")
+    assert {*unknown[0].tolist()} <= kept
 
 
 @pytest.mark.slow
-def test_a_matrix_of_rewards_has_none_for_new_items():
+def test_new_items_of_a_reward_matrix_have_no_rewards():
     rng = np.random.default_rng(1)
     data = from_matrix(
         rng.gamma(1.0, size=(4, 8)), noise_std=rng.uniform(size=(4, 8)),
@@ -228,31 +232,31 @@ def test_a_matrix_of_rewards_has_none_for_new_items():
     assert np.isfinite(evaluate_run(less)[0]["policy_value"])
     wider = run.with_items(rng.normal(size=(1, 5)), [99])
     assert wider.candidates([0, 3]).shape == (2, 2)
-    refusal(lambda: evaluate_run(wider), "knows no rewards", error=ConfigError)
+    refusal(lambda: evaluate_run(wider), "has no rewards", error=ConfigError)
     refusal(lambda: run.with_items({"item": [1]}), "as an array [n, 5]")
     assert wider.environment.where[:, 8].all()
 
 
-def test_new_contexts_ask_with_their_features(run):
-    asked = run.with_contexts({"user": ["new", "twin"], "age": [50.0, 14.0]})
-    scores = check_candidates(asked, ("new", "twin", "u2"))
+def test_new_contexts_are_embedded_by_their_features(run):
+    wider = run.with_contexts({"user": ["new", "twin"], "age": [50.0, 14.0]})
+    scores = check_candidates(wider, ("new", "twin", "u2"))
     twin = [scores[item][1] for item in scores]
     np.testing.assert_allclose(twin, [scores[item][2] for item in scores], atol=1e-6)  # u2 is 14
-    assert asked.known(["new", "u0", "none"]).tolist() == [True, True, False]
-    np.testing.assert_array_equal(asked.pipeline.training_contexts, np.arange(CONTEXTS))
+    assert wider.known(["new", "u0", "none"]).tolist() == [True, True, False]
+    np.testing.assert_array_equal(wider.learner.sampler.contexts, np.arange(CONTEXTS))
 
 
 @pytest.mark.slow
-def test_contexts_come_and_items_do_not_where_items_went_from_a_table_of_ids():
+def test_new_contexts_after_items_of_a_table_were_removed():
     run = prepare(settings(item_tower="ids", hidden=(4,), embedding_dim=4), shop_data())
     less = run.without_items(["s2", "s5"])
-    asked = less.with_contexts({"user": ["new", "twin"], "age": [50.0, 14.0]})
+    wider = less.with_contexts({"user": ["new", "twin"], "age": [50.0, 14.0]})
     kept = [item for item in SHOP["sku"] if item not in ("s2", "s5")]
-    check_candidates(asked, ("new", "twin"), eligible=kept)
-    found = asked.candidates(["new", "twin"])
-    np.testing.assert_array_equal(found, asked.candidates(["new", "twin"], eligible=kept))
+    check_candidates(wider, ("new", "twin"), eligible=kept)
+    found = wider.candidates(["new", "twin"])
+    np.testing.assert_array_equal(found, wider.candidates(["new", "twin"], eligible=kept))
     np.testing.assert_array_equal(found[1], less.candidates("u2")[0])  # who is 14
-    for changed in (less, asked):
+    for changed in (less, wider):
         refusal(
             lambda r=changed: r.with_items(NEW),
             "its item tower embeds ids, and an item that",
@@ -262,19 +266,19 @@ def test_contexts_come_and_items_do_not_where_items_went_from_a_table_of_ids():
         run.with_contexts({"user": ["new"], "age": [50.0]})
         .without_items(["s2", "s5"])
         .candidates("new"),
-        asked.candidates("new"),
+        wider.candidates("new"),
     )
 
 
 @pytest.mark.parametrize("held_out", [0, 2])
-def test_who_judged_judges_on_and_nobody_else(held_out):
+def test_evaluation_contexts_do_not_change(held_out):
     run = prepare(settings(held_out_contexts=held_out), shop_data())
     before = evaluation_contexts(run).tolist()
-    asked = run.with_contexts({"user": ["new", "twin"], "age": [50.0, 14.0]})
-    for later in (asked, asked.with_items(NEW).without_items("s3")):
+    wider = run.with_contexts({"user": ["new", "twin"], "age": [50.0, 14.0]})
+    for later in (wider, wider.with_items(NEW).without_items("s3")):
         assert evaluation_contexts(later).tolist() == before
-        training = set(later.pipeline.training_contexts.tolist())
-        assert training == set(run.pipeline.training_contexts.tolist())
+        training = set(later.learner.sampler.contexts.tolist())
+        assert training == set(run.learner.sampler.contexts.tolist())
         assert not held_out or not training & {*before}
 
 
@@ -282,7 +286,7 @@ BIG = [1, 2**63 + 5, 2**64 - 1, 7, 8, 9]
 
 
 def numbered(ids, **towers):
-    """A run that nobody trained, whose contexts and items have these ids."""
+    """An untrained run whose contexts and items have these ids."""
     rows = np.eye(len(ids), dtype=np.float32)
     data = from_matrix(
         rows + 1, context_ids=ids, item_ids=ids, context_features=rows, item_features=rows
@@ -292,7 +296,7 @@ def numbered(ids, **towers):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ids", [BIG, np.array(BIG, np.uint64), pd.Series(BIG)])
-def test_ids_that_need_all_of_64_bits_stay_what_they_are(ids):
+def test_64_bit_ids_are_kept(ids):
     run = numbered(ids)
     assert run.dataset.item_ids.ids.dtype == np.uint64
     assert run.dataset.item_ids.ids.tolist() == BIG
@@ -308,10 +312,10 @@ def test_ids_that_need_all_of_64_bits_stay_what_they_are(ids):
     for more in ([77], np.array([77]), [2**64 - 2]):
         wider = run.with_items(row, more).dataset.item_ids.ids
         assert (wider.dtype, wider.tolist()) == (np.uint64, [*BIG, *more])
-    refusal(lambda: run.with_items(row, [-1]), "no type of 64 bits holds", "make them text")
+    refusal(lambda: run.with_items(row, [-1]), "no 64-bit type holds", "make them text")
 
 
-def test_ids_of_both_signs_and_one_type():
+def test_ids_of_both_signs_have_one_type():
     small = numbered(np.array([3, 4, 5, 6], np.uint64), num_experts=1)
     wider = small.with_items(np.ones((1, 4)), [-1]).dataset.item_ids.ids
     assert (wider.dtype, wider.tolist()) == (np.int64, [3, 4, 5, 6, -1])
@@ -320,7 +324,7 @@ def test_ids_of_both_signs_and_one_type():
 
 
 @pytest.mark.slow
-def test_text_is_text_whatever_array_it_comes_in():
+def test_text_ids_do_not_depend_on_the_array_type():
     text = ["a", "b", "c", "d"]
     for ids in (
         pd.Series(text, dtype=object),
@@ -337,10 +341,10 @@ def test_text_is_text_whatever_array_it_comes_in():
 @pytest.mark.parametrize(
     ("ids", "parts"),
     [
-        ([77.5], ["ids are float64", "the run int64", "bring both to one type"]),
-        ([77.0], ["ids are float64", "bring both to one type"]),
-        (["77"], ["ids are <U2", "bring both to one type"]),
-        (np.array(["2020-01-01"], "M8[D]"), ["ids are datetime64[D]", "bring both to one type"]),
+        ([77.5], ["ids are float64", "the run int64", "convert them to one type"]),
+        ([77.0], ["ids are float64", "convert them to one type"]),
+        (["77"], ["ids are <U2", "convert them to one type"]),
+        (np.array(["2020-01-01"], "M8[D]"), ["ids are datetime64[D]", "convert them to one type"]),
         ([True], ["item ids are bool, such as True", "whole numbers"]),
         (np.array([True]), ["item ids are bool, such as True"]),
         ([""], ["item ids, row 0", "the id is empty"]),
@@ -349,28 +353,28 @@ def test_text_is_text_whatever_array_it_comes_in():
         ([["a"]], ["item ids must be a list"]),
     ],
 )
-def test_new_ids_that_are_none(ids, parts):
+def test_invalid_new_ids_are_rejected(ids, parts):
     run = numbered([3, 4, 5, 6])
     refusal(lambda: run.with_items(np.ones((1, 4)), ids), *parts)
 
 
-def test_questions_that_are_none(run):
+def test_invalid_contexts_are_rejected(run):
     numbers = numbered([0, 1, 2, 3])
     refusal(lambda: numbers.candidates(True), "unknown user True", error=UnknownIdError)
     refusal(lambda: numbers.candidates([0, True]), "unknown user True", error=UnknownIdError)
     refusal(lambda: numbers.without_items([True]), "unknown item True", error=UnknownIdError)
     assert numbers.known([0, True, 4, None]).tolist() == [True, False, False, False]
     for unknown in ("error", "mean"):
-        for asked, shape in (([["u3", "zz"]], "[1, 2]"), ([], "[0]")):
+        for contexts, shape in (([["u3", "zz"]], "[1, 2]"), ([], "[0]")):
             refusal(
-                lambda a=asked, u=unknown: run.candidates(a, unknown=u),
-                f"contexts is ids{shape}; expected one context id or a list", error=ValueError,
+                lambda a=contexts, u=unknown: run.candidates(a, unknown=u),
+                f"contexts has shape {shape}; expected one context id or a list", error=ValueError,
             )  # fmt: skip
 
 
-def test_a_run_without_ids_says_so():
+def test_a_run_without_ids_takes_row_numbers():
     run = prepare(TrainConfig(num_contexts=5, num_items=9, num_candidates=2, seeds=(0,)))
-    refusal(lambda: run.without_items([1]), "has no ids", error=ConfigError)
+    refusal(lambda: run.without_items([1]), "row numbers and no ids", error=ConfigError)
     with pytest.warns(UnknownIdWarning, match=r"1 of 2 contexts \(50\.0%\) are unknown, such as 7"):
         assert run.candidates([1, 7], unknown="mean").shape == (2, 2)
 
@@ -378,7 +382,7 @@ def test_a_run_without_ids_says_so():
 # Questions.
 
 
-def test_only_eligible_items_are_answered(run):
+def test_only_eligible_items_are_returned(run):
     allowed = ["s1", "s4", "s8", "s9"]
     check_candidates(run, eligible=allowed)
     mask = np.isin(run.dataset.item_ids.ids, allowed)
@@ -390,7 +394,7 @@ def test_only_eligible_items_are_answered(run):
     np.testing.assert_array_equal(found[1], run.candidates("u4")[0])
 
 
-def test_eligible_that_cannot_be(run):
+def test_invalid_eligible_is_rejected(run):
     for eligible, parts in (
         (["s1", "s2"], ["context 'u0' has 2 eligible items", "3 candidates"]),
         (np.ones(5, bool), ["bool[5]", "[12] (items)"]),
@@ -404,7 +408,7 @@ def test_eligible_that_cannot_be(run):
 
 
 @pytest.mark.slow
-def test_eligibility_of_the_data_and_of_the_question_both_hold():
+def test_eligibility_of_data_and_call_both_hold():
     where = np.random.default_rng(3).random((CONTEXTS, ITEMS)) < 0.8
     run = train(by_ids(seeds=(0,)), shop_data(eligible=where))
     allowed = np.arange(ITEMS) % 2 == 0
@@ -416,7 +420,7 @@ def test_eligibility_of_the_data_and_of_the_question_both_hold():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", ["run", "id_run"])
-def test_a_stranger_gets_the_candidates_of_the_mean_context(which, request):
+def test_unknown_contexts_get_the_candidates_of_the_mean(which, request):
     run = request.getfixturevalue(which)
     refusal(lambda: run.candidates(["u0", "who"]), "unknown user 'who'", error=UnknownIdError)
     with pytest.warns(UnknownIdWarning, match=r"2 of 3 contexts \(66\.7%\).*'who'"):
@@ -424,15 +428,15 @@ def test_a_stranger_gets_the_candidates_of_the_mean_context(which, request):
     assert run.known(["who", "u1", "me"]).tolist() == [False, True, False]
     np.testing.assert_array_equal(found[1], run.candidates("u1")[0])
     scores = {item: s.mean(axis=0, keepdims=True) for item, s in logits(run, USERS["user"]).items()}
-    expected = best(scores, run.pipeline.quotas, 0)
+    expected = best(scores, run.policy.quotas, 0)
     assert found[0].tolist() == found[2].tolist() == expected
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        run.candidates(["u0"], unknown="mean")  # nobody is unknown: nothing to say
+        run.candidates(["u0"], unknown="mean")  # every context is known: no warning
     with pytest.warns(UnknownIdWarning):
         few = run.candidates(["who"], unknown="mean", eligible=["s1", "s2", "s3"])
-    assert few[0].tolist() == best(scores, run.pipeline.quotas, 0, ["s1", "s2", "s3"])
-    refusal(lambda: run.candidates("u0", unknown="guess"), "error or mean", error=ValueError)
+    assert few[0].tolist() == best(scores, run.policy.quotas, 0, ["s1", "s2", "s3"])
+    refusal(lambda: run.candidates("u0", unknown="guess"), "'error' or 'mean'", error=ValueError)
 
 
 # The folder.
@@ -449,7 +453,7 @@ def saved(run, path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("towers", ["features", "ids"])
-def test_the_folder_alone_answers(towers, tmp_path):
+def test_a_loaded_run_needs_only_its_folder(towers, tmp_path):
     where = np.random.default_rng(3).random((CONTEXTS, ITEMS)) < 0.8
     config = settings() if towers == "features" else by_ids(reranker="noisy")
     run = prepare(config, shop_data(eligible=where))
@@ -489,7 +493,7 @@ def test_the_folder_alone_answers(towers, tmp_path):
     ],
     ids=["text", "numbers", "places", "unsigned", "dates", "floats"],
 )
-def test_ids_come_back_exactly(ids, tmp_path):
+def test_ids_are_loaded_exactly(ids, tmp_path):
     data = from_matrix(np.eye(6) + 1, context_ids=ids, item_ids=ids)
     run = prepare(TrainConfig(num_candidates=2, seeds=(0,), num_steps=1, batch_size=2), data)
     again = load_run(saved(run, tmp_path / "run"))
@@ -499,7 +503,7 @@ def test_ids_come_back_exactly(ids, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_the_folder_holds_is_plain_and_damage_is_told(tmp_path, capsys):
+def test_the_folder_is_plain_and_damage_is_reported(tmp_path, capsys):
     path = saved(prepare(settings(), shop_data()), tmp_path / "run")
     held = json.loads((path / "data" / "ids.json").read_text())
     assert held["item"] == {"type": "text", "values": SHOP["sku"].to_list()}
@@ -521,7 +525,7 @@ def test_what_the_folder_holds_is_plain_and_damage_is_told(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_run_card_says_what_was_left_out(tmp_path):
+def test_the_run_card_lists_what_was_left_out(tmp_path):
     more = {"user": "u0", "item": "x", "value": 1.0}
     table = {name: [*values, more[name]] for name, values in ratings().items()}
     data = from_table(
@@ -535,7 +539,7 @@ def test_the_run_card_says_what_was_left_out(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_live_retriever_keeps_its_ids(tmp_path):
+def test_an_online_retriever_keeps_its_ids(tmp_path):
     config = settings(seeds=(0,), estimator="ca_pg_swr", batch_size=2)
     data = from_table(
         None, contexts=USERS, items=SHOP, context_features=Features(numeric=["age"]),

@@ -1,4 +1,4 @@
-"""Training: the step against a gradient by hand, the streams of randomness, and what stops a seed."""
+"""Training: the update against a gradient by hand, random streams, faults and optimizers."""
 
 from __future__ import annotations
 
@@ -14,33 +14,25 @@ from flax import struct
 from scipy import stats
 
 import rankpg
-from rankpg import TrainConfig
-from rankpg import rerankers as rerankers
+from rankpg import TrainConfig, rerankers
 from rankpg.encoders import Encoder
 from rankpg.environments.dataset import Dataset, split_contexts
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.errors import ConfigError
-from rankpg.runs import loop as run_module
 from rankpg.runs.loop import training_loop
 from rankpg.runs.run import Run, prepare
 from rankpg.runs.train import train
-from rankpg.training import optimizer as optimizing
-from rankpg.training import update as training
-from rankpg.training.build import assemble
-from rankpg.training.optimizer import make_optimizer
-from rankpg.training.update import FAULTS, init_state, train_chunk, update
+from rankpg.training.build import build_learner
+from rankpg.training.optimizer import Fault, make_optimizer
+from rankpg.training.update import Learner, StepKeys, seed_keys, train_chunk
 from rankpg.types import Environment, Ranking, Reranker
 
 ENABLE_X64 = False
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # for optimizers of optax
+
 CONTEXTS, ITEMS = 5, 8
 SGD = {"optimizer": "sgd", "learning_rate": 0.5}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def standard_promotion(jax_flags):
-    """optax's Adam promotes dtypes by the standard rules."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
 def settings(**changes) -> TrainConfig:
@@ -68,8 +60,8 @@ def leaves_equal(one, other) -> bool:
     return all(np.array_equal(a, b) for a, b in pairs)
 
 
-def start(pipeline, seed=0):
-    return jax.jit(lambda key: init_state(pipeline, key))(jax.random.key(seed))
+def start(learner, seed=0):
+    return jax.jit(learner.init)(jax.random.key(seed))
 
 
 def seed_of(tree, index):
@@ -106,21 +98,20 @@ def problem(name, experts, world):
         init_scale=0.3,
         batch_size=16,
     )
-    pipeline = assemble(config, world)
-    step = jax.jit(lambda state, key: update(pipeline, world, state, key))
-    return config, pipeline, step
+    learner = build_learner(config, world)
+    return config, learner, jax.jit(learner.update)
 
 
-def one_row(config, pipeline, world):
+def one_row(config, learner, world):
     """sum_l alpha_l (r_l + bonus_l) grad score_l, by one context's logits, and sum_l alpha_l r_l."""
     quotas = rankpg.expert_quotas(config.num_candidates, config.num_experts)
     alpha = jnp.array([1.0, 0.5])
     slots = config.num_candidates if config.estimator in ("v_pg", "v_pg_swr") else 1
 
     @jax.jit
-    def row(key, late_key, rewards_key, context, logits):
+    def row(key, reranker_key, rewards_key, context, logits):
         candidates = rankpg.sample_candidates(key, logits, quotas)
-        shown = pipeline.reranker(late_key, world, context, candidates).items
+        shown = learner.reranker(reranker_key, world, context, candidates).items
         rewards = world.sample_rewards(rewards_key, context, shown)
 
         def credit(logits):
@@ -136,10 +127,10 @@ def one_row(config, pipeline, world):
 
 def gradient_by_hand(config, row, state, key):
     """-1/B sum over rows, by the chain rule through f_m(a) = x_m . e_ma / T."""
-    contexts_key, retrieval_key, late_key, rewards_key = jax.random.split(key, 4)
+    contexts_key, candidates_key, reranker_key, rewards_key = jax.random.split(key, 4)
     rows, (x, e) = config.batch_size, tables(state.params)
     contexts = np.asarray(jax.random.randint(contexts_key, (rows,), 0, CONTEXTS))
-    keys = [jax.random.split(k, rows) for k in (retrieval_key, late_key, rewards_key)]
+    keys = [jax.random.split(k, rows) for k in (candidates_key, reranker_key, rewards_key)]
     to_x, to_e, earned = np.zeros_like(x), np.zeros_like(e), []
     for b, context in enumerate(contexts):
         logits = np.einsum("md,mnd->mn", x[:, context], e) / config.temperature
@@ -167,9 +158,9 @@ def value_of(params, mean_rewards, quotas, alpha, temperature):
 
 
 @pytest.mark.parametrize(("name", "experts"), CASES)
-def test_the_step_is_the_gradient_by_hand_and_learning_follows_it(name, experts, world):
-    config, pipeline, step = problem(name, experts, world)
-    state, row = start(pipeline, 3), one_row(config, pipeline, world)
+def test_update_follows_the_gradient_by_hand_and_learns(name, experts, world):
+    config, learner, step = problem(name, experts, world)
+    state, row = start(learner, 3), one_row(config, learner, world)
     for number in (0, 1):  # the second from a point where rows no longer start alike
         key = jax.random.key(70 + number)
         after, metrics = step(state, key)
@@ -186,19 +177,19 @@ def test_the_step_is_the_gradient_by_hand_and_learning_follows_it(name, experts,
         assert (int(after.step), int(after.fault)) == (number + 1, 0)
         state = after
 
-    state, alpha = start(pipeline, 4), np.array([1.0, 0.5])
+    state, alpha = start(learner, 4), np.array([1.0, 0.5])
     means = np.asarray(table(), np.float32)
     optimum = np.mean(np.sort(means, axis=1)[:, ::-1][:, :2] @ alpha)
-    before = value_of(state.params, means, pipeline.quotas, alpha, config.temperature)
+    before = value_of(state.params, means, learner.policy.quotas, alpha, config.temperature)
     for number in range(400):
         state, _ = step(state, jax.random.fold_in(jax.random.key(5), number))
-    after = value_of(state.params, means, pipeline.quotas, alpha, config.temperature)
+    after = value_of(state.params, means, learner.policy.quotas, alpha, config.temperature)
     assert after - before > 0.25 * (optimum - before), (before, after, optimum)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", rankpg.ESTIMATORS)
-def test_long_rankings_and_many_experts_train(name):
+def test_value_rises_with_long_rankings_and_many_experts(name):
     """L = 5, and M = 5 where the estimator is defined for it: the value rises above the start's."""
     experts = min(5, rankpg.ESTIMATORS[name].max_experts or 5)
     config = TrainConfig(
@@ -215,10 +206,10 @@ def test_long_rankings_and_many_experts_train(name):
 
 @pytest.mark.slow
 def test_eager_equals_jit(world):
-    pipeline = assemble(settings(), world)
-    state, key = start(pipeline), jax.random.key(1)
-    eager = update(pipeline, world, state, key)
-    compiled = jax.jit(lambda s, k: update(pipeline, world, s, k))(state, key)
+    learner = build_learner(settings(), world)
+    state, key = start(learner), jax.random.key(1)
+    eager = learner.update(state, key)
+    compiled = jax.jit(learner.update)(state, key)
     for a, b in zip(jax.tree.leaves(eager), jax.tree.leaves(compiled), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
@@ -235,12 +226,11 @@ def roots(config):
 
 def trained(config, world, steps=3):
     run = prepare(config, world)
-    chunk = train_chunk(run.pipeline, steps)
-    return chunk(world, run.state, roots(config))
+    return train_chunk(run.learner, steps)(run.learner, run.state, roots(config))
 
 
 @pytest.mark.slow
-def test_seeds_side_by_side_are_seeds_alone(world):
+def test_seeds_together_equal_seeds_alone(world):
     together, _ = trained(settings(seeds=(3, 8)), world)
     assert together.step.tolist() == [3, 3]
     alone, _ = trained(settings(seeds=(8,)), world)
@@ -250,8 +240,10 @@ def test_seeds_side_by_side_are_seeds_alone(world):
         assert not np.any(leaf[0] == leaf[1])
 
 
-def test_one_trace_a_program_and_none_while_it_runs(world, monkeypatch):
+def test_update_is_traced_once(world, monkeypatch):
     traces = {"update": 0, "re-ranker": 0}
+
+    update = Learner.update
 
     def counted(*arguments):
         traces["update"] += 1
@@ -261,7 +253,7 @@ def test_one_trace_a_program_and_none_while_it_runs(world, monkeypatch):
         traces["re-ranker"] += 1
         return candidates[:1]
 
-    monkeypatch.setattr(training, "update", counted)
+    monkeypatch.setattr(Learner, "update", counted)
     run = prepare(
         settings(num_steps=12, eval_every=4), world, reranker=rerankers.custom(1, function)
     )
@@ -274,9 +266,9 @@ def test_one_trace_a_program_and_none_while_it_runs(world, monkeypatch):
     assert traces == compiled
 
 
-def test_contexts_are_drawn_uniformly(world):
-    pipeline = dataclasses.replace(assemble(settings(), world), batch_size=20_000)
-    drawn = training.draw_contexts(jax.random.key(2), pipeline, world)
+def test_contexts_are_uniform(world):
+    sampler = build_learner(settings(), world).sampler._replace(batch_size=20_000)
+    drawn = np.asarray(sampler(jax.random.key(2), world))
     counts = np.bincount(drawn, minlength=CONTEXTS)
     assert len(counts) == CONTEXTS
     assert stats.chisquare(counts).pvalue > 1e-3
@@ -284,34 +276,32 @@ def test_contexts_are_drawn_uniformly(world):
     assert stats.chisquare(neighbours).pvalue > 1e-3
 
 
-def test_contexts_that_are_held_out_are_never_drawn(world):
+def test_held_out_contexts_are_never_drawn(world):
     kept = settings(held_out_contexts=2)
     encoder = rankpg.encoders.two_tower(CONTEXTS, world.num_items, 2)
-    pipeline = assemble(kept, world, encoder=encoder)
-    pipeline = dataclasses.replace(pipeline, batch_size=20_000)
-    drawn = np.asarray(training.draw_contexts(jax.random.key(2), pipeline, world))
-    seen, judging = split_contexts(CONTEXTS, 2)
+    sampler = build_learner(kept, world, encoder=encoder).sampler._replace(batch_size=20_000)
+    drawn = np.asarray(sampler(jax.random.key(2), world))
+    seen, held_out = split_contexts(CONTEXTS, 2)
     assert set(drawn.tolist()) == set(seen.tolist())
-    assert not set(judging.tolist()) & set(seen.tolist())
+    assert not set(held_out.tolist()) & set(seen.tolist())
     assert stats.chisquare(np.bincount(drawn)[seen]).pvalue > 1e-3
 
 
-def test_a_table_of_ids_is_refused_where_contexts_are_held_out(world):
-    with pytest.raises(ConfigError, match=r"--held-out-contexts is 2.*--context-tower features"):
-        assemble(settings(held_out_contexts=2), world)
+def test_context_tower_of_ids_rejects_held_out_contexts(world):
+    with pytest.raises(ConfigError, match=r"held_out_contexts=2.*context_tower='features'"):
+        build_learner(settings(held_out_contexts=2), world)
 
 
-def test_draws_of_one_context_stand_together(world):
-    pipeline = dataclasses.replace(
-        assemble(settings(), world), batch_size=20_000, draws_per_context=4
-    )
-    drawn = np.asarray(training.draw_contexts(jax.random.key(2), pipeline, world)).reshape(-1, 4)
+def test_draws_of_one_context_are_neighbours(world):
+    sampler = build_learner(settings(), world).sampler
+    sampler = sampler._replace(batch_size=20_000, draws_per_context=4)
+    drawn = np.asarray(sampler(jax.random.key(2), world)).reshape(-1, 4)
     assert np.all(drawn == drawn[:, :1])
     assert stats.chisquare(np.bincount(drawn[:, 0], minlength=CONTEXTS)).pvalue > 1e-3
 
 
 @pytest.mark.slow
-def test_the_rerankers_randomness_is_no_business_of_the_rewards(world):
+def test_rewards_do_not_depend_on_the_key_of_the_reranker(world):
     """Two re-rankers that show the same, one of which draws from its key: every reward stays the same."""
 
     def idle(key, context, candidates):
@@ -323,29 +313,25 @@ def test_the_rerankers_randomness_is_no_business_of_the_rewards(world):
 
     after = {}
     for function in (idle, busy):
-        pipeline = assemble(settings(), world, reranker=rerankers.custom(1, function))
-        state = start(pipeline)
-        after[function] = jax.jit(lambda s, p=pipeline: update(p, world, s, jax.random.key(1)))(
-            state
-        )
+        learner = build_learner(settings(), world, reranker=rerankers.custom(1, function))
+        after[function] = jax.jit(learner.update)(start(learner), jax.random.key(1))
     (one, its_metrics), (other, metrics) = after.values()
     assert float(metrics.reward) == float(its_metrics.reward)
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-def test_start_steps_and_evaluation_of_every_seed_have_keys_of_their_own():
+def test_streams_of_a_seed_have_distinct_keys():
     config = settings(seeds=(0, 1, 2**32 - 1))
-    keys = [run_module.seed_keys(config, stream) for stream in ("start", "steps", "evaluation")]
+    keys = [seed_keys(config.seeds, stream) for stream in ("init", "steps", "evaluation")]
     bits = np.concatenate([jax.random.key_data(of) for of in keys])
     assert len(np.unique(bits, axis=0)) == 3 * 3
     assert np.array_equal(jax.random.key_data(keys[1]), jax.random.key_data(roots(config)))
 
 
-def test_streams_do_not_touch(world):
+def test_rows_of_a_step_have_distinct_keys(world):
     """Context, candidates, ranking and noise of a row come from four keys, no two rows share any."""
-    keys = training.StepKeys(*jax.random.split(jax.random.key(0), 4))
-    rows = training.split_rows(keys, 16)
+    rows = StepKeys.split(jax.random.key(0)).rows(16)
     bits = np.concatenate([jax.random.key_data(stream) for stream in rows])
     assert len(np.unique(bits, axis=0)) == 4 * 16
 
@@ -353,7 +339,7 @@ def test_streams_do_not_touch(world):
 # Masks.
 
 
-def test_a_masked_item_is_never_a_candidate():
+def test_masked_items_are_never_candidates():
     """Whatever is masked pays a million, so that a single slip shows in the reward."""
     eligible = np.random.default_rng(3).random((CONTEXTS, ITEMS)) < 0.6
     eligible[:, :3] = [[True, False, True]] * CONTEXTS
@@ -375,13 +361,13 @@ def test_a_masked_item_is_never_a_candidate():
     assert all(len(set(row)) == 3 for row in chosen.tolist())
 
 
-def test_too_few_eligible_items_are_refused():
+def test_too_few_eligible_items_are_rejected():
     eligible = np.ones((CONTEXTS, ITEMS), bool)
     eligible[3, 2:] = False
     environment = from_matrix(table(), eligible=eligible).environment
-    message = "context 3 has 2 eligible items, fewer than --num-candidates 3"
+    message = "context 3 has 2 eligible items, fewer than num_candidates=3"
     with pytest.raises(ConfigError, match=message):
-        assemble(settings(), environment)
+        build_learner(settings(), environment)
 
 
 # What stops a seed.
@@ -445,39 +431,35 @@ def edge_tables() -> Encoder:
 
 WIDE, STEPS = 60, 6
 TROUBLES = {
-    "NaN reward": (3, {"means": np.nan}, {}),
-    "infinite reward": (3, {"means": np.inf}, {}),
-    "NaN logit": (1, {}, {"pole": -1.0}),
-    "infinite logit": (1, {}, {"pole": 0.0}),
-    "not a candidate": (2, {"strays": True}, {}),
-    "loss that overflows": (4, {"means": 3e38}, {}),
-    "NaN gradient": (5, {}, {"edge": 0.0}),
+    "NaN reward": (Fault.REWARDS, {"means": np.nan}, {}),
+    "infinite reward": (Fault.REWARDS, {"means": np.inf}, {}),
+    "NaN logit": (Fault.LOGITS, {}, {"pole": -1.0}),
+    "infinite logit": (Fault.LOGITS, {}, {"pole": 0.0}),
+    "not a candidate": (Fault.RANKING, {"strays": True}, {}),
+    "loss that overflows": (Fault.LOSS, {"means": 3e38}, {}),
+    "NaN gradient": (Fault.GRADIENT, {}, {"edge": 0.0}),
 }
 
 
 @pytest.fixture(scope="module")
-def laboratory():
-    """One compiled step of two seeds; all that goes wrong is data. A context seed 0 meets at step 3 at the
-    earliest, and seed 1 never."""
+def troubled():
+    """One compiled step of two seeds, in which what goes wrong is data.
+
+    The context that is spoilt is drawn by seed 0 at step 3 at the earliest, and by seed 1 never.
+    """
     environment = Trouble(jnp.asarray(table(1, (WIDE, ITEMS)), jnp.float32), jnp.zeros(WIDE, bool))
     config = settings(batch_size=6, position_weights="100", learning_rate=0.005)
-    pipeline = assemble(config, environment, encoder=edge_tables(), reranker=Straying())
+    learner = build_learner(config, environment, encoder=edge_tables(), reranker=Straying())
     keys = roots(config)
-    drawn = np.array(
-        [
-            [
-                training.draw_contexts(
-                    jax.random.split(jax.random.fold_in(root, step), 4)[0], pipeline, environment
-                )
-                for step in range(STEPS)
-            ]
-            for root in keys
-        ]
-    )
+
+    def contexts(root, step):
+        return learner.simulate(jax.random.fold_in(root, step)).contexts
+
+    drawn = np.array([[contexts(root, step) for step in range(STEPS)] for root in keys])
     late = set(drawn[0, 3].tolist()) - set(drawn[0, :3].ravel().tolist())
     bad = min(late - set(drawn[1].ravel().tolist()))
-    chunk = train_chunk(pipeline, 1)
-    start = jax.jit(jax.vmap(lambda key: init_state(pipeline, key)))
+    chunk = train_chunk(learner, 1)
+    start = jax.jit(jax.vmap(learner.init))
 
     def play(means=None, strays=None, pole=None, edge=None):
         world = environment
@@ -491,91 +473,90 @@ def laboratory():
                 state.params[name] = state.params[name].at[:, bad].set(value)
         history = [jax.device_get(state)]
         for _ in range(STEPS):
-            state, _ = chunk(world, state, keys)
+            state, _ = chunk(dataclasses.replace(learner, environment=world), state, keys)
             history.append(jax.device_get(state))
-        return config, environment, pipeline, history
+        return config, learner, history
 
     return play, play()
 
 
 @pytest.mark.parametrize("name", TROUBLES)
-def test_what_stops_a_seed(name, laboratory):
-    play, clean = laboratory
+def test_a_fault_stops_one_seed_at_its_last_good_state(name, troubled):
+    play, clean = troubled
     fault, world, params = TROUBLES[name]
-    config, environment, pipeline, history = play(**world, **params)
+    config, learner, history = play(**world, **params)
     end = history[-1]
     assert end.step.tolist() == [3, STEPS]
     assert end.fault.tolist() == [fault, 0]
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(end))
     assert leaves_equal(seed_of(end, 0).replace(fault=0), seed_of(history[3], 0))
     assert history[3].fault.tolist() == [0, 0]
-    if not params:  # the same data, but for what only seed 0 met, and met too late to matter
+    if not params:  # data that differ only where seed 0 alone looks, from step 3 on
         assert leaves_equal(seed_of(history[3], 0), seed_of(clean[-1][3], 0))
         assert leaves_equal(seed_of(end, 1), seed_of(clean[-1][-1], 1))
     for leaf in ("x", "e"):
         assert np.array_equal(end.params[leaf][1], clean[-1][-1].params[leaf][1])
-    run = Run(config, environment, pipeline, end, Dataset.of(environment))
-    (sentence,) = run.stopped()
-    assert sentence.startswith(f"seed 0 stopped at step 3 by {FAULTS[fault]};")
+    (sentence,) = Run(config, learner, end, Dataset.of(learner.environment)).stopped()
+    assert sentence.startswith(f"seed 0 stopped at step 3 by {fault.description};")
 
 
-def test_nothing_stops_a_sound_run(laboratory):
-    config, environment, pipeline, history = laboratory[1]
+def test_a_sound_run_has_no_fault(troubled):
+    config, learner, history = troubled[1]
     assert history[-1].step.tolist() == [STEPS, STEPS]
-    assert Run(config, environment, pipeline, history[-1], Dataset.of(environment)).stopped() == []
+    run = Run(config, learner, history[-1], Dataset.of(learner.environment))
+    assert run.stopped() == []
 
 
-def test_a_step_that_leaves_the_numbers_is_not_taken(world):
-    pipeline = assemble(settings(), world, optimizer=optax.scale(-jnp.inf))
-    state = start(pipeline)
-    after, _ = jax.jit(lambda s: update(pipeline, world, s, jax.random.key(1)))(state)
-    assert FAULTS[int(after.fault)] == "parameters that are NaN or infinite"
+def test_infinite_parameters_are_not_stored(world):
+    learner = build_learner(settings(), world, optimizer=optax.scale(-jnp.inf))
+    state = start(learner)
+    after, _ = jax.jit(learner.update)(state, jax.random.key(1))
+    assert Fault(int(after.fault)).description == "parameters that are NaN or infinite"
     assert leaves_equal(after.replace(fault=state.fault), state)
 
 
 @pytest.mark.slow
-def test_a_large_model_is_stepped_alike_and_its_overflow_is_noticed_a_step_later(
-    world, monkeypatch
-):
-    """Without a copy the old parameters are judged: of what the step left, nothing moves any more."""
-    sound = assemble(settings(), world)
+def test_in_place_steps_are_equal_and_meet_overflow_one_step_later(world, monkeypatch):
+    """In-place steps check the old parameters, so an overflow stops training one update later."""
+    sound = build_learner(settings(), world)
 
-    def after(pipeline, state):
-        return jax.jit(lambda s: update(pipeline, world, s, jax.random.key(1))[0])(state)
+    def after(learner, state):
+        return jax.jit(lambda s: learner.update(s, jax.random.key(1))[0])(state)
 
     expected = after(sound, start(sound))
-    monkeypatch.setattr(optimizing, "_COPIED", 0)
+    monkeypatch.setattr("rankpg.training.optimizer._COPIED", 0)
     assert leaves_equal(after(sound, start(sound)), expected)
-    pipeline = assemble(settings(), world, optimizer=optax.scale(-jnp.inf))
-    lost = after(pipeline, start(pipeline))
+    learner = build_learner(settings(), world, optimizer=optax.scale(-jnp.inf))
+    lost = after(learner, start(learner))
     assert int(lost.fault) == 0
-    again = after(pipeline, lost)
+    again = after(learner, lost)
     assert int(again.fault) > 0
     jax.tree.map(np.testing.assert_array_equal, again.replace(fault=lost.fault), lost)
 
 
 @pytest.mark.slow
-def test_a_run_whose_rewards_are_not_numbers_ends_with_its_reasons():
+def test_nan_rewards_stop_a_run_with_a_reason():
     environment = Trouble(jnp.full((CONTEXTS, ITEMS), jnp.nan), jnp.zeros(CONTEXTS, bool))
     run = train(settings(seeds=(4,)), environment)
     (sentence,) = run.stopped()
-    assert sentence.startswith(f"seed 4 stopped at step 0 by {FAULTS[3]};")
+    assert sentence.startswith(f"seed 4 stopped at step 0 by {Fault.REWARDS.description};")
     assert [row["policy_value"] for row in run.metrics] == [None, None, None]
     last = run.metrics[-1]
-    assert (last["step"], last["stopped_at_step"], last["stopped_by"]) == (4, 0, FAULTS[3])
+    stop = last["step"], last["stopped_at_step"], last["stopped_by"]
+    assert stop == (4, 0, Fault.REWARDS.description)
 
 
 # Eq. 9.
 
 
 @pytest.mark.slow
-def test_eq_9_divides_the_step_by_the_propensity():
+def test_adaptive_learning_rate_divides_the_step_by_the_propensity():
     """A uniform re-ranker shows each of 10 candidates with probability 1/10: ten times the step."""
     world = from_matrix(table(2, (CONTEXTS, 12))).environment
     config = settings(num_candidates=10, reranker="uniform", adaptive_learning_rate=True)
-    pipeline = assemble(config, world)
-    before = start(pipeline)
-    after, metrics = jax.jit(lambda s: update(pipeline, world, s, jax.random.key(1)))(before)
+    learner = build_learner(config, world)
+    before = start(learner)
+    after, metrics = jax.jit(learner.update)(before, jax.random.key(1))
     moved = jax.tree.map(lambda a, b: a - b, after.params, before.params)
     plain = config.learning_rate * float(metrics.gradient_norm)  # how far SGD goes without Eq. 9
     assert plain > 1e-3
@@ -583,10 +564,10 @@ def test_eq_9_divides_the_step_by_the_propensity():
 
 
 @pytest.mark.parametrize("given", [{"adaptive_learning_rate": True}, {"preset": "paper"}])
-def test_eq_9_is_refused_where_the_propensity_is_unknown(given, world):
-    stage = rerankers.custom(1, lambda key, context, candidates: candidates[:1])
-    with pytest.raises(ConfigError, match="--no-adaptive-learning-rate"):
-        assemble(settings(**given), world, reranker=stage)
+def test_adaptive_learning_rate_rejects_an_unknown_propensity(given, world):
+    reranker = rerankers.custom(1, lambda key, context, candidates: candidates[:1])
+    with pytest.raises(ConfigError, match="give adaptive_learning_rate=False"):
+        build_learner(settings(**given), world, reranker=reranker)
 
 
 # Optimizers.
@@ -616,7 +597,7 @@ NEEDS_MORE_THAN_A_GRADIENT = ("lbfgs",)
         if name not in NEEDS_MORE_THAN_A_GRADIENT
     ],
 )
-def test_optimizers_of_optax(name):
+def test_every_optimizer_of_optax_descends(name):
     optimizer = make_optimizer(TrainConfig(optimizer=name, learning_rate=0.1))
     params = {"a": jnp.ones((3, 2)), "b": jnp.ones(4)}
 
@@ -635,17 +616,17 @@ def test_optimizers_of_optax(name):
             assert np.all(np.abs(leaf) < 1)
 
 
-def test_an_optimizer_that_needs_more_than_a_gradient_is_refused(world):
+def test_optimizer_that_needs_more_than_a_gradient_is_rejected(world):
     with pytest.raises(ValueError, match=r"the optimizer, given gradient.* raised TypeError"):
-        assemble(settings(), world, optimizer=optax.lbfgs())
+        build_learner(settings(), world, optimizer=optax.lbfgs())
 
 
-def test_a_part_of_an_optimizer_is_refused():
-    with pytest.raises(ConfigError, match="--optimizer"):
+def test_part_of_an_optimizer_is_rejected():
+    with pytest.raises(ConfigError, match="optimizer="):
         make_optimizer(TrainConfig(optimizer="scale_by_rprop", learning_rate=0.1))
 
 
-def test_the_learning_rate_and_the_options_arrive():
+def test_learning_rate_and_options_reach_optax():
     options = ("b1=0.5", "eps=1e-3", "b2=.9")
     config = TrainConfig(optimizer="adam", learning_rate=0.25, optimizer_options=options)
     ours, theirs = make_optimizer(config), optax.adam(0.25, b1=0.5, b2=0.9, eps=1e-3)
@@ -662,16 +643,16 @@ def test_the_learning_rate_and_the_options_arrive():
 @pytest.mark.parametrize(
     "name", ["", "adamm", "apply_updates", "chain", "__name__", "clip", "scale_by_adam"]
 )
-def test_unknown_optimizers_are_refused(name):
-    with pytest.raises(ConfigError, match=r"--optimizer is .*; expected an optimizer of optax"):
+def test_unknown_optimizers_are_rejected(name):
+    with pytest.raises(ConfigError, match=r"optimizer=.*; expected an optimizer of optax"):
         make_optimizer(TrainConfig(optimizer=name, learning_rate=0.1))
 
 
 @pytest.mark.parametrize(
     "option", ["b1", "b1=", "b1=high", "=1", "beta=0.9", "learning_rate=1", "b1=0.1=2"]
 )
-def test_bad_optimizer_options_are_refused(option):
-    with pytest.raises(ConfigError, match=r"--optimizer-options holds .*b1, b2, eps"):
+def test_bad_optimizer_options_are_rejected(option):
+    with pytest.raises(ConfigError, match=r"optimizer_options holds .*b1, b2, eps"):
         make_optimizer(
             TrainConfig(optimizer="adam", learning_rate=0.1, optimizer_options=(option,))
         )
@@ -680,7 +661,7 @@ def test_bad_optimizer_options_are_refused(option):
 # Found by a reviewer: components of another kind.
 
 
-def test_an_environment_that_is_no_pytree_is_told_how_to_become_one(world):
+def test_environment_without_pytree_registration_is_rejected(world):
     class Plain(Environment):
         num_contexts, num_items = 2, 5
 
@@ -692,20 +673,20 @@ def test_an_environment_that_is_no_pytree_is_told_how_to_become_one(world):
     with pytest.raises(
         TypeError, match=r"class Plain is not registered as a pytree.*struct\.dataclass"
     ):
-        assemble(settings(), Plain())
+        build_learner(settings(), Plain())
 
 
 @pytest.mark.parametrize("given", [lambda p, c: c, (1, 2), object()])
-def test_an_encoder_of_another_kind_is_told_what_makes_one(world, given):
+def test_encoder_of_another_type_is_rejected(world, given):
     with pytest.raises(
         TypeError, match=r"encoder is a .*from_linen\(module\).*Encoder\(init, apply\)"
     ):
-        inspect.unwrap(assemble)(settings(), world, encoder=given)
+        inspect.unwrap(build_learner)(settings(), world, encoder=given)
 
 
-def test_a_advantage_of_another_kind_is_told_what_makes_one(world):
+def test_advantage_of_another_type_is_rejected(world):
     with pytest.raises(TypeError, match=r"advantage is a function.*Advantage\(init, apply\)"):
-        inspect.unwrap(assemble)(settings(), world, advantage=lambda rewards: rewards)
+        inspect.unwrap(build_learner)(settings(), world, advantage=lambda rewards: rewards)
 
 
 @pytest.mark.parametrize(
@@ -713,15 +694,10 @@ def test_a_advantage_of_another_kind_is_told_what_makes_one(world):
     [
         ("adam", ("b1=nan",), "b1=nan"),
         ("adam", ("b1=0.9", "b1=0.8"), "gives b1 twice"),
-        ("lbfgs", (), "--optimizer is 'lbfgs'"),
+        ("lbfgs", (), "optimizer='lbfgs'"),
     ],
 )
-def test_optimizers_that_cannot_be_are_refused(optimizer, options, message):
+def test_impossible_optimizers_are_rejected(optimizer, options, message):
     config = settings(optimizer=optimizer, optimizer_options=options).resolve()
     with pytest.raises(ConfigError, match=message):
         make_optimizer(config)
-
-
-def test_what_to_do_fits_what_went_wrong():
-    assert len(training.REMEDIES) == len(FAULTS)
-    assert "--learning-rate" not in training.REMEDIES[2] + training.REMEDIES[3]

@@ -1,4 +1,4 @@
-"""Ask and tell: weights by enumeration, tokens, restarts, what is refused, and the log."""
+"""The online retriever: weights by enumeration, tokens, restarts, rejected input, and the log."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from rankpg._utils.files import lock
 from rankpg.encoders import Encoder
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.errors import ConfigError
-from rankpg.online import update as programs
-from rankpg.online.validation import check_live, check_ranking
+from rankpg.online.update import (
+    FeedbackBatch,
+    LoggedDraw,
+    _log_inclusion,
+    _log_propensity,
+    update_from_feedback,
+)
+from rankpg.online.validation import check_online, check_ranking
 from rankpg.runs.storage.checkpoint import CheckpointError
 from rankpg.runs.storage.folder import RunFolder
 from rankpg.runs.storage.load import load_run
-from rankpg.training.build import assemble
-from rankpg.training.update import init_state
+from rankpg.training.build import build_learner
+
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # for optimizers of optax
 
 CONTEXTS, ITEMS = 5, 8
-
-
-@pytest.fixture(scope="module", autouse=True)
-def standard_promotion(jax_flags):
-    """optax's Adam promotes dtypes by the standard rules."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
 def settings(**changes) -> TrainConfig:
@@ -66,7 +67,7 @@ NOW = np.array([[-0.4, 0.6, 0.9, -0.2, 0.3, -0.8], [0.8, -0.5, 0.4, 0.3, -0.6, 0
 STAGE = oracle.optimal_reranker(REWARDS, LENGTH)
 
 
-def everything_told(quotas):
+def all_feedback(quotas):
     """Every ordered candidate set once, with its ranking, and P_then(S)."""
     sets, then = oracle.probabilities(THEN[: len(quotas)], quotas)
     ranking = np.take_along_axis(sets, np.argsort(-REWARDS[sets], axis=1)[:, :LENGTH], axis=1)
@@ -74,12 +75,12 @@ def everything_told(quotas):
 
 
 def step_from(estimator, quotas, logits, importance, clip, age=1):
-    """E over draws from THEN of the step that `programs.learn` makes at `logits`, in units of the rate.
+    """E over draws from THEN of the step that `update_from_feedback` makes at `logits`, in units of the rate.
 
     The probabilities of the draws stand in the rewards, so one batch is the expectation.
     """
     experts, then = logits.shape[0], THEN[: len(quotas)]
-    sets, chance, ranking = everything_told(quotas)
+    sets, chance, ranking = all_feedback(quotas)
     batch = len(sets)
     config = settings(
         estimator=estimator, num_experts=experts, num_candidates=sum(quotas), ranking_length=LENGTH,
@@ -90,28 +91,31 @@ def step_from(estimator, quotas, logits, importance, clip, age=1):
         lambda params, contexts: jnp.broadcast_to(params[None], (len(contexts), *params.shape)),
     )
     world = from_matrix(REWARDS[None]).environment
-    pipeline = assemble(config, world, encoder=encoder)
+    learner = build_learner(config, world, encoder=encoder)
     contexts = jnp.zeros(batch, jnp.int32)
-    candidates = pipeline.describe(jnp.asarray(sets, jnp.int32), jnp.asarray(then), world, contexts)
-    drawn = programs.LoggedDraw(
+    candidates = learner.policy.rescore(
+        jnp.asarray(sets, jnp.int32),
+        jnp.asarray(then),
+        world,
+        contexts,
+        learner.estimator.statistics,
+    )
+    drawn = LoggedDraw(
         items=jnp.asarray(sets, jnp.int32),
-        log_propensity=jax.vmap(partial(programs._log_propensity, pipeline))(candidates),
-        log_inclusion=jax.vmap(partial(programs._log_inclusion, pipeline))(
-            candidates, candidates.items
-        ),
+        log_propensity=jax.vmap(partial(_log_propensity, learner))(candidates),
+        log_inclusion=jax.vmap(partial(_log_inclusion, learner))(candidates, candidates.items),
         sound=jnp.ones(batch, bool),
     )
-    told = programs.FeedbackBatch(
+    feedback = FeedbackBatch(
         context=contexts,
         drawn=drawn,
         ranking=jnp.asarray(ranking, jnp.int32),
         rewards=jnp.asarray(REWARDS[ranking] * chance[:, None] * batch),
         age=jnp.full(batch, age, jnp.int32),
     )
-    state = init_state(pipeline, jax.random.key(0))
-    after, metrics = jax.jit(partial(programs.learn, pipeline, importance, clip))(
-        world, state, told
-    )
+    compiled = jax.jit(update_from_feedback, static_argnums=(1, 2))
+    state = learner.init(jax.random.key(0))
+    after, metrics = compiled(learner, importance, clip, state, feedback)
     assert int(after.fault) == 0
     return (np.asarray(after.params) - logits) / RATE, metrics
 
@@ -125,7 +129,7 @@ def ratios(quotas):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quotas", [(3,), (2, 1)], ids=str)
-def test_weighted_by_the_set_v_pg_is_the_policy_gradient_where_it_steps(quotas):
+def test_set_weights_give_v_pg_the_policy_gradient(quotas):
     step, _ = step_from("v_pg", quotas, NOW[: len(quotas)], "set", 1e9)
     alpha = np.ones(LENGTH)
     there = oracle.policy_gradient(NOW[: len(quotas)], quotas, STAGE, REWARDS, alpha)
@@ -135,14 +139,14 @@ def test_weighted_by_the_set_v_pg_is_the_policy_gradient_where_it_steps(quotas):
 
 
 @pytest.mark.slow
-def test_weighted_by_the_set_ca_pg_exact_is_the_credit_assigned_gradient_where_it_steps():
+def test_set_weights_give_ca_pg_exact_the_credit_assigned_gradient():
     step, _ = step_from("ca_pg_exact", (3,), NOW[:1], "set", 1e9)
     there = oracle.credit_assigned_gradient(NOW[:1], (3,), STAGE, REWARDS, np.ones(LENGTH))
     np.testing.assert_allclose(step, there, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_weighted_by_the_item_what_is_held_is_how_the_reranker_chose():
+def test_item_weights_keep_the_reranker_at_the_behaviour_policy():
     """sum_a q(a) P_then(a shown | a in S) grad P_now(a in S)."""
     chance = oracle.probabilities(THEN[:1], (3,))[1]
     shown = chance @ oracle.shown_weights(THEN[:1], (3,), STAGE, np.ones(LENGTH))
@@ -156,12 +160,12 @@ def test_weighted_by_the_item_what_is_held_is_how_the_reranker_chose():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("estimator", ["v_pg_swr", "ca_pg", "ca_pg_swr", "top1_pg"])
-def test_weighted_by_the_set_every_estimator_has_its_own_expectation_where_it_steps(estimator):
+def test_set_weights_give_every_estimator_its_expectation(estimator):
     quotas = (2, 1)
     step, _ = step_from(estimator, quotas, NOW, "set", 1e9)
     sets, ratio = ratios(quotas)
     chance = oracle.probabilities(THEN, quotas)[1] * ratio
-    ranking = everything_told(quotas)[2]
+    ranking = all_feedback(quotas)[2]
 
     def expected(logits):
         def one(candidates, shown):
@@ -174,10 +178,10 @@ def test_weighted_by_the_set_every_estimator_has_its_own_expectation_where_it_st
 
 
 @pytest.mark.slow
-def test_the_clip_is_a_clip():
+def test_weights_are_clipped():
     clip = 1.5
     sets, ratio = ratios((3,))
-    chance, ranking = everything_told((3,))[1:]
+    chance, ranking = all_feedback((3,))[1:]
     scores = oracle.log_prob_gradients(NOW[:1], (3,), sets)
     earned = REWARDS[ranking].sum(axis=1) * chance * np.minimum(ratio, clip)
     step, metrics = step_from("v_pg", (3,), NOW[:1], "set", clip)
@@ -188,13 +192,13 @@ def test_the_clip_is_a_clip():
     assert float(metrics.effective_sample_share) == pytest.approx(share, rel=1e-5)
 
 
-def test_a_row_of_the_same_parameters_has_weight_one_whatever_was_written_down():
+def test_rows_of_the_present_parameters_have_weight_one():
     fresh, _ = step_from("v_pg", (3,), NOW[:1], "set", 1e9, age=0)
     unweighted, _ = step_from("v_pg", (3,), NOW[:1], "none", 1e9)
     assert np.array_equal(fresh, unweighted)
 
 
-# --- what is described again is what was drawn ------------------------------------------------------------
+# --- rescored candidates equal drawn ones -----------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -208,34 +212,35 @@ def test_a_row_of_the_same_parameters_has_weight_one_whatever_was_written_down()
         ("ca_pg_exact", 1, "dense"),
     ],
 )
-def test_a_draw_described_again_has_the_statistics_and_the_gradient_of_the_draw(
+def test_rescored_candidates_have_the_scores_and_gradient_of_the_draw(
     estimator, experts, retrieval
 ):
     config = settings(estimator=estimator, num_experts=experts, retrieval=retrieval, batch_size=6)
     where = np.random.default_rng(0).uniform(size=(CONTEXTS, 40)) < 0.8
     world = online.catalogue(CONTEXTS, 40, eligible=where)
-    pipeline = assemble(config, world)
-    params = init_state(pipeline, jax.random.key(1)).params
+    learner = build_learner(config, world)
+    policy, statistics = learner.policy, learner.estimator.statistics
+    params = learner.init(jax.random.key(1)).params
     keys, contexts = jax.random.split(jax.random.key(2), 6), jnp.arange(6, dtype=jnp.int32) % 5
 
-    def scores(retrieve):
+    def scores(draw):
         def total(params):
-            candidates = retrieve(params)
-            each = jax.vmap(lambda c: pipeline.estimator.score(c, c.items[:2], pipeline.quotas))
-            return jnp.sum(each(candidates) * jnp.arange(12.0).reshape(6, 2)), candidates
+            candidates = draw(params)
+            each = learner.score(candidates, candidates.items[:, :2])
+            return jnp.sum(each * jnp.arange(12.0).reshape(6, 2)), candidates
 
         return jax.jit(jax.value_and_grad(total, has_aux=True))(params)
 
-    (value, drawn), gradient = scores(lambda p: pipeline.retrieve(keys, p, world, contexts))
-    (again, _), same = scores(lambda p: pipeline.describe(drawn.items, p, world, contexts))
+    (value, drawn), gradient = scores(lambda p: policy.sample(keys, p, world, contexts, statistics))
+    (again, _), same = scores(lambda p: policy.rescore(drawn.items, p, world, contexts, statistics))
     assert float(again) == float(value)
     assert equal(*([np.asarray(x) for x in jax.tree.leaves(g)] for g in (gradient, same)))
 
 
-# --- ask and tell -----------------------------------------------------------------------------------------
+# --- act and update ---------------------------------------------------------------------------------------
 
 
-def test_feedback_in_any_order_and_in_parts_waits_until_it_makes_a_batch():
+def test_feedback_waits_until_it_makes_a_batch():
     retriever = new()
     first, second = retriever.act([0, 1, 2]), retriever.act(4)
     ranking, rewards = first_two(first)
@@ -251,7 +256,7 @@ def test_feedback_in_any_order_and_in_parts_waits_until_it_makes_a_batch():
 
 
 @pytest.mark.slow
-def test_parts_lead_where_the_whole_leads():
+def test_feedback_in_parts_equals_feedback_at_once():
     whole, parts = new(), new()
     drawn, same = whole.act([3, 1, 0, 2]), parts.act([3, 1, 0, 2])
     assert np.array_equal(drawn.candidates, same.candidates)
@@ -262,7 +267,7 @@ def test_parts_lead_where_the_whole_leads():
     assert equal(parameters(whole), parameters(parts))
 
 
-def test_several_batches_at_once_make_several_updates_and_the_later_ones_are_older():
+def test_several_batches_at_once_make_several_updates():
     retriever = new()
     drawn = retriever.act([0, 1, 2, 3, 4, 0, 1, 2, 3])
     learnt = retriever.update(drawn.token, *first_two(drawn))
@@ -275,7 +280,7 @@ def test_several_batches_at_once_make_several_updates_and_the_later_ones_are_old
     )
 
 
-def test_ids_of_the_dataset_go_in_and_come_out():
+def test_retriever_takes_and_returns_dataset_ids():
     names = np.array([f"item-{i}" for i in range(ITEMS)])
     data = from_matrix(np.eye(CONTEXTS, ITEMS), context_ids=list("abcde"), item_ids=names)
     retriever = online.Retriever.new(settings(batch_size=2), data)
@@ -286,9 +291,9 @@ def test_ids_of_the_dataset_go_in_and_come_out():
 
 
 def bad_feedback():
-    other = "which is none of its candidates"
+    other = "which is not among its candidates"
     return {
-        "an item that was no candidate": (
+        "an item that is not a candidate": (
             lambda r, w: (np.where(r == r[1, 0], r[0, 0], r), w),
             other,
         ),
@@ -298,7 +303,7 @@ def bad_feedback():
         "rows missing": (lambda r, w: (r[:2], w), r"ranking has shape \[2, 2\]; expected \[4, 2\]"),
         "positions as floats": (lambda r, w: (r * 1.0, w), "expected item ids"),
         "rewards of another shape": (lambda r, w: (r, w[:, 0]), "one per shown item"),
-        "no numbers": (lambda r, w: (r, [["a", "b"]] * 4), "no numbers"),
+        "text": (lambda r, w: (r, [["a", "b"]] * 4), "must be numbers of one shape"),
         "NaN": (lambda r, w: (r, np.where(w == w[2, 1], np.nan, w)), "row 2, position 2, is nan"),
         "infinity": (lambda r, w: (r, w * np.inf), "expected a finite number"),
     }
@@ -314,7 +319,7 @@ def waiting():
 
 
 @pytest.mark.parametrize("name", bad_feedback())
-def test_what_cannot_be_learnt_changes_nothing(name, waiting):
+def test_invalid_feedback_changes_nothing(name, waiting):
     retriever, drawn, _ = waiting
     spoil, message = bad_feedback()[name]
     before = parameters(retriever)
@@ -322,15 +327,15 @@ def test_what_cannot_be_learnt_changes_nothing(name, waiting):
         retriever.update(drawn.token, *spoil(*first_two(drawn)))
     assert equal(before, parameters(retriever))
     assert retriever.waiting == 1
-    assert not retriever.draws.find(drawn.token).told.any()  # it may be told again, rightly
+    assert not retriever.draws.find(drawn.token).settled.any()  # valid feedback may follow
 
 
-def test_tokens_that_name_nothing_say_why(waiting):
+def test_invalid_tokens_are_rejected_with_a_reason(waiting):
     retriever, drawn, lone = waiting
     identity, serial, seal = drawn.token.split(".")
     cases = {
-        "nonsense": "expected one that `draw` answered",
-        f"{identity}.-1.{seal}": "expected one that `draw` answered",
+        "nonsense": "expected a token that `act` returned",
+        f"{identity}.-1.{seal}": "expected a token that `act` returned",
         new(batch_size=5).act(0).token: f"and this one is {identity}",
         f"{identity}.99.{seal}": "unknown to this retriever",
         f"{identity}.{serial}.00000000": "unknown to this retriever",
@@ -346,13 +351,13 @@ def test_tokens_that_name_nothing_say_why(waiting):
         retriever.act([0, 5])
 
 
-def test_a_row_is_learnt_once_and_what_is_forgotten_is_gone():
+def test_a_row_is_used_once_and_discarded_rows_are_gone():
     retriever = new()
     drawn = retriever.act([0, 1, 2])
     ranking, rewards = first_two(drawn)
     retriever.update(drawn.token, ranking[:1], rewards[:1], rows=[0])
     with pytest.raises(
-        online.TokenError, match=r"row 0 of draw .* was learnt or forgotten already"
+        online.TokenError, match=r"row 0 of draw .* already has feedback or was discarded"
     ):
         retriever.update(drawn.token, ranking, rewards)
     retriever.discard(drawn.token, rows=[1])
@@ -368,7 +373,7 @@ def test_a_row_is_learnt_once_and_what_is_forgotten_is_gone():
         retriever.update(old.token, *first_two(old))
 
 
-def test_an_update_that_overflows_is_not_made_and_the_next_one_is():
+def test_an_update_that_overflows_is_undone():
     retriever = new(optimizer="sgd", learning_rate=1.0)
     drawn, before = retriever.act([0, 1, 2, 3]), parameters(retriever)
     ranking, rewards = first_two(drawn)
@@ -381,21 +386,21 @@ def test_an_update_that_overflows_is_not_made_and_the_next_one_is():
     assert retriever.update(again.token, *first_two(again)).step == 1
 
 
-def test_draws_of_one_context_are_told_together():
+def test_feedback_must_hold_whole_groups():
     retriever = new(advantage="group", draws_per_context=2)
     drawn = retriever.act_on_batch()
     assert np.array_equal(drawn.contexts[::2], drawn.contexts[1::2])
     ranking, rewards = first_two(drawn)
     for rows in ([1, 2], [0], [1, 0]):
-        with pytest.raises(ValueError, match="whole groups of draws_per_context = 2"):
+        with pytest.raises(ValueError, match="whole groups of draws_per_context=2"):
             retriever.update(drawn.token, ranking[rows], rewards[rows], rows)
     learnt = retriever.update(drawn.token, ranking[[2, 3]], rewards[[2, 3]], [2, 3])
     assert learnt.waiting == 2
 
 
 REFUSED = {
-    "several seeds": ({"seeds": (0, 1)}, "expected one seed"),
-    "noise that drew": ({"estimator": "ca_pg_threshold"}, "scores with the noise that drew"),
+    "several seeds": ({"seeds": (0, 1)}, "give one seed"),
+    "noise of the draw": ({"estimator": "ca_pg_threshold"}, "needs the Gumbel noise of the draw"),
     "sharded": ({"retrieval": "sharded"}, "uses one device"),
     "items of a set": (
         {"estimator": "v_pg", "importance": "item"},
@@ -405,27 +410,27 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_runs_that_cannot_go_live_are_refused(name):
+def test_runs_that_cannot_learn_online_are_rejected(name):
     changes, message = REFUSED[name]
     with pytest.raises(ConfigError, match=message):
         new(**changes)
 
 
 @pytest.mark.parametrize(("importance", "clip"), [("both", 10.0), ("set", 0.5), ("set", np.inf)])
-def test_weights_that_cannot_be_are_refused(importance, clip, waiting):
+def test_impossible_weights_are_rejected(importance, clip, waiting):
     with pytest.raises(ConfigError, match=r"expected set, item or none|a number of at least 1"):
-        check_live(waiting[0].run, importance, clip)
+        check_online(waiting[0].run, importance, clip)
 
 
 @pytest.mark.slow
-def test_eq_9_is_refused_where_the_reranker_is_outside():
+def test_adaptive_learning_rate_is_rejected_online():
     world = from_matrix(np.eye(CONTEXTS, ITEMS))
     config = settings(adaptive_learning_rate=True, reranker="noisy")
-    with pytest.raises(ConfigError, match="choose --no-adaptive-learning-rate"):
+    with pytest.raises(ConfigError, match="give adaptive_learning_rate=False"):
         online.Retriever.new(config, world)
 
 
-def test_a_catalogue_says_what_it_does_not_fit():
+def test_a_catalogue_rejects_arrays_of_other_shapes():
     for changes, message in (
         ({"num_items": 0}, "at least 1"),
         ({"item_features": np.ones((3, 2))}, r"expected finite numbers \[8, features\]"),
@@ -439,7 +444,7 @@ def test_a_catalogue_says_what_it_does_not_fit():
 
 
 @pytest.mark.slow
-def test_a_restart_changes_nothing_and_forgets_what_was_not_saved(tmp_path):
+def test_a_restart_continues_from_the_last_save(tmp_path):
     folder, world = tmp_path / "run", online.catalogue(CONTEXTS, ITEMS)
     through = new()
     a, b, lone = through.act([0, 1]), through.act([2, 3, 4]), through.act(1)
@@ -453,9 +458,9 @@ def test_a_restart_changes_nothing_and_forgets_what_was_not_saved(tmp_path):
     assert (back.step, back.waiting) == (0, 2)
     reissued = back.act([4])
     assert reissued.token.split(".")[1] == after.token.split(".")[1]
-    with pytest.raises(online.TokenError, match="drawn after the last save"):
+    with pytest.raises(online.TokenError, match="made after the last save"):
         back.update(after.token, *first_two(after))
-    with pytest.raises(online.TokenError, match=r"row 1 of draw .* learnt"):
+    with pytest.raises(online.TokenError, match=r"row 1 of draw .* already has feedback"):
         back.update(b.token, ranking, rewards)
     for retriever in (through, back):
         retriever.update(a.token, *first_two(a))
@@ -474,10 +479,10 @@ def test_a_restart_changes_nothing_and_forgets_what_was_not_saved(tmp_path):
     assert np.array_equal(run.candidates([0, 1]), back.run.candidates([0, 1]))
 
 
-def test_a_folder_of_another_run_or_a_damaged_one_is_refused(tmp_path):
+def test_a_folder_of_another_run_or_a_damaged_one_is_rejected(tmp_path):
     folder, world = tmp_path / "run", online.catalogue(CONTEXTS, ITEMS)
     retriever = new()
-    with pytest.raises(ConfigError, match="holds no live retriever"):
+    with pytest.raises(ConfigError, match="does not hold an online retriever"):
         online.Retriever.load(folder, environment=world)
     retriever.save(folder)
     with pytest.raises(
@@ -488,11 +493,11 @@ def test_a_folder_of_another_run_or_a_damaged_one_is_refused(tmp_path):
     file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(CheckpointError, match=r"0\.npz cannot be read"):
         online.Retriever.load(folder, environment=world)
-    retriever.save(folder)  # what is in memory mends it
+    retriever.save(folder)  # the state in memory replaces it
     assert online.Retriever.load(folder, environment=world).step == 0
 
 
-def test_two_processes_with_one_folder_do_not_write_over_each_other(tmp_path):
+def test_a_folder_saved_by_another_process_is_not_overwritten(tmp_path):
     folder, world = tmp_path / "run", online.catalogue(CONTEXTS, ITEMS)
     one = new()
     one.save(folder)
@@ -512,7 +517,7 @@ def test_two_processes_with_one_folder_do_not_write_over_each_other(tmp_path):
     one.save(folder)  # it goes on
 
 
-def test_a_first_save_that_was_cut_off_leaves_no_trace(tmp_path, monkeypatch):
+def test_an_interrupted_first_save_can_be_repeated(tmp_path, monkeypatch):
     folder, world, retriever = tmp_path / "run", online.catalogue(CONTEXTS, ITEMS), new()
 
     def full(*arguments, **more):
@@ -533,14 +538,14 @@ def test_a_first_save_that_was_cut_off_leaves_no_trace(tmp_path, monkeypatch):
     retriever.save(folder)
 
 
-def test_training_does_not_go_on_in_a_live_folder(tmp_path):
+def test_training_does_not_resume_in_a_folder_of_a_retriever(tmp_path):
     retriever = new()
     retriever.save(tmp_path / "run")
     with pytest.raises(ConfigError, match=r"holds a live retriever.*online\.Retriever\.load"):
         RunFolder(tmp_path / "run").resume(retriever.run)
 
 
-def test_weights_go_on_as_they_were(tmp_path):
+def test_load_keeps_importance_and_clip(tmp_path):
     world = online.catalogue(CONTEXTS, ITEMS)
     retriever = online.Retriever.new(settings(), world, importance="item", clip=3.0)
     retriever.save(tmp_path / "run")
@@ -550,7 +555,7 @@ def test_weights_go_on_as_they_were(tmp_path):
     assert (changed.importance, changed.clip) == ("set", 5.0)
 
 
-def test_open_draws_of_another_retriever_are_refused(tmp_path):
+def test_open_draws_of_another_retriever_are_rejected(tmp_path):
     world, other = online.catalogue(CONTEXTS, ITEMS), new(num_candidates=4)
     new().save(tmp_path / "run")
     other.act([0])
@@ -562,7 +567,7 @@ def test_open_draws_of_another_retriever_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_save_at_every_step_leaves_one_row_an_evaluation(tmp_path):
+def test_frequent_saves_keep_one_row_per_evaluation(tmp_path):
     data = from_matrix(np.random.default_rng(0).uniform(size=(CONTEXTS, ITEMS)))
     retriever = online.Retriever.new(settings(num_steps=4, eval_every=2), data)
     run = online.train(
@@ -576,7 +581,7 @@ def test_a_save_at_every_step_leaves_one_row_an_evaluation(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_trained_run_goes_live():
+def test_a_trained_run_continues_online():
     data = from_matrix(np.random.default_rng(0).uniform(size=(CONTEXTS, ITEMS)))
     run = rankpg.train(settings(num_steps=2, eval_every=2), data)
     retriever = online.Retriever(run)
@@ -589,7 +594,7 @@ def test_a_trained_run_goes_live():
 
 
 @pytest.mark.slow
-def test_the_log_holds_the_propensities_and_what_came_of_them(tmp_path):
+def test_the_log_holds_propensities_and_feedback(tmp_path):
     retriever = new(log=online.Log(tmp_path, rows_per_file=3), estimator="ca_pg")
     first, second = retriever.act([0, 1, 2, 3]), retriever.act([4])
     ranking, rewards = first_two(first)
@@ -604,19 +609,18 @@ def test_the_log_holds_the_propensities_and_what_came_of_them(tmp_path):
     rows = draws.sort_by([("step", "ascending"), ("context", "ascending")]).to_pylist()
     assert [row["context"] for row in rows] == [0, 1, 2, 3, 4]
     assert rows[4]["token"] == second.token
-    pipeline, world = retriever.run.pipeline, retriever.run.environment
-    params = jax.tree.map(lambda leaf: leaf[0], retriever.run.state.params)
-    logits = pipeline.logits(params, world, jnp.arange(CONTEXTS, dtype=jnp.int32))
+    run, every = retriever.run, jnp.arange(CONTEXTS, dtype=jnp.int32)
+    logits = run.policy.logits(run.params(), run.environment, every)
     for row, of_context in zip(rows, logits, strict=True):
         candidates = jnp.asarray(row["candidates"], jnp.int32)
         log_prob = rankpg.log_prob(of_context, candidates, (3,))
         inclusion = [rankpg.log_inclusion(of_context, a, (3,), method="greedy") for a in candidates]
         assert row["log_propensity"] == pytest.approx(float(log_prob), rel=1e-5)
         np.testing.assert_allclose(row["log_inclusion"], inclusion, rtol=1e-5)
-    told = {(row["token"], row["row"]): row for row in feedback.to_pylist()}
-    assert set(told) == {(first.token, 3), (first.token, 1)}
-    assert told[first.token, 3]["ranking"] == ranking[3].tolist()
-    assert told[first.token, 1]["rewards"] == rewards[1].tolist()
+    logged = {(row["token"], row["row"]): row for row in feedback.to_pylist()}
+    assert set(logged) == {(first.token, 3), (first.token, 1)}
+    assert logged[first.token, 3]["ranking"] == ranking[3].tolist()
+    assert logged[first.token, 1]["rewards"] == rewards[1].tolist()
 
 
 IDS = {
@@ -631,7 +635,7 @@ IDS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", IDS)
-def test_ids_of_every_type_are_written_as_they_are(kind, tmp_path):
+def test_the_log_keeps_the_type_of_ids(kind, tmp_path):
     ids, wanted = IDS[kind]
     data = from_matrix(np.ones((CONTEXTS, ITEMS)), item_ids=ids, context_ids=ids[:CONTEXTS])
     retriever = online.Retriever.new(settings(), data, log=online.Log(tmp_path, rows_per_file=1))
@@ -645,14 +649,14 @@ def test_ids_of_every_type_are_written_as_they_are(kind, tmp_path):
     assert feedback["ranking"].to_pylist() == drawn.candidates[:, :2].tolist()
 
 
-def test_an_id_that_parquet_cannot_hold_is_refused_before_the_first_draw(tmp_path):
+def test_ids_that_parquet_cannot_hold_are_rejected_early(tmp_path):
     ids = [*"abcdefg", "\ud800"]
     data = from_matrix(np.ones((CONTEXTS, ITEMS)), item_ids=ids)
-    with pytest.raises(ValueError, match=r"item id '.ud800' is no text that Parquet can hold"):
+    with pytest.raises(ValueError, match=r"item id '.ud800' is not valid Unicode"):
         online.Retriever.new(settings(), data, log=online.Log(tmp_path))
 
 
-def test_what_was_no_candidate_is_named_by_its_id():
+def test_an_item_that_is_not_a_candidate_is_named_by_its_id():
     ids = [f"it{n}" for n in range(ITEMS)]
     data = from_matrix(np.ones((CONTEXTS, ITEMS)), item_ids=ids)
     retriever = online.Retriever.new(settings(), data)
@@ -664,7 +668,7 @@ def test_what_was_no_candidate_is_named_by_its_id():
         retriever.update(drawn.token, [["it0", "it1"], ["it2"]], [[1.0, 0.0]])
 
 
-def test_rankings_of_objects_are_what_they_hold():
+def test_rankings_of_objects_take_the_type_of_their_values():
     dates = np.arange("2020-01-01", "2020-01-05", dtype="datetime64[D]")
     for candidates in (np.array([["a", "bcd"]]), np.array([[3, 4]]), dates[None, :2]):
         shown = check_ranking(candidates.astype(object), candidates, 2, np.array([0]), "f")
@@ -674,7 +678,7 @@ def test_rankings_of_objects_are_what_they_hold():
         check_ranking(np.array([["abc"]], object), np.array([["ab"]]), 1, np.array([0]), "f")
 
 
-def test_a_disk_that_cannot_be_written_stops_no_serving_and_loses_no_row(tmp_path):
+def test_a_full_disk_neither_stops_serving_nor_loses_rows(tmp_path):
     folder = tmp_path / "log"
     log = online.Log(folder, rows_per_file=2)
     retriever = new(log=log)

@@ -1,4 +1,4 @@
-"""The host's loop around a re-ranker in plain Python: equal to the program, and faulty for real."""
+"""The loop around a re-ranker in plain Python: equal to training inside the program, robust to failures."""
 
 from __future__ import annotations
 
@@ -16,14 +16,10 @@ from rankpg.errors import ConfigError
 
 ENABLE_X64 = False
 
+pytestmark = pytest.mark.usefixtures("standard_promotion")  # for optimizers of optax
+
 TABLE = np.random.default_rng(0).uniform(size=(6, 12))
 WORLD = from_matrix(TABLE, noise_std=0.1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def standard_promotion(jax_flags):
-    """optax's Adam promotes dtypes by the standard rules."""
-    jax.config.update("jax_numpy_dtype_promotion", "standard")
 
 
 def settings(**changes) -> TrainConfig:
@@ -33,7 +29,7 @@ def settings(**changes) -> TrainConfig:
 
 
 def by_table(contexts, candidates):
-    """What the built-in optimal re-ranker does, in NumPy."""
+    """The built-in optimal re-ranker, in NumPy."""
     return TABLE.astype(np.float32)[contexts[:, None], candidates]
 
 
@@ -59,7 +55,7 @@ def reference():
 # --- the same training as in the program ------------------------------------------------------------------
 
 
-def test_the_loop_is_the_program_with_the_reranker_outside(reference):
+def test_host_loop_equals_training_inside_the_program(reference):
     inside = rankpg.train(settings(), WORLD)
     for a, b in zip(state_of(inside), state_of(reference), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
@@ -84,16 +80,16 @@ def with_rewards(contexts, candidates):
 @pytest.mark.parametrize(
     "reranker",
     [
-        online.HostReranker(as_ranking, answers="ranking"),
+        online.HostReranker(as_ranking, returns="ranking"),
         online.HostReranker(by_table, rows_per_call=3, concurrency=2, timeout=60.0),
     ],
     ids=["ranking", "in parts, two at a time"],
 )
-def test_how_it_is_called_changes_nothing(reranker, reference):
+def test_result_does_not_depend_on_how_the_reranker_is_called(reranker, reference):
     assert equal(online.train(new(), reranker), reference)
 
 
-def test_rows_per_call_and_concurrency_are_kept():
+def test_rows_per_call_and_concurrency_are_respected():
     sizes, now, most, lock = [], [0], [0], threading.Lock()
 
     def watched(contexts, candidates):
@@ -109,14 +105,14 @@ def test_rows_per_call_and_concurrency_are_kept():
     call = online.HostReranker(watched, rows_per_call=3, concurrency=2).call(
         np.arange(8) % 6, np.tile(np.arange(4), (8, 1)), 2
     )
-    rows = np.concatenate([answer.rows for answer in call.answers()])
+    rows = np.concatenate([part.rows for part in call.results()])
     assert sorted(rows) == list(range(8))
     assert sorted(sizes) == [2, 3, 3]
     assert most[0] == 2
 
 
 @pytest.mark.slow
-def test_a_function_that_spoils_its_arguments_spoils_nothing_else(reference):
+def test_a_reranker_may_write_to_its_arguments(reference):
     def careless(contexts, candidates):
         scores = by_table(contexts, candidates)
         contexts[:], candidates[:] = 0, 0
@@ -125,17 +121,17 @@ def test_a_function_that_spoils_its_arguments_spoils_nothing_else(reference):
     assert equal(online.train(new(), online.HostReranker(careless)), reference)
 
 
-def test_rewards_from_the_function_need_no_simulator():
+def test_rewards_from_the_reranker_need_no_simulator():
     retriever = new(online.catalogue(6, 12))
-    run = online.train(retriever, online.HostReranker(with_rewards, answers="rewards"))
+    run = online.train(retriever, online.HostReranker(with_rewards, returns="rewards"))
     assert retriever.step == 4
     assert run.metrics[-1]["policy_value"] is None
     assert 0 < run.metrics[-1]["reward"] < 2
-    with pytest.raises(ConfigError, match="a catalogue knows no rewards"):
+    with pytest.raises(ConfigError, match="the environment has no rewards"):
         online.train(new(online.catalogue(6, 12)), online.HostReranker(by_table))
 
 
-def test_a_second_call_goes_on(reference):
+def test_a_second_call_of_train_continues(reference):
     retriever = new()
     online.train(retriever, online.HostReranker(by_table), num_steps=3)
     online.train(retriever, online.HostReranker(by_table))
@@ -146,7 +142,7 @@ def test_a_second_call_goes_on(reference):
 
 
 class Watched(online.Retriever):
-    """Tells how many batches were drawn."""
+    """A retriever that counts the batches it draws."""
 
     batches_drawn: int
     changed: threading.Condition
@@ -180,7 +176,7 @@ def test_the_next_batch_is_drawn_while_the_call_runs(overlap):
 
 
 @pytest.mark.slow
-def test_with_overlap_draws_are_one_update_old_and_are_weighted_for_it(reference):
+def test_overlapped_draws_are_one_update_old_and_weighted(reference):
     retriever = new(eval_every=1)
     run = online.train(retriever, online.HostReranker(by_table), overlap=True)
     assert [row["age"] for row in run.metrics[1:]] == [0, 1, 1, 1]
@@ -215,7 +211,7 @@ def nan(contexts, candidates):
     return scores
 
 
-def stranger(contexts, candidates):
+def unknown_item(contexts, candidates):
     ranking = as_ranking(contexts, candidates)
     ranking[5, 1] = 99
     return ranking
@@ -244,13 +240,13 @@ def nan_reward(contexts, candidates):
 FAULTS = {
     raises: ("scores", "ConnectionError: the service is down"),
     exits: ("scores", "SystemExit: 1"),
-    hangs: ("scores", r"TimeoutError: no answer within 0\.3 s"),
-    nan: ("scores", "answered NaN as the score of candidate 1 of row 3"),
-    stranger: ("ranking", "row 5 shows 99 at position 2, which is none of its candidates"),
+    hangs: ("scores", r"TimeoutError: no result within 0\.3 s"),
+    nan: ("scores", "returned NaN as the score of candidate 1 of row 3"),
+    unknown_item: ("ranking", "row 5 shows 99 at position 2, which is not among its candidates"),
     too_few: ("ranking", "shows too few items, L is 2"),
     wrong_shape: ("scores", r"scores of shape \[8, 2\]; expected \[8, 4\]"),
     ragged: ("ranking", "rows of different lengths"),
-    no_tuple: ("rewards", r"expected \(ranking, rewards\)"),
+    no_tuple: ("rewards", r"expected a tuple \(ranking, rewards\)"),
     nan_reward: ("rewards", "the reward of row 0, position 1, is nan"),
 }
 
@@ -258,43 +254,43 @@ FAULTS = {
 GOOD = {"scores": by_table, "ranking": as_ranking, "rewards": with_rewards}
 
 
-def after_two_updates(fault, answers):
-    """A re-ranker that is good for two updates and then is faulty until it is mended."""
-    batches, mended = [0], threading.Event()
+def after_two_updates(fault, kind):
+    """A re-ranker that works for two updates and then fails until the event `fixed` is set."""
+    batches, fixed = [0], threading.Event()
 
     def function(contexts, candidates):
         batches[0] += len(contexts) == 8
-        faulty = batches[0] > 2 and not mended.is_set() and len(contexts) == 8
-        return (fault if faulty else GOOD[answers])(contexts, candidates)
+        faulty = batches[0] > 2 and not fixed.is_set() and len(contexts) == 8
+        return (fault if faulty else GOOD[kind])(contexts, candidates)
 
-    return function, mended
+    return function, fixed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_a_fault_loses_nothing_that_was_learnt(fault):
-    answers, message = FAULTS[fault]
-    function, mended = after_two_updates(fault, answers)
+def test_a_failing_reranker_loses_no_update(fault):
+    kind, message = FAULTS[fault]
+    function, fixed = after_two_updates(fault, kind)
     timeout = 0.3 if fault is hangs else None
     retriever = new()
-    reranker = online.HostReranker(function, answers=answers, timeout=timeout, retries=1)
+    reranker = online.HostReranker(function, returns=kind, timeout=timeout, retries=1)
     began = time.perf_counter()
     with pytest.raises(online.RerankError, match=message) as error:
         online.train(retriever, reranker)
     assert time.perf_counter() - began < 60
     assert "failed 2 times on rows 0 to 7 of the batch" in str(error.value)
-    assert "The 2 updates made so far are kept; this batch is forgotten" in str(error.value)
+    assert "The 2 updates made so far are kept; this batch is discarded" in str(error.value)
     assert (retriever.step, retriever.waiting, len(retriever.draws.waiting)) == (2, 0, 0)
     kept = new()
-    online.train(kept, online.HostReranker(GOOD[answers], answers=answers), num_steps=2)
+    online.train(kept, online.HostReranker(GOOD[kind], returns=kind), num_steps=2)
     assert equal(retriever.run, kept.run)
-    mended.set()
+    fixed.set()
     online.train(retriever, reranker)
     assert retriever.step == 4
 
 
 @pytest.mark.slow
-def test_what_fails_once_is_tried_again(reference):
+def test_failed_calls_are_retried_with_pauses(reference):
     failed, pauses = [], []
 
     def flaky(contexts, candidates):
@@ -312,7 +308,7 @@ def test_what_fails_once_is_tried_again(reference):
     assert third - second >= 0.1
 
 
-def test_skip_goes_on_with_what_was_answered():
+def test_skip_continues_with_the_successful_calls():
     calls = [0]
 
     def half_down(contexts, candidates):
@@ -332,7 +328,7 @@ def test_skip_goes_on_with_what_was_answered():
 
 
 @pytest.mark.slow
-def test_skip_does_not_go_on_for_ever():
+def test_skip_gives_up_after_repeated_failures():
     function, _ = after_two_updates(raises, "scores")
     retriever = new()
     reranker = online.HostReranker(function, on_failure="skip", give_up_after=3)
@@ -341,7 +337,7 @@ def test_skip_does_not_go_on_for_ever():
     assert retriever.step == 2
 
 
-def test_stopping_the_loop_leaves_nothing_open():
+def test_leaving_the_loop_discards_open_draws():
     retriever = new()
     for progress in online.training_loop(retriever, online.HostReranker(by_table), overlap=True):
         if progress.step == 2:
@@ -353,7 +349,7 @@ def test_stopping_the_loop_leaves_nothing_open():
     ("changes", "message"),
     [
         ({"function": 3}, "expected f"),
-        ({"answers": "logits"}, "scores, ranking, rewards"),
+        ({"returns": "logits"}, "scores, ranking, rewards"),
         ({"on_failure": "pray"}, "stop, skip"),
         ({"retries": -1}, "at least 0"),
         ({"rows_per_call": 0}, "at least 1"),
@@ -362,12 +358,12 @@ def test_stopping_the_loop_leaves_nothing_open():
     ],
     ids=str,
 )
-def test_impossible_settings_are_refused(changes, message):
+def test_impossible_settings_are_rejected(changes, message):
     with pytest.raises(ConfigError, match=message):
         online.HostReranker(**({"function": by_table} | changes))
 
 
-def test_calls_do_not_cut_groups_apart():
+def test_rows_per_call_must_hold_whole_groups():
     retriever = new(advantage="group", draws_per_context=4)
-    with pytest.raises(ConfigError, match="expected a multiple"):
+    with pytest.raises(ConfigError, match="give a multiple"):
         online.train(retriever, online.HostReranker(by_table, rows_per_call=6))
