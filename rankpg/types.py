@@ -39,14 +39,15 @@ __all__ = [
     "Quotas",
     "Ranking",
     "Reranker",
+    "UInt",
     "record",
 ]
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, Key
+    from jaxtyping import Array, Bool, Float, Int, Key, UInt
 else:
     try:
-        from jaxtyping import Array, Bool, Float, Int, Key
+        from jaxtyping import Array, Bool, Float, Int, Key, UInt
     except ModuleNotFoundError:  # shapes are documentation then; the tests always check them
 
         class _AnyShape:
@@ -54,7 +55,7 @@ else:
                 return jax.Array
 
         Array = jax.Array
-        Bool = Float = Int = Key = _AnyShape
+        Bool = Float = Int = Key = UInt = _AnyShape
 
 T = TypeVar("T")
 PRNGKey: TypeAlias = Key[Array, ""]

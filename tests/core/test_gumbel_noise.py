@@ -9,7 +9,7 @@ import pytest
 from jax.extend.random import threefry_2x32
 from scipy import stats
 
-from rankpg.core.sampling import gumbel_at, threefry
+from rankpg.core.gumbel_noise import gumbel_noise, threefry
 
 ENABLE_X64 = False
 
@@ -20,13 +20,13 @@ def places(count):
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_it_is_standard_gumbel(seed):
-    noise = np.asarray(gumbel_at(jax.random.key(seed), places(200_000), jnp.float32))
+    noise = np.asarray(gumbel_noise(jax.random.key(seed), places(200_000), jnp.float32))
     assert stats.kstest(noise, stats.gumbel_r.cdf).pvalue > 1e-4
     assert stats.kstest(noise * 1.02, stats.gumbel_r.cdf).pvalue < 1e-4  # what it would notice
 
 
 def test_keys_and_places_are_streams_of_their_own():
-    first, second = (gumbel_at(jax.random.key(s), places(50_000), jnp.float32) for s in (0, 1))
+    first, second = (gumbel_noise(jax.random.key(s), places(50_000), jnp.float32) for s in (0, 1))
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.02
     assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 0.02
 
@@ -34,7 +34,7 @@ def test_keys_and_places_are_streams_of_their_own():
 @pytest.mark.slow
 def test_no_ties_among_the_first_of_two_million():
     """The default grid of JAX has dozens, and ties go to the lowest id."""
-    noise = gumbel_at(jax.random.key(3), places(2 * 10**6), jnp.float32)
+    noise = gumbel_noise(jax.random.key(3), places(2 * 10**6), jnp.float32)
     assert bool(jnp.all(jnp.isfinite(noise)))
     first = jax.lax.top_k(noise, 100)[0]
     assert len(np.unique(first)) == 100

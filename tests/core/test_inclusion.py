@@ -15,7 +15,7 @@ from jax.test_util import check_grads
 from scipy import stats
 
 import rankpg
-from rankpg.core.inclusion import log_inclusion_exact
+from rankpg.core.inclusion_exact import log_inclusion_exact
 
 INF = np.inf
 METHODS = ("exact", "greedy", "swr", "sum")

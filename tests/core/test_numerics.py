@@ -13,7 +13,7 @@ from jax.test_util import check_grads
 from scipy import stats
 
 from rankpg.core import numerics
-from rankpg.core.inclusion import tail_probability
+from rankpg.core.inclusion_exact import tail_probability
 from rankpg.core.plackett_luce import full_logits, gather_logits
 
 INF = np.inf
