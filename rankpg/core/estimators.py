@@ -275,7 +275,8 @@ def score(
       ValueError: an unknown estimator, one that is not defined for M experts, `ca_pg_threshold` without a
         key, a wrong shape or dtype, and, outside of jit, bad values.
 
-    >>> score("top1_pg", jnp.zeros((1, 4)), jnp.array([2, 0]), jnp.array([2]), (2,))  # log(2 / 4)
+    >>> compiled = jax.jit(score, static_argnums=(0, 4))
+    >>> compiled("top1_pg", jnp.zeros((1, 4)), jnp.array([2, 0]), jnp.array([2]), (2,))  # log(2 / 4)
     Array([-0.6931472], dtype=float32)
     """
     check_logits(logits, quotas)

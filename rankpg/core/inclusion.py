@@ -73,7 +73,9 @@ def log_inclusion(
       ValueError: an unknown method, `exact` with several experts, a wrong shape or dtype, quotas that do
         not fit, and, outside of jit, bad values.
 
-    >>> float(jnp.exp(log_inclusion(jnp.zeros((1, 5)), 3, (2,))).round(4))  # K / N
+    >>> import jax
+    >>> value = jax.jit(log_inclusion, static_argnums=(2, 3))(jnp.zeros((1, 5)), 3, (2,))
+    >>> round(float(np.exp(value)), 4)  # K / N
     0.4
     """
     if method not in INCLUSION_METHODS:
@@ -99,8 +101,8 @@ def log_inclusion_threshold(
     Args, Raises: as `log_inclusion`; `key` is the one that draws the candidates.
 
     >>> import jax
-    >>> key = jax.random.key(0)
-    >>> bool(log_inclusion_threshold(key, jnp.zeros((1, 5)), 3, (2,)) < 0)
+    >>> one_draw = jax.jit(log_inclusion_threshold, static_argnums=3)
+    >>> float(one_draw(jax.random.key(0), jnp.zeros((1, 5)), 3, (2,))) < 0
     True
     """
     check_logits(logits, quotas)

@@ -57,7 +57,8 @@ def log_inclusion_exact(
     Returns:
       A scalar; -inf, with gradient 0, for a masked item.
 
-    >>> float(jnp.exp(log_inclusion_exact(jnp.array([1.0, 0.0, 0.0]), jnp.int32(0), 1)).round(4))  # softmax
+    >>> value = jax.jit(log_inclusion_exact, static_argnums=2)(jnp.array([1.0, 0.0, 0.0]), jnp.int32(0), 1)
+    >>> round(math.exp(value), 4)  # softmax
     0.5761
     """
     num_items = logits.shape[0]
@@ -101,9 +102,10 @@ def arrival_quadrature(
 
     Args: as `log_inclusion_exact`, with K < N.
 
-    >>> rule = arrival_quadrature(jnp.array([1.0, 0.0, 0.0]), jnp.int32(0), 1)
-    >>> bool((jnp.diff(rule.time) > 0).all() & (rule.time[0] > rule.start))
-    True
+    >>> build = jax.jit(arrival_quadrature, static_argnums=2)
+    >>> rule = build(jnp.array([1.0, 0.0, 0.0]), jnp.int32(0), 1)
+    >>> bool((np.diff(rule.time) > 0).all()), float(rule.time[0]) > float(rule.start)
+    (True, True)
     """
     nodes = num_nodes or (128 if logits.shape[0] <= 64 else 64)
     # The K-th largest other logit is when the K-th other arrives: the origin of log time.
@@ -125,8 +127,11 @@ def arrival_quadrature(
 def log_integral(rule: ArrivalQuadrature, log_tail: Float[Array, "T"]) -> Float[Array, ""]:
     """log P(a in S), from log P(fewer than K of the others have arrived) at the nodes.
 
-    >>> rule = arrival_quadrature(jnp.array([1.0, 0.0, 0.0]), jnp.int32(0), 1)
-    >>> float(jnp.exp(log_integral(rule, -2 * jnp.exp(rule.time))).round(4))  # both others are late
+    >>> @jax.jit
+    ... def softmax_of_first(logits):
+    ...     rule = arrival_quadrature(logits, jnp.int32(0), 1)
+    ...     return log_integral(rule, -2 * jnp.exp(rule.time))  # neither of two others has arrived
+    >>> round(math.exp(softmax_of_first(jnp.array([1.0, 0.0, 0.0]))), 4)
     0.5761
     """
     value = log_add(
@@ -141,9 +146,9 @@ def arrival_probabilities(
 ) -> tuple[Float[Array, "n T"], Float[Array, "n T"]]:
     """Probability that item j is absent, exp(-w_j t), or has arrived, 1 - exp(-w_j t), at each log time.
 
-    >>> absent, present = arrival_probabilities(jnp.array([0.0, -jnp.inf]), jnp.zeros(1))
-    >>> absent.ravel().round(4), present.ravel().round(4)
-    (Array([0.3679, 1.    ], dtype=float32), Array([0.6321, 0.    ], dtype=float32))
+    >>> pair = jax.jit(arrival_probabilities)(np.float32([0, -np.inf]), np.zeros(1, np.float32))
+    >>> [np.round(x.ravel(), 4).tolist() for x in jax.device_get(pair)]
+    [[0.3679, 1.0], [0.6321, 0.0]]
     """
     masked = jnp.isneginf(logits)[:, None]
     log_hazard = jnp.where(masked, 0, logits[:, None]) + time[None, :]
@@ -207,8 +212,8 @@ def _bounds(
 def chernoff_above(mean: Float[Array, "..."], count: Float[Array, ""]) -> Float[Array, "..."]:
     """Log of a Chernoff bound on P(X >= count), X a sum of independent indicators with this mean.
 
-    >>> chernoff_above(jnp.array([1.0, 9.0]), jnp.array(8.0)).round(4)
-    Array([-9.6355,  0.    ], dtype=float32)
+    >>> [round(x, 4) for x in jax.jit(chernoff_above)(jnp.array([1.0, 9.0]), jnp.array(8.0)).tolist()]
+    [-9.6355, 0.0]
     """
     ratio = jnp.where((mean > 0) & (count > 0), mean / jnp.maximum(count, 1), 1)
     bound = count - mean + count * jnp.log(ratio)
@@ -218,7 +223,7 @@ def chernoff_above(mean: Float[Array, "..."], count: Float[Array, ""]) -> Float[
 def chernoff_below(mean: Float[Array, "..."], count: Float[Array, ""]) -> Float[Array, "..."]:
     """Log of a Chernoff bound on P(X <= count), X a sum of independent indicators with this mean.
 
-    >>> chernoff_below(jnp.array([1.0, 9.0]), jnp.array(0.0))
+    >>> jax.jit(chernoff_below)(jnp.array([1.0, 9.0]), jnp.array(0.0))
     Array([-1., -9.], dtype=float32)
     """
     ratio = jnp.where((mean > 0) & (count > 0), mean / jnp.maximum(count, 1), 1)
@@ -244,7 +249,8 @@ def tail_probability(
       present: probability that item j is present. Both are arguments, because either may be tiny.
       limit: K, at least 1.
 
-    >>> tail_probability(jnp.full((2, 1), 0.5), jnp.full((2, 1), 0.5), 2)  # not both heads
+    >>> half = np.full((2, 1), 0.5, np.float32)
+    >>> jax.jit(tail_probability, static_argnums=2)(half, half, 2)  # not both heads
     Array([0.75], dtype=float32)
     """
     return jnp.sum(count_distribution(absent, present, limit), axis=0)
@@ -260,8 +266,9 @@ def count_distribution(
     Returns:
       At most `limit` rows. Rows that n items cannot reach are 0; they occur where the tree is padded.
 
-    >>> count_distribution(jnp.full((2, 1), 0.5), jnp.full((2, 1), 0.5), 9).ravel()
-    Array([0.25, 0.5 , 0.25], dtype=float32)
+    >>> half = np.full((2, 1), 0.5, np.float32)
+    >>> jax.jit(count_distribution, static_argnums=2)(half, half, 9).tolist()
+    [[0.25], [0.5], [0.25]]
     """
     n, points = absent.shape
     factors = jnp.stack([absent, present], axis=1)[:, :limit]  # [n, coefficients, T]

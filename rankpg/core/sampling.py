@@ -109,8 +109,8 @@ def sample_candidates(key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas)
       ValueError: wrong shape or dtype, quotas that do not fit, and, outside of jit, NaN or +inf or more
         masked items than K allows.
 
-    >>> import jax
-    >>> sample_candidates(jax.random.key(0), jnp.array([[0.0, 50.0, 40.0, 0.0]]), (2,))
+    >>> sample = jax.jit(sample_candidates, static_argnums=2)
+    >>> sample(jax.random.key(0), jnp.array([[0.0, 50.0, 40.0, 0.0]]), (2,))
     Array([1, 2], dtype=int32)
     """
     check_logits(logits, quotas)
@@ -123,7 +123,8 @@ def greedy_candidates(logits: Float[Array, "M N"], quotas: Quotas) -> Int[Array,
 
     Args, Raises: as `sample_candidates`.
 
-    >>> greedy_candidates(jnp.array([[3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 1.0, 2.0]]), (1, 2))
+    >>> greedy = jax.jit(greedy_candidates, static_argnums=1)
+    >>> greedy(jnp.array([[3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 1.0, 2.0]]), (1, 2))
     Array([0, 3, 2], dtype=int32)
     """
     check_logits(logits, quotas)
@@ -152,7 +153,8 @@ def in_turn(
       The arrays of all experts, [M, depth].
 
     >>> best = lambda m, row: (lax.top_k(row, 2)[1],)
-    >>> in_turn(jnp.array([[3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 1.0, 2.0]]), (1, 1), best)[0]
+    >>> logits = jnp.array([[3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 1.0, 2.0]])
+    >>> jax.jit(in_turn, static_argnums=(1, 2))(logits, (1, 1), best)[0]
     Array([[0, 1],
            [3, 2]], dtype=int32)
     """
@@ -189,7 +191,7 @@ def drop_taken(
       Every expert's order without the taken items, and the index of each item in `order`. Where an order is
       exhausted the item is -1 and the index n.
 
-    >>> drop_taken(jnp.array([[0, 1, 2], [0, 3, 2]]), (1, 1), 2)[0]
+    >>> jax.jit(drop_taken, static_argnums=(1, 2))(jnp.array([[0, 1, 2], [0, 3, 2]]), (1, 1), 2)[0]
     Array([[0, 1],
            [3, 2]], dtype=int32)
     """
@@ -212,7 +214,7 @@ def drop_taken(
 def take_quotas(order: Int[Array, "M depth"], quotas: Quotas) -> Int[Array, "K"]:
     """Takes the first K_m items of every expert's order, in slot order; no order holds another's items.
 
-    >>> take_quotas(jnp.array([[0, 1], [3, 2]]), (2, 1))
+    >>> jax.jit(take_quotas, static_argnums=1)(jnp.array([[0, 1], [3, 2]]), (2, 1))
     Array([0, 1, 3], dtype=int32)
     """
     return jnp.concatenate([own[:quota] for own, quota in zip(order, quotas, strict=True)])
@@ -229,7 +231,8 @@ def fill_quotas(
       The picks in slot order, and the index of each in its expert's order; -1 and `depth` where an order is
       exhausted.
 
-    >>> fill_quotas(jnp.array([[0, 1, 2], [0, 3, 2]]), (1, 1), excluded=jnp.int32(3))[0]
+    >>> fill = jax.jit(fill_quotas, static_argnums=1)
+    >>> fill(jnp.array([[0, 1, 2], [0, 3, 2]]), (1, 1), excluded=jnp.int32(3))[0]
     Array([0, 2], dtype=int32)
     """
     remaining, indices = drop_taken(order, quotas, max(quotas), excluded)
@@ -252,8 +255,8 @@ def arrivals(
       logits: f_m(a), centred (`numerics.centre`); -inf masks an item, whose perturbed logit is then -inf.
       quotas: how many slots each expert fills.
 
-    >>> order, perturbed = arrivals(jax.random.key(0), jnp.array([[0.0, 90.0, 60.0, 30.0]]), (2,))
-    >>> order
+    >>> draw = jax.jit(arrivals, static_argnums=2)
+    >>> draw(jax.random.key(0), jnp.array([[0.0, 90.0, 60.0, 30.0]]), (2,))[0]
     Array([[1, 2, 3]], dtype=int32)
     """
     depth = order_depth(logits.shape[1], quotas)
@@ -399,7 +402,8 @@ def condition_on_maximum(
 def greedy_in_turn(logits: Float[Array, "M N"], quotas: Quotas) -> Int[Array, "M depth"]:
     """Greedy order of every expert, `order_depth` items each, without items of earlier experts.
 
-    >>> greedy_in_turn(jnp.array([[3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 1.0, 2.0]]), (1, 2))
+    >>> logits = jnp.array([[3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 1.0, 2.0]])
+    >>> jax.jit(greedy_in_turn, static_argnums=1)(logits, (1, 2))
     Array([[0, 1, 2],
            [3, 2, 1]], dtype=int32)
     """
@@ -415,7 +419,7 @@ def greedy_order(logits: Float[Array, "M N"], depth: int) -> Int[Array, "M depth
     Blocks of neighbouring items whose maxima are the `depth` largest hold them all: a block before another
     in this order has an item that is before all of the other's.
 
-    >>> greedy_order(jnp.array([[1.0, 3.0, 3.0]]), 2)
+    >>> jax.jit(greedy_order, static_argnums=1)(jnp.array([[1.0, 3.0, 3.0]]), 2)
     Array([[1, 2]], dtype=int32)
     """
     logits = lax.stop_gradient(logits)

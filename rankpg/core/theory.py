@@ -7,6 +7,7 @@ Reference: Kiyohara et al. 2026.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -116,7 +117,7 @@ def decompose_gradient(
         logits: Float[Array, "M N"],
     ) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
         """P(a in S) and P(a shown) of every item."""
-        weight = jnp.exp(jax.vmap(lambda draw: log_prob(logits, draw, quotas))(draws))
+        weight = _draw_probabilities(logits, draws, quotas)
         zero = jnp.zeros(logits.shape[1], logits.dtype)
         included = zero.at[draws].add(jnp.broadcast_to(weight[:, None], draws.shape))
         return included, zero.at[draws].add(weight[:, None] * shown.astype(logits.dtype))
@@ -170,7 +171,7 @@ def top_k_condition(
         )
     num_candidates = sum(quotas)
     draws = jnp.asarray(_ordered_draws(logits.shape[1], num_candidates), jnp.int32)
-    weight = jnp.exp(jax.vmap(lambda draw: log_prob(logits, draw, quotas))(draws))
+    weight = _draw_probabilities(logits, draws, quotas)
     shown = jax.vmap(shown_probabilities)(draws).astype(logits.dtype)
     zero = jnp.zeros(logits.shape[1], logits.dtype)
     included = zero.at[draws].add(jnp.broadcast_to(weight[:, None], draws.shape))
@@ -182,6 +183,13 @@ def top_k_condition(
     holds = (rewards * conditional)[top][:, None] > (rewards * conditional)[others][None, :]
     ratio = conditional[others][None, :] / conditional[top][:, None]
     return bool(jnp.all(holds)), rewards[top][:, None] / rewards[others][None, :] - ratio
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _draw_probabilities(
+    logits: Float[Array, "M N"], draws: Int[Array, "draws K"], quotas: Quotas
+) -> Float[Array, "draws"]:
+    return jnp.exp(jax.vmap(lambda draw: log_prob(logits, draw, quotas))(draws))
 
 
 def _ordered_draws(num_items: int, num_candidates: int) -> np.ndarray:

@@ -7,6 +7,7 @@ under `jit` and `vmap` they are not known yet, and training detects bad values i
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
@@ -61,8 +62,10 @@ def check_logits(logits: ArrayLike, quotas: Quotas) -> None:
         raise ValueError(f"logits has dtype {dtype}; expected a float dtype such as float32")
     check_quotas(quotas, shape[0], shape[1])
     if _is_concrete(logits):
-        # As JAX will see them: a finite float64 of NumPy may overflow in float32.
-        _check_logit_values(np.asarray(jnp.asarray(logits), dtype=np.float64), quotas)
+        with np.errstate(over="ignore"):
+            # As JAX will see them: a finite float64 of NumPy may overflow in float32.
+            seen = np.asarray(logits).astype(jax.dtypes.canonicalize_dtype(dtype))
+        _check_logit_values(seen.astype(np.float64), quotas)
 
 
 def _is_concrete(x: object) -> bool:
