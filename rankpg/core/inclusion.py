@@ -4,13 +4,13 @@
 `log_inclusion` and `log_inclusion_threshold` compute one of
 
     exact       the truth, M = 1 (inclusion_exact.py; Aires 1999; Traat 2004; Vieira 2021)
-    greedy      1 - prod_k (1 - p_k), p_k against the items left by the others' greedy picks
+    greedy      1 - prod_k (1 - p_k), p_k among the items that remain after the others' greedy picks
                 (Kiyohara et al. 2026, Eq. 8)
     swr         1 - prod_m (1 - pi_m(a))^{K_m}, as if drawn with replacement (Chen et al. 2019)
     sum         sum_m K_m pi_m(a), the expected number of draws with replacement
     threshold   1 - exp(-sum_m exp(f_m(a) - kappa_m)), an unbiased one-draw estimate (Kool et al. 2019)
 
-The functions on `SparseLogits` are what the estimators use (estimators.py).
+The estimators (estimators.py) use the functions of `SparseLogits`.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def log_inclusion_greedy(
 def log_inclusion_swr(
     sparse: SparseLogits, item: Int[Array, ""], quotas: Quotas
 ) -> Float[Array, ""]:
-    """log P(a in S) as if drawn with replacement: log(1 - prod_m (1 - pi_m(a))^{K_m})  (Chen et al. 2019).
+    """log P(a in S) as if drawn with replacement: log(1 - prod_m (1 - pi_m(a))^{K_m}) (Chen et al. 2019).
 
     Computed with log(1 - pi) = -softplus(f - log W), W the total weight of all others.
 

@@ -256,7 +256,7 @@ def log_remaining_mass(
 
 
 def swr_log_prob(sparse: SparseLogits, picks: Int[Array, "K"], quotas: Quotas) -> Float[Array, ""]:
-    """Log-probability of the picks with replacement: sum_k log pi_{m(k)}(a_k).  (Chen et al. 2019)
+    """Log-probability of the picks with replacement, sum_k log pi_{m(k)}(a_k) (Chen et al. 2019).
 
     Args:
       sparse: contains at least the picks.

@@ -7,9 +7,9 @@ arrival time Exp(1) / exp(f(a)): the items are drawn in the order of their arriv
 Expert 1 fills the first K_1 slots, expert 2 the next K_2 from the remaining items, and so on.
 
 An expert's order of preference holds K_m + 1 items, without those of earlier experts. They suffice for its
-quota, also in a catalogue without some item a: without a, the earlier experts take what they took before,
-except for a and with one other item b. Item a is in the order only if they had not taken it, and then nothing
-changed for them. So at most one of the K_m + 1 items, a or b, is missing.
+quota, also in a catalogue without some item a. If an earlier expert had taken a, one other item b is taken in
+its place, and a is not in the order. If none had, the earlier experts take the same items as before. So only
+one of the K_m + 1 items can be missing, a or b.
 """
 
 from __future__ import annotations

@@ -113,14 +113,8 @@ def decompose_gradient(
     draws = jnp.asarray(_ordered_draws(logits.shape[1], sum(quotas)), jnp.int32)
     shown = jax.vmap(shown_probabilities)(draws)
 
-    def probabilities(
-        logits: Float[Array, "M N"],
-    ) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
-        """P(a in S) and P(a shown) of every item."""
-        weight = _draw_probabilities(logits, draws, quotas)
-        zero = jnp.zeros(logits.shape[1], logits.dtype)
-        included = zero.at[draws].add(jnp.broadcast_to(weight[:, None], draws.shape))
-        return included, zero.at[draws].add(weight[:, None] * shown.astype(logits.dtype))
+    def probabilities(logits: Float[Array, "M N"]) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
+        return _included_and_shown(logits, draws, shown, quotas)
 
     displayed = lax.stop_gradient(probabilities(logits)[1])
     value = rewards.astype(logits.dtype) * displayed
@@ -171,11 +165,8 @@ def top_k_condition(
         )
     num_candidates = sum(quotas)
     draws = jnp.asarray(_ordered_draws(logits.shape[1], num_candidates), jnp.int32)
-    weight = _draw_probabilities(logits, draws, quotas)
-    shown = jax.vmap(shown_probabilities)(draws).astype(logits.dtype)
-    zero = jnp.zeros(logits.shape[1], logits.dtype)
-    included = zero.at[draws].add(jnp.broadcast_to(weight[:, None], draws.shape))
-    displayed = zero.at[draws].add(weight[:, None] * shown)
+    shown = jax.vmap(shown_probabilities)(draws)
+    included, displayed = _included_and_shown(logits, draws, shown, quotas)
     conditional = jnp.where(included > 0, displayed / jnp.where(included > 0, included, 1), 0)
     order = jnp.argsort(-rewards)
     top, others = order[:num_candidates], order[num_candidates:]
@@ -185,11 +176,18 @@ def top_k_condition(
     return bool(jnp.all(holds)), rewards[top][:, None] / rewards[others][None, :] - ratio
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _draw_probabilities(
-    logits: Float[Array, "M N"], draws: Int[Array, "draws K"], quotas: Quotas
-) -> Float[Array, "draws"]:
-    return jnp.exp(jax.vmap(lambda draw: log_prob(logits, draw, quotas))(draws))
+@functools.partial(jax.jit, static_argnums=3)
+def _included_and_shown(
+    logits: Float[Array, "M N"],
+    draws: Int[Array, "draws K"],
+    shown: Float[Array, "draws K"],
+    quotas: Quotas,
+) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
+    """P(a in S) and P(a shown) of every item."""
+    weight = jnp.exp(jax.vmap(lambda draw: log_prob(logits, draw, quotas))(draws))
+    zero = jnp.zeros(logits.shape[1], logits.dtype)
+    included = zero.at[draws].add(jnp.broadcast_to(weight[:, None], draws.shape))
+    return included, zero.at[draws].add(weight[:, None] * shown.astype(logits.dtype))
 
 
 def _ordered_draws(num_items: int, num_candidates: int) -> np.ndarray:

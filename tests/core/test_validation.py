@@ -124,7 +124,13 @@ def test_shapes_are_checked_under_jit(call):
     rejected(lambda: jax.eval_shape(lambda f: call(f, (2,)), FIVE[0]), [r"\[M, N\]"])
 
 
-@by_function
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(call, id=name, marks=pytest.mark.slow if "inclusion_" in name else ())
+        for name, call in FUNCTIONS.items()
+    ],
+)
 def test_traced_values_are_not_checked(call):
     """A traced NaN cannot be rejected, and tracing goes on."""
     jax.eval_shape(lambda f: call(f, (2,)), FIVE * NAN)
