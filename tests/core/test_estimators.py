@@ -87,9 +87,8 @@ def test_ca_pg_exact_has_the_gradient_of_inclusion_per_item():
     np.testing.assert_allclose(found, oracle.inclusion_gradients(logits, quotas), atol=1e-8)
 
 
-@pytest.mark.parametrize(
-    "estimator", [slow("v_pg_swr"), "ca_pg", slow("ca_pg_swr"), slow("top1_pg")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", ["v_pg_swr", "ca_pg", "ca_pg_swr", "top1_pg"])
 def test_other_scores_are_biased(estimator):
     """Measured: none has the expected gradient of its target; `ca_pg` is the nearest credit-assigned one."""
     logits, quotas = SMALL["one expert"]
@@ -184,7 +183,8 @@ def test_ca_pg_threshold_is_unbiased_with_twenty_times_the_draws(key, name):
     assert worst_standard_error(key, logits, quotas, own_noise, 800_000) < 5
 
 
-@pytest.mark.parametrize("name", ["one expert", slow("two experts")])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["one expert", "two experts"])
 def test_fresh_noise_is_biased(key, name):
     """Negative control: the noise must be that of the draw."""
     logits, quotas = THRESHOLD[name]
@@ -347,7 +347,7 @@ def batch_of_scores(estimator, key, logits):
 @pytest.mark.parametrize(
     "estimator",
     [  # the extremes of the others are those of test_plackett_luce.py and test_inclusion.py
-        name if name in ("v_pg", "ca_pg_threshold") else slow(name) for name in rankpg.ESTIMATORS
+        name if name == "ca_pg_threshold" else slow(name) for name in rankpg.ESTIMATORS
     ],
 )
 def test_extreme_logits_have_finite_scores_and_gradients(key, estimator):
@@ -360,8 +360,13 @@ def test_extreme_logits_have_finite_scores_and_gradients(key, estimator):
         assert (np.asarray(scores) <= 0).all()
 
 
-@pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
-@pytest.mark.parametrize("estimator", rankpg.ESTIMATORS)
+@pytest.mark.parametrize(
+    ("estimator", "dtype"),
+    [
+        *((name, jnp.float32) for name in rankpg.ESTIMATORS),
+        *(slow(name, jnp.float64) for name in rankpg.ESTIMATORS),
+    ],
+)
 def test_scores_have_the_shape_of_the_ranking(key, estimator, dtype):
     items = jnp.array([0, 3, 1], jnp.int32)
     score = lambda f: rankpg.score(estimator, f, items, items[:2], (3,), key=key)  # noqa: E731

@@ -31,7 +31,11 @@ POLICIES = {
     "three experts, masked, peaked": (masked(normal(10, 3, 5, sd=4), (0, 2), (1, 2)), (1, 1, 1)),
 }
 # The others have shapes and quotas of their own, and so a compilation each.
-SLOW = ("two experts, the first idle", "three experts", "three experts, masked, peaked")
+SLOW = (
+    "two experts, the first idle",
+    "three experts",
+    "three experts, the middle one idle",
+)
 
 
 # --- log-probabilities ------------------------------------------------------------------------------------
@@ -201,6 +205,7 @@ def test_eager_jit_and_vmap_agree(key, keys):
     np.testing.assert_allclose(many[1], one, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_one_trace_serves_all_values(keys):
     traces = []
 
