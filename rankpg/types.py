@@ -42,15 +42,16 @@ __all__ = [
     "Quotas",
     "Ranking",
     "Reranker",
+    "UInt",
     "check_environment",
     "record",
 ]
 
 if TYPE_CHECKING:
-    from jaxtyping import Array, Bool, Float, Int, Key
+    from jaxtyping import Array, Bool, Float, Int, Key, UInt
 else:
     try:
-        from jaxtyping import Array, Bool, Float, Int, Key
+        from jaxtyping import Array, Bool, Float, Int, Key, UInt
     except ModuleNotFoundError:  # shapes are documentation then; the tests always check them
 
         class _AnyShape:
@@ -58,7 +59,7 @@ else:
                 return jax.Array
 
         Array = jax.Array
-        Bool = Float = Int = Key = _AnyShape
+        Bool = Float = Int = Key = UInt = _AnyShape
 
 T = TypeVar("T")
 PRNGKey: TypeAlias = Key[Array, ""]

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.scripts.common import interleaved, write
-from rankpg.core.inclusion import log_inclusion_exact
+from rankpg.core.inclusion_exact import log_inclusion_exact
 
 ITEMS, WATCHED, REFERENCE_NODES = 32, 50, 128  # 64 nodes are the default from 65 items on
 

@@ -1,9 +1,9 @@
-"""The seven policy-gradient estimators: one score each.
+"""Policy-gradient estimators: seven score functions, and the candidates that they score.
 
     gradient = E[ sum_l alpha_l * A_l * grad score_l ]
 
-A_l is the reward at position l of the shown ranking, alpha_l its weight. A score reads `Candidates` and the
-shown items, and answers one number per position. The table at the end names them.
+A_l is the advantage at position l of the shown ranking, alpha_l the weight of the position. A score function
+takes `Candidates` and the shown items, and returns one number per position. `ESTIMATORS` is their table.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from jax import lax
 
 from rankpg.core.inclusion import (
     log_inclusion_at_threshold,
-    log_inclusion_drawn,
-    log_inclusion_exact,
     log_inclusion_greedy,
+    log_inclusion_of_draw,
     log_inclusion_sum,
     log_inclusion_swr,
 )
+from rankpg.core.inclusion_exact import log_inclusion_exact
 from rankpg.core.numerics import centre
 from rankpg.core.plackett_luce import (
     SparseLogits,
@@ -48,42 +48,45 @@ __all__ = [
 ]
 
 Statistics = Literal["candidates", "greedy", "arrivals", "catalogue"]
-"""What a score needs listed: the candidates; also every expert's noiseless order of what was left to it; or
-its perturbed order; or all N items."""
+"""Statistics that a score function needs: the logits of the candidates; also every expert's greedy order,
+without items of earlier experts; or its order by arrival; or the logits of all N items."""
+
+# --- candidates -------------------------------------------------------------------------------------------
 
 
 @record
 class Candidates:
-    """What a retrieval answers for one context. Only the sparse logits carries a gradient."""
+    """Candidates of one context, with the statistics that scores need. Only the logits carry a gradient."""
 
     items: Int[Array, "K"]
     """Item ids in slot order."""
     sparse_logits: SparseLogits
+    """Logits of the candidates, of the shown items and of `order`."""
     order: Int[Array, "M depth"]
-    """Of what was left to each expert its first items, greedy or by arrival as the statistics ask; depth 0 if
-    they do not."""
+    """Every expert's order without items of earlier experts: greedy or by arrival, as the statistics require;
+    otherwise the depth is 0."""
     perturbed: Float[Array, "M arrivals"]
-    """The perturbed logits of `order` where it is by arrival; depth 0 otherwise."""
+    """Perturbed logits of `order` if it is by arrival; otherwise the length is 0."""
     sound: Bool[Array, ""]
-    """Whether no logit is NaN or +inf."""
+    """True where no logit is NaN or +inf."""
 
 
 def draw_candidates(
     key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas, statistics: Statistics
 ) -> Candidates:
-    """Draws K candidates with their statistics; the draw depends on the key alone.
+    """Draws K candidates with their statistics; the same key draws the same items for any statistics.
 
     Args:
       key: consumed by the Gumbel noise.
       logits: f_m(a), divided by the temperature; -inf masks an item.
       quotas: how many slots each expert fills.
-      statistics: what the estimator's score asks for.
+      statistics: those of the estimator.
     """
     sound = jnp.max(logits) < jnp.inf  # a maximum passes NaN on, and NaN is not less
     logits = centre(logits)
     drawn = arrivals(key, logits, quotas)
     items = take_quotas(drawn[0], quotas)
-    return _candidates(logits, items, items, drawn, quotas, statistics, sound)
+    return _with_statistics(logits, items, items, drawn, quotas, statistics, sound)
 
 
 def rescore_candidates(
@@ -94,37 +97,44 @@ def rescore_candidates(
     statistics: Statistics,
     key: PRNGKey | None = None,
 ) -> Candidates:
-    """Describe candidates that were drawn before, and items that need not be among them.
+    """Recomputes the statistics of candidates that were drawn before, under the given logits.
 
     Args:
-      logits: as `draw_candidates`.
+      logits: as for `draw_candidates`; they must be sound.
       items: the candidates, in slot order.
-      shown: further items to be scored.
-      quotas: as `draw_candidates`.
-      statistics: as `draw_candidates`.
-      key: the key that drew the candidates; needed for `arrivals` alone.
+      shown: further items to score; they need not be candidates.
+      quotas: as for `draw_candidates`.
+      statistics: as for `draw_candidates`.
+      key: the key that drew the candidates; required for statistics "arrivals" alone.
     """
     logits = centre(logits)
     empty = jnp.zeros((len(quotas), 0), jnp.int32), jnp.zeros((len(quotas), 0), logits.dtype)
     drawn = empty if key is None else arrivals(key, logits, quotas)
-    listed = jnp.concatenate([items, shown])
-    sound = jnp.ones((), bool)  # the door has checked them
-    return _candidates(logits, items, listed, drawn, quotas, statistics, sound)
+    scored = jnp.concatenate([items, shown])
+    sound = jnp.ones((), bool)  # validated by the caller
+    return _with_statistics(logits, items, scored, drawn, quotas, statistics, sound)
 
 
-def _candidates(
-    logits, items, listed, drawn, quotas: Quotas, statistics: Statistics, sound
+def _with_statistics(
+    logits: Float[Array, "M N"],
+    items: Int[Array, "K"],
+    scored: Int[Array, "n"],
+    drawn: tuple[Int[Array, "M depth"], Float[Array, "M depth"]],
+    quotas: Quotas,
+    statistics: Statistics,
+    sound: Bool[Array, ""],
 ) -> Candidates:
+    """Gathers the statistics. `scored` are the items to score; `drawn` is the order by arrival."""
     order, perturbed = drawn
     if statistics == "greedy":
         order = greedy_in_turn(logits, quotas)
     if statistics in ("greedy", "arrivals"):
-        listed = jnp.concatenate([listed, order.reshape(-1)])
+        scored = jnp.concatenate([scored, order.reshape(-1)])
     else:
         order = order[:, :0]
     if statistics != "arrivals":
         perturbed = perturbed[:, :0]
-    sparse = full_logits(logits) if statistics == "catalogue" else gather_logits(logits, listed)
+    sparse = full_logits(logits) if statistics == "catalogue" else gather_logits(logits, scored)
     return Candidates(
         items=items,
         sparse_logits=sparse,
@@ -134,26 +144,33 @@ def _candidates(
     )
 
 
+# --- score functions --------------------------------------------------------------------------------------
+
 Score = Callable[[Candidates, Int[Array, "L"], Quotas], Float[Array, "L"]]
+"""(candidates, ranking, quotas) -> the score of every position."""
+SetLogProb = Callable[[SparseLogits, Int[Array, "K"], Quotas], Float[Array, ""]]
+ItemLogProb = Callable[[Candidates, Int[Array, ""], Quotas], Float[Array, ""]]
 
 
 @dataclass(frozen=True)
 class Estimator:
-    """A score and what it needs."""
+    """A score function and its requirements."""
 
     score: Score
     statistics: Statistics
-    """What the retrieval must list for it."""
+    """The statistics that the candidates must carry."""
     credit_assigned: bool
-    """True where every shown item has a score of its own; False where all share the candidate set's."""
+    """True if every shown item has a score of its own; False if all share that of the candidate set."""
     max_experts: int | None = None
-    """The largest M it is defined for; None: any."""
+    """The largest M for which it is defined; None: any."""
 
 
-def _shared(log_probability) -> Score:
-    """One score for the whole candidate set, repeated at every position."""
+def _shared(log_probability: SetLogProb) -> Score:
+    """Score function that repeats the log-probability of the candidate set at every position."""
 
-    def score(candidates: Candidates, ranking: Int[Array, "L"], quotas: Quotas):
+    def score(
+        candidates: Candidates, ranking: Int[Array, "L"], quotas: Quotas
+    ) -> Float[Array, "L"]:
         picks = candidates.sparse_logits.positions(candidates.items)
         return jnp.broadcast_to(
             log_probability(candidates.sparse_logits, picks, quotas), ranking.shape
@@ -162,10 +179,12 @@ def _shared(log_probability) -> Score:
     return score
 
 
-def _per_item(log_inclusion) -> Score:
-    """A score for every shown item: the log of its inclusion probability."""
+def _per_item(log_inclusion: ItemLogProb) -> Score:
+    """Score function that gives every shown item its log inclusion probability."""
 
-    def score(candidates: Candidates, ranking: Int[Array, "L"], quotas: Quotas):
+    def score(
+        candidates: Candidates, ranking: Int[Array, "L"], quotas: Quotas
+    ) -> Float[Array, "L"]:
         return jax.vmap(lambda item: log_inclusion(candidates, item, quotas))(ranking)
 
     return score
@@ -176,12 +195,15 @@ def _exact(candidates: Candidates, item: Int[Array, ""], quotas: Quotas) -> Floa
 
 
 def _threshold(candidates: Candidates, item: Int[Array, ""], quotas: Quotas) -> Float[Array, ""]:
-    """Pathwise through kappa for one expert; for several, where picks jump, given the others' picks."""
+    """Log P(a in S) from the draw's noise: pathwise through kappa, or for M > 1 given the others' picks.
+
+    With several experts the earlier picks jump when logits move, which the path through kappa does not show.
+    """
     if len(quotas) == 1:
         return log_inclusion_at_threshold(
             candidates.sparse_logits, candidates.order, candidates.perturbed, item, quotas
         )
-    return log_inclusion_drawn(candidates.sparse_logits, candidates.order, item, quotas)
+    return log_inclusion_of_draw(candidates.sparse_logits, candidates.order, item, quotas)
 
 
 ESTIMATORS: dict[str, Estimator] = {
@@ -211,15 +233,15 @@ ESTIMATORS: dict[str, Estimator] = {
 
 
 def check_estimator(name: str, num_experts: int) -> Estimator:
-    """Look an estimator up, and refuse one that is unknown or not defined for so many experts."""
+    """Returns the estimator of this name; rejects an unknown name and one not defined for `num_experts`."""
     if name not in ESTIMATORS:
-        raise ValueError(f"estimator is {name!r}; expected one of {', '.join(ESTIMATORS)}")
+        raise ValueError(f"estimator={name!r}; expected one of {', '.join(ESTIMATORS)}")
     estimator = ESTIMATORS[name]
     if estimator.max_experts is not None and num_experts > estimator.max_experts:
         others = ", ".join(n for n, e in ESTIMATORS.items() if e.max_experts is None)
         raise ValueError(
-            f"estimator {name!r} is defined for at most {estimator.max_experts} expert, but num_experts "
-            f"is {num_experts}; for several experts choose one of {others}"
+            f"estimator={name!r} is defined for at most {estimator.max_experts} expert, but "
+            f"num_experts={num_experts}; for several experts choose one of {others}"
         )
     return estimator
 
@@ -233,9 +255,9 @@ def score(
     *,
     key: PRNGKey | None = None,
 ) -> Float[Array, "L"]:
-    """The score of every shown item; its gradient times the reward is the policy gradient.
+    """Score of every shown item; its gradient times the reward estimates the policy gradient.
 
-    `v_pg` and `v_pg_swr` answer the log-probability of the candidate set at every position; the others answer
+    `v_pg` and `v_pg_swr` return the log-probability of the candidate set at every position. The others return
     log P(a_l in S) (Kiyohara et al. 2026, Sec. 3), each by its own method.
 
     Args:
@@ -244,7 +266,7 @@ def score(
       candidates: item ids in slot order.
       ranking: item ids by position; for credit-assigned scores any eligible item, else candidates.
       quotas: how many slots each expert fills.
-      key: the key that was given to `sample_candidates`; `ca_pg_threshold` rebuilds its noise.
+      key: the key of `sample_candidates`, from which `ca_pg_threshold` recomputes the noise.
 
     Returns:
       One score per position, differentiable in `logits`.
@@ -253,7 +275,8 @@ def score(
       ValueError: an unknown estimator, one that is not defined for M experts, `ca_pg_threshold` without a
         key, a wrong shape or dtype, and, outside of jit, bad values.
 
-    >>> score("top1_pg", jnp.zeros((1, 4)), jnp.array([2, 0]), jnp.array([2]), (2,))  # log(2 / 4)
+    >>> compiled = jax.jit(score, static_argnums=(0, 4))
+    >>> compiled("top1_pg", jnp.zeros((1, 4)), jnp.array([2, 0]), jnp.array([2]), (2,))  # log(2 / 4)
     Array([-0.6931472], dtype=float32)
     """
     check_logits(logits, quotas)
@@ -262,8 +285,8 @@ def score(
     check_items("ranking", ranking, logits.shape[1], (None,))
     if chosen.statistics == "arrivals" and key is None:
         raise ValueError(
-            f"estimator {estimator!r} needs key=, the key that was given to sample_candidates: "
-            "it rebuilds the noise that drew the candidates"
+            f"estimator={estimator!r} needs key=, the key that was given to sample_candidates: "
+            "it recomputes the noise that drew the candidates"
         )
     if not chosen.credit_assigned:
         check_shown(candidates, ranking)

@@ -1,17 +1,18 @@
-"""Logarithms of sums and differences that stay finite, in value and in gradient, for any input.
+"""Logarithms of sums and differences, finite in value and gradient for every input.
 
-Every place of the library that takes the logarithm of a sum or of a difference of weights goes through
-these functions. None of them adds an epsilon: they branch, mask and rearrange instead.
+All code in the library that takes the logarithm of a sum or of a difference of weights calls these
+functions. None of them adds an epsilon: they branch, mask and rearrange instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import DTypeLike
 
 from rankpg.types import Array, Bool, Float, Int
 
@@ -24,13 +25,20 @@ __all__ = [
     "log_add",
     "log_softplus",
     "log_sum_exp",
+    "masked_log",
     "scan_rows",
     "suffix_log_sum_exp",
 ]
 
+Carry = TypeVar("Carry")
+Output = TypeVar("Output")
+"""A tree of arrays with two leading axes, [M, rows, ...], or None."""
+
 
 def finite_masks(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The same with the lowest number for -inf: it weighs 0 beside any other, and less itself it is not NaN.
+    """Replaces -inf by the lowest finite number of the dtype.
+
+    Beside any other logit it still has weight 0, and its difference from itself is 0 and not NaN.
 
     >>> finite_masks(jnp.array([1.0, -jnp.inf])) > -jnp.inf
     Array([ True,  True], dtype=bool)
@@ -41,19 +49,19 @@ def finite_masks(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def log_sum_exp(
     x: Float[Array, "..."], *, axis: int = -1, where: Bool[Array, "..."] | None = None
 ) -> Float[Array, "..."]:
-    """Log sum_i exp(x_i) over the entries that `where` keeps; -inf, with gradient 0, if none is left.
+    """Log-sum-exp of the entries that `where` keeps: log sum_i exp(x_i).
 
-    Entries of -inf weigh nothing and receive gradient 0.
+    Without any entry the value is -inf and the gradient 0. Entries of -inf have weight 0 and gradient 0.
 
     Args:
       x: any shape.
-      axis: the axis summed over.
-      where: same shape as x; None keeps all.
+      axis: the axis to reduce.
+      where: entries to keep, of x's shape; None keeps all.
 
     Returns:
       x's shape without `axis`.
 
-    >>> log_sum_exp(jnp.array([0.0, 0.0, -jnp.inf]))
+    >>> jax.jit(log_sum_exp)(jnp.array([0.0, 0.0, -jnp.inf]))
     Array(0.6931472, dtype=float32)
     """
     if where is not None:
@@ -67,9 +75,9 @@ def log_sum_exp(
 
 
 def log_add(x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log(exp(x) + exp(y)), also where both are -inf: the value is -inf then and the gradient 0.
+    """log(exp(x) + exp(y)); where both are -inf the value is -inf and the gradient 0.
 
-    >>> log_add(jnp.array([0.0, -jnp.inf]), jnp.array([0.0, -jnp.inf]))
+    >>> jax.jit(log_add)(jnp.array([0.0, -jnp.inf]), jnp.array([0.0, -jnp.inf]))
     Array([0.6931472,      -inf], dtype=float32)
     """
     empty = jnp.isneginf(x) & jnp.isneginf(y)
@@ -78,9 +86,13 @@ def log_add(x: Float[Array, "..."], y: Float[Array, "..."]) -> Float[Array, "...
 
 
 def suffix_log_sum_exp(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
-    """Log sum_{j >= i} exp(x_j) for every i; an all -inf suffix is -inf, with gradient 0.
+    """Log-sum-exp of every suffix: log sum_{j >= i} exp(x_j) for every i.
 
-    >>> [round(float(v), 4) for v in jnp.exp(suffix_log_sum_exp(jnp.log(jnp.array([3.0, 2.0, 1.0]))))]
+    A suffix of nothing but -inf has value -inf and gradient 0.
+
+    >>> import numpy as np
+    >>> suffixes = jax.jit(suffix_log_sum_exp)(np.log(np.float32([3, 2, 1])))
+    >>> np.exp(suffixes).round(4).tolist()
     [6.0, 3.0, 1.0]
     """
     last = x.ndim - 1
@@ -90,11 +102,11 @@ def suffix_log_sum_exp(x: Float[Array, "... n"]) -> Float[Array, "... n"]:
 
 @jax.custom_jvp
 def cloglog_inverse(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log(1 - exp(-exp(x))), exact from x = -inf (-inf) to x = +inf (0).
+    """log(1 - exp(-exp(x))): the log-probability of at least one arrival, from the log of the rate.
 
-    It turns the log of a rate into the log-probability of at least one arrival.
+    Exact over the whole range, from x = -inf (value -inf) to x = +inf (value 0).
 
-    >>> [round(float(v), 4) for v in cloglog_inverse(jnp.array([-50.0, 0.0, 50.0]))]
+    >>> [round(v, 4) for v in jax.jit(cloglog_inverse)(jnp.array([-50.0, 0.0, 50.0])).tolist()]
     [-50.0, -0.4587, 0.0]
     """
     small = x < -80.0  # there 1 - exp(-r) = r, and r is about to underflow
@@ -107,7 +119,9 @@ def cloglog_inverse(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @cloglog_inverse.defjvp
-def _cloglog_inverse_jvp(primals, tangents):
+def _cloglog_inverse_jvp(
+    primals: tuple[Float[Array, "..."]], tangents: tuple[Float[Array, "..."]]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     (x,), (dx,) = primals, tangents
     value = cloglog_inverse(x)
     small, large = x < -80.0, x > 7.0
@@ -120,10 +134,10 @@ def _cloglog_inverse_jvp(primals, tangents):
 def log_softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Log log(1 + exp(x)), finite for every finite x.
 
-    With x = f(a) - log W, W the weight of all others, it is the log of -log(1 - pi(a)): the log of the rate
-    at which item a is drawn.
+    With x = f(a) - log W, W the total weight of all other items, this is the log of -log(1 - pi(a)): the log
+    of the rate at which item a is drawn.
 
-    >>> [round(float(v), 4) for v in log_softplus(jnp.array([-1e4, 0.0, 1e4]))]
+    >>> [round(v, 4) for v in jax.jit(log_softplus)(jnp.array([-1e4, 0.0, 1e4])).tolist()]
     [-10000.0, -0.3665, 9.2103]
     """
     small = x < -80.0
@@ -131,7 +145,9 @@ def log_softplus(x: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 @log_softplus.defjvp
-def _log_softplus_jvp(primals, tangents):
+def _log_softplus_jvp(
+    primals: tuple[Float[Array, "..."]], tangents: tuple[Float[Array, "..."]]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     (x,), (dx,) = primals, tangents
     value = log_softplus(x)
     small, infinite = x < -80.0, jnp.isinf(x)
@@ -140,8 +156,17 @@ def _log_softplus_jvp(primals, tangents):
     return value, jnp.where(infinite, 0, slope) * dx
 
 
-def accumulation_dtype(dtype: Any) -> Any:
-    """The dtype in which products of this dtype are added up.
+def masked_log(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Log x; where x is 0 the value is -inf and the gradient 0.
+
+    >>> masked_log(jnp.array([1.0, 0.0]))
+    Array([  0., -inf], dtype=float32)
+    """
+    return jnp.where(x > 0, jnp.log(jnp.where(x > 0, x, 1)), -jnp.inf)
+
+
+def accumulation_dtype(dtype: DTypeLike) -> DTypeLike:
+    """Dtype in which products of this dtype are accumulated: float32 for the 16-bit formats, else itself.
 
     >>> accumulation_dtype(jnp.bfloat16).__name__
     'float32'
@@ -150,11 +175,10 @@ def accumulation_dtype(dtype: Any) -> Any:
 
 
 def centre(logits: Float[Array, "... N"]) -> Float[Array, "... N"]:
-    """Shift logits so that the largest is 0: the policy is the same, the rounding of +-1e4 is not.
+    """Shifts logits so that the largest is 0; bfloat16 and float16 become float32.
 
-    What is left of rounding grows with the distance from the largest logit, not with the logits.
-
-    bfloat16 and float16 become float32 here, where the sums begin.
+    The policy does not change. Rounding errors then grow with an item's distance from the largest logit and
+    not with the size of the logits, which may be +-1e4.
     """
     if logits.dtype in (jnp.bfloat16, jnp.float16):
         logits = logits.astype(jnp.float32)
@@ -165,54 +189,55 @@ def centre(logits: Float[Array, "... N"]) -> Float[Array, "... N"]:
 def largest(
     x: Float[Array, "... N"], count: int
 ) -> tuple[Float[Array, "... count"], Int[Array, "... count"]]:
-    """The `count` largest entries along the last axis, in descending order, and where they stand.
+    """Returns the `count` largest entries along the last axis, in descending order, and their indices.
 
-    The barrier keeps later slices away from XLA's top-k: merged with it, they would make it sort whole rows.
+    The barriers keep XLA from merging later slices with its top-k, which would then sort whole rows.
 
     >>> largest(jnp.array([3.0, 9.0, 5.0]), 2)[1]
     Array([1, 2], dtype=int32)
     """
-    values, places = lax.top_k(x, count)
-    # Two barriers: XLA's decomposition of a top-k falls over one that takes both of its answers.
-    return lax.optimization_barrier(values), lax.optimization_barrier(places)
+    values, indices = lax.top_k(x, count)
+    # Two barriers: XLA's decomposition of a top-k fails on one barrier that takes both of its outputs.
+    return lax.optimization_barrier(values), lax.optimization_barrier(indices)
 
 
 def scan_rows(
-    body: Callable[[Any, Int[Array, ""], Float[Array, "M rows D"]], tuple[Any, Any]],
-    carry: Any,
+    body: Callable[[Carry, Int[Array, ""], Float[Array, "M rows D"]], tuple[Carry, Output]],
+    carry: Carry,
     table: Float[Array, "M n D"],
     size: int,
-) -> tuple[Any, Any]:
-    """`carry, answer = body(carry, first row, some rows)` for every `size` rows, in order, and for the rest.
+) -> tuple[Carry, Output]:
+    """Calls `carry, output = body(carry, start, rows)` for `size` rows of a table at a time, in order.
 
     Args:
-      body: answers a tree of arrays [M, ...], or None.
-      carry: what the first call is given.
+      body: receives the carry, the index of the first row, and the rows; its output is a tree of arrays
+        [M, rows, ...], or None.
+      carry: the carry of the first call.
       table: all rows.
-      size: rows at a time; the last call gets what is left.
+      size: rows in a call; the last call receives the n % size remaining rows, if any.
 
     Returns:
-      The last carry, and the answers of all calls, put together along their second axis.
+      The last carry, and the outputs of all calls, concatenated along their second axis.
 
     >>> scan_rows(lambda total, start, rows: (total + rows.sum(), 2 * rows), 0.0, jnp.ones((1, 5, 1)), 2)[0]
     Array(5., dtype=float32)
     """
-    whole, rest = divmod(table.shape[1], size)
+    full_calls, remainder = divmod(table.shape[1], size)
 
-    def step(carry, number):
-        start = number * size
+    def step(carry: Carry, call: Int[Array, ""]) -> tuple[Carry, Output]:
+        start = call * size
         return body(carry, start, lax.dynamic_slice_in_dim(table, start, size, axis=1))
 
-    answers = []
-    if whole:
-        carry, stacked = lax.scan(step, carry, jnp.arange(whole, dtype=jnp.int32))
-        answers.append(jax.tree.map(_join, stacked))
-    if rest:
-        carry, last = body(carry, jnp.int32(whole * size), table[:, whole * size :])
-        answers.append(last)
-    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *answers)
+    outputs = []
+    if full_calls:
+        carry, stacked = lax.scan(step, carry, jnp.arange(full_calls, dtype=jnp.int32))
+        outputs.append(jax.tree.map(_merge_calls, stacked))
+    if remainder:
+        carry, last = body(carry, jnp.int32(full_calls * size), table[:, full_calls * size :])
+        outputs.append(last)
+    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), *outputs)
 
 
-def _join(x: Float[Array, "calls M rows ..."]) -> Float[Array, "M n ..."]:
+def _merge_calls(x: Float[Array, "calls M rows ..."]) -> Float[Array, "M n ..."]:
     x = jnp.moveaxis(x, 0, 1)
     return x.reshape(x.shape[0], -1, *x.shape[3:])

@@ -1,8 +1,11 @@
-"""A short list that stands for a whole catalogue.
+"""The Plackett-Luce policy: log-probabilities of ordered candidates, with and without replacement.
 
-Every score in this library depends on the logits of a few items and on the total weight of all others.
-Sparse logits holds exactly that, so a score never sees N: whether the catalogue was dense, streamed in blocks
-or sharded over devices is settled before.
+Without replacement, slot k draws from the softmax over the items that are not picked yet (Plackett 1975); it
+is the law of Gumbel-top-k (Yellott 1977; Kool et al. 2019), which draws the candidates (sampling.py).
+
+A score depends on the logits of a few items and on the total weight of all others. `SparseLogits` holds
+exactly that, so a score never depends on N, and is the same whether the catalogue is dense, streamed in
+blocks or sharded over devices.
 """
 
 from __future__ import annotations
@@ -24,77 +27,97 @@ __all__ = [
     "log_prob_swr",
     "log_remaining_mass",
     "ordered_log_prob",
+    "ordered_log_prob_terms",
     "repeats",
     "swr_log_prob",
 ]
 
 _FEW_COMPARISONS = 4096
-"""Up to here a comparison of all with all is faster than bisection, on a CPU."""
+"""Up to this number, comparing all with all is faster than bisection, on a CPU."""
+
+# --- sparse logits ----------------------------------------------------------------------------------------
 
 
 @record
 class SparseLogits:
-    """Some items with their logits, and the log-sum-exp of everything that is not listed."""
+    """Logits of C items, and the log-sum-exp of the logits of all other items."""
 
     items: Int[Array, "C"]
-    """Item ids, ascending; the repeats of an id, if any, carry logits of -inf."""
+    """Item ids, ascending. An id may be repeated; its repeats have logits of -inf."""
     logits: Float[Array, "M C"]
     log_rest: Float[Array, "M"]
-    """log of the sum of exp(logit) over the items that are not listed, per expert."""
+    """log of the sum of exp(logit) over all items that are not in `items`, per expert."""
 
     def positions(self, ids: Int[Array, "..."]) -> Int[Array, "..."]:
-        """Where the given ids stand on the list; C for an id of -1, which stands for no item."""
+        """Positions of the given ids in `items`; C for an id of -1, which stands for no item."""
         few = self.items.size * ids.size <= _FEW_COMPARISONS
         method = "compare_all" if few else "scan_unrolled"
         found = jnp.searchsorted(self.items, ids, method=method).astype(jnp.int32)
         return jnp.where(ids < 0, self.items.shape[0], found)
 
     def log_total(self) -> Float[Array, "M"]:
-        """Log of the weight of the whole catalogue, per expert."""
+        """Log of the total weight of the catalogue, per expert."""
         return log_add(self.log_rest, log_sum_exp(self.logits))
 
 
 def gather_logits(logits: Float[Array, "M N"], ids: Int[Array, "C"]) -> SparseLogits:
-    """List the items `ids` of a dense catalogue; the rest is summed, never subtracted.
+    """Gathers the logits of the items `ids`; the weight of the rest is added up, never subtracted.
 
-    >>> gather_logits(jnp.zeros((1, 5)), jnp.array([3, 1])).log_rest  # log of three unit weights
+    Args:
+      logits: f_m(a); -inf masks an item.
+      ids: item ids, in any order, repeated or not.
+
+    >>> jax.jit(gather_logits)(jnp.zeros((1, 5)), jnp.array([3, 1])).log_rest  # log of three unit weights
     Array([1.0986123], dtype=float32)
     """
     items = jnp.sort(ids)
     repeated = repeats(items)
-    once = jnp.where(repeated, logits.shape[1], items)
-    listed, log_rest = _divide(logits, once)
-    return SparseLogits(items=items, logits=listed, log_rest=log_rest)
+    distinct = jnp.where(repeated, logits.shape[1], items)
+    gathered, log_rest = _gather(logits, distinct)
+    return SparseLogits(items=items, logits=gathered, log_rest=log_rest)
 
 
 @jax.custom_vjp
-def _divide(logits, once):
-    """The logits of the items `once` (-inf for an id of N) and the log-sum-exp of all others."""
-    others = logits.at[:, once].set(-jnp.inf, mode="drop")
-    listed = logits.at[:, once].get(mode="fill", fill_value=-jnp.inf)
-    return listed, log_sum_exp(others)
+def _gather(
+    logits: Float[Array, "M N"], distinct: Int[Array, "C"]
+) -> tuple[Float[Array, "M C"], Float[Array, "M"]]:
+    """Returns the logits of the items `distinct` (-inf for an id of N) and the log-sum-exp of all others."""
+    others = logits.at[:, distinct].set(-jnp.inf, mode="drop")
+    gathered = logits.at[:, distinct].get(mode="fill", fill_value=-jnp.inf)
+    return gathered, log_sum_exp(others)
 
 
-def _divide_fwd(logits, once):
-    listed, log_rest = _divide(logits, once)
-    return (listed, log_rest), (logits, once, log_rest)
+_Saved = tuple[Float[Array, "M N"], Int[Array, "C"], Float[Array, "M"]]
 
 
-def _divide_bwd(saved, cotangents):
-    """By hand, because the two parts do not overlap: one pass over the catalogue writes both."""
-    logits, once, log_rest = saved
-    to_listed, to_rest = cotangents
+def _gather_fwd(
+    logits: Float[Array, "M N"], distinct: Int[Array, "C"]
+) -> tuple[tuple[Float[Array, "M C"], Float[Array, "M"]], _Saved]:
+    gathered, log_rest = _gather(logits, distinct)
+    return (gathered, log_rest), (logits, distinct, log_rest)
+
+
+def _gather_bwd(
+    saved: _Saved, cotangents: tuple[Float[Array, "M C"], Float[Array, "M"]]
+) -> tuple[Float[Array, "M N"], np.ndarray]:
+    """Writes both parts of the gradient in one pass over the catalogue: they do not overlap."""
+    logits, distinct, log_rest = saved
+    to_gathered, to_rest = cotangents
     empty = jnp.isneginf(log_rest)
     share = jnp.exp(logits - jnp.where(empty, jnp.inf, log_rest)[:, None])
-    gradient = (to_rest[:, None] * share).at[:, once].set(to_listed, mode="drop")
-    return gradient, np.zeros(once.shape, jax.dtypes.float0)
+    gradient = (to_rest[:, None] * share).at[:, distinct].set(to_gathered, mode="drop")
+    return gradient, np.zeros(distinct.shape, jax.dtypes.float0)
 
 
-_divide.defvjp(_divide_fwd, _divide_bwd)
+_gather.defvjp(_gather_fwd, _gather_bwd)
 
 
 def full_logits(logits: Float[Array, "M N"]) -> SparseLogits:
-    """List every item, so that nothing is left over."""
+    """Wraps the logits of the whole catalogue; the rest is empty.
+
+    >>> full_logits(jnp.zeros((1, 3))).log_rest
+    Array([-inf], dtype=float32)
+    """
     experts, num_items = logits.shape
     return SparseLogits(
         items=jnp.arange(num_items, dtype=jnp.int32),
@@ -104,7 +127,7 @@ def full_logits(logits: Float[Array, "M N"]) -> SparseLogits:
 
 
 def repeats(ascending: Int[Array, "n"]) -> Bool[Array, "n"]:
-    """Which entries of an ascending list were there before.
+    """Marks the entries of an ascending array that repeat the entry before them.
 
     >>> repeats(jnp.array([2, 5, 5, 7])).tolist()
     [False, False, True, False]
@@ -112,73 +135,7 @@ def repeats(ascending: Int[Array, "n"]) -> Bool[Array, "n"]:
     return jnp.concatenate([jnp.zeros(1, bool), ascending[1:] == ascending[:-1]])
 
 
-def log_remaining_mass(
-    sparse: SparseLogits,
-    picks: Int[Array, "P"],
-    quotas: Quotas,
-    excluded: Int[Array, ""] | None = None,
-) -> Float[Array, "K"]:
-    """Log W_k: the weight, under slot k's expert, of what is left before pick k.
-
-    Nothing is subtracted: W_k adds up what is never picked and the picks from slot k on.
-
-    Args:
-      sparse_logits: holds at least the picks and `excluded`.
-      picks: positions on the sparse logits, in slot order; P is K or K - 1, position C stands for no item.
-      quotas: how many slots each expert fills.
-      excluded: position of an item that is not in the catalogue at all.
-    """
-    experts, length = slot_experts(quotas), sparse.items.shape[0]
-    gone = jnp.zeros(length, bool).at[picks].set(True, mode="drop")
-    if excluded is not None:
-        gone = gone | (jnp.arange(length, dtype=jnp.int32) == excluded)
-    unpicked = log_add(
-        sparse.log_rest,
-        log_sum_exp(sparse.logits, where=jnp.broadcast_to(~gone[None, :], sparse.logits.shape)),
-    )
-    picked = sparse.logits.at[:, picks].get(mode="fill", fill_value=-jnp.inf)
-    later = jnp.pad(
-        suffix_log_sum_exp(picked),
-        ((0, 0), (0, len(experts) - picks.shape[0])),
-        constant_values=-jnp.inf,
-    )
-    left = log_add(jnp.broadcast_to(unpicked[:, None], later.shape), later)
-    return left[experts, np.arange(len(experts))]
-
-
-def ordered_log_prob(
-    sparse: SparseLogits,
-    picks: Int[Array, "P"],
-    quotas: Quotas,
-    excluded: Int[Array, ""] | None = None,
-) -> Float[Array, ""]:
-    """sum_k f_{m(k)}(a_k) - log W_k over the picks, given by their positions on the sparse logits."""
-    return jnp.sum(ordered_log_prob_terms(sparse, picks, quotas, excluded))
-
-
-def ordered_log_prob_terms(
-    sparse: SparseLogits,
-    picks: Int[Array, "P"],
-    quotas: Quotas,
-    excluded: Int[Array, ""] | None = None,
-) -> Float[Array, "P"]:
-    """f_{m(k)}(a_k) - log W_k for every pick; -inf for a pick that cannot be."""
-    experts = slot_experts(quotas)[: picks.shape[0]]
-    chosen = sparse.logits.at[experts, picks].get(mode="fill", fill_value=-jnp.inf)
-    left = log_remaining_mass(sparse, picks, quotas, excluded)[: picks.shape[0]]
-    return _differences(chosen, left)
-
-
-def swr_log_prob(sparse: SparseLogits, picks: Int[Array, "K"], quotas: Quotas) -> Float[Array, ""]:
-    """sum_k log pi_{m(k)}(a_k) over the picks, given by their positions on the sparse logits."""
-    experts = slot_experts(quotas)
-    return jnp.sum(_differences(sparse.logits[experts, picks], sparse.log_total()[experts]))
-
-
-def _differences(chosen: Float[Array, "P"], normaliser: Float[Array, "P"]) -> Float[Array, "P"]:
-    masked = jnp.isneginf(chosen)
-    inside = jnp.where(masked, 0, chosen) - jnp.where(masked, 0, normaliser)
-    return jnp.where(masked, -jnp.inf, inside)
+# --- log-probabilities ------------------------------------------------------------------------------------
 
 
 def log_prob(
@@ -199,32 +156,121 @@ def log_prob(
     Raises:
       ValueError: wrong shape or dtype, quotas that do not fit, and, outside of jit, bad values.
 
-    >>> log_prob(jnp.zeros((1, 4)), jnp.array([2, 0]), (2,)).round(4)  # -log(4 * 3)
-    Array(-2.4849, dtype=float32)
+    >>> value = jax.jit(log_prob, static_argnums=2)(jnp.zeros((1, 4)), jnp.array([2, 0]), (2,))
+    >>> round(float(value), 4)  # -log(4 * 3)
+    -2.4849
     """
-    sparse, picks = _list_candidates(logits, candidates, quotas)
+    sparse, picks = _checked_picks(logits, candidates, quotas)
     return ordered_log_prob(sparse, picks, quotas)
 
 
 def log_prob_swr(
     logits: Float[Array, "M N"], candidates: Int[Array, "K"], quotas: Quotas
 ) -> Float[Array, ""]:
-    """Log-probability of these candidates as if every slot were drawn with replacement (SwR).
+    """Log-probability of these candidates if every slot were drawn with replacement (SwR).
 
-    sum_k log pi_{m(k)}(a_k)  (Kiyohara et al. 2026, V-PG-SwR)
+    sum_k log pi_{m(k)}(a_k)  (Chen et al. 2019; Kiyohara et al. 2026, V-PG-SwR)
 
     Args, Raises: as `log_prob`.
 
-    >>> log_prob_swr(jnp.zeros((1, 4)), jnp.array([2, 0]), (2,)).round(4)  # -2 log 4
-    Array(-2.7726, dtype=float32)
+    >>> value = jax.jit(log_prob_swr, static_argnums=2)(jnp.zeros((1, 4)), jnp.array([2, 0]), (2,))
+    >>> round(float(value), 4)  # -2 log 4
+    -2.7726
     """
-    sparse, picks = _list_candidates(logits, candidates, quotas)
+    sparse, picks = _checked_picks(logits, candidates, quotas)
     return swr_log_prob(sparse, picks, quotas)
 
 
-def _list_candidates(logits, candidates, quotas) -> tuple[SparseLogits, Int[Array, "K"]]:
+def _checked_picks(
+    logits: Float[Array, "M N"], candidates: Int[Array, "K"], quotas: Quotas
+) -> tuple[SparseLogits, Int[Array, "K"]]:
+    """Validates the arguments; returns the candidates' sparse logits and their positions in them."""
     check_logits(logits, quotas)
     check_items("candidates", candidates, logits.shape[1], (sum(quotas),))
     items = jnp.asarray(candidates, jnp.int32)
     sparse = gather_logits(centre(logits), items)
     return sparse, sparse.positions(items)
+
+
+def ordered_log_prob(
+    sparse: SparseLogits,
+    picks: Int[Array, "P"],
+    quotas: Quotas,
+    excluded: Int[Array, ""] | None = None,
+) -> Float[Array, ""]:
+    """Log-probability of the picks in this order: sum_k f_{m(k)}(a_k) - log W_k.
+
+    Args: as `log_remaining_mass`.
+    """
+    return jnp.sum(ordered_log_prob_terms(sparse, picks, quotas, excluded))
+
+
+def ordered_log_prob_terms(
+    sparse: SparseLogits,
+    picks: Int[Array, "P"],
+    quotas: Quotas,
+    excluded: Int[Array, ""] | None = None,
+) -> Float[Array, "P"]:
+    """Log-probability of every pick given the picks before it: f_{m(k)}(a_k) - log W_k; -inf if impossible.
+
+    Args: as `log_remaining_mass`.
+    """
+    experts = slot_experts(quotas)[: picks.shape[0]]
+    chosen = sparse.logits.at[experts, picks].get(mode="fill", fill_value=-jnp.inf)
+    log_mass = log_remaining_mass(sparse, picks, quotas, excluded)[: picks.shape[0]]
+    return _masked_difference(chosen, log_mass)
+
+
+def log_remaining_mass(
+    sparse: SparseLogits,
+    picks: Int[Array, "P"],
+    quotas: Quotas,
+    excluded: Int[Array, ""] | None = None,
+) -> Float[Array, "K"]:
+    """Log W_k: log of the total weight, under slot k's expert, of the items not yet picked before slot k.
+
+    Nothing is subtracted: W_k adds up the items that are never picked and the picks from slot k on.
+
+    Args:
+      sparse: contains at least the picks and `excluded`.
+      picks: positions in the sparse logits, in slot order; P is K or K - 1, position C stands for no item.
+      quotas: how many slots each expert fills.
+      excluded: position of an item that is taken out of the catalogue; None: no item.
+    """
+    experts, length = slot_experts(quotas), sparse.items.shape[0]
+    gone = jnp.zeros(length, bool).at[picks].set(True, mode="drop")
+    if excluded is not None:
+        gone = gone | (jnp.arange(length, dtype=jnp.int32) == excluded)
+    unpicked = log_add(
+        sparse.log_rest,
+        log_sum_exp(sparse.logits, where=jnp.broadcast_to(~gone[None, :], sparse.logits.shape)),
+    )
+    picked = sparse.logits.at[:, picks].get(mode="fill", fill_value=-jnp.inf)
+    later = jnp.pad(
+        suffix_log_sum_exp(picked),
+        ((0, 0), (0, len(experts) - picks.shape[0])),
+        constant_values=-jnp.inf,
+    )
+    log_mass = log_add(jnp.broadcast_to(unpicked[:, None], later.shape), later)
+    return log_mass[experts, np.arange(len(experts))]
+
+
+def swr_log_prob(sparse: SparseLogits, picks: Int[Array, "K"], quotas: Quotas) -> Float[Array, ""]:
+    """Log-probability of the picks with replacement, sum_k log pi_{m(k)}(a_k) (Chen et al. 2019).
+
+    Args:
+      sparse: contains at least the picks.
+      picks: positions in the sparse logits, in slot order.
+      quotas: how many slots each expert fills.
+    """
+    experts = slot_experts(quotas)
+    return jnp.sum(_masked_difference(sparse.logits[experts, picks], sparse.log_total()[experts]))
+
+
+def _masked_difference(
+    chosen: Float[Array, "P"], log_normaliser: Float[Array, "P"]
+) -> Float[Array, "P"]:
+    """Difference of logits and log-normalisers; -inf, with gradient 0, for a masked item."""
+    masked = jnp.isneginf(chosen)
+    inside = jnp.where(masked, 0, chosen) - jnp.where(masked, 0, log_normaliser)
+    return jnp.where(masked, -jnp.inf, inside)

@@ -1,10 +1,13 @@
-"""The paper's definitions and theorems as functions: check them on your own rewards and re-ranker.
+"""Definitions and theorems of the paper as functions, for your own rewards and re-ranker.
 
-Everything here enumerates, so it is for small problems: all ordered draws of K out of N items.
+They enumerate all ordered draws of K out of N items, so they are for small problems.
+
+Reference: Kiyohara et al. 2026.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import NamedTuple
@@ -22,13 +25,17 @@ from rankpg.types import Array, Bool, Float, Int, Quotas
 __all__ = ["GradientParts", "decompose_gradient", "is_aligned", "is_partitioned", "top_k_condition"]
 
 ShownProbabilities = Callable[[Int[Array, "K"]], Float[Array, "K"]]
-"""P_LSR(a | S): candidates in slot order -> the probability that each is the one shown (L = 1)."""
+"""P_LSR(a | S) of the re-ranker: candidates in slot order -> probability that each one is shown (L = 1)."""
 
 _MOST_TUPLES = 200_000
 
 
 def is_aligned(log_probs: Float[Array, "N"], rewards: Float[Array, "N"]) -> Bool[Array, ""]:
-    """Definition 3.2: whether a larger expected reward always has a larger probability.
+    """True if an item of larger expected reward always has a larger probability (Definition 3.2).
+
+    Args:
+      log_probs: log-probability or logit of every item.
+      rewards: expected reward of every item.
 
     >>> bool(is_aligned(jnp.array([3.0, 1.0, 2.0]), jnp.array([0.9, 0.1, 0.5])))
     True
@@ -43,7 +50,12 @@ def is_aligned(log_probs: Float[Array, "N"], rewards: Float[Array, "N"]) -> Bool
 def is_partitioned(
     log_probs: Float[Array, "N"], rewards: Float[Array, "N"], num_candidates: int
 ) -> Bool[Array, ""]:
-    """Definition 3.2: whether each of the K items of largest reward is more probable than all others.
+    """True if each of the K items of largest reward is more probable than all others (Definition 3.2).
+
+    Args:
+      log_probs: log-probability or logit of every item.
+      rewards: expected reward of every item; of equal rewards any may count as the top K.
+      num_candidates: K.
 
     >>> bool(is_partitioned(jnp.array([1.0, 2.0, 0.0]), jnp.array([0.9, 0.5, 0.1]), 2))
     True
@@ -60,7 +72,7 @@ def is_partitioned(
 
 
 class GradientParts(NamedTuple):
-    """Theorem 3.1: v_pg = ca_pg + remainder, each a gradient with respect to logits[M, N]."""
+    """Gradients of Theorem 3.1 with respect to logits[M, N]: v_pg = ca_pg + remainder."""
 
     v_pg: Float[Array, "M N"]
     ca_pg: Float[Array, "M N"]
@@ -73,7 +85,7 @@ def decompose_gradient(
     shown_probabilities: ShownProbabilities,
     rewards: Float[Array, "N"],
 ) -> GradientParts:
-    """The exact policy gradient and its two parts, by enumeration (Kiyohara et al. 2026, Theorem 3.1).
+    """Exact policy gradient and its two parts, by enumeration (Kiyohara et al. 2026, Theorem 3.1).
 
     V-PG = E[r grad log P(a in S)] + E[r grad log P(a shown | a in S)], with
     P(a shown | a in S) = sum over S containing a of P(S) P_LSR(a | S) / P(a in S).
@@ -85,7 +97,7 @@ def decompose_gradient(
       rewards: expected reward q(a).
 
     Returns:
-      The whole gradient and its parts.
+      The policy gradient and its two parts.
 
     Raises:
       ValueError: as `log_prob`, and if there are more than 200,000 draws to enumerate.
@@ -101,26 +113,22 @@ def decompose_gradient(
     draws = jnp.asarray(_ordered_draws(logits.shape[1], sum(quotas)), jnp.int32)
     shown = jax.vmap(shown_probabilities)(draws)
 
-    def probabilities(logits):
-        """P(a in S) and P(a shown), for every item."""
-        weight = jnp.exp(jax.vmap(lambda draw: log_prob(logits, draw, quotas))(draws))
-        zero = jnp.zeros(logits.shape[1], logits.dtype)
-        included = zero.at[draws].add(jnp.broadcast_to(weight[:, None], draws.shape))
-        return included, zero.at[draws].add(weight[:, None] * shown.astype(logits.dtype))
+    def probabilities(logits: Float[Array, "M N"]) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
+        return _included_and_shown(logits, draws, shown, quotas)
 
     displayed = lax.stop_gradient(probabilities(logits)[1])
     value = rewards.astype(logits.dtype) * displayed
 
-    def expected_log_inclusion(logits):
+    def expected_log_inclusion(logits: Float[Array, "M N"]) -> Float[Array, ""]:
         return jnp.sum(value * jnp.log(jnp.where(displayed > 0, probabilities(logits)[0], 1)))
 
-    def expected_log_shown(logits):
+    def expected_log_shown(logits: Float[Array, "M N"]) -> Float[Array, ""]:
         here, there = probabilities(logits)
         possible = displayed > 0
         ratio = jnp.where(possible, there, 1) / jnp.where(possible, here, 1)
         return jnp.sum(value * jnp.log(ratio))
 
-    def policy_value(logits):
+    def policy_value(logits: Float[Array, "M N"]) -> Float[Array, ""]:
         return jnp.sum(rewards.astype(logits.dtype) * probabilities(logits)[1])
 
     return GradientParts(
@@ -136,16 +144,16 @@ def top_k_condition(
     shown_probabilities: ShownProbabilities,
     rewards: Float[Array, "N"],
 ) -> tuple[bool, Float[Array, "K rest"]]:
-    """Theorem 3.3: whether credit assignment finds the top-K partition under this re-ranker.
+    """Tests if credit assignment finds the top-K partition under this re-ranker (Theorem 3.3).
 
-    For all i <= K < j, with a_1, a_2, ... in the order of rewards q > 0,
+    The condition: for all i <= K < j, with a_1, a_2, ... in descending order of rewards q > 0,
     P(a_j shown | a_j in S) / P(a_i shown | a_i in S) < q(a_i) / q(a_j).
 
     Args:
       logits, quotas, shown_probabilities, rewards: as `decompose_gradient`; rewards above 0.
 
     Returns:
-      Whether it holds for every pair, and the margins q(a_i) / q(a_j) - ratio, [i, j - K - 1].
+      True if it holds for every pair, and the margins q(a_i) / q(a_j) - ratio, [i, j - K - 1].
 
     Raises:
       ValueError: as `decompose_gradient`, and for a reward that is not above 0.
@@ -153,15 +161,12 @@ def top_k_condition(
     check_logits(logits, quotas)
     if not bool(jnp.all(rewards > 0)):
         raise ValueError(
-            f"the smallest reward is {float(jnp.min(rewards))}; Theorem 3.3 is about rewards above 0"
+            f"rewards has the minimum {float(jnp.min(rewards))}; Theorem 3.3 requires rewards above 0"
         )
     num_candidates = sum(quotas)
     draws = jnp.asarray(_ordered_draws(logits.shape[1], num_candidates), jnp.int32)
-    weight = jnp.exp(jax.vmap(lambda draw: log_prob(logits, draw, quotas))(draws))
-    shown = jax.vmap(shown_probabilities)(draws).astype(logits.dtype)
-    zero = jnp.zeros(logits.shape[1], logits.dtype)
-    included = zero.at[draws].add(jnp.broadcast_to(weight[:, None], draws.shape))
-    displayed = zero.at[draws].add(weight[:, None] * shown)
+    shown = jax.vmap(shown_probabilities)(draws)
+    included, displayed = _included_and_shown(logits, draws, shown, quotas)
     conditional = jnp.where(included > 0, displayed / jnp.where(included > 0, included, 1), 0)
     order = jnp.argsort(-rewards)
     top, others = order[:num_candidates], order[num_candidates:]
@@ -171,11 +176,26 @@ def top_k_condition(
     return bool(jnp.all(holds)), rewards[top][:, None] / rewards[others][None, :] - ratio
 
 
+@functools.partial(jax.jit, static_argnums=3)
+def _included_and_shown(
+    logits: Float[Array, "M N"],
+    draws: Int[Array, "draws K"],
+    shown: Float[Array, "draws K"],
+    quotas: Quotas,
+) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
+    """P(a in S) and P(a shown) of every item."""
+    weight = jnp.exp(jax.vmap(lambda draw: log_prob(logits, draw, quotas))(draws))
+    zero = jnp.zeros(logits.shape[1], logits.dtype)
+    included = zero.at[draws].add(jnp.broadcast_to(weight[:, None], draws.shape))
+    return included, zero.at[draws].add(weight[:, None] * shown.astype(logits.dtype))
+
+
 def _ordered_draws(num_items: int, num_candidates: int) -> np.ndarray:
+    """Enumerates all ordered draws, int[draws, K]."""
     count = int(np.prod(np.arange(num_items, num_items - num_candidates, -1, dtype=float)))
     if count > _MOST_TUPLES:
         raise ValueError(
-            f"K = {num_candidates} of N = {num_items} items can be drawn in {count} ways; enumeration is "
-            f"for at most {_MOST_TUPLES}"
+            f"K = {num_candidates} of N = {num_items} items can be drawn in {count} ways; expected at most "
+            f"{_MOST_TUPLES}, because all are enumerated; use fewer items or a smaller quota"
         )
     return np.asarray(list(itertools.permutations(range(num_items), num_candidates)))

@@ -1,51 +1,57 @@
-"""The door: what is refused before anything is computed, and the words it is refused with.
+"""Argument validation for the public functions of the core.
 
-Shapes and settings are static, so they are checked always. Values are checked only where they are
-concrete: under `jit` and `vmap` they are not known yet, and training watches them itself (see training.py).
+Shapes, dtypes and quotas are static and always checked. Values are checked only where they are concrete:
+under `jit` and `vmap` they are not known yet, and training detects bad values itself
+(`rankpg.training.update`).
 """
 
 from __future__ import annotations
 
-from typing import Any
-
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from rankpg.types import Quotas
 
-__all__ = ["check_items", "check_logits", "check_quotas", "check_shown"]
+__all__ = ["check_items", "check_logits", "check_quotas", "check_shown", "is_whole_number"]
 
 
-def is_concrete(x: Any) -> bool:
-    return not isinstance(x, Tracer)
+def is_whole_number(x: object) -> bool:
+    """True for an int of Python or NumPy that is not a bool."""
+    return isinstance(x, int | np.integer) and not isinstance(x, bool)
 
 
 def check_quotas(quotas: Quotas, num_experts: int, num_items: int) -> None:
-    """Refuse quotas that do not fit the experts or the catalogue."""
-    if not isinstance(quotas, tuple) or not all(
-        isinstance(q, int | np.integer) and not isinstance(q, bool) for q in quotas
-    ):
+    """Raises ValueError for quotas that do not fit the experts or the catalogue."""
+    if not isinstance(quotas, tuple) or not all(map(is_whole_number, quotas)):
         raise ValueError(
-            f"quotas is {quotas!r}; expected a tuple of ints, one per expert, "
+            f"quotas={quotas!r}; expected a tuple of ints, one per expert, "
             "for instance expert_quotas(10, 1)"
         )
     if len(quotas) != num_experts:
         raise ValueError(
-            f"quotas {quotas} is for {len(quotas)} experts, but logits has {num_experts} rows (experts); "
-            "logits must be [M, N] with M = len(quotas)"
+            f"quotas={quotas} has {len(quotas)} experts, but logits has {num_experts} rows (experts); "
+            "expected logits [M, N] with M = len(quotas)"
         )
     if any(q < 0 for q in quotas) or sum(quotas) < 1:
-        raise ValueError(f"quotas {quotas} must be non-negative and add up to at least 1")
+        raise ValueError(
+            f"quotas={quotas}; expected non-negative numbers that add up to at least 1, "
+            f"for instance expert_quotas(10, {num_experts})"
+        )
     if sum(quotas) > num_items:
         raise ValueError(
-            f"quotas {quotas} ask for K = {sum(quotas)} candidates, but the catalogue has only "
+            f"quotas={quotas} need K = {sum(quotas)} candidates, but the catalogue has only "
             f"N = {num_items} items; lower num_candidates to at most {num_items}"
         )
 
 
-def check_logits(logits: Any, quotas: Quotas) -> None:
-    """Refuse logits of a wrong shape or dtype, and, where they are concrete, NaN, +inf and over-masking."""
+def check_logits(logits: ArrayLike, quotas: Quotas) -> None:
+    """Raises ValueError for logits of a wrong shape, dtype or value, and for quotas that do not fit them.
+
+    Values are checked where they are concrete: NaN, +inf, and experts with too few eligible items.
+    """
     shape, dtype = jnp.shape(logits), jnp.result_type(logits)
     if len(shape) != 2:
         raise ValueError(
@@ -55,9 +61,15 @@ def check_logits(logits: Any, quotas: Quotas) -> None:
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"logits has dtype {dtype}; expected a float dtype such as float32")
     check_quotas(quotas, shape[0], shape[1])
-    if is_concrete(logits):
-        # As JAX will see them: a float64 of NumPy may not be finite any more in float32.
-        _check_logit_values(np.asarray(jnp.asarray(logits), dtype=np.float64), quotas)
+    if _is_concrete(logits):
+        with np.errstate(over="ignore"):
+            # As JAX will see them: a finite float64 of NumPy may overflow in float32.
+            seen = np.asarray(logits).astype(jax.dtypes.canonicalize_dtype(dtype))
+        _check_logit_values(seen.astype(np.float64), quotas)
+
+
+def _is_concrete(x: object) -> bool:
+    return not isinstance(x, Tracer)
 
 
 def _check_logit_values(logits: np.ndarray, quotas: Quotas) -> None:
@@ -75,14 +87,21 @@ def _check_logit_values(logits: np.ndarray, quotas: Quotas) -> None:
         have, need = eligible[expert].sum(), quota + taken
         if quota and have < need:
             raise ValueError(
-                f"expert {expert} has {have} eligible items (logit above -inf), but quotas {quotas} "
+                f"expert {expert} has {have} eligible items (logit above -inf), but quotas={quotas} "
                 f"may need {need}: {taken} of them may be taken by earlier experts; mask fewer items or "
                 "lower num_candidates"
             )
 
 
-def check_items(name: str, items: Any, num_items: int, shape: tuple[int | None, ...]) -> None:
-    """Refuse item ids of a wrong shape or dtype and, where concrete, out of range or repeated."""
+def check_items(name: str, items: ArrayLike, num_items: int, shape: tuple[int | None, ...]) -> None:
+    """Raises ValueError for item ids of a wrong shape or dtype and, where concrete, out of range or repeated.
+
+    Args:
+      name: of the argument, for the message.
+      items: item ids.
+      num_items: N.
+      shape: the required shape; None stands for L, any length.
+    """
     actual = jnp.shape(items)
     if len(actual) != len(shape) or any(
         want is not None and want != have for want, have in zip(shape, actual, strict=True)
@@ -91,26 +110,28 @@ def check_items(name: str, items: Any, num_items: int, shape: tuple[int | None, 
         raise ValueError(f"{name} has shape {actual}; expected item ids of shape {wanted}")
     if not jnp.issubdtype(jnp.result_type(items), jnp.integer):
         raise ValueError(f"{name} has dtype {jnp.result_type(items)}; expected integer item ids")
-    if not is_concrete(items):
+    if not _is_concrete(items):
         return
     values = np.asarray(items).reshape(-1)
     outside = values[(values < 0) | (values >= num_items)]
     if outside.size:
         raise ValueError(
-            f"{name} holds the item {outside[0]}, but the catalogue has the items 0 to {num_items - 1}"
+            f"{name} contains the item {outside[0]}; the catalogue has the items 0 to {num_items - 1}"
         )
     ids, counts = np.unique(values, return_counts=True)
     if (counts > 1).any():
-        raise ValueError(f"{name} holds the item {ids[counts > 1][0]} more than once")
-
-
-def check_shown(candidates: Any, ranking: Any) -> None:
-    """Refuse, where both are concrete, a ranking with an item that was no candidate."""
-    if not (is_concrete(candidates) and is_concrete(ranking)):
-        return
-    strangers = np.setdiff1d(np.asarray(ranking), np.asarray(candidates))
-    if strangers.size:
         raise ValueError(
-            f"ranking holds the item {strangers[0]}, which is none of the candidates "
-            f"{np.asarray(candidates).tolist()}; the score of a candidate set is of what it can show"
+            f"{name} contains the item {ids[counts > 1][0]} more than once; expected distinct items"
+        )
+
+
+def check_shown(candidates: ArrayLike, ranking: ArrayLike) -> None:
+    """Raises ValueError, where both are concrete, for a ranking with an item that is not a candidate."""
+    if not (_is_concrete(candidates) and _is_concrete(ranking)):
+        return
+    others = np.setdiff1d(np.asarray(ranking), np.asarray(candidates))
+    if others.size:
+        raise ValueError(
+            f"ranking contains the item {others[0]}, which is not one of the candidates "
+            f"{np.asarray(candidates).tolist()}; every ranked item must be a candidate"
         )

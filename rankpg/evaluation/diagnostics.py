@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from rankpg.core.estimators import Candidates
-from rankpg.core.inclusion import log_hit
+from rankpg.core.inclusion import log_inclusion_given_picks
 from rankpg.training.optimizer import norm, widened
 from rankpg.training.update import Learner, TrainState, update
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas, record
@@ -167,7 +167,7 @@ def _saturated(
     all_but_one = jnp.arange(len(places) - 1, dtype=jnp.int32)
     # A row for each of the slots: all others, in order.
     others = all_but_one[None] + (all_but_one[None] >= slots[:, None])
-    log_inclusion = jax.vmap(lambda place, rest: log_hit(sparse, place, places[rest], quotas))(
-        places[slots], others
-    )
+    log_inclusion = jax.vmap(
+        lambda place, rest: log_inclusion_given_picks(sparse, place, places[rest], quotas)
+    )(places[slots], others)
     return (log_inclusion > math.log(_SATURATED)).astype(sparse.logits.dtype)

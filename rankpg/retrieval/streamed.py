@@ -25,9 +25,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankpg.core.estimators import Candidates, Statistics
+from rankpg.core.gumbel_noise import gumbel_noise
 from rankpg.core.numerics import accumulation_dtype, log_add, log_sum_exp
 from rankpg.core.plackett_luce import SparseLogits, repeats
-from rankpg.core.sampling import drop_taken, finish, gumbel_at, order_depth, take_quotas
+from rankpg.core.sampling import condition_on_maximum, drop_taken, order_depth, take_quotas
 from rankpg.retrieval.base import (
     FLOAT_BYTES,
     Encoded,
@@ -290,14 +291,16 @@ def _search(
             jax.vmap(lambda m, k=k: jax.random.fold_in(k, m))(jnp.arange(experts, dtype=jnp.int32))
             for k in jax.random.split(key)
         )
-        noise = jax.vmap(lambda k: gumbel_at(k, here, total.dtype))(of_blocks)
+        noise = jax.vmap(lambda k: gumbel_noise(k, here, total.dtype))(of_blocks)
         arrival, block = first_blocks(total + noise)
         ids, logits = open_blocks(block)
         place = (
             block[..., None] * shard.width + jnp.arange(shard.width, dtype=jnp.int32)[None, None]
         )
-        noise = jax.vmap(lambda k, p: gumbel_at(k, p.reshape(-1), total.dtype))(within, place)
-        raced = finish(arrival, logits - shift[:, None, None], noise.reshape(place.shape), axis=-1)
+        noise = jax.vmap(lambda k, p: gumbel_noise(k, p.reshape(-1), total.dtype))(within, place)
+        raced = condition_on_maximum(
+            arrival, logits - shift[:, None, None], noise.reshape(place.shape), axis=-1
+        )
         return jax.vmap(first_items)(raced, ids)
 
     def without_taken(order, values):

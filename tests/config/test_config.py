@@ -56,7 +56,7 @@ def refusal(settings, *parts):
         # combinations
         ({"ranking_length": 4, "num_candidates": 3}, ["--ranking-length is 4", "--num-candidates 3"]),
         ({"estimator": "reinforce"}, ["--estimator", "'reinforce'", "ca_pg_swr", "v_pg"]),
-        ({"estimator": "ca_pg_exact", "num_experts": 2}, ["--estimator", "num_experts is 2", "ca_pg"]),
+        ({"estimator": "ca_pg_exact", "num_experts": 2}, ["--estimator", "num_experts=2", "ca_pg"]),
         ({"seeds": [0, 1, 0]}, ["--seeds is 0 1 0", "distinct"]),
         ({"seeds": []}, ["--seeds is empty"]),
         ({"seeds": [-1]}, ["--seeds is -1", "from 0"]),

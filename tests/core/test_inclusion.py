@@ -1,4 +1,4 @@
-"""P(a in S): every method against the sum that defines it."""
+"""Inclusion probabilities: every method against the sum that defines it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import oracle
+from helpers.inclusion import METHODS, all_gradients, all_items, policies, relative_errors
+from helpers.policies import INF, slow
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
-from scipy import stats
 
 import rankpg
-from rankpg.core.inclusion import log_inclusion_exact
 
-INF = np.inf
-METHODS = ("exact", "greedy", "swr", "sum")
 ORACLES = {
     "greedy": (oracle.greedy_inclusion, oracle.greedy_inclusion_gradient),
     "swr": (oracle.swr_inclusion, oracle.swr_inclusion_gradient),
@@ -26,152 +24,22 @@ ORACLES = {
 }
 
 
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def all_items(logits, quotas, method):
-    """log P for every item of every policy: logits [S, M, N] -> [S, N]."""
-    items = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-    one = lambda f, item: rankpg.log_inclusion(f, item, quotas, method)  # noqa: E731
-    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(logits, items)
+# --- the closed forms --------------------------------------------------------------------------------------
 
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def all_gradients(logits, quotas, method):
-    """Values and gradients, [S, N] and [S, N, M, N]."""
-    items = jnp.arange(logits.shape[-1], dtype=jnp.int32)
-    one = jax.value_and_grad(lambda f, item: rankpg.log_inclusion(f, item, quotas, method))
-    return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(logits, items)
-
-
-def policies(experts: int, items: int, fewest: int) -> np.ndarray:
-    """Flat to peaked, several seeds; then with masks, down to `fewest` eligible items."""
-    random = np.random.default_rng(experts * 100 + items)
-    scale = np.array([0.0, 0.5, 2.0, 4.0, 4.0, 4.0, 3.0, 3.0, 3.0, 3.0])[:, None, None]
-    logits = scale * random.normal(size=(10, experts, items)) + 0.0  # ties have no sign
-    for policy, eligible in enumerate(range(max(fewest, items - 3), items), start=7):
-        masked = random.choice(items, size=items - eligible, replace=False)
-        logits[policy][:, masked] = -INF
-    return logits
-
-
-def relative_errors(log_p: np.ndarray, truth: np.ndarray) -> float:
-    """The largest relative error of P where P > 0; and no probability where there is none."""
-    np.testing.assert_array_equal(np.isneginf(log_p), truth == 0)
-    eligible = truth > 0
-    return float(np.max(np.abs(np.exp(np.asarray(log_p)[eligible]) / truth[eligible] - 1)))
-
-
-# --- exact ------------------------------------------------------------------------------------------------
-
-
-def slow(*case):
-    return pytest.param(*case, marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("slots", [1, slow(2), 3, slow(4), 5, slow(6), 7])
-def test_exact_is_the_sum_over_all_tuples(slots):
-    """N = 8 and, by masks, 7, 6 and 5 eligible items; standard deviations up to 4."""
-    logits = policies(1, 8, fewest=slots)
-    truth = np.array([oracle.inclusion(one, (slots,)) for one in logits])
-    found = all_items(jnp.asarray(logits), (slots,), "exact")
-    assert relative_errors(found, truth) < 1e-6
-
-
-@pytest.mark.parametrize("slots", [slow(1), slow(2), slow(3), 4, slow(5), slow(6), slow(7)])
-def test_exact_in_float32(slots):
-    logits = policies(1, 8, fewest=slots)
-    truth = np.array([oracle.inclusion(one, (slots,)) for one in logits])
-    found = all_items(jnp.asarray(logits, jnp.float32), (slots,), "exact")
-    assert relative_errors(np.asarray(found, np.float64), truth) < 1e-3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("items", "slots"), [(n, k) for n in range(2, 8) for k in range(1, n)])
-def test_exact_for_every_smaller_catalogue(items, slots):
-    logits = policies(1, items, fewest=slots)
-    truth = np.array([oracle.inclusion(one, (slots,)) for one in logits])
-    found = all_items(jnp.asarray(logits), (slots,), "exact")
-    assert relative_errors(found, truth) < 1e-6
-
-
-@pytest.mark.parametrize("slots", [slow(1), 4, slow(6)])
-def test_exact_gradient_is_the_sum_over_all_tuples(slots):
-    logits = policies(1, 7, fewest=slots)
-    values, gradients = all_gradients(jnp.asarray(logits), (slots,), "exact")
-    for f, value, gradient in zip(logits, values, gradients, strict=True):
-        truth = oracle.inclusion_gradients(f, (slots,))  # of P = exp(value)
-        p = np.exp(np.asarray(value))
-        np.testing.assert_allclose(p[:, None, None] * gradient, truth, atol=1e-8)
-    assert np.isfinite(gradients).all()
-
-
-def test_the_oracle_would_notice_a_method_that_is_not_exact():
-    """Negative control: Eq. 8 and sampling with replacement are far from the truth for the same policies."""
-    logits = policies(1, 8, fewest=3)
-    truth = np.array([oracle.inclusion(one, (3,)) for one in logits])
-    for method in ("greedy", "swr"):
-        found = all_items(jnp.asarray(logits), (3,), method)
-        assert relative_errors(found, truth) > 0.1
-
-
-def catalogue(sd: float) -> tuple[np.ndarray, int]:
-    """1000 normal logits: 50 quantiles, 20 items each, so that 50 probabilities tell the sum of all."""
-    distinct = sd * stats.norm.ppf((np.arange(50) + 0.5) / 50)
-    return np.repeat(distinct, 20)[None], 20
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def every(logits, slots, stride):
-    items = jnp.arange(0, logits.shape[1], stride, dtype=jnp.int32)
-    one = lambda item: rankpg.log_inclusion(logits, item, (slots,))  # noqa: E731
-    return jnp.exp(jax.lax.map(one, items, batch_size=5))
+ANY_QUOTAS = [(4,), (2, 1), (0, 2), (1, 0, 1), (2, 1, 2)]
+FAST = (("greedy", (4,)), ("greedy", (1, 0, 1)), ("swr", (1, 0, 1)), ("sum", (1, 0, 1)))
 
 
 @pytest.mark.parametrize(
-    ("dtype", "slots", "sd"),
+    ("method", "quotas"),
     [
-        (jnp.float64, 10, 3.0),
-        slow(jnp.float32, 10, 3.0),
-        *(
-            slow(jnp.float64, *case)
-            for case in [(10, 1.0), (50, 1.0), (50, 3.0), (200, 1.0), (200, 3.0)]
-        ),
-        *(
-            slow(jnp.float32, *case)
-            for case in [(10, 1.0), (50, 1.0), (50, 3.0), (200, 1.0), (200, 3.0)]
-        ),
+        pytest.param(method, quotas, marks=() if (method, quotas) in FAST else pytest.mark.slow)
+        for method in ORACLES
+        for quotas in ANY_QUOTAS
     ],
 )
-def test_exact_adds_up_to_the_number_of_slots(dtype, slots, sd):
-    logits, repeats = catalogue(sd)
-    p = every(jnp.asarray(logits, dtype), slots, repeats)
-    assert p.dtype == dtype
-    near = 1e-4 if dtype == jnp.float64 else 1e-3
-    np.testing.assert_allclose(repeats * np.sum(p, dtype=np.float64), slots, rtol=near)
-    assert (np.diff(p) > 0).all()  # the larger the logit, the likelier the item
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("slots", [10, 200])
-def test_the_default_nodes_are_enough(slots):
-    """Against 16 times as many quadrature nodes, item by item, for peaked policies of 1000 items."""
-    logits = jnp.asarray(4 * np.random.default_rng(0).normal(size=1000))
-    items = jnp.asarray(np.argsort(-np.asarray(logits))[:: 1000 // 12], jnp.int32)
-    few, many = (
-        jax.lax.map(lambda a, n=nodes: log_inclusion_exact(logits, a, slots, n), items)
-        for nodes in (None, 1024)
-    )
-    np.testing.assert_allclose(few, many, rtol=0, atol=1e-6)
-
-
-# --- the closed forms -------------------------------------------------------------------------------------
-
-ANY_QUOTAS = [(3,), slow((2, 1)), slow((0, 2)), (1, 0, 1), slow((2, 1, 2))]
-
-
-@pytest.mark.parametrize("method", ORACLES)
-@pytest.mark.parametrize("quotas", ANY_QUOTAS, ids=str)
-def test_closed_forms(quotas, method):
-    """Values and gradients of Eq. 8, `swr` and `sum` by their formulas, zeros in the quotas included."""
+def test_closed_forms_by_their_formulas(method, quotas):
+    """Values and gradients of Eq. 8, `swr` and `sum`, with quotas of 0 among others."""
     logits = policies(len(quotas), 7, fewest=sum(quotas))
     value, gradient = ORACLES[method]
     found, gradients = all_gradients(jnp.asarray(logits), quotas, method)
@@ -183,8 +51,9 @@ def test_closed_forms(quotas, method):
     assert np.isfinite(gradients).all()
 
 
+@pytest.mark.slow
 def test_greedy_depends_on_the_cascade_of_picks():
-    """Expert 2 meets what expert 1 greedily left: items 1 and 2, once 0 itself is set aside, then 3."""
+    """Without item 0, expert 1 greedily takes item 1, and expert 2 chooses from items 2 and 3."""
     logits = np.array([[0.0, 2.0, 1.0, -1.0], [0.0, 2.0, 1.0, -1.0]])
     w = np.exp(logits[0])
     missed = (1 - w[0] / w.sum()) * (1 - w[0] / (w[0] + w[2] + w[3]))
@@ -193,18 +62,57 @@ def test_greedy_depends_on_the_cascade_of_picks():
 
 
 def test_swr_and_sum_by_hand():
-    """Two of four equal items: 1 - (3/4)^2 and 2/4; three experts add up."""
-    one, three = jnp.zeros((1, 1, 4)), jnp.zeros((1, 3, 4))
-    swr, total = (np.exp(all_items(one, (2,), method)) for method in ("swr", "sum"))
-    np.testing.assert_allclose(swr, 1 - (3 / 4) ** 2)
-    np.testing.assert_allclose(total, 2 / 4)
-    np.testing.assert_allclose(np.exp(all_items(three, (1, 1, 2), "sum")), (1 + 1 + 2) / 4)
+    """Two of four equal items: 1 - (3/4)^2 and 2/4; the numbers of three experts add up."""
+
+    @jax.jit
+    def by_hand(one, three):
+        return jnp.exp(
+            jnp.stack(
+                [
+                    rankpg.log_inclusion(one, 1, (2,), "swr"),
+                    rankpg.log_inclusion(one, 1, (2,), "sum"),
+                    rankpg.log_inclusion(three, 1, (1, 1, 2), "sum"),
+                ]
+            )
+        )
+
+    truth = [1 - (3 / 4) ** 2, 2 / 4, (1 + 1 + 2) / 4]
+    np.testing.assert_allclose(by_hand(jnp.zeros((1, 4)), jnp.zeros((3, 4))), truth)
 
 
-# --- what all methods share -------------------------------------------------------------------------------
+# --- the bias of the approximations -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_greedy_and_swr_are_not_exact():
+    """Negative control of the tests of `exact`: for the same policies, these are far from the truth."""
+    logits = policies(1, 8, fewest=3)
+    truth = np.array([oracle.inclusion(one, (3,)) for one in logits])
+    for method in ("greedy", "swr"):
+        found = all_items(jnp.asarray(logits), (3,), method)
+        assert relative_errors(found, truth) > 0.1
+
+
+def test_greedy_is_near_the_truth_and_swr_and_sum_are_not():
+    """`swr` underestimates the items of large logits, and `sum` exceeds 1 there."""
+    logits, slots = 2 * np.random.default_rng(0).normal(size=(1, 7)), 3
+    truth = oracle.inclusion(logits, (slots,))
+    padded = np.pad(logits, ((0, 0), (0, 1)), constant_values=-INF)  # the shape of `policies(1, 8)`
+    greedy, swr, total = (
+        np.exp(np.asarray(all_items(jnp.asarray(np.tile(padded, (10, 1, 1))), (slots,), m)[0, :7]))
+        for m in ("greedy", "swr", "sum")
+    )
+    assert np.max(np.abs(greedy - truth)) < 0.1
+    assert np.max(np.abs(greedy - truth)) < np.max(np.abs(swr - truth)) / 2
+    top = np.argsort(-logits[0])[:slots]
+    assert swr[top].sum() < truth[top].sum() - 0.1
+    assert total.max() > 1
+    np.testing.assert_allclose(total.sum(), slots)
+
+
+# --- all methods ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [slow("exact"), "greedy", "swr", "sum"])
 def test_one_slot_is_the_softmax(method):
     logits = policies(1, 8, fewest=1)
     found = all_items(jnp.asarray(logits), (1,), method)
@@ -212,13 +120,14 @@ def test_one_slot_is_the_softmax(method):
 
 
 @pytest.mark.parametrize("method", ["exact", "greedy"])
-def test_every_eligible_item_is_certain_when_all_are_taken(method):
+def test_all_eligible_items_are_certain_when_all_are_taken(method):
     """N = K, by the shape and by masks."""
     found = all_items(jnp.asarray(policies(1, 4, fewest=4)), (4,), method)
     np.testing.assert_allclose(found, 0, atol=1e-12)
-    masked = np.array([[[0.0, -INF, 3.0, -INF, -4.0, 1.0, -INF]]])
-    found, gradients = all_gradients(jnp.asarray(masked), (4,), method)
-    np.testing.assert_allclose(found[0], np.where(np.isneginf(masked[0, 0]), -INF, 0), atol=1e-12)
+    masked = np.array([[0.0, -INF, 3.0, -INF, -4.0, 1.0, -INF]])
+    ten = jnp.asarray(np.tile(masked, (10, 1, 1)))  # the shape of `policies(1, 7)`
+    found, gradients = all_gradients(ten, (4,), method)
+    np.testing.assert_allclose(found[0], np.where(np.isneginf(masked[0]), -INF, 0), atol=1e-12)
     assert np.isfinite(gradients).all()
 
 
@@ -241,9 +150,9 @@ EXTREMES = np.array(
     ("method", "dtype"),
     [
         *((method, jnp.float32) for method in METHODS),
-        ("greedy", jnp.bfloat16),
+        ("sum", jnp.bfloat16),
         *(slow(method, jnp.float64) for method in METHODS),
-        *(slow(method, jnp.bfloat16) for method in ("exact", "swr", "sum")),
+        *(slow(method, jnp.bfloat16) for method in ("exact", "greedy", "swr")),
     ],
 )
 def test_extreme_logits_have_finite_values_and_gradients(method, dtype):
@@ -259,26 +168,25 @@ def test_extreme_logits_have_finite_values_and_gradients(method, dtype):
     if method != "sum":
         assert (np.asarray(values, np.float64) <= 0).all()
     if method in ("exact", "greedy"):
-        # far apart, the three largest are certain and the others pay their distance to the third
+        # far apart, the three largest are certain; log P of the others is the distance to the third
         far = np.asarray(values, np.float64)[4]
         np.testing.assert_allclose(far, [0, -1e4, 0, 0, -5e3], rtol=1e-2, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float64, jnp.float32])
-@pytest.mark.parametrize("method", METHODS)
-def test_the_dtype_of_the_output_is_the_dtype_of_the_logits(method, dtype):
-    policy = jax.ShapeDtypeStruct((1, 5), dtype)
-    found = jax.eval_shape(lambda f: rankpg.log_inclusion(f, 1, (2,), method), policy)
-    assert found.dtype == dtype
-    found = jax.eval_shape(
-        lambda f: rankpg.log_inclusion_threshold(jax.random.key(0), f, 1, (2,)), policy
-    )
-    assert found.dtype == dtype
+@pytest.mark.parametrize("method", [*METHODS, "threshold"])
+def test_output_has_the_dtype_of_the_logits(method, dtype):
+    def value(f):
+        if method == "threshold":
+            return rankpg.log_inclusion_threshold(jax.random.key(0), f, 1, (2,))
+        return rankpg.log_inclusion(f, 1, (2,), method)
+
+    assert jax.eval_shape(value, jax.ShapeDtypeStruct((1, 5), dtype)).dtype == dtype
 
 
 @pytest.mark.slow
 def test_gradients_agree_with_differences(key):
-    """Reverse mode through every method at once, the one by sampling included."""
+    """Reverse mode through all methods at once, `threshold` included."""
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(1, 6), scale=1.5))
 
     @jax.jit
@@ -299,8 +207,8 @@ six = st.lists(st.floats(-20, 20, width=32), min_size=6, max_size=6)
 
 @settings(max_examples=25)
 @given(values=six, order=st.permutations(range(6)), shift=st.floats(-100, 100))
-def test_shift_and_permutation(values, order, shift):
-    """A common shift changes nothing; renaming the items renames the answer. (Ties may pick either item.)"""
+def test_inclusion_is_invariant_to_shifts_and_permutations(values, order, shift):
+    """Ties may pick either item, so there are none."""
     logits = np.array(values)[None] + 1e-6 * np.arange(6)
     here = methods_together(jnp.asarray(logits), jnp.int32(order[2]), 3)
     shifted = methods_together(jnp.asarray(logits + shift), jnp.int32(order[2]), 3)
@@ -312,7 +220,7 @@ def test_shift_and_permutation(values, order, shift):
 
 @settings(max_examples=25)
 @given(values=six, item=st.integers(0, 5), step=st.floats(1e-3, 10))
-def test_an_item_gains_from_its_own_logit(values, item, step):
+def test_inclusion_increases_with_the_own_logit(values, item, step):
     logits = np.array(values)[None]
     raised = logits + step * (np.arange(6) == item)
     before = methods_together(jnp.asarray(logits), jnp.int32(item), 3)
@@ -327,6 +235,7 @@ def test_eager_jit_and_vmap_agree():
     np.testing.assert_allclose(all_items(logits, (3,), "swr")[0, 5], eager, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_one_trace_serves_all_items():
     traces = []
 
@@ -339,25 +248,6 @@ def test_one_trace_serves_all_items():
     for item in range(4):
         step(logits + item, item, quotas=(2, 1))
     assert traces == [(2, 1)]
-
-
-# --- measured bias ----------------------------------------------------------------------------------------
-
-
-def test_how_far_the_approximations_are_from_the_truth():
-    """Eq. 8 is close; sampling with replacement underestimates the head and `sum` exceeds 1 there."""
-    logits, slots = 2 * np.random.default_rng(0).normal(size=(1, 7)), 3
-    truth = oracle.inclusion(logits, (slots,))
-    greedy, swr, total = (
-        np.exp(np.asarray(all_items(jnp.asarray(logits)[None], (slots,), m)[0]))
-        for m in ("greedy", "swr", "sum")
-    )
-    assert np.max(np.abs(greedy - truth)) < 0.1
-    assert np.max(np.abs(greedy - truth)) < np.max(np.abs(swr - truth)) / 2
-    top = np.argsort(-logits[0])[:slots]
-    assert swr[top].sum() < truth[top].sum() - 0.1
-    assert total.max() > 1
-    np.testing.assert_allclose(total.sum(), slots)
 
 
 # --- threshold --------------------------------------------------------------------------------------------
@@ -384,13 +274,13 @@ def test_threshold_is_unbiased(key, quotas):
     truth = oracle.inclusion(logits, quotas)
     z = oracle.standard_errors(mean, square, 200_000, truth)
     assert np.max(np.abs(z)) < 5
-    # negative control: the same draws are no estimate of a policy that is 3 % warmer
+    # negative control: a policy that is 3 % warmer has other probabilities
     z = oracle.standard_errors(mean, square, 200_000, oracle.inclusion(logits / 1.03, quotas))
     assert np.max(np.abs(z)) > 5
 
 
-def test_threshold_decides_who_is_drawn(key):
-    """An item's own noise must beat its threshold: P is large for the drawn, in total K for one expert."""
+def test_threshold_is_certain_for_separated_logits(key):
+    """Gaps of about 120 decide the draw: P is 1 for the three largest and 0 for the others."""
     logits = jnp.asarray(np.random.default_rng(3).normal(size=(1, 8)), jnp.float32)
     certain = jnp.where(jnp.arange(8) < 3, logits + 60, logits - 60)
     found = jax.jit(jax.vmap(lambda a: rankpg.log_inclusion_threshold(key, certain, a, (3,))))(
@@ -399,16 +289,24 @@ def test_threshold_decides_who_is_drawn(key):
     np.testing.assert_allclose(np.exp(found), [1, 1, 1, 0, 0, 0, 0, 0], atol=1e-6)
 
 
-def test_threshold_at_the_edges(key):
-    """N = K is certain; a masked item is impossible; exactly K eligible items are certain."""
-    every = jnp.arange(4, dtype=jnp.int32)
-    one = jax.value_and_grad(lambda f, a: rankpg.log_inclusion_threshold(key, f, a, (2, 2)))
-    values, gradients = jax.jit(jax.vmap(one, (None, 0)))(jnp.zeros((2, 4)), every)
+@functools.partial(jax.jit, static_argnums=2)
+def threshold_gradients(key, logits, quotas):
+    """Value and gradient for every item."""
+    one = jax.value_and_grad(lambda f, a: rankpg.log_inclusion_threshold(key, f, a, quotas))
+    return jax.vmap(one, (None, 0))(logits, jnp.arange(logits.shape[1], dtype=jnp.int32))
+
+
+@pytest.mark.slow
+def test_threshold_is_certain_when_all_items_are_taken(key):
+    values, gradients = threshold_gradients(key, jnp.zeros((2, 4)), (2, 2))
     np.testing.assert_allclose(values, 0, atol=1e-12)
     np.testing.assert_allclose(gradients, 0, atol=1e-12)
-    one = jax.value_and_grad(lambda f, a: rankpg.log_inclusion_threshold(key, f, a, (2,)))
-    masked = jnp.asarray([[0.0, -INF, 1e4, -INF]])
-    values, gradients = jax.jit(jax.vmap(one, (None, 0)))(masked, every)
+
+
+def test_threshold_with_as_many_eligible_items_as_slots(key):
+    """The eligible items are certain; a masked item is impossible."""
+    logits = jnp.asarray([[0.0, -INF, 1e4, -INF]])
+    values, gradients = threshold_gradients(key, logits, (2,))
     np.testing.assert_allclose(values, [0, -INF, 0, -INF], atol=1e-12)
     assert np.isfinite(gradients).all()
     assert (np.asarray(gradients)[:, 0, [1, 3]] == 0).all()

@@ -1,7 +1,7 @@
-"""The expert-block Plackett-Luce policy by brute force: every ordered K-tuple, in float64, in plain numpy.
+"""The Plackett-Luce policy by brute force: every ordered K-tuple, in float64, in plain NumPy.
 
-Nothing here imports the library, so nothing here can share a mistake with it. Every quantity is the sum that
-defines it; the gradients are the finite sums one gets by differentiating those by hand.
+This module does not import the library, so it cannot share a mistake with it. Every quantity is the sum that
+defines it; every gradient is that sum, differentiated by hand.
 
     logits    float[M, N], -inf masks an item       quotas    (K_1, ..., K_M), sum K
     tuples    int[P, K], all ordered K-tuples of distinct items, P = N! / (N - K)!
@@ -18,25 +18,26 @@ from scipy import stats
 
 Quotas = tuple[int, ...]
 Reranker = Callable[[Sequence[int]], np.ndarray]
-"""candidates -> float[L, N]: the probability that an item stands at a position."""
+"""candidates -> float[L, N]: the probability that an item is shown at a position."""
 
 
 # --- the policy -------------------------------------------------------------------------------------------
 
 
 def slot_experts(quotas: Quotas) -> list[int]:
-    """Which expert fills each slot."""
+    """Expert that fills each slot."""
     return [expert for expert, quota in enumerate(quotas) for _ in range(quota)]
 
 
 @functools.lru_cache(maxsize=32)
 def tuples(num_items: int, num_slots: int) -> np.ndarray:
+    """All ordered tuples of distinct items, int[P, K]."""
     return np.array(list(itertools.permutations(range(num_items), num_slots)))
 
 
-def log_sum(values: np.ndarray, left: np.ndarray) -> np.ndarray:
-    """log of the sum of exp(values) over the entries that are left, along the last axis."""
-    kept = np.where(left, values, -np.inf)
+def log_sum(values: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Log-sum-exp of the entries in `where`, along the last axis."""
+    kept = np.where(where, values, -np.inf)
     top = np.max(kept, axis=-1, keepdims=True)
     top = np.where(np.isneginf(top), 0, top)
     with np.errstate(divide="ignore"):
@@ -44,46 +45,46 @@ def log_sum(values: np.ndarray, left: np.ndarray) -> np.ndarray:
 
 
 def log_probs(logits: np.ndarray, quotas: Quotas, chosen: np.ndarray) -> np.ndarray:
-    """Ordered log-probability of each of the tuples `chosen`, int[P, K]."""
-    total, left = np.zeros(len(chosen)), np.ones((len(chosen), logits.shape[1]), bool)
+    """Log-probability of each of the ordered tuples `chosen`, int[P, K]."""
+    total, remaining = np.zeros(len(chosen)), np.ones((len(chosen), logits.shape[1]), bool)
     rows = np.arange(len(chosen))
     for slot, expert in enumerate(slot_experts(quotas)):
         picked = chosen[:, slot]
         own = logits[expert, picked]
-        normaliser = np.where(np.isneginf(own), 0, log_sum(logits[expert], left))
+        normaliser = np.where(np.isneginf(own), 0, log_sum(logits[expert], remaining))
         total = total + own - normaliser
-        left[rows, picked] = False
+        remaining[rows, picked] = False
     return total
 
 
 def log_prob_gradients(logits: np.ndarray, quotas: Quotas, chosen: np.ndarray) -> np.ndarray:
-    """Gradient of each tuple's ordered log-probability, float[P, M, N]; 0 for impossible tuples.
+    """Gradient of each tuple's log-probability, float[P, M, N]; 0 for impossible tuples.
 
-    Slot k adds 1 at the pick and takes the softmax over what is left, in the row of its expert.
+    Slot k adds 1 at the pick and subtracts the softmax over the remaining items, in the row of its expert.
     """
     gradient = np.zeros((len(chosen), *logits.shape))
-    left, rows = np.ones((len(chosen), logits.shape[1]), bool), np.arange(len(chosen))
+    remaining, rows = np.ones((len(chosen), logits.shape[1]), bool), np.arange(len(chosen))
     for slot, expert in enumerate(slot_experts(quotas)):
         picked = chosen[:, slot]
-        log_remaining_mass = log_sum(logits[expert], left)
+        log_remaining_mass = log_sum(logits[expert], remaining)
         log_remaining_mass = np.where(np.isneginf(log_remaining_mass), 0, log_remaining_mass)
         gradient[rows, expert, picked] += 1
         gradient[:, expert] -= np.where(
-            left, np.exp(logits[expert] - log_remaining_mass[:, None]), 0
+            remaining, np.exp(logits[expert] - log_remaining_mass[:, None]), 0
         )
-        left[rows, picked] = False
+        remaining[rows, picked] = False
     possible = np.isfinite(log_probs(logits, quotas, chosen))
     return np.where(possible[:, None, None], gradient, 0)
 
 
 def probabilities(logits: np.ndarray, quotas: Quotas) -> tuple[np.ndarray, np.ndarray]:
-    """Every ordered tuple and its probability."""
+    """All ordered tuples and their probabilities."""
     chosen = tuples(logits.shape[1], sum(quotas))
     return chosen, np.exp(log_probs(logits, quotas, chosen))
 
 
 def swr_log_prob(logits: np.ndarray, quotas: Quotas, chosen: Sequence[int]) -> float:
-    """sum_k log pi_{m(k)}(a_k)."""
+    """Log-probability with replacement, sum_k log pi_{m(k)}(a_k)."""
     everything = np.ones(logits.shape[1], bool)
     return sum(
         logits[expert, item] - log_sum(logits[expert], everything)
@@ -100,15 +101,15 @@ def swr_log_prob_gradient(logits: np.ndarray, quotas: Quotas, chosen: Sequence[i
 
 
 def greedy_candidates(logits: np.ndarray, quotas: Quotas, excluded: int | None = None) -> list[int]:
-    """Filled by quota, expert after expert, from the noiseless logits; ties go to the lower id."""
-    left = [item for item in range(logits.shape[1]) if item != excluded]
+    """Best remaining items by quota, expert after expert; ties go to the lower id."""
+    remaining = [item for item in range(logits.shape[1]) if item != excluded]
     picks = []
     for expert in slot_experts(quotas):
-        if not left:
+        if not remaining:
             break
-        best = max(left, key=lambda item: (logits[expert, item], -item))
+        best = max(remaining, key=lambda item: (logits[expert, item], -item))
         picks.append(best)
-        left.remove(best)
+        remaining.remove(best)
     return picks
 
 
@@ -127,7 +128,7 @@ def inclusion(logits: np.ndarray, quotas: Quotas) -> np.ndarray:
 
 
 def inclusion_gradients(logits: np.ndarray, quotas: Quotas) -> np.ndarray:
-    """Gradient of every P(a in S), float[N, M, N]: the sum of P(S) grad log P(S) over S that hold a."""
+    """Gradient of every P(a in S), float[N, M, N]: sum of P(S) grad log P(S) over the S that contain a."""
     chosen, p = probabilities(logits, quotas)
     weighted = p[:, None, None] * log_prob_gradients(logits, quotas, chosen)
     return np.stack(
@@ -136,12 +137,12 @@ def inclusion_gradients(logits: np.ndarray, quotas: Quotas) -> np.ndarray:
 
 
 def greedy_inclusion(logits: np.ndarray, item: int, quotas: Quotas) -> float:
-    """Eq. 8, literally: 1 - prod_k (1 - p_k), the picks among the others."""
+    """Eq. 8, 1 - prod_k (1 - p_k), with the greedy picks of the others."""
     return 1 - np.prod([1 - p for _, _, p, _ in _greedy_slots(logits, item, quotas)])
 
 
 def greedy_inclusion_gradient(logits: np.ndarray, item: int, quotas: Quotas) -> np.ndarray:
-    """Gradient of Eq. 8 with the picks held fixed."""
+    """Gradient of Eq. 8 with fixed picks."""
     slots = _greedy_slots(logits, item, quotas)
     gradient = np.zeros(logits.shape)
     for k, expert, p, shares in slots:
@@ -152,12 +153,13 @@ def greedy_inclusion_gradient(logits: np.ndarray, item: int, quotas: Quotas) -> 
 
 
 def _greedy_slots(logits: np.ndarray, item: int, quotas: Quotas):
-    """For each slot: its number, expert, p_k, and the softmax over what is left."""
+    """For each slot: its number, expert, p_k, and the softmax over the remaining items."""
     picks = greedy_candidates(logits, quotas, excluded=item)
     slots = []
     for k, expert in enumerate(slot_experts(quotas)):
-        left = np.array([j not in picks[:k] for j in range(logits.shape[1])])
-        shares = np.where(left, np.exp(logits[expert] - log_sum(logits[expert], left)), 0)
+        remaining = np.array([j not in picks[:k] for j in range(logits.shape[1])])
+        log_mass = log_sum(logits[expert], remaining)
+        shares = np.where(remaining, np.exp(logits[expert] - log_mass), 0)
         slots.append((k, expert, shares[item], shares))
     return slots
 
@@ -181,7 +183,7 @@ def sum_inclusion_gradient(logits: np.ndarray, item: int, quotas: Quotas) -> np.
 
 
 def _softmax_gradient(pi: np.ndarray, item: int) -> np.ndarray:
-    """Row m: the gradient of pi_m(item)."""
+    """Gradient of pi_m(item), in row m."""
     one = np.arange(pi.shape[1]) == item
     return pi[:, [item]] * (one[None, :] - pi)
 
@@ -192,7 +194,7 @@ def _softmax_gradient(pi: np.ndarray, item: int) -> np.ndarray:
 def plackett_luce_reranker(
     relevance: np.ndarray, length: int, temperature: float = 1.0
 ) -> Reranker:
-    """Shows `length` of the candidates, drawn without replacement by relevance."""
+    """Re-ranker that shows `length` of the candidates, drawn without replacement by relevance."""
 
     def positions(candidates: Sequence[int]) -> np.ndarray:
         ids = np.asarray(candidates)
@@ -207,7 +209,7 @@ def plackett_luce_reranker(
 
 
 def optimal_reranker(relevance: np.ndarray, length: int) -> Reranker:
-    """Shows the most relevant candidates in order."""
+    """Re-ranker that shows the most relevant candidates in order."""
 
     def positions(candidates: Sequence[int]) -> np.ndarray:
         best = sorted(candidates, key=lambda item: -relevance[item])[:length]
@@ -217,18 +219,18 @@ def optimal_reranker(relevance: np.ndarray, length: int) -> Reranker:
 
 
 def shown_weights(logits, quotas: Quotas, reranker: Reranker, alpha: np.ndarray) -> np.ndarray:
-    """sum_l alpha_l P(a at position l | S) for every tuple S and item a, float[P, N]."""
+    """Weights sum_l alpha_l P(a at position l | S) of every tuple S and item a, float[P, N]."""
     return np.stack([alpha @ reranker(s) for s in tuples(logits.shape[1], sum(quotas))])
 
 
 def policy_value(logits, quotas: Quotas, reranker: Reranker, rewards, alpha) -> float:
-    """V = sum_S P(S) sum_l alpha_l E_LSR[r(a_l)]."""
+    """Expected reward V = sum_S P(S) sum_l alpha_l E_LSR[r(a_l)]."""
     _, p = probabilities(logits, quotas)
     return float(p @ shown_weights(logits, quotas, reranker, alpha) @ rewards)
 
 
 def policy_gradient(logits, quotas: Quotas, reranker: Reranker, rewards, alpha) -> np.ndarray:
-    """grad V = sum_S P(S) grad log P(S) sum_l alpha_l E_LSR[r(a_l)]."""
+    """Gradient of V: sum_S P(S) grad log P(S) sum_l alpha_l E_LSR[r(a_l)]."""
     chosen, p = probabilities(logits, quotas)
     earned = shown_weights(logits, quotas, reranker, alpha) @ rewards
     return np.einsum("p,pmn->mn", p * earned, log_prob_gradients(logits, quotas, chosen))
@@ -237,7 +239,7 @@ def policy_gradient(logits, quotas: Quotas, reranker: Reranker, rewards, alpha) 
 def credit_assigned_gradient(
     logits, quotas: Quotas, reranker: Reranker, rewards, alpha
 ) -> np.ndarray:
-    """sum_a q(a) P(a shown) grad log P(a in S)."""
+    """Credit-assigned gradient, sum_a q(a) P(a shown) grad log P(a in S)."""
     _, p = probabilities(logits, quotas)
     shown = p @ shown_weights(logits, quotas, reranker, alpha)
     included = inclusion(logits, quotas)
@@ -249,9 +251,9 @@ def credit_assigned_gradient(
 
 
 def chi_square_p_value(drawn: np.ndarray, num_items: int, expected: np.ndarray) -> float:
-    """p-value of observed ordered tuples, int[n, K], against the probabilities of `tuples(N, K)`.
+    """Chi-square p-value of ordered tuples, int[n, K], against the probabilities of `tuples(N, K)`.
 
-    Cells of fewer than 5 expected draws are pooled. A draw that cannot happen has p-value 0.
+    Cells of fewer than 5 expected draws are pooled. An impossible draw has p-value 0.
     """
     chosen = tuples(num_items, drawn.shape[1])
     base = num_items ** np.arange(drawn.shape[1])
@@ -273,7 +275,7 @@ def _pool(counts: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray
         return counts, cells
     counts = np.append(counts[~small], counts[small].sum())
     cells = np.append(cells[~small], cells[small].sum())
-    if 0 < cells[-1] < 5:  # what was pooled is still rare: it joins the rarest other cell
+    if 0 < cells[-1] < 5:  # the pool is still rare: it joins the rarest other cell
         rarest = np.argmin(cells[:-1])
         counts[rarest] += counts[-1]
         cells[rarest] += cells[-1]
@@ -285,7 +287,7 @@ def _pool(counts: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray
 def draws_for_power(
     expected: np.ndarray, alternative: np.ndarray, level: float = 1e-4, power: float = 0.9999
 ) -> int:
-    """How many draws tell `alternative` from `expected` by chi-square at this level, with this power."""
+    """Number of draws at which chi-square rejects `alternative` at this level, with this power."""
     possible = expected > 0
     distance = np.sum((alternative - expected)[possible] ** 2 / expected[possible])
     freedom = possible.sum() - 1
@@ -297,7 +299,7 @@ def draws_for_power(
 
 
 def standard_errors(samples_mean, samples_mean_square, num_samples: int, truth) -> np.ndarray:
-    """How many standard errors a Monte Carlo mean is from the truth, entry by entry; 0 where both are 0."""
+    """Distance of a Monte Carlo mean from the truth in standard errors, per entry; 0 where they are equal."""
     spread = np.sqrt(np.maximum(samples_mean_square - samples_mean**2, 0) / num_samples)
     difference = np.asarray(samples_mean) - truth
     exact = np.isclose(difference, 0, atol=1e-7)

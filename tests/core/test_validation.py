@@ -1,4 +1,4 @@
-"""What is refused, and with which words: every message names the value at fault."""
+"""Argument validation: every bad argument is rejected, and the message names the value at fault."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import rankpg
-from rankpg.core import validation as checks
+from rankpg.core import validation
 from rankpg.core.estimators import check_estimator
 
 INF, NAN = np.inf, np.nan
@@ -21,8 +21,8 @@ CANDIDATES, RANKING = jnp.array([0, 2], jnp.int32), jnp.array([2], jnp.int32)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def no_shape_checks_at_run_time():
-    """What a user calls: the shape checks that the other tests run under would refuse first."""
+def no_runtime_type_checks():
+    """Disables the type checks of the other tests, which a user does not have: they would raise first."""
     try:
         import jaxtyping
     except ModuleNotFoundError:
@@ -55,7 +55,7 @@ def logits(*rows):
 FIVE = logits([0.0, 1.0, 2.0, 3.0, 4.0])
 TWO_EXPERTS = logits([0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 2.0, 3.0, 4.0])
 
-BAD_SHAPES = {  # name: logits, quotas, what the message must say
+BAD_SHAPES = {  # name: logits, quotas, patterns of the message
     "one dimension": (FIVE[0], (2,), [r"shape \(5,\)", r"\[M, N\]", r"logits\[None, :\]"]),
     "three dimensions": (FIVE[None], (2,), [r"shape \(1, 1, 5\)", "jax.vmap"]),
     "a number": (jnp.float32(1), (2,), [r"shape \(\)"]),
@@ -63,13 +63,13 @@ BAD_SHAPES = {  # name: logits, quotas, what the message must say
     "booleans": (FIVE > 1, (2,), ["bool", "float"]),
     "K above N": (FIVE, (6,), ["K = 6", "N = 5"]),
     "K above N in sum": (TWO_EXPERTS, (3, 3), [r"\(3, 3\)", "K = 6", "N = 5"]),
-    "too many quotas": (FIVE, (1, 1), [r"\(1, 1\)", "2 experts", "1 row"]),
+    "too many quotas": (FIVE, (1, 1), [r"quotas=\(1, 1\)", "2 experts", "1 row"]),
     "too few quotas": (TWO_EXPERTS, (2,), [r"\(2,\)", "1 expert", "2 row"]),
     "no quotas": (FIVE, (), [r"\(\)", "0 experts"]),
     "a negative quota": (TWO_EXPERTS, (3, -1), [r"\(3, -1\)", "non-negative"]),
     "quotas of zero": (TWO_EXPERTS, (0, 0), [r"\(0, 0\)", "at least 1"]),
     "a list": (FIVE, [2], [r"\[2\]", "tuple of ints"]),
-    "a number for quotas": (FIVE, 2, ["quotas is 2", "tuple of ints"]),
+    "a number for quotas": (FIVE, 2, ["quotas=2", "tuple of ints"]),
     "a fraction": (FIVE, (2.0,), [r"\(2.0,\)", "tuple of ints"]),
     "an array": (FIVE, np.array([2]), ["array", "tuple of ints"]),
 }
@@ -95,7 +95,8 @@ BAD_VALUES = {
 }
 
 
-def refused(call, words):
+def rejected(call, words) -> str:
+    """Asserts that the call raises ValueError with all these patterns; returns the message."""
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are matched below
         call()
     for word in words:
@@ -105,75 +106,81 @@ def refused(call, words):
 
 @by_function
 @pytest.mark.parametrize("case", BAD_SHAPES.values(), ids=BAD_SHAPES.keys())
-def test_bad_shapes_are_refused(call, case):
+def test_bad_shapes_are_rejected(call, case):
     array, quotas, words = case
-    refused(lambda: call(array, quotas), words)
+    rejected(lambda: call(array, quotas), words)
 
 
 @by_function
 @pytest.mark.parametrize("case", BAD_VALUES.values(), ids=BAD_VALUES.keys())
-def test_bad_values_are_refused(call, case):
+def test_bad_values_are_rejected(call, case):
     array, quotas, words = case
-    refused(lambda: call(array, quotas), words)
+    rejected(lambda: call(array, quotas), words)
 
 
 @by_function
 def test_shapes_are_checked_under_jit(call):
-    refused(lambda: jax.eval_shape(lambda f: call(f, (6,)), FIVE), ["K = 6", "N = 5"])
-    refused(lambda: jax.eval_shape(lambda f: call(f, (2,)), FIVE[0]), [r"\[M, N\]"])
+    rejected(lambda: jax.eval_shape(lambda f: call(f, (6,)), FIVE), ["K = 6", "N = 5"])
+    rejected(lambda: jax.eval_shape(lambda f: call(f, (2,)), FIVE[0]), [r"\[M, N\]"])
 
 
-@by_function
-def test_values_are_not_known_under_jit(call):
-    """A traced NaN cannot be refused; that must not stop the trace."""
+@pytest.mark.parametrize(
+    "call",
+    [
+        pytest.param(call, id=name, marks=pytest.mark.slow if "inclusion_" in name else ())
+        for name, call in FUNCTIONS.items()
+    ],
+)
+def test_traced_values_are_not_checked(call):
+    """A traced NaN cannot be rejected, and tracing goes on."""
     jax.eval_shape(lambda f: call(f, (2,)), FIVE * NAN)
 
 
-def test_a_mask_that_an_idle_expert_has_is_no_error():
+def test_masks_of_experts_without_slots_are_accepted():
     array = logits([-INF] * 5, [0, 1, 2, -INF, -INF])
-    checks.check_logits(array, (0, 3))
-    refused(lambda: checks.check_logits(array, (1, 2)), ["expert 0 has 0 eligible"])
+    validation.check_logits(array, (0, 3))
+    rejected(lambda: validation.check_logits(array, (1, 2)), ["expert 0 has 0 eligible"])
 
 
-def test_experts_may_own_parts_of_the_catalogue():
-    """Nobody else takes what only one of them may take, so each needs its own quota and no more."""
+def test_eligible_items_are_counted_per_expert():
+    """Only items that earlier experts may take as well add to the number that an expert needs."""
     halves = logits([0, 0, -INF, -INF], [-INF, -INF, 0, 0])
-    checks.check_logits(halves, (2, 2))
+    validation.check_logits(halves, (2, 2))
     shared = logits([0, 0, -INF, -INF], [-INF, 0, 0, -INF])
     words = ["expert 1 has 2 eligible", "need 3: 1 of them may be taken by earlier experts"]
-    refused(lambda: checks.check_logits(shared, (2, 2)), words)
+    rejected(lambda: validation.check_logits(shared, (2, 2)), words)
 
 
-def test_what_overflows_in_float32_is_refused_as_what_it_becomes():
+def test_float32_overflow_is_rejected():
     huge = np.array([[0.0, 1e300]])
-    checks.check_logits(huge, (1,))
+    validation.check_logits(huge, (1,))
     jax.config.update("jax_enable_x64", False)
     try:
-        refused(lambda: checks.check_logits(huge, (1,)), [r"logits\[0, 1\] is inf"])
+        rejected(lambda: validation.check_logits(huge, (1,)), [r"logits\[0, 1\] is inf"])
     finally:
         jax.config.update("jax_enable_x64", True)
 
 
 @pytest.mark.parametrize("estimator", ["v_pg", "v_pg_swr"])
-def test_a_candidate_set_is_scored_for_what_it_can_show(estimator):
-    stranger = jnp.array([4], jnp.int32)
-    refused(
-        lambda: rankpg.score(estimator, FIVE, CANDIDATES, stranger, (2,)),
-        ["ranking holds the item 4", "none of the candidates"],
+def test_ranked_items_must_be_candidates(estimator):
+    outsider = jnp.array([4], jnp.int32)
+    rejected(
+        lambda: rankpg.score(estimator, FIVE, CANDIDATES, outsider, (2,)),
+        ["ranking contains the item 4", "not one of the candidates"],
     )
 
 
-def test_a_truth_value_is_no_count():
-    refused(lambda: checks.check_logits(FIVE, (True,)), ["quotas is", "tuple of ints"])
-    refused(lambda: rankpg.expert_quotas(True, 1), ["num_candidates is True"])
+def test_bools_are_not_counts():
+    rejected(lambda: validation.check_logits(FIVE, (True,)), ["quotas=", "tuple of ints"])
+    rejected(lambda: rankpg.expert_quotas(True, 1), ["num_candidates=True"])
 
 
-def test_good_input_passes():
-    checks.check_logits(FIVE, (5,))
-    checks.check_logits(np.asarray(FIVE), (1,))
-    checks.check_logits(FIVE.astype(jnp.bfloat16), (np.int64(2),))
-    checks.check_items("item", 4, 5, ())
-    checks.check_items("candidates", np.array([4, 0]), 5, (2,))
+def test_good_arguments_pass():
+    validation.check_logits(FIVE, (5,))
+    validation.check_logits(np.asarray(FIVE), (1,))
+    validation.check_logits(FIVE.astype(jnp.bfloat16), (np.int64(2),))
+    validation.check_items("item", 4, 5, ())
+    validation.check_items("candidates", np.array([4, 0]), 5, (2,))
 
 
 BAD_ITEMS = {
@@ -195,9 +202,9 @@ ITEM_FUNCTIONS = {
 
 @pytest.mark.parametrize("call", ITEM_FUNCTIONS.values(), ids=ITEM_FUNCTIONS.keys())
 @pytest.mark.parametrize("case", BAD_ITEMS.values(), ids=BAD_ITEMS.keys())
-def test_bad_candidates_are_refused(call, case):
+def test_bad_candidates_are_rejected(call, case):
     items, words = case
-    refused(lambda: call(items), words)
+    rejected(lambda: call(items), words)
 
 
 BAD_RANKINGS = {
@@ -209,93 +216,95 @@ BAD_RANKINGS = {
 
 
 @pytest.mark.parametrize("case", BAD_RANKINGS.values(), ids=BAD_RANKINGS.keys())
-def test_bad_rankings_are_refused(case):
+def test_bad_rankings_are_rejected(case):
     ranking, words = case
-    refused(lambda: rankpg.score("ca_pg", FIVE, CANDIDATES, ranking, (2,)), words)
+    rejected(lambda: rankpg.score("ca_pg", FIVE, CANDIDATES, ranking, (2,)), words)
 
 
 BAD_SINGLE_ITEMS = {
-    "past the end": (5, ["item holds the item 5", "0 to 4"]),
-    "negative": (-1, ["item holds the item -1", "0 to 4"]),
+    "past the end": (5, ["item contains the item 5", "0 to 4"]),
+    "negative": (-1, ["item contains the item -1", "0 to 4"]),
     "a float": (1.5, ["item has dtype float", "integer"]),
     "an array": (jnp.array([1], jnp.int32), [r"item has shape \(1,\)", r"shape \[\]"]),
 }
 
 
 @pytest.mark.parametrize("case", BAD_SINGLE_ITEMS.values(), ids=BAD_SINGLE_ITEMS.keys())
-def test_bad_items_are_refused(case):
+def test_bad_items_are_rejected(case):
     item, words = case
-    refused(lambda: rankpg.log_inclusion(FIVE, item, (2,), "swr"), words)
-    refused(lambda: rankpg.log_inclusion_large(FIVE, item, (2,)), words)
-    refused(lambda: rankpg.log_inclusion_threshold(jax.random.key(0), FIVE, item, (2,)), words)
+    rejected(lambda: rankpg.log_inclusion(FIVE, item, (2,), "swr"), words)
+    rejected(lambda: rankpg.log_inclusion_large(FIVE, item, (2,)), words)
+    rejected(lambda: rankpg.log_inclusion_threshold(jax.random.key(0), FIVE, item, (2,)), words)
 
 
-def test_an_unknown_method_is_refused():
-    words = ["'gredy'", "exact, greedy, swr, sum", "log_inclusion_threshold"]
-    refused(lambda: rankpg.log_inclusion(FIVE, 1, (2,), "gredy"), words)
-    refused(lambda: rankpg.log_inclusion(FIVE, 1, (2,), "threshold"), ["'threshold'", "key"])
+def test_unknown_method_is_rejected():
+    words = ["method='gredy'", "exact, greedy, swr, sum", "log_inclusion_threshold"]
+    rejected(lambda: rankpg.log_inclusion(FIVE, 1, (2,), "gredy"), words)
+    rejected(lambda: rankpg.log_inclusion(FIVE, 1, (2,), "threshold"), ["'threshold'", "key"])
 
 
-def test_exact_inclusion_is_refused_for_several_experts():
+def test_exact_inclusion_needs_one_expert():
     words = ["'exact'", "M = 1", r"\(1, 1\)", "2", "'greedy'", "log_inclusion_threshold"]
-    refused(lambda: rankpg.log_inclusion(TWO_EXPERTS, 1, (1, 1), "exact"), words)
-    refused(lambda: rankpg.log_inclusion(TWO_EXPERTS, 1, (1, 1)), words)  # the default method
+    rejected(lambda: rankpg.log_inclusion(TWO_EXPERTS, 1, (1, 1), "exact"), words)
+    rejected(lambda: rankpg.log_inclusion(TWO_EXPERTS, 1, (1, 1)), words)  # the default method
     words = ["log_inclusion_large", "M = 1", r"\(1, 1\)", "2", "log_inclusion_threshold"]
-    refused(lambda: rankpg.log_inclusion_large(TWO_EXPERTS, 1, (1, 1)), words)
+    rejected(lambda: rankpg.log_inclusion_large(TWO_EXPERTS, 1, (1, 1)), words)
 
 
 @pytest.mark.parametrize("head", [-1, 2.0, True, "all"])
-def test_a_bad_head_is_refused(head):
-    words = [f"head is {head!r}", "whole number of at least 0", "4 K"]
-    refused(lambda: rankpg.log_inclusion_large(FIVE, 1, (2,), head), words)
+def test_bad_head_is_rejected(head):
+    words = [f"head={head!r}", "whole number of at least 0", "4 K"]
+    rejected(lambda: rankpg.log_inclusion_large(FIVE, 1, (2,), head), words)
 
 
-def test_an_unknown_estimator_is_refused():
-    message = refused(
-        lambda: rankpg.score("ca-pg", FIVE, CANDIDATES, RANKING, (2,)), ["'ca-pg'", "expected one"]
+def test_unknown_estimator_is_rejected():
+    message = rejected(
+        lambda: rankpg.score("ca-pg", FIVE, CANDIDATES, RANKING, (2,)),
+        ["estimator='ca-pg'", "expected one"],
     )
     assert all(name in message for name in rankpg.ESTIMATORS)
-    refused(lambda: check_estimator("", 1), ["''"])
+    rejected(lambda: check_estimator("", 1), ["''"])
 
 
-def test_ca_pg_exact_is_refused_for_several_experts():
-    message = refused(
+def test_ca_pg_exact_needs_one_expert():
+    message = rejected(
         lambda: rankpg.score("ca_pg_exact", TWO_EXPERTS, CANDIDATES, RANKING, (1, 1)),
-        ["'ca_pg_exact'", "at most 1 expert", "num_experts is 2"],
+        ["'ca_pg_exact'", "at most 1 expert", "num_experts=2"],
     )
     others = [name for name in rankpg.ESTIMATORS if name != "ca_pg_exact"]
     assert all(name in message for name in others)
     assert check_estimator("ca_pg_exact", 1) is rankpg.ESTIMATORS["ca_pg_exact"]
 
 
-def test_ca_pg_threshold_is_refused_without_its_key():
+def test_ca_pg_threshold_needs_its_key():
     words = ["'ca_pg_threshold'", "key=", "sample_candidates"]
-    refused(lambda: rankpg.score("ca_pg_threshold", FIVE, CANDIDATES, RANKING, (2,)), words)
+    rejected(lambda: rankpg.score("ca_pg_threshold", FIVE, CANDIDATES, RANKING, (2,)), words)
 
 
 @pytest.mark.parametrize(
-    ("slots", "experts", "said"),
+    ("slots", "experts", "words"),
     [
-        (0, 1, "num_candidates is 0"),
-        (3, 0, "num_experts is 0"),
-        (-2, 2, "num_candidates is -2"),
-        (3.5, 2, "num_candidates is 3.5"),
+        (0, 1, "num_candidates=0"),
+        (3, 0, "num_experts=0"),
+        (-2, 2, "num_candidates=-2"),
+        (3.5, 2, "num_candidates=3.5"),
     ],
 )
-def test_bad_counts_for_expert_quotas_are_refused(slots, experts, said):
-    refused(lambda: rankpg.expert_quotas(slots, experts), [said, "at least 1"])
+def test_bad_counts_are_rejected(slots, experts, words):
+    rejected(lambda: rankpg.expert_quotas(slots, experts), [words, "at least 1"])
 
 
 def test_numpy_arrays_are_accepted():
-    """A user's logits and ids are often numpy arrays; nothing about them is wrong."""
+    """Logits and ids may be NumPy arrays, as arguments and as constants of a compiled function."""
     array, items = np.asarray(FIVE), np.array([0, 2])
-    same = [
+    calls = [
         (rankpg.greedy_candidates, (array, (2,)), (FIVE, (2,))),
         (rankpg.log_prob, (array, items, (2,)), (FIVE, CANDIDATES, (2,))),
         (rankpg.log_inclusion, (array, np.int64(3), (2,), "swr"), (FIVE, 3, (2,), "swr")),
     ]
-    for function, given, usual in same:
-        np.testing.assert_array_equal(function(*given), function(*usual))
+    pairs = jax.jit(lambda: [(f(*given), f(*usual)) for f, given, usual in calls])()
+    for found, expected in pairs:
+        np.testing.assert_array_equal(found, expected)
 
 
 # --- importing --------------------------------------------------------------------------------------------
@@ -321,7 +330,7 @@ IMPORT_WITHOUT = """
 
 
 @pytest.mark.slow
-def test_the_core_imports_without_optional_packages(tmp_path):
+def test_core_imports_without_optional_packages(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(IMPORT_WITHOUT)],
         capture_output=True,
@@ -337,7 +346,7 @@ def test_the_core_imports_without_optional_packages(tmp_path):
     assert done.stdout.split() == ["(2,)", "[]"]
 
 
-def test_the_public_names():
+def test_public_names():
     for name in rankpg.__all__:
         assert hasattr(rankpg, name)
     assert list(rankpg.ESTIMATORS) == [
