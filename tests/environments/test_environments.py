@@ -125,7 +125,7 @@ def test_a_seed_is_an_instance():
 @pytest.mark.parametrize("name", ["num_contexts", "num_items", "num_features"])
 def test_sizes_of_nothing_are_refused(name):
     sizes = {"num_contexts": 3, "num_items": 3, "num_features": 3} | {name: 0}
-    with pytest.raises(ValueError, match=rf"{name} is 0; expected at least 1"):
+    with pytest.raises(ValueError, match=rf"{name}=0; expected at least 1"):
         generate(jax.random.key(0), **sizes)
 
 

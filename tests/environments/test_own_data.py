@@ -127,7 +127,7 @@ def test_large_ids_are_told_apart_in_a_mapping():
         (["a", 1, 2], ["item ids mix several types, int, str"]),
         ([1.5, 2.5, 2**63 + 1], ["item ids mix several types, float, int"]),
         (["a", "b", "c\0"], ["null character"]),
-        ([-1, 2**63, 3], ["no type of 64 bits", "make them text"]),
+        ([-1, 2**63, 3], ["no 64-bit type", "make them text"]),
         ([("a",), ("b",), "c"], ["several types"]),
         ("abc", ["must be a list"]),
     ],
@@ -325,26 +325,26 @@ def test_a_featurizer_goes_to_json_and_back_exactly():
 )  # fmt: skip
 def test_a_damaged_featurizer_is_refused(change):
     held = json.loads(DECLARED.fit(ITEMS).to_json()) | change
-    refusal(lambda: Featurizer.from_json(json.dumps(held), "f.json"), "f.json: no featurizer")
+    refusal(lambda: Featurizer.from_json(json.dumps(held), "f.json"), "f.json: not a saved featurizer")
 
 
 @pytest.mark.parametrize(
     ("table", "declared", "parts"),
     [
-        ({"p": [1.0, np.inf]}, {"numeric": ["p"]}, ["row 1", "'p'", "no finite float32"]),
-        ({"p": [1.0, 1e39]}, {"numeric": ["p"]}, ["row 1", "'p'", "no finite float32"]),
-        ({"p": ["a", "b"]}, {"numeric": ["p"]}, ["'p' is no column of numbers"]),
+        ({"p": [1.0, np.inf]}, {"numeric": ["p"]}, ["row 1", "'p'", "not a finite float32"]),
+        ({"p": [1.0, 1e39]}, {"numeric": ["p"]}, ["row 1", "'p'", "not a finite float32"]),
+        ({"p": ["a", "b"]}, {"numeric": ["p"]}, ["'p' is not a column of numbers"]),
         ({"p": [None, "b"]}, {"numeric": ["p"]}, ["row 1", "'b' is not a number"]),
         ({"p": [1.0, 2.0]}, {"numeric": ["q"]}, ["no column 'q'; found 'p'"]),
         ({"v": [[1.0], [np.nan]]}, {"embedding": ["v"]}, ["row 1", "number 0", "nan"]),
         ({"v": [[1.0], [1.0, 2.0]]}, {"embedding": ["v"]}, ["row 1", "2 numbers", "first has 1"]),
-        ({"v": [1.0, 2.0]}, {"embedding": ["v"]}, ["'v' is no column of vectors"]),
+        ({"v": [1.0, 2.0]}, {"embedding": ["v"]}, ["'v' is not a column of vectors"]),
         ({"v": [[1.0], [2.0]]}, {"categorical": ["v"]}, ["'v'", "categor"]),
-        ({"p": [None, None]}, {"numeric": ["p"], "missing": "indicate"}, ["no number at all"]),
+        ({"p": [None, None]}, {"numeric": ["p"], "missing": "indicate"}, ["has no number"]),
         ({"p": [1.0]}, {"numeric": ["p", "p"]}, ["'p' is declared twice"]),
-        ({"p": [1.0]}, {"numeric": "p"}, ["numeric is 'p'; expected a list"]),
-        ({"p": [1.0]}, {"numeric": ["p"], "missing": "mean"}, ["missing is 'mean'"]),
-        ({"p": [1.0]}, {"numeric": ["p"], "buckets": 0}, ["buckets is 0"]),
+        ({"p": [1.0]}, {"numeric": "p"}, ["numeric='p'; expected a list"]),
+        ({"p": [1.0]}, {"numeric": ["p"], "missing": "mean"}, ["missing='mean'"]),
+        ({"p": [1.0]}, {"numeric": ["p"], "buckets": 0}, ["buckets=0"]),
     ],
 )
 @pytest.mark.parametrize("kind", ["mapping", "polars"])
@@ -401,7 +401,7 @@ def test_a_matrix_that_is_transposed():
     matrix = np.arange(12.0).reshape(4, 3)
     sides = {"contexts": {"user": USERS["user"]}, "items": {"item": ITEMS["item"]}}
     refusal(lambda: from_table(matrix, **sides), "[4, 3]", "contexts 3, items 4", "pass it as .T")
-    refusal(lambda: from_table(matrix[:2], **sides), "[2, 3]", "bring them together")
+    refusal(lambda: from_table(matrix[:2], **sides), "[2, 3]", "make the shapes equal")
     data = from_table(matrix.T, **sides)
     assert rewards(data, "bob", [10, 40]) == [1.0, 10.0]
     refusal(
@@ -423,7 +423,7 @@ def test_a_matrix_with_ids_finds_its_rows_by_them(tmp_path):
 def test_ids_that_are_text_here_and_numbers_there():
     refusal(
         lambda: from_table(RATINGS, items={"item": ["10", "20", "30"]}),
-        "the item ids are int64 in the one and text in the other", "bring both to one type",
+        "the item ids are int64 in the first and text in the second", "convert both to one type",
     )  # fmt: skip
 
 
@@ -431,7 +431,7 @@ def test_ratings_of_what_the_tables_lack():
     few = {"item": [10, 30]}
     refusal(
         lambda: from_table(RATINGS, items=few),
-        "row 3 (counted from 0), column 'item': the id 20 is not in items", 'unknown="drop"',
+        "row 3 (counted from 0), column 'item': the id 20 is not in items", "unknown='drop'",
     )  # fmt: skip
     data = from_table(
         RATINGS, items=few, contexts=USERS, context_features=Features(), unknown="drop"
@@ -455,11 +455,11 @@ def test_ratings_of_what_the_tables_lack():
     [
         ({"items": {"item": [10, 20, 10, 30]}}, ["items, row 0", "row 2", "10 occurs twice"]),
         ({"items": {"item": ["a", ""]}}, ["items, row 1", "the id is empty"]),
-        ({"items": {"sku": [10], "name": ["a"]}}, ["which column holds the item ids", "'sku'"]),
-        ({"items": ITEMS}, ["which columns are features", "numeric=['price', 'stock']", "brand"]),
+        ({"items": {"sku": [10], "name": ["a"]}}, ["the column of item ids is ambiguous", "'sku'"]),
+        ({"items": ITEMS}, ["the feature columns are not declared", "numeric=['price', 'stock']", "brand"]),
         ({"items": {"item": [1, 2], "p": [1.0]}}, ["columns of one length", "'p' of 1"]),
         ({"items": {"item": []}}, ["no rows"]),
-        ({"item_features": DECLARED}, ["item_features is declared", "no table items"]),
+        ({"item_features": DECLARED}, ["item_features is declared", "items=None"]),
     ],
 )
 def test_tables_that_are_wrong(tables, parts):
@@ -470,8 +470,8 @@ def test_what_is_no_table():
     refusal(lambda: from_table([1, 2]), "ratings is a list", "pandas", error=TypeError)
     refusal(lambda: from_table(RATINGS, items=3), "items is a int", "path", error=TypeError)
     if hasattr(pd.Series, "__arrow_c_stream__"):  # an older pandas' is no table to begin with
-        refusal(lambda: from_table(pd.Series([1, 2])), "ratings: a Series that is no table")
+        refusal(lambda: from_table(pd.Series([1, 2])), "ratings: this Series is not a table")
     twice = pd.DataFrame([[1, 2, 3.0, 4]], columns=["user", "item", "value", "value"])
-    refusal(lambda: from_table(twice), "ratings: a DataFrame that is no table", "uplicate")
+    refusal(lambda: from_table(twice), "ratings: this DataFrame is not a table", "uplicate")
     for option in ("unknown", "unrated"):
         refusal(lambda o=option: from_table(RATINGS, **{o: "x"}), option, "'x'", error=ValueError)
