@@ -158,7 +158,7 @@ def catalogue(
         mask = np.asarray(eligible)
         if mask.shape != (num_contexts, num_items) or mask.dtype != bool:
             raise ValueError(
-                f"eligible= has the type {mask.dtype}{list(mask.shape)}; expected bool"
+                f"eligible has the type {mask.dtype}{list(mask.shape)}; expected bool"
                 f"[{num_contexts}, {num_items}] (contexts, items)"
             )
     return Catalogue(

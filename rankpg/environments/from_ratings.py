@@ -57,7 +57,7 @@ def from_file(
     relative_noise: float | int = RELATIVE_NOISE,
     eligible: ArrayLike | None = None,
 ) -> Dataset:
-    """Reads ratings from a CSV, TSV, Parquet, .npz or .npy file, such as `small_matrix.csv` of KuaiRec.
+    r"""Reads ratings from a CSV, TSV, Parquet, .npz or .npy file, such as `small_matrix.csv` of KuaiRec.
 
     Args:
       path: triples (user, item, value), or a dense matrix; see `data.read.read`.
@@ -80,7 +80,7 @@ def from_file(
 
     >>> import pathlib, tempfile
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "ratings.csv"
-    >>> _ = file.write_text("user_id,video_id,watch_ratio\\nann,7,0.5\\nann,9,25\\nbob,9,1.25\\n")
+    >>> _ = file.write_text("user_id,video_id,watch_ratio\nann,7,0.5\nann,9,25\nbob,9,1.25\n")
     >>> data = from_file(file)
     >>> data.environment.mean_rewards(jnp.int32(0), jnp.array(data.item_ids.rows([9, 7])))
     Array([10. ,  0.5], dtype=float32)
@@ -223,7 +223,7 @@ def _mask(
     shape = (len(contexts), len(items))
     if mask.dtype != bool or mask.shape != shape:
         raise TableError(
-            f"eligible= has the type {mask.dtype} and the shape {mask.shape}; expected bool of shape "
+            f"eligible has the type {mask.dtype} and the shape {mask.shape}; expected bool of shape "
             f"{shape} (contexts, items)"
         )
     nothing = ~mask.any(axis=1)

@@ -151,7 +151,7 @@ def _without_ratings(sides: Sequence[Described | None], eligible: ArrayLike | No
     contexts, items = sides
     if contexts is None or items is None:
         raise TableError(
-            "ratings=None, but contexts= or items= is missing; expected the tables of both"
+            "ratings=None, but the table of contexts or of items is missing; expected both"
         )
     world = catalogue(
         len(contexts.ids),

@@ -27,7 +27,7 @@ else:
 
 
 def from_text_folder(path: str | os.PathLike[str]) -> Dataset:
-    """Reads a text collection from a folder of BEIR or TREC files; see `data.beir`.
+    r"""Reads a text collection from a folder of BEIR or TREC files; see `data.beir`.
 
     Raises:
       FileNotFoundError, TableError: as for `data.beir.read_collection`.
@@ -35,9 +35,9 @@ def from_text_folder(path: str | os.PathLike[str]) -> Dataset:
     >>> import pathlib, tempfile
     >>> import jax.numpy as jnp
     >>> folder = pathlib.Path(tempfile.mkdtemp())
-    >>> _ = (folder / "corpus.jsonl").write_text('{"_id": "d1", "text": "a cat"}\\n{"_id": "d2"}\\n')
-    >>> _ = (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "cats"}\\n')
-    >>> _ = (folder / "qrels.tsv").write_text("query-id\\tcorpus-id\\tscore\\nq1\\td1\\t2\\n")
+    >>> _ = (folder / "corpus.jsonl").write_text('{"_id": "d1", "text": "a cat"}\n{"_id": "d2"}\n')
+    >>> _ = (folder / "queries.jsonl").write_text('{"_id": "q1", "text": "cats"}\n')
+    >>> _ = (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq1\td1\t2\n")
     >>> data = from_text_folder(folder)
     >>> data.environment.mean_rewards(jnp.int32(0), jnp.array(data.item_ids.rows(["d2", "d1"])))
     Array([0., 2.], dtype=float32)
