@@ -70,7 +70,7 @@ _ROLES = {
     "item": "item|video|document|doc|movie|product|article|song|track|i|col",
     "value": "value|rating|reward|watchratio|score|relevance|click|label|data",
 }
-NAME_COLUMNS = "name them, columns=(USER, ITEM, VALUE)"
+NAME_COLUMNS = "name them, columns=('USER', 'ITEM', 'VALUE')"
 """The remedy where the roles of columns are unclear."""
 _MATRIX_FILES = "; a matrix is read from .npy, .npz, or a csv without header"
 

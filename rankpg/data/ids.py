@@ -158,8 +158,10 @@ class _RangeIdMap(IdMap):
         return int(row)
 
     def labels(self, ids: ArrayLike) -> np.ndarray:
-        """Raises:
-        ValueError: the ids are not whole numbers.
+        """Returns ids as an array of whole numbers.
+
+        Raises:
+          ValueError: the ids have another type.
         """
         found = np.asarray(ids)
         if found.dtype == object:  # as pandas returns them

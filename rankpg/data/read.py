@@ -25,7 +25,7 @@ __all__ = ["check_columns", "check_file", "from_arrays", "load_arrays", "open_pa
 
 
 def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Triples | Matrix:
-    """Reads the ratings in a file; the rows of users and items follow the sorted order of their ids.
+    r"""Reads the ratings in a file; the rows of users and items follow the sorted order of their ids.
 
     Ids in a CSV are text, and become whole numbers if all of them are (`007` stays text). A matrix comes
     from .npy, from an .npz that holds it and, at most, the ids of its rows and columns, or from a CSV
@@ -42,7 +42,7 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "ratings.csv"
-    >>> _ = file.write_text("user_id,video_id,watch_ratio\\nann,7,0.5\\nbob,9,1.25\\n")
+    >>> _ = file.write_text("user_id,video_id,watch_ratio\nann,7,0.5\nbob,9,1.25\n")
     >>> table = read(file)
     >>> table.user_ids[table.users].tolist(), table.item_ids[table.items].tolist()
     (['ann', 'bob'], [7, 9])

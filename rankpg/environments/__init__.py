@@ -1,6 +1,6 @@
-"""Environments: where contexts come from, and what a shown item earns.
+"""Environments: contexts, items, and the rewards of items that are shown.
 
-An environment answers mean rewards and draws for (context, items) on request; see the protocol in types.py.
+The protocol is `rankpg.types.Environment`.
 """
 
 from rankpg.data.features import Features, Featurizer
@@ -12,9 +12,11 @@ from rankpg.environments.dataset import Dataset, LeftOut
 from rankpg.environments.from_ratings import from_file, from_matrix, from_triples
 from rankpg.environments.from_table import from_table
 from rankpg.environments.from_text import from_text, from_text_folder
+from rankpg.environments.registry import ENVIRONMENTS
 from rankpg.environments.synthetic import Synthetic, generate, paper_instance
 
 __all__ = [
+    "ENVIRONMENTS",
     "Dataset",
     "Features",
     "Featurizer",

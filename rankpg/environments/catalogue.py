@@ -1,11 +1,12 @@
-"""Contexts and items without a simulator."""
+"""Contexts and items without rewards, and environments some of whose items were removed."""
 
 # Dataclass fields implement properties of the protocol.
 # pyright: reportIncompatibleMethodOverride=false
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,14 +14,46 @@ from flax import struct
 
 from rankpg.types import Array, Bool, Environment, Float, Int, PRNGKey, record
 
-__all__ = ["Catalogue", "Restricted", "catalogue"]
+__all__ = ["Catalogue", "Editable", "Restricted", "append_rows", "append_to_mask", "catalogue"]
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+else:  # checked here, with messages of our own
+    ArrayLike = Any
+
+
+@runtime_checkable
+class Editable(Environment, Protocol):
+    """An environment whose items and contexts may change, as `edits` changes those of a dataset."""
+
+    @property
+    def missing_share(self) -> float:
+        """Share of the (context, item) pairs without a reward."""
+        ...
+
+    @property
+    def whole(self) -> Editable:
+        """The environment before items were removed."""
+        ...
+
+    def take_items(self, rows: np.ndarray) -> Editable:
+        """Returns the environment with these items alone, renumbered in this order."""
+        ...
+
+    def append_items(self, features: np.ndarray) -> Editable:
+        """Returns the environment with further items [n, G] at the end."""
+        ...
+
+    def append_contexts(self, features: np.ndarray) -> Editable:
+        """Returns the environment with further contexts [n, F] at the end."""
+        ...
 
 
 @record
 class Catalogue(Environment):
-    """An environment that knows its items and contexts, and not what an item earns: every reward is NaN.
+    """An environment of items and contexts without rewards: every reward is NaN.
 
-    So it serves `online.Retriever`, which is told rewards; training in the program stops at its first step.
+    Use it with `online.Retriever`, which takes rewards from outside. Offline training rejects it.
     """
 
     num_contexts: int = struct.field(pytree_node=False)
@@ -33,78 +66,126 @@ class Catalogue(Environment):
     def knows_rewards(self) -> bool:
         return False
 
+    @property
+    def missing_share(self) -> float:
+        return 1.0
+
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """Unknown."""
+        """Returns NaN for every item."""
         del context
         return jnp.full(items.shape, jnp.nan, jnp.float32)
 
     def sample_rewards(
         self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
     ) -> Float[Array, "n"]:
-        """Unknown."""
+        """Returns NaN for every item."""
         del key
         return self.mean_rewards(context, items)
+
+    def take_items(self, rows: np.ndarray) -> Catalogue:
+        return dataclasses.replace(
+            self,
+            num_items=len(rows),
+            where=None if self.where is None else self.where[:, rows],
+            item_features=None if self.item_features is None else self.item_features[rows],
+        )
+
+    def append_items(self, features: np.ndarray) -> Catalogue:
+        return dataclasses.replace(
+            self,
+            num_items=self.num_items + len(features),
+            item_features=append_rows(self.item_features, features),
+            where=append_to_mask(self.where, items=len(features)),
+        )
+
+    def append_contexts(self, features: np.ndarray) -> Catalogue:
+        return dataclasses.replace(
+            self,
+            num_contexts=self.num_contexts + len(features),
+            context_features=append_rows(self.context_features, features),
+            where=append_to_mask(self.where, contexts=len(features)),
+        )
+
+
+def append_rows(rows: Float[Array, "n F"] | None, more: np.ndarray) -> Float[Array, "m F"]:
+    """Returns features with further rows at the end.
+
+    Raises:
+      ValueError: there are no features to which rows could be added.
+    """
+    if rows is None:
+        raise ValueError("the environment has no features on this side; expected rows of features")
+    return jnp.concatenate([rows, jnp.asarray(more)])
+
+
+def append_to_mask(
+    where: Bool[Array, "contexts N"] | None, contexts: int = 0, items: int = 0
+) -> Bool[Array, "more_contexts more_N"] | None:
+    """Returns an eligibility mask with further contexts and items, all of which are eligible."""
+    if where is None:
+        return None
+    return jnp.pad(where, ((0, contexts), (0, items)), constant_values=True)
 
 
 def catalogue(
     num_contexts: int,
     num_items: int,
     *,
-    context_features: Any = None,
-    item_features: Any = None,
-    eligible: Any = None,
+    context_features: ArrayLike | None = None,
+    item_features: ArrayLike | None = None,
+    eligible: ArrayLike | None = None,
 ) -> Catalogue:
-    """What a system knows that has items and contexts and no simulator.
+    """Builds an environment from contexts and items alone, for systems without a simulator.
 
     Args:
-      num_contexts: ids are 0 to num_contexts - 1.
+      num_contexts: number of contexts; their ids are 0 to num_contexts - 1.
       num_items: N.
-      context_features: [num_contexts, F] for `--context-tower features`.
-      item_features: [N, G] for `--item-tower features`.
-      eligible: bool[num_contexts, N]; None: every item of every context.
+      context_features: [num_contexts, F], for context_tower='features'.
+      item_features: [N, G], for item_tower='features'.
+      eligible: bool[num_contexts, N]; all items of all contexts if None.
 
     Raises:
-      ValueError: a count below 1, or an array of another shape.
+      ValueError: a count is below 1, or an array has another shape.
 
     >>> catalogue(3, 5).mean_rewards(jnp.int32(0), jnp.array([4, 0]))
     Array([nan, nan], dtype=float32)
     """
     for name, count in (("num_contexts", num_contexts), ("num_items", num_items)):
         if not isinstance(count, int | np.integer) or count < 1:
-            raise ValueError(f"{name} is {count!r}; expected a whole number of at least 1")
-
-    def features(name: str, values: Any, rows: int) -> Array | None:
-        if values is None:
-            return None
-        array = np.asarray(values, np.float32)
-        if array.ndim != 2 or len(array) != rows or not np.isfinite(array).all():
-            raise ValueError(
-                f"{name} has shape {array.shape}; expected finite numbers [{rows}, features]"
-            )
-        return jnp.asarray(array)
-
+            raise ValueError(f"{name}={count!r}; expected a whole number of at least 1")
+    mask = None
     if eligible is not None:
-        eligible = np.asarray(eligible)
-        if eligible.shape != (num_contexts, num_items) or eligible.dtype != bool:
+        mask = np.asarray(eligible)
+        if mask.shape != (num_contexts, num_items) or mask.dtype != bool:
             raise ValueError(
-                f"eligible is {eligible.dtype}{list(eligible.shape)}; expected bool"
+                f"eligible has the type {mask.dtype}{list(mask.shape)}; expected bool"
                 f"[{num_contexts}, {num_items}] (contexts, items)"
             )
-        eligible = jnp.asarray(eligible)
     return Catalogue(
         num_contexts=int(num_contexts),
         num_items=int(num_items),
-        context_features=features("context_features", context_features, num_contexts),
-        item_features=features("item_features", item_features, num_items),
-        where=eligible,
+        context_features=_features("context_features", context_features, num_contexts),
+        item_features=_features("item_features", item_features, num_items),
+        where=None if mask is None else jnp.asarray(mask),
     )
+
+
+def _features(name: str, values: ArrayLike | None, count: int) -> Float[Array, "count F"] | None:
+    if values is None:
+        return None
+    array = np.asarray(values, np.float32)
+    if array.ndim != 2 or len(array) != count or not np.isfinite(array).all():
+        raise ValueError(
+            f"{name} has the shape {list(array.shape)}; expected finite numbers [{count}, features]"
+        )
+    return jnp.asarray(array)
 
 
 @record
 class Restricted(Environment):
-    """An environment some of whose items nobody may have any more."""
+    """An environment some of whose items were removed but keep their row numbers."""
 
-    whole: Environment
+    whole: Editable
     allowed: Bool[Array, "N"]
 
     @property
@@ -131,21 +212,37 @@ class Restricted(Environment):
     def knows_rewards(self) -> bool:
         return self.whole.knows_rewards
 
+    @property
+    def missing_share(self) -> float:
+        return self.whole.missing_share
+
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """Those of the whole."""
+        """Returns the mean rewards in the whole environment."""
         return self.whole.mean_rewards(context, items)
 
     def sample_rewards(
         self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
     ) -> Float[Array, "n"]:
-        """Those of the whole."""
+        """Samples rewards of the whole environment."""
         return self.whole.sample_rewards(key, context, items)
 
     def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """That of the whole."""
+        """Returns the relevance in the whole environment."""
         return self.whole.relevance(context, items)
 
     def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
-        """Allowed, and eligible in the whole."""
+        """Returns True for items that were not removed and are eligible in the whole environment."""
         allowed, before = self.allowed[items], self.whole.eligible(context, items)
         return allowed if before is None else allowed & before
+
+    def take_items(self, rows: np.ndarray) -> Restricted:
+        return dataclasses.replace(
+            self, whole=self.whole.take_items(rows), allowed=self.allowed[rows]
+        )
+
+    def append_items(self, features: np.ndarray) -> Restricted:
+        allowed = jnp.concatenate([self.allowed, jnp.ones(len(features), bool)])
+        return dataclasses.replace(self, whole=self.whole.append_items(features), allowed=allowed)
+
+    def append_contexts(self, features: np.ndarray) -> Restricted:
+        return dataclasses.replace(self, whole=self.whole.append_contexts(features))

@@ -1,7 +1,7 @@
-"""Ratings as an environment: users are contexts, and what a user gave to an item is its mean reward.
+"""Ratings as an environment: users are contexts, and the rating of an item is its mean reward.
 
-Rewards are stored as `Ratings` or as a `RewardMatrix` (see stored.py), inside a `Dataset`, which keeps what
-JAX cannot hold: the ids of the rows.
+Rewards are stored as `Ratings` or as a `RewardMatrix` (see tabular.py), inside a `Dataset`, which keeps the
+ids of the rows.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     Clip: TypeAlias = tuple[float, float] | None
     Missing: TypeAlias = Literal["zero", "error"]
     Duplicates: TypeAlias = Literal["mean", "last", "error"]
-else:  # what a user passes is checked here, in words, and not by a type checker at run time
+else:  # checked here, with messages of our own
     ArrayLike = Clip = Missing = Duplicates = Any
 
 RELATIVE_NOISE = 0.3
 CLIPS = {"watch_ratio": (0.0, 10.0)}
-"""What `clip="auto"` does, by column: a KuaiRec video left running in a loop has a ratio of hundreds."""
+"""Bounds of clip='auto' by column: a KuaiRec video that runs in a loop has a ratio of hundreds."""
 
 
 def from_file(
@@ -57,27 +57,30 @@ def from_file(
     relative_noise: float | int = RELATIVE_NOISE,
     eligible: ArrayLike | None = None,
 ) -> Dataset:
-    """The ratings of a CSV, TSV, Parquet, .npz or .npy file, for instance KuaiRec's `small_matrix.csv`.
+    r"""Reads ratings from a CSV, TSV, Parquet, .npz or .npy file, such as `small_matrix.csv` of KuaiRec.
 
     Args:
-      path: triples (user, item, value), or a dense matrix; see `tables.read`.
-      columns: the names of the user, item and value columns; guessed where only one reading is possible.
-      missing: a pair without rating earns 0 (`zero`), or is refused (`error`).
-      duplicates: a pair rated several times is refused (`error`), averaged, or keeps its `last` row.
+      path: triples (user, item, value), or a dense matrix; see `data.read.read`.
+      columns: names of the user, item and value columns; found by their names if None.
+      missing: `zero` gives a pair without rating the reward 0; `error` rejects it.
+      duplicates: `error` rejects a pair with several ratings; `mean` averages them; `last` keeps the last.
       clip: (lowest, highest) value, applied to each row; `auto` is (0, 10) for a column named
         watch_ratio and None, no clipping, for any other.
       relative_noise: standard deviation of a reward, in units of its mean.
-      eligible: bool[num_contexts, N], in the order of `context_ids` and `item_ids`; None: all items.
+      eligible: bool[num_contexts, N], in the order of `context_ids` and `item_ids`; all items if None.
+
+    Returns:
+      A dataset whose contexts are the users.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      TableError: the file, or a row or cell of it, cannot be used.
-      ValueError: an option has a value that does not exist.
+      FileNotFoundError: the file does not exist.
+      TableError: the file, or a row or cell of it, is invalid.
+      ValueError: an option has an unknown value.
       ImportError: CSV and Parquet need pyarrow.
 
     >>> import pathlib, tempfile
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "ratings.csv"
-    >>> _ = file.write_text("user_id,video_id,watch_ratio\\nann,7,0.5\\nann,9,25\\nbob,9,1.25\\n")
+    >>> _ = file.write_text("user_id,video_id,watch_ratio\nann,7,0.5\nann,9,25\nbob,9,1.25\n")
     >>> data = from_file(file)
     >>> data.environment.mean_rewards(jnp.int32(0), jnp.array(data.item_ids.rows([9, 7])))
     Array([10. ,  0.5], dtype=float32)
@@ -106,20 +109,20 @@ def from_triples(
     context_features: ArrayLike | None = None,
     item_features: ArrayLike | None = None,
 ) -> Dataset:
-    """The ratings of R triples in memory: one id of a user, one of an item and one value each.
+    """Builds a dataset from R ratings in memory: a user id, an item id and a value each.
 
     Args:
-      users, items: R ids of any one type.
+      users, items: R ids of one type.
       values: R numbers.
       context_ids, item_ids: all ids, in the order of the rows; by default those that occur, sorted.
-      context_features, item_features: one row of numbers an id, for feature towers; in the order of
-        `context_ids` and `item_ids`, which they need.
+      context_features, item_features: one row of numbers per id, for feature towers; in the order of
+        `context_ids` and `item_ids`, which are then required.
       missing, duplicates, clip, relative_noise, eligible: as for `from_file`.
 
     Raises:
-      TableError: lengths that differ, no rows, an empty id, a value that is not a finite number, a pair
-        that occurs twice (unless `duplicates` says otherwise) or is missing (if that is an error).
-      UnknownIdError: an id that `context_ids` or `item_ids` lacks.
+      TableError: the lengths differ, there are no rows, an id is empty, a value is not a finite number, or a
+        pair occurs twice or is missing where that is an error.
+      UnknownIdError: `context_ids` or `item_ids` lacks an id.
 
     >>> data = from_triples(["ann", "bob"], [7, 9], [0.5, 1.25], item_ids=[9, 8, 7])
     >>> data.environment.mean_rewards(jnp.int32(0), jnp.arange(3))
@@ -140,7 +143,7 @@ def from_triples(
     ):
         if given is not None and ids is None:
             raise TableError(
-                f"{side}_features: say which row is which with {side}_ids, in their order"
+                f"{side}_features: the ids of its rows are missing; give them in this order as {side}_ids"
             )
     table = with_ids(table, context_ids, item_ids)
     data = dataset_of_triples(table, missing, duplicates, clip, relative_noise, eligible)
@@ -159,19 +162,19 @@ def from_matrix(
     context_features: ArrayLike | None = None,
     item_features: ArrayLike | None = None,
 ) -> Dataset:
-    """A reward matrix of your own: matrix[num_contexts, N], mean rewards.
+    """Builds a dataset from a matrix of mean rewards, matrix[num_contexts, N].
 
     Args:
       matrix: finite numbers.
       noise_std: standard deviation of a reward, one number or one for each cell.
-      relative_noise: the same in units of the mean; the two add up.
+      relative_noise: standard deviation in units of the mean; the two add up.
       clip, eligible: as for `from_file`.
-      context_ids, item_ids: what the rows and columns stand for; their numbers by default.
+      context_ids, item_ids: ids of the rows and columns; their numbers by default.
       context_features, item_features: one row of numbers for each row and column, for feature towers.
 
     Raises:
-      TableError: not a matrix of finite numbers, noise of another shape or below 0, a context without
-        any eligible item.
+      TableError: the matrix does not hold finite numbers, noise has another shape or is below 0, or a context
+        has no eligible item.
 
     >>> data = from_matrix([[1.0, 0.0, 2.0], [0.0, 3.0, 0.5]])
     >>> data.environment.mean_rewards(jnp.int32(1), jnp.array([2, 1]))
@@ -189,7 +192,7 @@ def from_matrix(
 
 
 def clip_of(table: Triples | Matrix, clip: Clip | Literal["auto"]) -> Clip:
-    """What `auto` means for this table."""
+    """Returns the bounds that clip='auto' has for this table, or the given bounds."""
     name = table.column if isinstance(table, Matrix) else table.columns[2]
     return CLIPS.get(name) if isinstance(clip, str) and clip == "auto" else clip
 
@@ -198,7 +201,7 @@ def _clipped(values: np.ndarray, clip: Clip) -> np.ndarray:
     if clip is None:
         return values
     if isinstance(clip, str) or len(clip) != 2 or not clip[0] < clip[1]:
-        raise ValueError(f"clip: expected (lowest, highest) or None, got {clip!r}")
+        raise ValueError(f"clip={clip!r}; expected (lowest, highest) or None")
     return np.clip(values, clip[0], clip[1])
 
 
@@ -206,8 +209,8 @@ def _noise(value: ArrayLike, name: str, shape: tuple[int, ...] = ()) -> Float[Ar
     noise = np.asarray(value, np.float32)
     if noise.shape not in ((), shape) or not np.all(np.isfinite(noise) & (noise >= 0)):
         expected = f"one number or a matrix of shape {shape}" if shape else "one number"
-        got = value if noise.ndim == 0 else f"shape {noise.shape}"
-        raise TableError(f"{name}: expected {expected}, finite and at least 0, got {got}")
+        given = f"={value}" if noise.ndim == 0 else f" has shape {noise.shape}"
+        raise TableError(f"{name}{given}; expected {expected}, finite and at least 0")
     return jnp.asarray(noise)
 
 
@@ -220,18 +223,21 @@ def _mask(
     shape = (len(contexts), len(items))
     if mask.dtype != bool or mask.shape != shape:
         raise TableError(
-            f"eligible: expected bool of shape {shape} (contexts, items), got {mask.dtype} of {mask.shape}"
+            f"eligible has the type {mask.dtype} and the shape {mask.shape}; expected bool of shape "
+            f"{shape} (contexts, items)"
         )
     nothing = ~mask.any(axis=1)
     if nothing.any():
         row = int(np.argmax(nothing))
         raise TableError(
-            f"eligible: context {contexts.one(row)!r} (row {row}) has no eligible item"
+            f"eligible: context {contexts.one(row)!r} (row {row}) has no eligible item; expected at least "
+            "one per context"
         )
     return jnp.asarray(mask)
 
 
 def with_features(data: Dataset, contexts: ArrayLike | None, items: ArrayLike | None) -> Dataset:
+    """Returns the dataset with features of its contexts and items, one row per id."""
     sides = (("context", contexts, data.context_ids), ("item", items, data.item_ids))
     given = {
         f"{side}_features": jnp.asarray(feature_rows(rows, f"{side}_features", len(ids)))
@@ -243,8 +249,13 @@ def with_features(data: Dataset, contexts: ArrayLike | None, items: ArrayLike | 
 
 
 def dataset_of_matrix(
-    table: Matrix, relative: float | int, noise_std: ArrayLike, clip: Clip, eligible: Any
+    table: Matrix,
+    relative: float | int,
+    noise_std: ArrayLike,
+    clip: Clip,
+    eligible: ArrayLike | None,
 ) -> Dataset:
+    """Builds a dataset with the rewards of a checked matrix."""
     means = _clipped(table.values, clip).astype(np.float32)
     environment = RewardMatrix(
         means=jnp.asarray(means),
@@ -255,8 +266,8 @@ def dataset_of_matrix(
     return Dataset(environment, table.user_ids, table.item_ids, 0.0)
 
 
-def with_ids(table: Triples, context_ids: Any, item_ids: Any) -> Triples:
-    """The same triples, with rows in the order of the ids that the user gave."""
+def with_ids(table: Triples, context_ids: ArrayLike | None, item_ids: ArrayLike | None) -> Triples:
+    """Returns the triples with rows in the order of the given ids."""
     changes: dict[str, Any] = {}
     for kind, given in (("user", context_ids), ("item", item_ids)):
         if given is not None:
@@ -274,6 +285,7 @@ def dataset_of_triples(
     relative_noise: float | int,
     eligible: ArrayLike | None,
 ) -> Dataset:
+    """Builds a dataset with the rewards of checked triples."""
     table = dataclasses.replace(table, values=_clipped(table.values, clip))
     rows = compress(table, missing, duplicates)
     environment = Ratings(

@@ -1,4 +1,4 @@
-"""Data of your own in one call: ratings, and tables that describe contexts and items, joined by their ids."""
+"""Datasets from tables of ratings, contexts and items, joined by their ids."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rankpg.data.arrow import arrow_triples, is_table, to_arrow
+from rankpg.data.frame import Table
 from rankpg.data.ids import IdMap, TableError, exact_array, labels_of
 from rankpg.data.ratings_table import Matrix, Triples
 from rankpg.data.read import check_columns, from_arrays, read
@@ -43,11 +44,11 @@ else:
 
 
 def from_table(
-    ratings: Any,
+    ratings: Table | None,
     *,
     columns: Sequence[str] | None = None,
-    contexts: Any = None,
-    items: Any = None,
+    contexts: Table | None = None,
+    items: Table | None = None,
     context_features: Declared = None,
     item_features: Declared = None,
     unknown: Unknown = "error",
@@ -58,31 +59,31 @@ def from_table(
     relative_noise: float | int = RELATIVE_NOISE,
     eligible: ArrayLike | None = None,
 ) -> Dataset:
-    """Ratings from any table, and features of contexts and items from tables beside it.
+    """Builds a dataset from ratings in any table, with features from tables of contexts and items.
 
-    A table is one of pandas, polars, pyarrow or whatever speaks Arrow's stream interface, a mapping of
-    NumPy arrays, or the path of a csv, tsv, parquet or npz file. Ids are text or whole numbers.
+    A table is one of pandas, polars, pyarrow or another library that supports the Arrow stream interface, a
+    mapping of names to NumPy arrays, or the path of a csv, tsv, parquet or npz file. Ids are text, whole
+    numbers or dates.
 
     Args:
-      ratings: a table with a user, an item and a value column, a row a rating; or a matrix
-        [num_contexts, N]; None where there are none yet: then nothing can be trained, but asked.
-      columns: the names of the user, item and value columns; guessed where only one reading is possible.
-      contexts, items: a table with an id a row, which says what contexts and items there are, in its order;
-        None: those that are rated, sorted.
-      context_features, item_features: which columns of these tables are features. A featurizer that was
-        fitted before is taken as it is.
-      unknown: a rating whose context or item is not in its table is refused (`error`), or left out (`drop`).
-      unrated: contexts of their table without any rating, which teach nothing, are left out (`drop`), or
-        stay (`keep`).
+      ratings: a table with a user, an item and a value column, one row per rating; or a matrix
+        [num_contexts, N]; None for a dataset without rewards, which serves online learning.
+      columns: names of the user, item and value columns; found by their names if None.
+      contexts, items: tables of all contexts and items, one row per id, in their order; by default those
+        with a rating, sorted.
+      context_features, item_features: columns of these tables that are features; a fitted featurizer is used
+        as it is.
+      unknown: `error` rejects a rating whose context or item is not in its table; `drop` leaves it out.
+      unrated: `drop` leaves out contexts without a rating; `keep` keeps them.
       missing, duplicates, clip, relative_noise, eligible: as for `from_file`.
 
     Returns:
-      A dataset; its `left_out` says what was dropped, if anything was.
+      A dataset; its `left_out` counts the rows and ids that were dropped.
 
     Raises:
-      FileNotFoundError, TableError: what cannot be used, with its table, row and column; ids that say that
-        columns, tables or axes are the wrong way round.
-      TypeError: no table.
+      FileNotFoundError, TableError: a table, or a row or column of it, is invalid; columns, tables or axes
+        are swapped.
+      TypeError: a table is of another kind.
 
     >>> from rankpg.environments import Features
     >>> data = from_table(
@@ -97,7 +98,7 @@ def from_table(
         ("unrated", unrated, ("drop", "keep")),
     ):
         if value not in known:
-            raise ValueError(f"{name}: expected {' or '.join(known)}, got {value!r}")
+            raise ValueError(f"{name}={value!r}; expected {' or '.join(known)}")
     table = None if ratings is None else _ratings(ratings, columns)
     hints = table.columns[:2] if isinstance(table, Triples) else (None, None)
     sides = [
@@ -111,7 +112,9 @@ def from_table(
         ("context", "item"), (context_features, item_features), sides, strict=True
     ):
         if declared is not None and found is None:
-            raise TableError(f"{side}_features is declared, but there is no table {side}s to read")
+            raise TableError(
+                f"{side}_features is declared, but {side}s=None; give the table of {side}s with these columns"
+            )
     if table is None:
         return _without_ratings(sides, eligible)
     if isinstance(table, Matrix):
@@ -124,8 +127,8 @@ def from_table(
     return _with_sides(data, sides, left_out)
 
 
-def _ratings(table: Any, columns: Sequence[str] | None) -> Triples | Matrix:
-    """Ratings in whatever they come in."""
+def _ratings(table: Table, columns: Sequence[str] | None) -> Triples | Matrix:
+    """Returns the ratings of any table as triples or as a matrix."""
     if isinstance(table, str | os.PathLike):
         return read(table, columns)
     check_columns(columns)
@@ -143,12 +146,12 @@ def _ratings(table: Any, columns: Sequence[str] | None) -> Triples | Matrix:
     )
 
 
-def _without_ratings(sides: Sequence[Described | None], eligible: Any) -> Dataset:
-    """Contexts and items that nobody has rated yet."""
+def _without_ratings(sides: Sequence[Described | None], eligible: ArrayLike | None) -> Dataset:
+    """Builds a dataset of contexts and items without ratings."""
     contexts, items = sides
     if contexts is None or items is None:
         raise TableError(
-            "ratings is None; expected tables of both contexts and items in their place"
+            "ratings=None, but the table of contexts or of items is missing; expected both"
         )
     world = catalogue(
         len(contexts.ids),
@@ -166,7 +169,7 @@ def _without_ratings(sides: Sequence[Described | None], eligible: Any) -> Datase
 def _with_sides(
     data: Dataset, sides: Sequence[Described | None], left_out: LeftOut | None
 ) -> Dataset:
-    """The dataset with features in the order of its rows, and what made them."""
+    """Returns the dataset with features in the order of its rows, and with their featurizers."""
     contexts, items = sides
     data = with_features(data, contexts and contexts.features, items and items.features)
     return dataclasses.replace(
@@ -180,10 +183,10 @@ def _with_sides(
 def _joined(
     table: Triples, sides: list[Described | None], unknown: str, unrated: str
 ) -> tuple[Triples, list[Described | None], LeftOut | None]:
-    """Triples whose rows follow the tables, without what is unknown or unrated."""
+    """Returns triples whose rows follow the tables, without unknown ids and unrated contexts."""
     check_orientation(table, sides)
     rows, known = len(table.values), np.ones(len(table.values), bool)
-    strangers = [0, 0]
+    unknown_ids = [0, 0]
     for place, (side, ids, codes) in enumerate(
         zip(sides, (table.user_ids, table.item_ids), (table.users, table.items), strict=True)
     ):
@@ -191,18 +194,18 @@ def _joined(
             continue
         found = _are_in(ids.ids, side.ids)
         known &= found[codes]
-        strangers[place] = int(np.sum(~found))
+        unknown_ids[place] = int(np.sum(~found))
         if unknown == "error" and not found.all():
             row = int(np.argmax(~found[codes]))
             raise TableError(
                 f"{table.source}, {table.place(row)}, column {table.columns[place]!r}: the id "
-                f"{ids.one(int(codes[row]))!r} is not in {side.source} ({strangers[place]} ids are not, in "
-                f"{int(np.sum(~found[codes]))} of {rows} ratings): add them there, or pass "
-                'unknown="drop"'
+                f"{ids.one(int(codes[row]))!r} is not in {side.source} ({unknown_ids[place]} ids are not, in "
+                f"{int(np.sum(~found[codes]))} of {rows} ratings): add them there, or give unknown='drop'"
             )
     if not known.any():
         raise TableError(
-            f"{table.source}: no rating has both its context and its item in the tables"
+            f"{table.source}: no rating has both its context and its item in the tables: check that the "
+            "tables belong to these ratings"
         )
     table = _kept(table, known)
     contexts, items = sides
@@ -212,19 +215,19 @@ def _joined(
         quiet = int(np.sum(~rated))
         contexts = contexts.take(np.flatnonzero(rated))
     dropped = int(np.sum(~known))
-    left_out = LeftOut(rows, dropped, strangers[0], strangers[1], quiet)
+    left_out = LeftOut(rows, dropped, unknown_ids[0], unknown_ids[1], quiet)
     table = with_ids(table, contexts and contexts.ids, items and items.ids)
     return table, [contexts, items], left_out if str(left_out) else None
 
 
 def _are_in(ids: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Which of these ids are among the others, by equality in Python's sense: 1 is no "1"."""
+    """Returns bool[n], True for ids that are among the others; the number 1 does not equal the text "1"."""
     held = set(labels_of(others).tolist())
     return np.array([label in held for label in labels_of(ids).tolist()], bool)
 
 
 def _kept(table: Triples, known: np.ndarray) -> Triples:
-    """Some of the rows; messages still name them as they were."""
+    """Returns some of the rows; messages still name their original places."""
     if known.all():
         return table
     rows = np.flatnonzero(known)
@@ -241,7 +244,7 @@ def _kept(table: Triples, known: np.ndarray) -> Triples:
 
 
 def _aligned(table: Matrix, sides: list[Described | None]) -> tuple[Matrix, list[Described | None]]:
-    """A matrix, and the tables in its order: by id where it has ids, else row by row."""
+    """Returns a matrix, and the tables in its order: by id where it has ids, else row by row."""
     check_shape(table, sides)
     check_orientation(table, sides)
     changes, found = {}, list(sides)
@@ -254,9 +257,9 @@ def _aligned(table: Matrix, sides: list[Described | None]) -> tuple[Matrix, list
             changes[f"{kind}_ids"] = IdMap(side.ids, kind)
             continue
         if len(named) < len(ids):
-            stranger = next(label for label in labels_of(ids.ids).tolist() if label not in named)
+            missing_id = next(label for label in labels_of(ids.ids).tolist() if label not in named)
             raise TableError(
-                f"{table.source}: the {kind} id {stranger!r} of the matrix is not in {side.source} "
+                f"{table.source}: the {kind} id {missing_id!r} of the matrix is not in {side.source} "
                 f"({len(ids) - len(named)} are not): add them there"
             )
         found[place] = side.take(IdMap(side.ids, kind).rows(ids.ids))

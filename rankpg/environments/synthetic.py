@@ -1,4 +1,4 @@
-"""The paper's synthetic problem: the very instance behind its tables, and a generator for any size."""
+"""The synthetic problem of the paper: the instance behind its tables, and a generator for any size."""
 
 # Dataclass fields implement properties of the protocol.
 # pyright: reportIncompatibleMethodOverride=false
@@ -52,7 +52,7 @@ class Synthetic(Environment):
         return self.item_features.shape[0]
 
     def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """q(x, a)."""
+        """Returns q(x, a)."""
         x, e = self.context_features[context], self.item_features[items]
         reactive = jax.nn.sigmoid(x @ self.context_reactiveness + 3)
         eta = jnp.sqrt(reactive * jax.nn.sigmoid(e @ self.item_reactiveness + 3))
@@ -60,29 +60,29 @@ class Synthetic(Environment):
         return self.scale * ((1 - eta) * plain + eta * latent)
 
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """softplus(q) + 1."""
+        """Returns softplus(q) + 1."""
         return jax.nn.softplus(self.relevance(context, items)) + 1
 
     def reward_std(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """noise_scale * sigmoid(x^T C e + 1)."""
+        """Returns noise_scale * sigmoid(x^T C e + 1)."""
         x, e = self.context_features[context], self.item_features[items]
         return self.noise_scale * jax.nn.sigmoid(e @ (x @ self.noise_projection) + 1)
 
     def sample_rewards(
         self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
     ) -> Float[Array, "n"]:
-        """Mean plus Gaussian noise."""
+        """Samples the mean plus Gaussian noise."""
         mean, std = self.mean_rewards(context, items), self.reward_std(context, items)
         return mean + std * jax.random.normal(key, mean.shape, mean.dtype)
 
 
 def paper_instance(noise_scale: float = 1.0) -> Synthetic:
-    """The instance behind the paper's tables: 1000 contexts, 1000 items, width 10; its optimum is 9.109.
+    """Loads the instance behind the paper's tables: 1000 contexts, 1000 items, 10 features; optimum 9.109.
 
-    Both sides of it were drawn with one seed, so contexts equal items and M_0 equals M_z.
+    Both sides were drawn with one seed, so contexts equal items and M_0 equals M_z.
 
     Args:
-      noise_scale: multiplies the standard deviation of rewards; 1 in the paper.
+      noise_scale: factor of the standard deviation of rewards; 1 in the paper.
 
     >>> environment = paper_instance()
     >>> best = jax.vmap(lambda c: environment.mean_rewards(c, jnp.arange(1000)).max())(jnp.arange(1000))
@@ -112,19 +112,29 @@ def generate(
     scale: float = 10.0,
     noise_scale: float = 1.0,
 ) -> Synthetic:
-    """Draw an instance of any size by the paper's recipe, every array from its own key.
+    """Draws an instance of any size as in the paper, every array from its own key.
 
-    Features U[-1, 1]^F normalised to length 1; M_0 and M_z normal with
-    normalised rows; C, c and d normal.
+    Features are U[-1, 1]^F, normalised to length 1; M_0 and M_z are normal with normalised rows; C, c and d
+    are normal.
+
+    Args:
+      key: random key.
+      num_contexts: number of contexts.
+      num_items: N.
+      num_features: F, of contexts and of items.
+      scale: factor of q.
+      noise_scale: factor of the standard deviation of rewards.
+
+    Raises:
+      ValueError: a size is below 1.
 
     >>> generate(jax.random.key(0), 5, 7, 3).mean_rewards(jnp.int32(0), jnp.arange(7)).shape
     (7,)
     """
-    for name, value in (("num_contexts", num_contexts), ("num_items", num_items)):
+    sizes = {"num_contexts": num_contexts, "num_items": num_items, "num_features": num_features}
+    for name, value in sizes.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}; expected at least 1")
-    if num_features < 1:
-        raise ValueError(f"num_features is {num_features}; expected at least 1")
+            raise ValueError(f"{name}={value}; expected at least 1")
     keys = jax.random.split(key, 7)
 
     def features(key, count):

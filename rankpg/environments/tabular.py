@@ -1,6 +1,6 @@
-"""Environments whose rewards are stored: `Ratings`, the rated pairs only, and `RewardMatrix`, a dense table.
+"""Environments with stored rewards: `Ratings`, the rated pairs alone, and `RewardMatrix`, a dense table.
 
-Features of contexts and items, where there are any, are for the towers; rewards do not depend on them.
+Features of contexts and items are for the towers; rewards do not depend on them.
 """
 
 # Dataclass fields implement properties of the protocol.
@@ -8,13 +8,15 @@ Features of contexts and items, where there are any, are for the towers; rewards
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jax import lax
 
+from rankpg.environments.catalogue import Catalogue, append_rows, append_to_mask
 from rankpg.types import Array, Bool, Environment, Float, Int, PRNGKey, record
 
 __all__ = ["Ratings", "RewardMatrix"]
@@ -22,7 +24,7 @@ __all__ = ["Ratings", "RewardMatrix"]
 
 @record
 class Ratings(Environment):
-    """Rewards value * (1 + relative_noise * z), z standard normal; a pair without rating earns 0.
+    """Ratings with rewards value * (1 + relative_noise * z), z standard normal; an unrated pair earns 0.
 
     The ratings of context c are the entries row_starts[c] to row_starts[c + 1], sorted by item, so that a
     look-up is a binary search of `search_steps` halvings, the same for every context.
@@ -43,12 +45,12 @@ class Ratings(Environment):
         return self.row_starts.shape[0] - 1
 
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """The rating that the context gave to each item, 0 where there is none."""
+        """Returns the rating that the context gave to each item, and 0 where there is none."""
         end = jnp.broadcast_to(self.row_starts[context + 1], items.shape)
         start = jnp.broadcast_to(self.row_starts[context], items.shape)
         wanted = items.astype(self.items.dtype)
 
-        def halve(_: Any, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: object, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = bounds
             middle = low + (high - low) // 2
             right = (low < high) & (self.items.at[middle].get(mode="clip") < wanted)
@@ -61,9 +63,49 @@ class Ratings(Environment):
     def sample_rewards(
         self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
     ) -> Float[Array, "n"]:
-        """Value * (1 + relative_noise * z), independently for each item."""
+        """Samples value * (1 + relative_noise * z), independently for each item."""
         mean = self.mean_rewards(context, items)
         return mean * (1 + self.relative_noise * jax.random.normal(key, mean.shape, mean.dtype))
+
+    @property
+    def missing_share(self) -> float:
+        return 1.0 - len(self.items) / (self.num_contexts * self.num_items)
+
+    def take_items(self, rows: np.ndarray) -> Ratings:
+        """Returns the ratings of these items alone, renumbered in this order."""
+        new_row = np.full(self.num_items, -1, np.int32)
+        new_row[rows] = np.arange(len(rows), dtype=np.int32)
+        items = new_row[np.asarray(self.items)]
+        stays = items >= 0
+        before = np.concatenate([[0], np.cumsum(stays)]).astype(np.int32)
+        return dataclasses.replace(
+            self,
+            row_starts=jnp.asarray(before[np.asarray(self.row_starts)]),
+            items=jnp.asarray(items[stays]),
+            values=self.values[np.flatnonzero(stays)],
+            num_items=len(rows),
+            where=None if self.where is None else self.where[:, rows],
+            item_features=None if self.item_features is None else self.item_features[rows],
+        )
+
+    def append_items(self, features: np.ndarray) -> Ratings:
+        """Returns the ratings with further items at the end, without any rating."""
+        return dataclasses.replace(
+            self,
+            num_items=self.num_items + len(features),
+            item_features=append_rows(self.item_features, features),
+            where=append_to_mask(self.where, items=len(features)),
+        )
+
+    def append_contexts(self, features: np.ndarray) -> Ratings:
+        """Returns the ratings with further contexts at the end, without any rating."""
+        end = jnp.full(len(features), self.row_starts[-1], self.row_starts.dtype)
+        return dataclasses.replace(
+            self,
+            row_starts=jnp.concatenate([self.row_starts, end]),
+            context_features=append_rows(self.context_features, features),
+            where=append_to_mask(self.where, contexts=len(features)),
+        )
 
 
 @record
@@ -86,16 +128,47 @@ class RewardMatrix(Environment):
         return self.means.shape[1]
 
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """means[context, items]."""
+        """Returns means[context, items]."""
         return self.means[jnp.broadcast_to(context, items.shape), items]
 
     def sample_rewards(
         self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
     ) -> Float[Array, "n"]:
-        """Mean * (1 + relative_noise * z) + noise_std * z, independently for each item."""
+        """Samples mean * (1 + relative_noise * z) + noise_std * z, independently for each item."""
         mean = self.mean_rewards(context, items)
         absolute = self.noise_std
         if absolute.ndim == 2:
             absolute = absolute[jnp.broadcast_to(context, items.shape), items]
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         return mean + (self.relative_noise * mean + absolute) * noise
+
+    @property
+    def missing_share(self) -> float:
+        return 0.0
+
+    def take_items(self, rows: np.ndarray) -> RewardMatrix:
+        """Returns the columns of these items alone, in this order."""
+        return dataclasses.replace(
+            self,
+            means=self.means[:, rows],
+            noise_std=self.noise_std[:, rows] if self.noise_std.ndim == 2 else self.noise_std,
+            where=None if self.where is None else self.where[:, rows],
+            item_features=None if self.item_features is None else self.item_features[rows],
+        )
+
+    def append_items(self, features: np.ndarray) -> Catalogue:
+        """Returns a catalogue with further items: the matrix has no rewards for them."""
+        return self._without_cells().append_items(features)
+
+    def append_contexts(self, features: np.ndarray) -> Catalogue:
+        """Returns a catalogue with further contexts: the matrix has no rewards for them."""
+        return self._without_cells().append_contexts(features)
+
+    def _without_cells(self) -> Catalogue:
+        return Catalogue(
+            num_contexts=self.num_contexts,
+            num_items=self.num_items,
+            context_features=self.context_features,
+            item_features=self.item_features,
+            where=self.where,
+        )

@@ -16,9 +16,7 @@ from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.core.sampling import expert_quotas
 from rankpg.encoders import Encoder, towers_of
 from rankpg.environments.dataset import Dataset, split_contexts
-from rankpg.environments.from_ratings import from_file
-from rankpg.environments.from_text import from_text_folder
-from rankpg.environments.synthetic import Synthetic, generate, paper_instance
+from rankpg.environments.registry import ENVIRONMENTS
 from rankpg.errors import ConfigError
 from rankpg.policy import Policy
 from rankpg.rerankers import RERANKERS
@@ -28,7 +26,7 @@ from rankpg.training.optimizer import make_optimizer
 from rankpg.training.update import ContextSampler, Learner
 from rankpg.types import Embeddings, Environment, Reranker, check_environment
 
-__all__ = ["ENVIRONMENTS", "build_learner", "make_environment"]
+__all__ = ["build_learner", "make_environment"]
 
 
 Result = TypeVar("Result")
@@ -143,38 +141,8 @@ def _advantage(config: TrainConfig, environment: Environment) -> Advantage:
     return ADVANTAGES[config.advantage or "none"](settings)
 
 
-def _synthetic(config: TrainConfig) -> Synthetic:
-    """The paper's instance at its own size and without a seed; else a generated one."""
-    size = config.num_contexts, config.num_items, config.num_features
-    if size == (1000, 1000, 10) and config.instance_seed is None:
-        return paper_instance(config.noise_scale)
-    key = jax.random.key(config.instance_seed or 0)
-    return generate(key, *size, noise_scale=config.noise_scale)
-
-
-def _ratings(config: TrainConfig) -> Dataset:
-    return from_file(
-        config.path or "",
-        columns=config.columns,
-        missing=config.missing,
-        duplicates=config.duplicates,
-    )
-
-
-def _text(config: TrainConfig) -> Dataset:
-    return from_text_folder(config.path or "")
-
-
-ENVIRONMENTS: dict[str, Callable[[TrainConfig], Environment | Dataset]] = {
-    "synthetic": _synthetic,
-    "ratings": _ratings,
-    "text": _text,
-}
-"""name -> builder; a Dataset also knows what its row numbers stand for."""
-
-
 def make_environment(config: TrainConfig) -> Environment | Dataset:
-    """The environment that a config names."""
+    """Builds the environment that a config names."""
     return ENVIRONMENTS[config.environment](config)
 
 

@@ -162,15 +162,15 @@ def test_no_folder(tmp_path):
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
-        ('{"_id": "d9"', ["no JSON", "mend the line"]),
-        ("__import__('os').abort()", ["no JSON"]),
-        ("[" * 100_000, ["no JSON"]),
-        ("[1, 2]", ["no id"]),
-        ('{"id": "d9"}', ["no id", '"_id"']),
-        ('{"_id": " "}', ["no id"]),
-        ('{"_id": null}', ["no id"]),
-        ('{"_id": true}', ["no id"]),
-        ('{"_id": "d3"}', ["the id 'd3' stands on line 3 already", "make it unique"]),
+        ('{"_id": "d9"', ["not JSON", "fix the line"]),
+        ("__import__('os').abort()", ["not JSON"]),
+        ("[" * 100_000, ["not JSON"]),
+        ("[1, 2]", ["the id is missing"]),
+        ('{"id": "d9"}', ["the id is missing", '"_id"']),
+        ('{"_id": " "}', ["the id is missing"]),
+        ('{"_id": null}', ["the id is missing"]),
+        ('{"_id": true}', ["the id is missing"]),
+        ('{"_id": "d3"}', ["the id 'd3' is already on line 3", "make it unique"]),
     ],
 )
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
@@ -192,8 +192,8 @@ def test_a_file_without_lines_and_one_that_is_no_text(folder):
     [
         ("q1\td9\t1", ["the id 'd9' is not in", "corpus.jsonl", "remove the line"]),
         ("q9\td3\t1", ["the id 'q9' is not in", "queries.jsonl"]),
-        ("q1\td4\t1", ["'q1' and document 'd4' are judged in", "line 3 already"]),
-        ("7\td4\thigh", ["relevance 'high' is no finite number"]),
+        ("q1\td4\t1", ["'q1' and document 'd4' have a judgement already, in", "line 3"]),
+        ("7\td4\thigh", ["relevance 'high' is not a finite number"]),
         ("7\td4\tnan", ["relevance 'nan'"]),
         ("7\td4\tinf", ["relevance 'inf'"]),
         ("7\td4", ["2 columns", "TREC's four"]),
@@ -210,7 +210,7 @@ def test_a_broken_judgement(folder, line, parts):
 
 def test_a_broken_first_judgement_is_no_header(folder):
     (folder / "qrels.tsv").write_text("q1\td4\thigh\nq1\td3\t1\n")
-    refusal(lambda: from_text_folder(folder), "qrels.tsv, line 1: ", "'high' is no finite number")
+    refusal(lambda: from_text_folder(folder), "qrels.tsv, line 1: ", "'high' is not a finite number")
 
 
 def test_judgements_of_nothing(folder):
@@ -227,7 +227,7 @@ def test_broken_embeddings(folder, name):
     for array, part in (
         (
             embeddings(rows - 1),
-            f"shape [{rows}, F], one row an id, got float32 of shape [{rows - 1}",
+            f"shape [{rows}, F], one row per id, got float32 of shape [{rows - 1}",
         ),
         (embeddings(rows)[:, 0], f"shape [{rows}, F]"),
         (np.array([["x"] * 3] * rows), f"shape [{rows}, F]"),
@@ -583,14 +583,14 @@ def test_from_a_folder_to_candidates(tmp_path, capsys):
     ("flags", "part"),
     [
         ((), "--environment text needs --path FOLDER"),
-        (("--path", "{}", "--columns", "a", "b", "c"), "--columns"),
+        (("--path", "{}", "columns=(", "a", "b", "c"), "columns=("),
         (("--path", "{}", "--missing", "error"), "--missing"),
         (("--path", "{}/none"), "no such folder"),
         (
             ("--path", "{}", "--context-tower", "ids"),
-            "choose --context-tower features, adapter or given",
+            "give --context-tower features, 'adapter' or 'given'",
         ),
-        (("--path", "{}", "--recall-depth", 121), "--recall-depth is 121"),
+        (("--path", "{}", "--recall-depth", 121), "--recall-depth 121"),
         (("--path", "{}", "--duplicates", "mean"), "--duplicates"),
     ],
 )

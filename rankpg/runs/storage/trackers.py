@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from rankpg.runs.run import Row, Run
 __all__ = ["TRACKERS", "Tracker", "Tracks", "check_trackers", "points"]
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Takes the points of one evaluation."""
 

@@ -1,4 +1,4 @@
-"""The paper's synthetic problem: the shipped instance is the published one; generated ones."""
+"""The synthetic problem of the paper: the shipped instance, and generated ones."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def paper():
     return paper_instance()
 
 
-def test_the_shipped_instance_has_the_published_figures(paper):
+def test_shipped_instance_has_the_published_figures(paper):
     assert (paper.num_contexts, paper.num_items) == (1000, 1000)
     everything = jnp.arange(1000, dtype=jnp.int32)
     each = jax.jit(
@@ -55,25 +55,25 @@ def test_the_shipped_instance_has_the_published_figures(paper):
     assert round(stds.mean(), 4) == 0.6954
 
 
-def test_the_two_sides_of_the_shipped_instance_are_one_draw(paper):
+def test_shipped_instance_has_equal_sides(paper):
     assert jnp.array_equal(paper.context_features, paper.item_features)
     assert jnp.array_equal(paper.projection, paper.latent_projection)
     assert jnp.array_equal(paper.context_reactiveness, paper.item_reactiveness)
 
 
 @pytest.mark.parametrize(("scale", "noise_scale"), [(10.0, 1.0), (3.0, 0.5)])
-def test_formulas(scale, noise_scale):
+def test_rewards_follow_the_formulas(scale, noise_scale):
     environment = generate(jax.random.key(3), 4, 9, 5, scale=scale, noise_scale=noise_scale)
     for context in range(4):
         q, mean, std = by_hand(environment, context)
-        asked = jnp.array([8, 0, 3, 3], jnp.int32)  # in any order, and an item twice
+        items = jnp.array([8, 0, 3, 3], jnp.int32)  # in any order, and an item twice
         at = jnp.int32(context)
-        np.testing.assert_allclose(environment.relevance(at, asked), q[asked], rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(environment.mean_rewards(at, asked), mean[asked], rtol=1e-4)
-        np.testing.assert_allclose(environment.reward_std(at, asked), std[asked], rtol=1e-4)
+        np.testing.assert_allclose(environment.relevance(at, items), q[items], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(environment.mean_rewards(at, items), mean[items], rtol=1e-4)
+        np.testing.assert_allclose(environment.reward_std(at, items), std[items], rtol=1e-4)
 
 
-def test_formulas_on_the_shipped_instance(paper):
+def test_shipped_instance_follows_the_formulas(paper):
     q, mean, std = by_hand(paper, 17)
     everything = jnp.arange(1000, dtype=jnp.int32)
     np.testing.assert_allclose(paper.relevance(jnp.int32(17), everything), q, atol=1e-4)
@@ -81,7 +81,7 @@ def test_formulas_on_the_shipped_instance(paper):
     np.testing.assert_allclose(paper.reward_std(jnp.int32(17), everything), std, rtol=1e-4)
 
 
-def test_rewards_have_the_mean_and_the_noise_they_claim():
+def test_sampled_rewards_have_the_declared_mean_and_noise():
     environment, context, n = generate(jax.random.key(5), 3, 4, 6), jnp.int32(2), 20_000
     items = jnp.arange(4, dtype=jnp.int32)
     draw = jax.jit(jax.vmap(lambda key: environment.sample_rewards(key, context, items)))
@@ -93,7 +93,7 @@ def test_rewards_have_the_mean_and_the_noise_they_claim():
     assert np.all(np.abs(correlations) < 5 / np.sqrt(n))  # each item has noise of its own
 
 
-def test_every_array_of_a_generated_instance_has_its_own_key():
+def test_generated_arrays_have_keys_of_their_own():
     """Equal keys and shapes give equal bits, and whatever is made of them keeps the order within a row."""
     environment = generate(jax.random.key(0), 12, 12, 12)
     squares = {k: np.asarray(v) for k, v in vars(environment).items() if np.ndim(v) == 2}
@@ -105,7 +105,7 @@ def test_every_array_of_a_generated_instance_has_its_own_key():
     assert not np.any(vectors["context_reactiveness"] == vectors["item_reactiveness"])
 
 
-def test_what_is_normalised_and_what_is_not():
+def test_features_and_projections_are_normalised():
     environment = generate(jax.random.key(1), 40, 50, 8)
     for name in ("context_features", "item_features", "projection", "latent_projection"):
         lengths = np.linalg.norm(getattr(environment, name), axis=1)
@@ -115,7 +115,7 @@ def test_what_is_normalised_and_what_is_not():
     assert environment.item_features.shape == (50, 8)
 
 
-def test_a_seed_is_an_instance():
+def test_seed_determines_the_instance():
     one, again, other = (generate(jax.random.key(s), 3, 4, 5) for s in (0, 0, 1))
     for name in ("context_features", "item_features", "projection", "noise_projection"):
         assert jnp.array_equal(getattr(one, name), getattr(again, name))
@@ -123,19 +123,19 @@ def test_a_seed_is_an_instance():
 
 
 @pytest.mark.parametrize("name", ["num_contexts", "num_items", "num_features"])
-def test_sizes_of_nothing_are_refused(name):
+def test_sizes_below_one_are_rejected(name):
     sizes = {"num_contexts": 3, "num_items": 3, "num_features": 3} | {name: 0}
-    with pytest.raises(ValueError, match=rf"{name} is 0; expected at least 1"):
+    with pytest.raises(ValueError, match=rf"{name}=0; expected at least 1"):
         generate(jax.random.key(0), **sizes)
 
 
-def test_it_is_an_environment_and_a_pytree(paper):
+def test_instance_is_an_environment_and_a_pytree(paper):
     assert isinstance(paper, Environment)
     assert paper.eligible(jnp.int32(0), jnp.arange(3, dtype=jnp.int32)) is None
     assert len(jax.tree.leaves(paper)) == 7
 
 
-def test_which_instance_a_config_names(paper):
+def test_config_names_the_instance(paper):
     made = make_environment(TrainConfig())
     assert jnp.array_equal(made.context_features, paper.context_features)
     for settings in ({"instance_seed": 0}, {"num_items": 999}, {"num_features": 9}):

@@ -1,0 +1,78 @@
+"""Environments by name: the values of the setting `environment`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+import jax
+
+from rankpg.environments.dataset import Dataset
+from rankpg.environments.from_ratings import Duplicates, Missing, from_file
+from rankpg.environments.from_text import from_text_folder
+from rankpg.environments.synthetic import Synthetic, generate, paper_instance
+from rankpg.types import Environment
+
+__all__ = ["ENVIRONMENTS", "EnvironmentSettings"]
+
+
+@runtime_checkable
+class EnvironmentSettings(Protocol):
+    """Settings from which the environments of the table are built; a `TrainConfig` has these fields."""
+
+    @property
+    def path(self) -> str | None: ...
+
+    @property
+    def columns(self) -> Sequence[str] | None: ...
+
+    @property
+    def missing(self) -> Missing: ...
+
+    @property
+    def duplicates(self) -> Duplicates: ...
+
+    @property
+    def num_contexts(self) -> int: ...
+
+    @property
+    def num_items(self) -> int: ...
+
+    @property
+    def num_features(self) -> int: ...
+
+    @property
+    def instance_seed(self) -> int | None: ...
+
+    @property
+    def noise_scale(self) -> float: ...
+
+
+def _synthetic(settings: EnvironmentSettings) -> Synthetic:
+    """Builds the instance of the paper at its own size without a seed, and generates any other."""
+    size = settings.num_contexts, settings.num_items, settings.num_features
+    if size == (1000, 1000, 10) and settings.instance_seed is None:
+        return paper_instance(settings.noise_scale)
+    key = jax.random.key(settings.instance_seed or 0)
+    return generate(key, *size, noise_scale=settings.noise_scale)
+
+
+def _ratings(settings: EnvironmentSettings) -> Dataset:
+    return from_file(
+        settings.path or "",
+        columns=settings.columns,
+        missing=settings.missing,
+        duplicates=settings.duplicates,
+    )
+
+
+def _text(settings: EnvironmentSettings) -> Dataset:
+    return from_text_folder(settings.path or "")
+
+
+ENVIRONMENTS: dict[str, Callable[[EnvironmentSettings], Environment | Dataset]] = {
+    "synthetic": _synthetic,
+    "ratings": _ratings,
+    "text": _text,
+}
+"""name -> builder from settings; the values of the setting `environment`."""
