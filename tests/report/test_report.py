@@ -164,10 +164,10 @@ def test_a_fair_order_measures_less_than_a_random_one_and_that_less_than_a_segre
     [
         (np.ones(12, bool), {}, "12 of 12"),
         (np.zeros(12, bool), {}, "0 of 12"),
-        (np.arange(12) < 3, {"every": 1}, "every is 1"),
-        (np.arange(12) < 3, {"every": 13}, "every is 13"),
+        (np.arange(12) < 3, {"every": 1}, "every=1"),
+        (np.arange(12) < 3, {"every": 13}, "every=13"),
         (np.arange(12), {}, "bool"),
-        (np.arange(12) < 3, {"num_items": 5}, "num_items is 5"),
+        (np.arange(12) < 3, {"num_items": 5}, "num_items=5"),
         (np.arange(12) < 3, {"num_in_group": 2}, "holds 3 items"),
         (np.stack([np.arange(12) < 3, np.arange(12) < 4]), {}, "the same items"),
         (np.arange(12) < 3, {"every": 12}, "parity"),
@@ -184,7 +184,7 @@ def test_cut_offs_between_positions_are_refused(monkeypatch):
     """As users have it: without the checks of types that the tests have."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for function in MEASURES.values():
-        with pytest.raises(ValueError, match=r"every is 2\.5; expected a whole number"):
+        with pytest.raises(ValueError, match=r"every=2\.5; expected a whole number"):
             function(np.arange(12) < 3, every=2.5)
 
 
