@@ -137,8 +137,8 @@ def learning(runs: Sequence[ReportedRun]) -> Section:
                 pictures.over_steps(having, name, title, limit),
                 "Line: mean over seeds. Band: 95 % interval. Cross: a seed that stopped. If a curve still "
                 "rises, train for more steps. If it is flat below the optimum, try another estimator, more "
-                "candidates or another learning rate. If bands overlap, the difference is not significant; "
-                "train more seeds.",
+                "candidates or another learning rate. If bands overlap, train more seeds before you "
+                "prefer a run.",
             )
         )
     return Section("Learning curves", "", [], panels, notes)
