@@ -52,9 +52,9 @@ def test_bfloat16_candidates_have_equal_logits(exported, experts):
     run, folder = exported("bfloat16", experts)
     server = Server(folder)
     params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
-    logits = run.pipeline.logits(params, run.environment, jnp.arange(len(USERS), dtype=jnp.int32))
+    logits = run.policy.logits(params, run.environment, jnp.arange(len(USERS), dtype=jnp.int32))
     found, wanted = (
-        np.take_along_axis(np.asarray(logits)[:, slot_experts(run.pipeline.quotas)],
+        np.take_along_axis(np.asarray(logits)[:, slot_experts(run.policy.quotas)],
                            rows[:, :, None], axis=2)
         for rows in (server.rows(USERS), run.dataset.item_ids.rows(run.candidates(USERS)))
     )  # fmt: skip
@@ -131,7 +131,7 @@ def test_inner_products_include_the_temperature(exported):
     queries = server.program.call(server.parameters, server.inputs(inputs(run, server)))
     params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
     contexts = jnp.arange(len(USERS), dtype=jnp.int32)
-    wanted = run.pipeline.logits(params, run.environment, contexts)
+    wanted = run.policy.logits(params, run.environment, contexts)
     found = np.einsum("bmd,mnd->bmn", queries, server.items)
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
 

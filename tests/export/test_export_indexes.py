@@ -13,7 +13,7 @@ from helpers.exports import USERS, Server, make_run, manifest_of
 from rankpg.core.sampling import greedy_candidates
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.export.folder import export
-from rankpg.export.indexes import FaissIndex, UsearchIndex
+from rankpg.export.indexes import INDEXES, FaissIndex, UsearchIndex, index_choices
 from rankpg.export.recall import (
     choose_effort,
     exact_orders,
@@ -94,3 +94,35 @@ def test_merged_exact_orders_are_greedy_candidates(monkeypatch):
 
 def test_recall_counts_missing_rows():
     assert recall_by_expert(np.array([[[1, -1]]]), np.array([[[2, 1]]])) == [0.5]
+
+
+class NumpyIndex:
+    """Brute force, as an example of an index of one's own."""
+
+    approximate_kind = "flat"
+
+    def __init__(self, items, kind):
+        self.items, self.kind, self.efforts = items, kind, ()
+
+    def search(self, queries, depth):
+        return np.argsort(-(queries @ self.items.T), axis=1, kind="stable")[:, :depth]
+
+    def set_effort(self, effort):
+        raise NotImplementedError
+
+    def save(self, file):
+        with file.open("wb") as content:
+            np.save(content, self.items)
+
+    @staticmethod
+    def version():
+        return np.__version__
+
+
+def test_custom_index_is_exported(monkeypatch, tmp_path):
+    monkeypatch.setitem(INDEXES, "numpy", NumpyIndex)
+    assert index_choices() == ("none", "faiss", "usearch", "numpy", "all")
+    folder = export(make_run(seeds=(0,)), tmp_path / "out", index="numpy", platforms=("cpu",))
+    entry = manifest_of(folder)["indexes"]["numpy"]
+    assert (entry["files"], entry["recall"]["candidates"]) == (["numpy_0.numpy"], 1.0)
+    assert np.load(folder / "numpy_0.numpy").shape == (300, 10)

@@ -69,7 +69,7 @@ def test_item_map_has_the_variance_of_two_principal_components(run):
     found = project_items(run)
     context = jnp.zeros(1, jnp.int32)
     params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
-    table = np.asarray(run.pipeline.encoder.encode(params, run.environment, context).items[0])
+    table = np.asarray(run.policy.encoder.encode(params, run.environment, context).items[0])
     eigenvalues = np.linalg.eigvalsh(np.cov(table.T))[::-1]
     np.testing.assert_allclose(
         found.explained_variance, eigenvalues[:2] / eigenvalues.sum(), rtol=1e-4
