@@ -93,10 +93,12 @@ def rrd(
 
 
 def _difference(count: np.ndarray, cutoff: np.ndarray, members: int, total: int) -> np.ndarray:
+    """Distance d_i(c) of rND."""
     return np.abs(count / cutoff - members / total)
 
 
 def _divergence(count: np.ndarray, cutoff: np.ndarray, members: int, total: int) -> np.ndarray:
+    """Distance d_i(c) of rKL."""
     from scipy.special import rel_entr  # slow to import
 
     here, whole = count / cutoff, members / total
@@ -104,6 +106,7 @@ def _divergence(count: np.ndarray, cutoff: np.ndarray, members: int, total: int)
 
 
 def _ratio(count: np.ndarray, cutoff: np.ndarray, members: int, total: int) -> np.ndarray:
+    """Distance d_i(c) of rRD."""
     rest = cutoff - count
     here = np.where(rest > 0, count / np.maximum(rest, 1), 0)
     return np.abs(here - members / (total - members))

@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 FORMAT = 2
-"""Version of the layout of an export. Format 1 has the checksums under the key `sums`."""
+"""Version of the layout of an export. Format 1 has another key for the checksums."""
 
 
 class Recall(TypedDict):

@@ -118,7 +118,7 @@ def read_run(source: Path | Run, name: str, index: int) -> tuple[ReportedRun, Ca
 
 
 def _card_versions(card: Path) -> dict[str, str]:
-    """Returns the versions in a run card; empty if there is no card."""
+    """Returns the versions in a run card; empty without a card."""
     try:
         text = card.read_text()
     except (OSError, UnicodeDecodeError):

@@ -10,7 +10,6 @@ import dataclasses
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from rankpg._utils.files import atomic_write_text
 
@@ -73,7 +72,7 @@ def render(title: str, text: str, sections: list[Section]) -> str:
     return environment.from_string(template).render(title=title, text=text, sections=sections)
 
 
-def _without_direction_controls(value: Any) -> Any:
+def _without_direction_controls(value: object) -> object:
     """Replaces controls that would change the direction of adjacent text."""
     return (
         _DIRECTION_CONTROLS.sub("?", value) if type(value) is str else value

@@ -19,7 +19,7 @@ _ROUNDING = 1e-6
 
 
 def number(values: Iterable[float]) -> str:
-    """Returns the mean over seeds and the 95 % interval as text; a dash if there is no value."""
+    """Returns the mean over seeds and the 95 % interval as text; a dash without values."""
     found = list(values)
     if not found:
         return "–"
@@ -73,7 +73,7 @@ def _versions(versions: dict[str, str]) -> str:
 def _cautions(runs: Sequence[ReportedRun]) -> list[str]:
     """Returns what limits a comparison of the rows."""
     notes = [
-        f"{run.name}: one seed, so there is no interval. Train with several seeds to separate effects from "
+        f"{run.name}: one seed and therefore no interval. Train with several seeds to separate effects from "
         "noise."
         for run in runs
         if len(run.last) == 1

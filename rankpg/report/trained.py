@@ -46,7 +46,7 @@ def calibration(runs: Sequence[ReportedRun]) -> Section:
         if found.method is None:
             notes.append(
                 f"{run.name}: the score of {run.config.estimator} does not approximate an inclusion "
-                "probability, so there is no prediction to test."
+                "probability, so it makes no prediction to test."
             )
         if found.exact is None:
             notes.append(

@@ -45,9 +45,9 @@ def test_fairness_matches_enumeration_of_all_rankings(name, total, members, leng
         for chosen in itertools.combinations(range(total), members)
     }
     rankings = sorted(orders)
-    sums = np.array([discounted(name, r, members, total, every) for r in rankings])
+    totals = np.array([discounted(name, r, members, total, every) for r in rankings])
     measured = MEASURES[name](np.array(rankings), total, members, every)
-    np.testing.assert_allclose(measured, sums / sums.max(), atol=1e-12)
+    np.testing.assert_allclose(measured, totals / totals.max(), atol=1e-12)
     assert measured.max() == pytest.approx(1)
 
 

@@ -112,7 +112,7 @@ def test_page_has_all_sections_of_both_runs(page, run):
     last = [row["policy_value"] for row in run.metrics if row["step"] == 20]
     assert f"{np.mean(last):.4g} ± " in seen.text
     assert f"jax {jax.__version__}" in seen.text
-    assert "one seed, so there is no interval" in seen.text
+    assert "one seed and therefore no interval" in seen.text
     assert "no exact probability; it needs a single expert" in seen.text
 
 
