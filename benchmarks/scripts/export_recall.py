@@ -23,7 +23,7 @@ import numpy as np
 
 from benchmarks.scripts.common import RESULTS, one_core, write
 from rankpg.export.indexes import INDEXES, ItemIndex
-from rankpg.export.recall import choose_effort, exact_rows, measure
+from rankpg.export.recall import choose_effort, exact_rows, measure_recall
 
 DIM, DEPTH, CONTEXTS, CLUSTERS, BATCH, ROUNDS = 64, 100, 1024, 100, 64, 3
 WANTED = (0.9, 0.99)
@@ -67,7 +67,7 @@ def rows_of(name: str, kind: str, contexts: np.ndarray, items: np.ndarray, exact
             "kind": kind,
             "wanted": wanted,
             "effort": effort,
-            "recall": measure([index], contexts[::2], exact[::2], (DEPTH,))["candidates"],
+            "recall": measure_recall([index], contexts[::2], exact[::2], (DEPTH,))["candidates"],
             "queries_per_second": queries_per_second(lambda x: index.search(x, DEPTH), asked),
             "seconds_to_build": built,
         }

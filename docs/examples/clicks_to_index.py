@@ -1,8 +1,8 @@
-"""From a Parquet file of clicks and a LightGBM model to a FAISS index.
+"""Trains a retriever on a Parquet file of clicks under a LightGBM model and exports a FAISS index.
 
     python clicks_to_index.py clicks.parquet users.parquet items.parquet ranker.txt served 1000
 
-clicks has user_id, item_id and clicked; users and items have an id and the columns that the model reads.
+The clicks have the columns user_id, item_id and clicked. Users and items have an id and the model's features.
 """
 
 import sys
@@ -16,7 +16,7 @@ from rankpg.data.features import Features
 from rankpg.environments.from_table import from_table
 
 clicks, users, items, ranker, folder, num_steps = sys.argv[1:]
-rankpg.export.check_free(folder)  # before anything is trained
+rankpg.export.check_free(folder)  # fail before training
 ranker = lightgbm.Booster(model_file=ranker)
 users, items = pd.read_parquet(users), pd.read_parquet(items)
 

@@ -1,14 +1,15 @@
-"""A server of an exported policy: contexts or features in, the ids of K candidates out. It needs no rankpg.
-(But for --rows: features are then made by the very code that made those of training.)
+"""Serves an exported policy: context ids or features in, ids of K candidates out.
+
+It does not import rankpg, except for --rows, which computes features with the code that training used.
 
     python serve.py FOLDER --contexts ann bob             # an export whose contexts are ids
     python serve.py FOLDER --features features.npy        # one whose context tower reads features [B, F]
-    python serve.py FOLDER --rows users.parquet           # the same, from the columns they are made of
-    python serve.py FOLDER --contexts ann --search faiss  # an index of the export in place of exact search
+    python serve.py FOLDER --rows users.parquet           # the same, from the columns of a table
+    python serve.py FOLDER --contexts ann --search faiss  # search an index instead of all items
 
-pip install numpy jax flatbuffers safetensors, and faiss-cpu or usearch for their indices. The answers are one
-line of JSON a context. The sums of the export are checked when it is opened: they tell damage, not malice.
-The context tower is a compiled program, so open exports that you trust.
+Install: pip install numpy jax flatbuffers safetensors, and faiss-cpu or usearch for their indexes. The output
+is one line of JSON per context. The checksums of all files are verified on loading. They detect damage, not
+tampering: the context tower is a compiled program, so load only exports that you trust.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,13 @@ import jax.export
 import numpy as np
 from safetensors.numpy import load_file
 
-FORMAT = 1
+CHECKSUMS = {1: "sums", 2: "checksums"}
+"""format -> key of the checksums in export.json"""
+
 CONTEXTS_AT_ONCE, ITEMS_AT_ONCE = 128, 8192
+
+Search = Callable[[np.ndarray, int], np.ndarray]
+"""(queries float32[B, D], depth) -> rows int[B, depth], best first; -1 where fewer were found"""
 
 
 class Server:
@@ -39,14 +46,15 @@ class Server:
         self.folder = Path(folder)
         self.manifest = manifest = read_manifest(self.folder)
         if search != "exact" and search not in manifest["indexes"]:
-            raise ValueError(f"the export has no index of {search}, only {[*manifest['indexes']]}")
+            available = ", ".join(["exact", *manifest["indexes"]])
+            raise ValueError(f"the export has no index of {search}; choose one of {available}")
         self.items = load_file(self.folder / manifest["items"]["embeddings"])["embeddings"]
         ids = json.loads((self.folder / manifest["items"]["ids"]).read_text())
-        self.item_ids = np.array(ids, object)  # as they are: of large integers NumPy makes floats
+        self.item_ids = np.array(ids, object)  # NumPy would turn large integers into floats
         self.tower = manifest["context_tower"]
         program = (self.folder / self.tower["program"]).read_bytes()
         self.program = jax.export.deserialize(bytearray(program))
-        self.embed = jax.jit(self.program.call)  # compiled once for each size of batch
+        self.embed = jax.jit(self.program.call)  # compiled once per batch size
         self.parameters = jax.device_put(load_file(self.folder / self.tower["parameters"]))
         self.row_of = {}
         if self.tower["ids"]:
@@ -55,26 +63,26 @@ class Server:
         self.indexes = open_indexes(self.folder, search, manifest["indexes"].get(search))
 
     def candidates(self, contexts: Any) -> np.ndarray:
-        """Item ids object[B, K], strings or ints, of B context ids, or of features [B, F]."""
+        """Returns item ids object[B, K] of B context ids, or of features [B, F]."""
         return self.item_ids[self.rows(contexts)]
 
     def rows(self, contexts: Any) -> np.ndarray:
-        """The same as row numbers of items, int[B, K]."""
+        """Returns the candidates as rows of items, int[B, K]."""
         inputs = self.inputs(contexts)
-        answers = [np.zeros((0, self.manifest["num_candidates"]), int)]
+        batches = [np.zeros((0, self.manifest["num_candidates"]), int)]
         for start in range(0, len(inputs), CONTEXTS_AT_ONCE):
-            some = inputs[start : start + CONTEXTS_AT_ONCE]
-            queries = np.asarray(self.embed(self.parameters, some))  # [B, M, D]
-            answers.append(self.retrieve(queries))
-        return np.concatenate(answers)
+            batch = inputs[start : start + CONTEXTS_AT_ONCE]
+            queries = np.asarray(self.embed(self.parameters, batch))  # [B, M, D]
+            batches.append(self.retrieve(queries))
+        return np.concatenate(batches)
 
     def inputs(self, contexts: Any) -> np.ndarray:
-        """What the context tower takes: rows int32[B], or features float32[B, F]."""
+        """Returns the inputs of the context tower: rows int32[B], or features float32[B, F]."""
         if self.tower["takes"] == "features":
             features = np.asarray(contexts, np.float32)
             if features.ndim != 2 or features.shape[1] != self.tower["width"]:
                 raise ValueError(
-                    f"features are {features.shape}; expected (B, {self.tower['width']})"
+                    f"features have shape {features.shape}; expected (B, {self.tower['width']})"
                 )
             if not np.isfinite(features).all():
                 row = int(np.argmin(np.isfinite(features).all(axis=1)))
@@ -82,40 +90,37 @@ class Server:
             return features
         labels = list(contexts)
         for label in labels:
-            if (
-                isinstance(label, float) or label not in self.row_of
-            ):  # a float may have been rounded
+            # A float is rejected: it may be a rounded integer.
+            if isinstance(label, float) or label not in self.row_of:
                 raise ValueError(f"unknown context {label!r}")
         return np.array([self.row_of[label] for label in labels], np.int32)
 
     def features(self, table: Any) -> np.ndarray:
-        """Features float32[B, F] of a table, or the file of one, with the columns that training read."""
+        """Returns features float32[B, F] of a table, or of its file, with the columns used in training."""
         if not self.tower.get("features"):
-            raise ValueError(
-                "the export does not say how its features were made: give --features FILE.npy"
-            )
+            raise ValueError("the export has no featurizer; pass --features FILE.npy")
         from rankpg.data.features import Featurizer
 
-        known = (self.folder / self.tower["features"]).read_text()
-        return Featurizer.from_json(known).transform(table)
+        text = (self.folder / self.tower["features"]).read_text()
+        return Featurizer.from_json(text).transform(table)
 
     def retrieve(self, queries: np.ndarray) -> np.ndarray:
-        """K rows a context, int[B, K], from embeddings [B, M, D]."""
+        """Returns K rows per context, int[B, K], from embeddings [B, M, D]."""
         depth = self.manifest["num_candidates"]
         orders = []  # int[B, K] of every expert
         for expert in range(self.manifest["num_experts"]):
-            asked = np.ascontiguousarray(queries[:, expert])
-            order = np.full((len(asked), depth), -1)
+            of_expert = np.ascontiguousarray(queries[:, expert])
+            order = np.full((len(of_expert), depth), -1)
             if self.indexes:
-                order = self.indexes[expert](asked, depth)
-            short = (order < 0).any(axis=1)  # without an index, or where it found too few
-            order[short] = exact_order(asked[short], self.items[expert], depth)
+                order = self.indexes[expert](of_expert, depth)
+            short = (order < 0).any(axis=1)  # no index, or it found fewer than K items
+            order[short] = exact_order(of_expert[short], self.items[expert], depth)
             orders.append(order)
         return fill_slots(orders, self.manifest["merge"]["quotas"])
 
 
 def exact_order(queries: np.ndarray, items: np.ndarray, depth: int) -> np.ndarray:
-    """Rows int[B, depth] of largest inner product, best first; ties go to the lower row."""
+    """Returns rows int[B, depth] of the largest inner products, best first, ties by lower row."""
     rows = np.zeros((len(queries), 0), int)
     scores = np.zeros((len(queries), 0), np.float32)
     for start in range(0, len(items), ITEMS_AT_ONCE):
@@ -129,7 +134,7 @@ def exact_order(queries: np.ndarray, items: np.ndarray, depth: int) -> np.ndarra
 
 
 def fill_slots(orders: list[np.ndarray], quotas: list[int]) -> np.ndarray:
-    """The merge rule: expert after expert takes the first of its order that nobody has taken."""
+    """Merges the experts: each takes the first items of its order that are not taken yet."""
     slots = []
     for context in zip(*orders, strict=True):
         taken: dict[int, None] = {}
@@ -140,90 +145,107 @@ def fill_slots(orders: list[np.ndarray], quotas: list[int]) -> np.ndarray:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """export.json, once every file is as it was written."""
+    """Reads export.json and verifies the checksum of every file."""
     if not (folder / "export.json").is_file():
-        raise ValueError(f"{folder} is no export: it has no export.json")
+        raise ValueError(f"{folder} is not an export: it has no export.json")
     manifest = json.loads((folder / "export.json").read_text())
-    if manifest.get("format") != FORMAT:
+    if manifest.get("format") not in CHECKSUMS:
         raise ValueError(
-            f"{folder} has format {manifest.get('format')}; this server reads {FORMAT}"
+            f"{folder} has format {manifest.get('format')}; expected one of {[*CHECKSUMS]}; export it again"
         )
-    for name in {file.name for file in folder.iterdir()} | {*manifest["sums"]}:
+    checksums = manifest[CHECKSUMS[manifest["format"]]]
+    for name in {file.name for file in folder.iterdir()} | {*checksums}:
         if name == "export.json":
             continue
         file, digest = folder / Path(name).name, None
         if file.is_file():
             with file.open("rb") as content:
                 digest = hashlib.file_digest(content, "sha256").hexdigest()
-        if digest is None or manifest["sums"].get(name) != digest:
+        if digest is None or checksums.get(name) != digest:
             raise ValueError(
                 f"{folder}: {name} is missing or not as it was exported; copy it again"
             )
     return manifest
 
 
-def open_indexes(folder: Path, search: str, known: dict[str, Any] | None) -> list[Any]:
-    """One function `(queries, depth) -> rows` an expert; none for exact search."""
-    if known is None:
+def open_indexes(folder: Path, search: str, entry: dict[str, Any] | None) -> list[Search]:
+    """Returns one search function per expert; an empty list for exact search."""
+    if entry is None:
         return []
-    files = [str(folder / Path(name).name) for name in known["files"]]
-    if search == "faiss":
-        import faiss
+    return [OPENERS[search](folder / Path(name).name, entry) for name in entry["files"]]
 
-        indexes = [faiss.read_index(file) for file in files]
-        return [lambda queries, depth, i=i: i.search(queries, depth)[1] for i in indexes]
 
+def open_faiss(file: Path, entry: dict[str, Any]) -> Search:
+    """Loads an index of FAISS, which holds its search effort."""
+    import faiss
+
+    index = faiss.read_index(str(file))
+    return lambda queries, depth: index.search(queries, depth)[1]
+
+
+def open_usearch(file: Path, entry: dict[str, Any]) -> Search:
+    """Loads an index of usearch and sets its search effort, which the file does not hold."""
     from usearch.index import Index
 
-    def ask(queries, depth, index):
-        found = index.search(queries, depth, exact=known["effort"] is None)
-        keys = np.reshape(found.keys, (len(queries), -1)).astype(np.int64)
-        counts = np.reshape(getattr(found, "counts", keys.shape[1]), (-1, 1))
-        keys[np.arange(keys.shape[1]) >= counts] = -1
-        return np.pad(keys, ((0, 0), (0, depth - keys.shape[1])), constant_values=-1)
+    index = Index.restore(str(file))
+    if index is None:
+        raise ValueError(f"{file} is not an index of usearch")
+    index.expansion_search = entry["effort"] or 0
+    return partial(search_usearch, index, entry["effort"] is None)
 
-    def load(file):
-        index = Index.restore(file)
-        if index is None:
-            raise ValueError(f"{file} is no index of usearch")
-        index.expansion_search = known["effort"] or 0  # the file does not keep it
-        return index
 
-    return [partial(ask, index=load(file)) for file in files]
+def search_usearch(index: Any, exact: bool, queries: np.ndarray, depth: int) -> np.ndarray:
+    """Searches an index of usearch; -1 where fewer than `depth` items were found."""
+    found = index.search(queries, depth, exact=exact)
+    keys = np.reshape(found.keys, (len(queries), -1)).astype(np.int64)
+    counts = np.reshape(getattr(found, "counts", keys.shape[1]), (-1, 1))
+    keys[np.arange(keys.shape[1]) >= counts] = -1
+    return np.pad(keys, ((0, 0), (0, depth - keys.shape[1])), constant_values=-1)
+
+
+OPENERS: dict[str, Callable[[Path, dict[str, Any]], Search]] = {
+    "faiss": open_faiss,
+    "usearch": open_usearch,
+}
+"""name of an index -> function that loads it"""
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("folder", type=Path, help="what `rankpg export` wrote")
-    asked = parser.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--contexts", nargs="+", metavar="ID")
-    asked.add_argument("--features", type=Path, metavar="FILE.npy", help="numbers [B, F]")
-    asked.add_argument("--rows", metavar="FILE", help="a Parquet or CSV file of contexts")
-    parser.add_argument("--search", choices=("exact", "faiss", "usearch"), default="exact")
+    parser.add_argument("folder", type=Path, help="folder written by `rankpg export`")
+    inputs = parser.add_mutually_exclusive_group(required=True)
+    inputs.add_argument("--contexts", nargs="+", metavar="ID", help="context ids")
+    inputs.add_argument("--features", type=Path, metavar="FILE.npy", help="features [B, F]")
+    inputs.add_argument("--rows", metavar="FILE", help="Parquet or CSV file of contexts")
+    parser.add_argument(
+        "--search", choices=("exact", *OPENERS), default="exact", help="[%(default)s]"
+    )
     arguments = parser.parse_args(argv)
     try:
-        answers = answer(arguments)
+        lines = candidates(arguments)
     except (OSError, ValueError, TypeError, EOFError, ImportError) as error:
         print(f"serve.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    for ids in answers:
+    for ids in lines:
         print(json.dumps(ids))
     return 0
 
 
-def answer(arguments: argparse.Namespace) -> list[list[Any]]:
-    """Item ids of every context that was asked for."""
+def candidates(arguments: argparse.Namespace) -> list[list[Any]]:
+    """Returns the item ids of every context on the command line."""
     server = Server(arguments.folder, arguments.search)
     takes = server.tower["takes"]
     if (arguments.features or arguments.rows) and takes != "features":
-        raise ValueError("this export's contexts are ids: give --contexts")
+        raise ValueError("the contexts of this export are ids; pass --contexts")
     if arguments.rows:
         return server.candidates(server.features(arguments.rows)).tolist()
     if arguments.features:
         return server.candidates(np.load(arguments.features, allow_pickle=False)).tolist()
     if takes == "features":
-        raise ValueError("this export's context tower reads features: give --rows or --features")
-    by_text = {str(label): label for label in server.row_of}  # integers, as the shell has them
+        raise ValueError(
+            "the context tower of this export reads features; pass --rows or --features"
+        )
+    by_text = {str(label): label for label in server.row_of}  # the shell passes integers as text
     return server.candidates([by_text.get(text, text) for text in arguments.contexts]).tolist()
 
 

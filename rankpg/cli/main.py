@@ -17,6 +17,7 @@ from rankpg._utils.signals import Stopped
 from rankpg.cli import commands
 from rankpg.cli.arguments import Parser, checkpoint_step, folder_name
 from rankpg.cli.train import add_train
+from rankpg.export.indexes import index_choices
 
 __all__ = ["main", "parser", "run_command"]
 
@@ -120,9 +121,7 @@ def _add_export(kinds: Any) -> None:
         help="of the checkpoint; the newest if left out",
     )
     export.add_argument("--seed", type=int, help="one of the run's [its first]")
-    export.add_argument(
-        "--index", choices=("none", "faiss", "usearch", "both"), default="both", help="[both]"
-    )
+    export.add_argument("--index", choices=index_choices(), default="all", help="[all]")
     platforms = ("cpu", "cuda", "tpu")
     export.add_argument(
         "--platforms", nargs="+", choices=platforms, default=platforms, help="of the tower [all]"

@@ -1,6 +1,6 @@
-"""How the places of all lists are shared out among the items: coverage, Lorenz curve, Gini coefficient.
+"""Distribution of exposure over items: coverage, Lorenz curve, Gini coefficient, shares of groups.
 
-x_a is how often item a had a place (among the candidates, or among what was shown) over many contexts.
+The exposure x_a of item a is the number of contexts in which it is a candidate, or is shown.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from rankpg.types import Float
 
 __all__ = ["GroupShare", "coverage", "gini", "group_shares", "lorenz"]
 
@@ -18,15 +20,15 @@ else:
 
 
 def coverage(counts: ArrayLike) -> float:
-    """The share of the catalogue that had a place at all (Ge, Delgado-Battenfeld and Jannach 2010).
+    """Share of the catalogue with any exposure (Ge, Delgado-Battenfeld and Jannach 2010).
 
     coverage = |{a : x_a > 0}| / N
 
     Args:
-      counts: x_a, numbers [N] of at least 0.
+      counts: exposures x_a >= 0, [N], not all of them 0.
 
     Raises:
-      ValueError: as `lorenz`.
+      ValueError: see `lorenz`.
 
     >>> coverage([3, 0, 1, 0])
     0.5
@@ -34,22 +36,22 @@ def coverage(counts: ArrayLike) -> float:
     return float(np.mean(_counts(counts) > 0))
 
 
-def lorenz(counts: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """The Lorenz curve: the share of all places that the poorest p of the items have (Lorenz 1905).
+def lorenz(counts: ArrayLike) -> tuple[Float[np.ndarray, "points"], Float[np.ndarray, "points"]]:
+    """Lorenz curve: share of all exposure that the least exposed items have (Lorenz 1905).
 
     L(j / N) = sum of the j smallest x_a / sum of all x_a, j = 0, ..., N
 
     Args:
-      counts: x_a, numbers [N] of at least 0, not all of them 0.
+      counts: exposures x_a >= 0, [N], not all of them 0.
 
     Returns:
       j / N and L(j / N), both [N + 1].
 
     Raises:
-      ValueError: counts that are no list of finite numbers of at least 0, or that add up to 0.
+      ValueError: counts is not one-dimensional, is empty, holds negative or non-finite numbers, or is all 0.
 
-    >>> share_of_items, share_of_places = lorenz([3, 0, 1, 0])
-    >>> share_of_places.tolist()
+    >>> share_of_items, share_of_exposure = lorenz([3, 0, 1, 0])
+    >>> share_of_exposure.tolist()
     [0.0, 0.0, 0.0, 0.25, 1.0]
     """
     ordered = np.sort(_counts(counts))
@@ -58,17 +60,17 @@ def lorenz(counts: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def gini(counts: ArrayLike) -> float:
-    """The Gini coefficient: 0 if all items have the same, (N - 1) / N if one has everything (Gini 1912).
+    """Gini coefficient: 0 for equal exposure, (N - 1) / N if one item has all of it (Gini 1912).
 
     G = sum_j (2 j - N - 1) x_(j) / (N sum_a x_a) = sum_{a, b} |x_a - x_b| / (2 N sum_a x_a),
 
-    x_(j) the j-th smallest; twice the area between the Lorenz curve and the diagonal.
+    with x_(j) the j-th smallest exposure. G is twice the area between the Lorenz curve and the diagonal.
 
     Args:
-      counts: as `lorenz`.
+      counts: see `lorenz`.
 
     Raises:
-      ValueError: as `lorenz`.
+      ValueError: see `lorenz`.
 
     >>> gini([1, 1, 1, 1]), gini([0, 0, 0, 7])
     (0.0, 0.75)
@@ -80,67 +82,65 @@ def gini(counts: ArrayLike) -> float:
 
 
 class GroupShare(NamedTuple):
-    """What a group of items is, and what it gets."""
+    """Size and exposure of a group of items."""
 
     group: str
-    items: float
+    item_share: float
     """share of the catalogue"""
-    places: float
-    """share of all places"""
+    exposure_share: float
+    """share of all exposure"""
 
     @property
     def ratio(self) -> float:
-        """Places over items: 1 where the group gets what its size would give it at random."""
-        return self.places / self.items
+        """Exposure share over item share: 1 if the exposure is proportional to the group's size."""
+        return self.exposure_share / self.item_share
 
 
 def group_shares(counts: ArrayLike, groups: ArrayLike) -> list[GroupShare]:
-    """The share of the catalogue and the share of the places of every group, the largest group first.
+    """Share of the catalogue and of the exposure of every group, largest group first.
 
     Args:
-      counts: as `lorenz`.
-      groups: the group of every item, [N].
+      counts: see `lorenz`.
+      groups: group of every item, [N].
 
     Raises:
-      ValueError: as `lorenz`, groups of another length, and an item whose group is None or NaN.
+      ValueError: see `lorenz`; groups has another length; a group is None or NaN.
 
-    >>> [(s.group, s.items, s.places, s.ratio) for s in group_shares([3, 0, 1], ["new", "old", "old"])]
-    [('old', 0.667, 0.25, 0.375), ('new', 0.333, 0.75, 2.25)]
+    >>> [(s.group, s.item_share, s.exposure_share) for s in group_shares([3, 0, 1], ["new", "old", "old"])]
+    [('old', 0.667, 0.25), ('new', 0.333, 0.75)]
     """
-    places, labels = _counts(counts), np.asarray(groups)
-    if labels.shape != places.shape:
+    exposure, labels = _counts(counts), np.asarray(groups)
+    if labels.shape != exposure.shape:
         raise ValueError(
-            f"groups has shape {labels.shape}; expected one group for each of the {len(places)} items"
+            f"groups has shape {labels.shape}; expected [{len(exposure)}], one group per item"
         )
-    none = [row for row, label in enumerate(labels.tolist()) if label is None or label != label]
-    if none:
+    missing = [row for row, label in enumerate(labels.tolist()) if label is None or label != label]
+    if missing:
         raise ValueError(
-            f"groups holds {labels.tolist()[none[0]]} for item {none[0]}; expected a group for each, such as "
-            "'(no group)'"
+            f"groups holds {labels.tolist()[missing[0]]} for item {missing[0]}; expected a group for every "
+            "item, such as '(no group)'"
         )
     names, member = np.unique(labels, return_inverse=True)
     size = np.bincount(member)
-    held = np.bincount(member, weights=places)
+    held = np.bincount(member, weights=exposure)
     order = np.argsort(-size, kind="stable")
     return [
-        GroupShare(str(names[g]), float(size[g] / len(places)), float(held[g] / places.sum()))
+        GroupShare(str(names[g]), float(size[g] / len(exposure)), float(held[g] / exposure.sum()))
         for g in order
     ]
 
 
-def _counts(counts: ArrayLike) -> np.ndarray:
-    """The counts; very large or small ones scaled, so that sums neither overflow nor lose them."""
+def _counts(counts: ArrayLike) -> Float[np.ndarray, "N"]:
+    """Returns validated counts, rescaled where they are so large or small that a sum would lose them."""
     values = np.asarray(counts, float)
     if values.ndim != 1 or not values.size:
-        raise ValueError(
-            f"counts has shape {values.shape}; expected a list of numbers of at least 0, one an item"
-        )
+        raise ValueError(f"counts has shape {values.shape}; expected [N], one number per item")
     wrong = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if wrong.size:
         raise ValueError(
-            f"counts holds {values[wrong[0]]} for item {wrong[0]}; expected finite numbers of at least 0"
+            f"counts holds {values[wrong[0]]} for item {wrong[0]}; expected finite numbers >= 0"
         )
     largest = values.max()
     if largest == 0:
-        raise ValueError("counts are all 0: no item had a place, so there are no shares of places")
+        raise ValueError("counts is 0 for every item; expected at least one item with exposure")
     return values if 2.0**-53 < largest < 2.0**53 else values / largest

@@ -1,16 +1,17 @@
-"""Out of the door: a trained policy as files that serve without this library.
+"""Export for serving: a trained policy as files that a server reads without this library.
 
-context_tower.py   the context tower as a program of jax.export, for several platforms
-exact.py           the policy's candidates from embeddings, exactly, with the items in blocks
-indexes.py         FAISS and usearch behind one face
-recall.py          what an index finds of them, measured
-parts.py           what of a run is exported, checked
-card.py            the card that goes with it
-folder.py          the folder: all of these, with sums, whole or not at all
+context_tower.py  the context tower as a program of jax.export, for several platforms
+indexes.py        FAISS and usearch behind one interface; INDEXES maps names to classes
+recall.py         exact search, merging of experts, recall of an index
+parts.py          embeddings, context tower and ids of one seed, validated
+manifest.py       the fields of export.json
+card.py           CARD.md: results, settings, versions, limits
+folder.py         writes the export folder atomically, with checksums
 
-A server that reads it is docs/examples/serve.py.
+docs/examples/serve.py is a server that reads such a folder.
 """
 
 from rankpg.export.folder import check_free, export
+from rankpg.export.indexes import INDEXES, ItemIndex
 
-__all__ = ["check_free", "export"]
+__all__ = ["INDEXES", "ItemIndex", "check_free", "export"]

@@ -1,13 +1,14 @@
-"""The context tower as a program of its own: what of an encoder answers for contexts, and its parameters.
+"""The context tower as a program of jax.export, with the parameters that it reads.
 
-Which parameters these are is read off the traced program, so any encoder that answers embeddings will do.
+The traced program shows which parameters the embeddings of contexts depend on, so this works for every
+encoder that returns embeddings.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from jax import lax
 
 from rankpg.errors import ConfigError
 from rankpg.policy import Policy
-from rankpg.types import Array, Environment, Float, Params
+from rankpg.types import Array, Environment, Float, Int, Params
 
 __all__ = [
     "LARGEST_BATCH",
@@ -30,25 +31,33 @@ __all__ = [
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 LARGEST_BATCH = 8192
-"""Contexts of one call. A tower over features goes block by block beyond, which needs a known size."""
+"""Contexts per call. Above it a tower over features works in blocks, which need a static size."""
+
+Leaf: TypeAlias = Array | np.ndarray
+Tree: TypeAlias = tuple[Params, Environment]
+Inputs: TypeAlias = Int[Array, "B"] | Float[Array, "B F"]
 
 
 class ContextTower(NamedTuple):
-    """A program `call(parameters, inputs) -> float32[B, M, D]`, B free, the temperature applied."""
+    """Program `call(parameters, inputs) -> float32[B, M, D]` for any B, divided by the temperature."""
 
     program: jax_export.Exported
     parameters: dict[str, np.ndarray]
-    """float32 also where training kept fewer bits: the program rounds them back, without a loss."""
+    """in float32; the program rounds them back to the dtype of training, without loss"""
     width: int | None
-    """F, where inputs are features float32[B, F]; None where they are rows int32[B]."""
+    """F, if the inputs are features float32[B, F]; None if they are rows int32[B]"""
 
     def runs_here(self) -> bool:
-        """Whether it was lowered for the platform that JAX takes in this process."""
+        """Returns True if the program was lowered for the default backend of this process."""
         backend = jax.default_backend()
         return ("cuda" if backend == "gpu" else backend) in self.program.platforms
 
     def serialize(self) -> bytes:
-        """The program as `jax.export.deserialize` reads it."""
+        """Returns the bytes that `jax.export.deserialize` reads.
+
+        Raises:
+          ImportError: flatbuffers is missing; the message names the extra.
+        """
         try:
             return bytes(self.program.serialize())
         except ImportError as error:
@@ -61,21 +70,21 @@ def context_tower(
     environment: Environment,
     platforms: Sequence[str] = PLATFORMS,
 ) -> ContextTower:
-    """Trace and lower e(x) / temperature for every platform.
+    """Traces e(x) / temperature and lowers it for every platform.
 
     Args:
-      policy: whose encoder answers embeddings.
-      params: of one seed.
-      environment: has `context_features` [contexts, F] where the tower reads them.
-      platforms: of cpu, cuda, tpu.
+      policy: its encoder returns embeddings.
+      params: encoder parameters of one seed.
+      environment: has `context_features` [contexts, F] if the tower reads features.
+      platforms: any of cpu, cuda, tpu.
 
     Raises:
-      ConfigError: another platform, or one that the encoder cannot be lowered for.
+      ConfigError: an unknown platform, or one that the encoder cannot be lowered for.
     """
     unknown = [name for name in platforms if name not in PLATFORMS]
     if unknown or not platforms:
         raise ConfigError(
-            f"--platforms is {' '.join(platforms) or 'empty'}; expected some of {', '.join(PLATFORMS)}"
+            f"platforms={tuple(platforms)}; expected one or more of {', '.join(PLATFORMS)}"
         )
     environment = environment.whole  # with all of its items: contexts are the same in it
     tree = params, environment
@@ -99,20 +108,22 @@ def context_tower(
         program = jax_export.export(jax.jit(function), platforms=list(platforms))(given, inputs)
     except Exception as error:
         raise ConfigError(
-            f"the context tower cannot be exported for {', '.join(platforms)}: {error}. Fewer --platforms "
-            "may help, or an encoder that works for any number of contexts"
+            f"the context tower cannot be exported for {', '.join(platforms)}: {error}. Pass fewer "
+            "platforms=, or use an encoder that accepts any number of contexts"
         ) from error
     return ContextTower(program, given, width)
 
 
-def _function(policy: Policy, tree: Any, kept: dict[str, Any], reads: bool) -> Callable:
-    """`call(parameters, inputs)`: the encoder in a world whose contexts are the batch."""
+def _function(
+    policy: Policy, tree: Tree, kept: dict[str, Leaf], reads: bool
+) -> Callable[[dict[str, Array], Inputs], Float[Array, "B M D"]]:
+    """Returns `call(parameters, inputs)`: the encoder in an environment whose contexts are the batch."""
     paths, structure = jax.tree_util.tree_flatten_with_path(tree)
     dtypes = {name: leaf.dtype for name, leaf in kept.items()}
     shapes = [(_name(path), jax.ShapeDtypeStruct(x.shape, x.dtype)) for path, x in paths]
 
-    def call(parameters, inputs):
-        # What the tower does not read is dead code, and leaves the program.
+    def call(parameters: dict[str, Array], inputs: Inputs) -> Float[Array, "B M D"]:
+        # Leaves that the tower does not read are dead code, which the compiler removes.
         params, world = jax.tree.unflatten(
             structure,
             [
@@ -132,23 +143,28 @@ def _function(policy: Policy, tree: Any, kept: dict[str, Any], reads: bool) -> C
     return call
 
 
-def _scaled(policy: Policy, params: Params, environment: Any, rows: Any) -> Any:
+def _scaled(
+    policy: Policy, params: Params, environment: Environment, rows: Int[Array, "B"]
+) -> Float[Array, "B M D"]:
+    """Returns context embeddings in float32, divided by the temperature."""
     return widen(policy.embeddings(params, environment, rows).contexts)
 
 
 def widen(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The same numbers in float32.
+    """Converts to float32 after an explicit rounding to the dtype of x.
 
-    XLA may leave out a rounding to fewer bits that a conversion to more would follow; so it is asked for.
+    XLA may drop a rounding to fewer bits that is followed by a conversion to more; `reduce_precision` stays.
     """
     few = jnp.finfo(x.dtype)
     return lax.reduce_precision(x.astype(jnp.float32), min(few.nexp, 8), min(few.nmant, 23))
 
 
-def _used(policy: Policy, tree: Any) -> set[int]:
-    """Which leaves of (params, environment) the embeddings of contexts depend on."""
+def _used(policy: Policy, tree: Tree) -> set[int]:
+    """Returns the numbers of the leaves of (params, environment) that context embeddings depend on."""
 
-    def call(params, environment, rows):
+    def call(
+        params: Params, environment: Environment, rows: Int[Array, "B"]
+    ) -> Float[Array, "B M D"]:
         return _scaled(policy, params, environment, rows)
 
     rows = jax.ShapeDtypeStruct((1,), jnp.int32)
@@ -156,13 +172,14 @@ def _used(policy: Policy, tree: Any) -> set[int]:
     return set(traced.module_kept_var_idx) - {len(jax.tree.leaves(tree))}
 
 
-def _name(path: Any) -> str:
-    """Such as params.contexts.table"""
+def _name(path: tuple[Any, ...]) -> str:
+    """Returns the name of a leaf, such as params.contexts.table."""
     side = ("params", "environment")[path[0].idx]
     name = jax.tree_util.keystr(path[1:], simple=True, separator=".")
     return f"{side}.{name.removesuffix('.value')}"
 
 
-def _widened(leaf: Any) -> np.ndarray:
+def _widened(leaf: Leaf) -> np.ndarray:
+    """Returns a leaf in host memory, floats as float32."""
     array = np.asarray(leaf)
     return array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array

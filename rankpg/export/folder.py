@@ -1,14 +1,14 @@
-"""The folder that leaves: everything a server needs of a trained run, written whole or not at all.
+"""The export folder: all files that a server needs, written atomically.
 
 items.safetensors           embeddings float32[M, N, D]
-items.json                  N ids, in order
-context_tower.bin           the context tower as a program, for jax.export.deserialize
+items.json                  N item ids, in row order
+context_tower.bin           the context tower as a program for jax.export.deserialize
 context_tower.safetensors   its parameters
-contexts.json               context ids, in the order of the program's rows, where it takes rows
-context_features.json       how features are made of a context's columns, where it takes those of a table
-<index>_<expert>.<index>    one index an expert
-CARD.md                     what was trained, on what, how it ended, and what to know
-export.json                 the manifest: shapes, quotas, merge rule, measured recall, sums of all other files
+contexts.json               context ids in row order, if the program takes rows
+context_features.json       featurizer of the context's columns, if the program takes features of a table
+<index>_<expert>.<index>    one index per expert
+CARD.md                     results, settings, versions, limits
+export.json                 manifest: shapes, quotas, merge rule, recall, checksums of all other files
 """
 
 from __future__ import annotations
@@ -18,25 +18,26 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from rankpg._version import versions
 from rankpg.errors import ConfigError
 from rankpg.export.card import card
 from rankpg.export.context_tower import LARGEST_BATCH, PLATFORMS
-from rankpg.export.indexes import INDEXES, ItemIndex, check_installed, kind_for
+from rankpg.export.indexes import INDEXES, kind_for, select_indexes
+from rankpg.export.manifest import FORMAT, IndexEntry, Manifest
 from rankpg.export.parts import Parts, ids_of, take_parts
-from rankpg.export.recall import choose_effort, exact_rows, measure
+from rankpg.export.recall import choose_effort, exact_rows, measure_recall
 from rankpg.runs.run import Run
 from rankpg.runs.storage.card import settings_of
 
-__all__ = ["FORMAT", "MANIFEST", "check_free", "export"]
+__all__ = ["MANIFEST", "check_free", "export"]
 
-FORMAT, MANIFEST = 1, "export.json"
+MANIFEST = "export.json"
 ITEMS, ITEM_IDS, CONTEXT_IDS, CONTEXT_FEATURES, PROGRAM, PARAMETERS, CARD = (
     "items.safetensors",
     "items.json",
@@ -52,88 +53,94 @@ _CONFIG = (
 )  # fmt: skip
 
 MERGE_RULE = (
-    "Every expert m orders all items by inner product, largest first, ties by lower row. The K slots are "
-    "filled expert after expert: expert 1 takes the first quotas[0] items of its order, expert 2 the first "
-    "quotas[1] items of its order that are not taken yet, and so on. No order is needed beyond K."
+    "Every expert orders all items by inner product, largest first, ties by lower row. The K slots are "
+    "filled expert by expert: expert 1 takes the first quotas[0] items of its order, expert 2 the first "
+    "quotas[1] items of its order that are not taken yet, and so on. K items per expert are enough."
 )
 
 
-def check_free(folder: Path | str) -> None:
-    """Refuse a folder, or anything else of that name, that is there already: ConfigError."""
-    folder = Path(folder)
-    if folder.exists() or folder.is_symlink():
-        raise ConfigError(f"--out {folder} exists already; choose another folder for the export")
+def check_free(out: Path | str) -> None:
+    """Rejects an output folder that exists.
+
+    Raises:
+      ConfigError: a folder, file or link of that name exists.
+    """
+    out = Path(out)
+    if out.exists() or out.is_symlink():
+        raise ConfigError(f"out={str(out)!r} exists already; choose another folder for the export")
 
 
 def export(
     run: Run,
-    folder: Path | str,
+    out: Path | str,
     *,
     seed: int | None = None,
-    index: str = "both",
+    index: str = "all",
     platforms: Sequence[str] = PLATFORMS,
     recall: float = 0.99,
     exact_below: int = 20_000,
 ) -> Path:
-    """Write a trained seed's two towers, and indices over its items, for a server without rankpg.
+    """Exports both towers of a trained seed, and indexes over its items, for a server without rankpg.
 
     Args:
-      run: trained, or read by `run_folder.load_run`.
-      folder: does not exist yet.
-      seed: which of the trained seeds; the first by default.
-      index: none, faiss, usearch or both.
-      platforms: that the context tower is lowered for, of cpu, cuda and tpu.
-      recall: of its K best that every expert's index should find; it tries harder until it does.
-      exact_below: with fewer items than that an index is searched exactly.
+      run: a trained run, such as `load_run` returns.
+      out: output folder; must not exist.
+      seed: one of the trained seeds [the first].
+      index: `none`, `all`, or a name of `INDEXES`: faiss or usearch.
+      platforms: platforms that the context tower is lowered for, of cpu, cuda and tpu.
+      recall: target recall of every expert's K best items; the search effort rises until it is reached.
+      exact_below: catalogues with fewer items are searched exactly.
 
     Returns:
-      The folder.
+      The path of the folder.
 
     Raises:
-      ConfigError: the folder exists, the run is not two towers, its parameters are not finite, ids that JSON
-        cannot hold, a seed that was not trained, or an impossible setting.
+      ConfigError: `out` exists, the encoder is not two towers, parameters are not finite, JSON cannot hold
+        the ids, the seed was not trained, or another argument is out of range.
       ModuleNotFoundError: a package of the extra `export` is missing.
     """
-    folder = Path(folder)
-    check_free(folder)
-    names = {"none": (), "both": tuple(INDEXES)}.get(index, (index,))
-    check_installed(names)
+    out = Path(out)
+    check_free(out)
+    names = select_indexes(index)
     _safetensors()
     if not 0 < recall <= 1:
-        raise ConfigError(f"--recall is {recall}; expected a share above 0, at most 1")
+        raise ConfigError(f"recall={recall}; expected more than 0 and at most 1")
     parts = take_parts(run, seed, platforms)
     program = parts.tower.serialize()
     ids = {ITEM_IDS: ids_of(run, "item")}
     if parts.tower.width is None:
         ids[CONTEXT_IDS] = ids_of(run, "context")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        with _writing(folder):
+        with _writing(out):
             partial.mkdir(parents=True)
             _write_towers(partial, parts, program, ids)
-        indexes = _write_indexes(partial, folder, parts, names, recall, exact_below)
+        indexes = _write_indexes(partial, out, parts, names, recall, exact_below)
         manifest = _manifest(parts, indexes)
-        with _writing(folder):
+        with _writing(out):
             (partial / CARD).write_text(card(run, parts.seed, manifest))
-            manifest["sums"] = _sums(partial)
+            manifest["checksums"] = _checksums(partial)
             text = json.dumps(manifest, indent=1, allow_nan=False)
             (partial / MANIFEST).write_text(text + "\n")
-            os.rename(partial, folder)  # from here on it counts
+            os.rename(partial, out)  # atomic: the export is complete from here on
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    return out
 
 
 @contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """What a library raises where it cannot write, whatever its type, as an error that names the folder."""
+def _writing(out: Path) -> Iterator[None]:
+    """Turns whatever a library raises when it cannot write into a ConfigError that names the folder."""
     try:
         yield
     except Exception as error:
-        raise ConfigError(f"--out {folder} cannot be written: {error}") from error
+        raise ConfigError(f"out={str(out)!r} cannot be written: {error}") from error
 
 
-def _write_towers(folder: Path, parts: Parts, program: bytes, ids: dict[str, Any]) -> None:
+def _write_towers(
+    folder: Path, parts: Parts, program: bytes, ids: dict[str, list[int] | list[str]]
+) -> None:
+    """Writes item embeddings, context tower, ids and featurizer."""
     save = _safetensors()
     save({"embeddings": parts.items}, str(folder / ITEMS))
     save(parts.tower.parameters, str(folder / PARAMETERS))
@@ -145,40 +152,41 @@ def _write_towers(folder: Path, parts: Parts, program: bytes, ids: dict[str, Any
 
 
 def _write_indexes(
-    partial: Path, folder: Path, parts: Parts, names: Sequence[str], recall: float, exact_below: int
-) -> dict[str, Any]:
-    """Build, tune, measure and save the indices; answers what the manifest says of them."""
+    partial: Path, out: Path, parts: Parts, names: Sequence[str], recall: float, exact_below: int
+) -> dict[str, IndexEntry]:
+    """Builds, tunes, measures and saves the indexes; returns their entries in the manifest."""
     if not names:
         return {}
     depth = sum(parts.run.policy.quotas)
     exact = exact_rows(parts.queries, parts.items, depth)
     # The effort is chosen on every second context, and recall is measured on the others.
-    tuning, judging = (
+    tuning, measuring = (
         (slice(1, None, 2), slice(0, None, 2)) if len(exact) > 1 else (slice(None),) * 2
     )
-    told = {}
+    entries: dict[str, IndexEntry] = {}
     for name in names:
         kind = kind_for(name, parts.items.shape[1], exact_below)
-        indexes: list[ItemIndex] = [INDEXES[name](table, kind) for table in parts.items]
+        indexes = [INDEXES[name](table, kind) for table in parts.items]
         effort = choose_effort(indexes, parts.queries[tuning], exact[tuning], recall)
         files = [f"{name}_{m}.{name}" for m in range(len(indexes))]
-        with _writing(folder):
+        with _writing(out):
             for index, file in zip(indexes, files, strict=True):
                 index.save(partial / file)
-        found = measure(indexes, parts.queries[judging], exact[judging], parts.run.policy.quotas)
-        told[name] = {
+        entries[name] = {
             "version": INDEXES[name].version(),
             "files": files,
             "kind": kind,
             "effort": effort,
             "depth": depth,
-            "recall": found,
+            "recall": measure_recall(
+                indexes, parts.queries[measuring], exact[measuring], parts.run.policy.quotas
+            ),
         }
-    return told
+    return entries
 
 
-def _manifest(parts: Parts, indexes: dict[str, Any]) -> dict[str, Any]:
-    """Everything about the folder, but for the sums of its files."""
+def _manifest(parts: Parts, indexes: dict[str, IndexEntry]) -> Manifest:
+    """Returns the manifest without checksums."""
     run, tower = parts.run, parts.tower
     config, quotas = settings_of(run), [int(quota) for quota in run.policy.quotas]
     first = run.environment.whole.eligible(jnp.int32(0), jnp.zeros(1, jnp.int32))
@@ -209,19 +217,21 @@ def _manifest(parts: Parts, indexes: dict[str, Any]) -> dict[str, Any]:
             "calling_convention": tower.program.calling_convention_version,
         },
         "indexes": indexes,
+        "checksums": {},
     }
 
 
-def _sums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file."""
-    sums = {}
+def _checksums(folder: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every file in a folder."""
+    checksums = {}
     for file in sorted(folder.iterdir()):
         with file.open("rb") as content:
-            sums[file.name] = hashlib.file_digest(content, "sha256").hexdigest()
-    return sums
+            checksums[file.name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return checksums
 
 
-def _safetensors() -> Any:
+def _safetensors() -> Callable[[dict[str, np.ndarray], str], None]:
+    """Returns `safetensors.numpy.save_file`; the error of a missing package names the extra."""
     try:
         from safetensors.numpy import save_file
     except ModuleNotFoundError as error:

@@ -1,10 +1,10 @@
-"""What of a run is exported: both towers of one seed in this host's memory, checked, and the ids of rows."""
+"""The exported parts of a run: embeddings, context tower and ids of one seed, validated, in host memory."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,89 +16,97 @@ from rankpg.errors import ConfigError
 from rankpg.export.context_tower import ContextTower, context_tower, widen
 from rankpg.runs.evaluator import evaluation_contexts
 from rankpg.runs.run import Run
-from rankpg.types import Embeddings
+from rankpg.types import Array, Embeddings, Environment, Float, Int, Params
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+else:
+    ArrayLike = Any
 
 __all__ = ["Parts", "ids_of", "kept_rows", "take_parts"]
 
-_JUDGING = 1000
-"""Contexts that recall is measured on, at most."""
+_RECALL_CONTEXTS = 1000
+"""Largest number of contexts that recall is measured on."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What of a run is exported."""
+    """Item embeddings and context tower of one seed of a run."""
 
     run: Run
     seed: int
-    params: Any
+    params: Params
     items: np.ndarray
-    """float32[M, N, D], of the items that `kept_rows` keeps"""
+    """embeddings float32[M, N, D] of the rows that `kept_rows` returns"""
     tower: ContextTower
     queries: np.ndarray
-    """float32[B, M, D]: embeddings of the contexts that recall is measured on."""
+    """embeddings float32[B, M, D] of the contexts that recall is measured on"""
 
     @property
     def context_featurizer(self) -> Featurizer | None:
-        """What makes the features [B, F] that the context tower reads, where they came from a table."""
+        """Featurizer of the context features that the tower reads, if they were made from a table."""
         width = self.tower.width
-        made_of = None if width is None else self.run.dataset.context_featurizer
-        return made_of if made_of is not None and len(made_of.names) == width else None
+        featurizer = None if width is None else self.run.dataset.context_featurizer
+        return featurizer if featurizer is not None and len(featurizer.names) == width else None
 
 
 def take_parts(run: Run, seed: int | None, platforms: Sequence[str]) -> Parts:
-    """Embed the items and export the context tower of one seed.
+    """Embeds the items and exports the context tower of one seed.
 
     Args:
-      run: trained.
-      seed: one of its seeds; the first if None.
-      platforms: as for `context_tower`.
+      run: a trained run.
+      seed: one of its seeds [the first].
+      platforms: see `context_tower`.
 
     Raises:
-      ConfigError: a seed that was not trained, parameters or embeddings that are not finite, an encoder that
-        answers logits, or one whose context tower is no program of its own.
+      ConfigError: the seed was not trained, parameters or embeddings are not finite, the encoder returns
+        logits, or its context tower cannot be separated from the rest.
     """
     if seed is not None and seed not in run.config.seeds:
-        raise ConfigError(f"--seed {seed} was not trained; the run has {run.config.seeds}")
+        raise ConfigError(f"seed={seed} was not trained; expected one of {run.config.seeds}")
     seed = run.config.seeds[0] if seed is None else seed
-    place = run.config.seeds.index(seed)
-    params = jax.tree.map(lambda leaf: leaf[place], run.state_of_hosts().params)
+    row = run.config.seeds.index(seed)
+    params = jax.tree.map(lambda leaf: leaf[row], run.state_of_hosts().params)
     for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        _check_finite(f"the parameters {jax.tree_util.keystr(path)} of seed {seed}", leaf)
+        _check_finite(f"parameters {jax.tree_util.keystr(path)} of seed {seed}", leaf)
     encode, one = run.policy.encoder.encode, jax.ShapeDtypeStruct((1,), jnp.int32)
-    answer: Any = jax.eval_shape(encode, params, run.environment, one)
-    if not isinstance(answer, Embeddings):
+    encoded: object = jax.eval_shape(encode, params, run.environment, one)
+    if not isinstance(encoded, Embeddings):
         raise ConfigError(
-            "the run's encoder answers logits and no embeddings of contexts and items, so there are no items "
-            "to put into an index; export needs an encoder that returns rankpg.types.Embeddings"
+            "the encoder of the run returns logits, so there are no item embeddings to index; expected an "
+            "encoder that returns rankpg.types.Embeddings"
         )
 
     @jax.jit
-    def embed_items(params, environment):
+    def embed_items(params: Params, environment: Environment) -> Float[Array, "M N D"]:
         encoded: Any = encode(params, environment, jnp.zeros(1, jnp.int32))
         return widen(encoded.items)
 
     kept = kept_rows(run)
     items = np.asarray(embed_items(params, run.environment))
     items = np.ascontiguousarray(items if kept is None else items[:, kept])
-    _check_finite(f"the embeddings of items of seed {seed}", items)
+    _check_finite(f"item embeddings of seed {seed}", items)
     tower = context_tower(run.policy, params, run.environment, platforms)
     return Parts(run, seed, params, items, tower, _queries(run, params, tower))
 
 
-def _check_finite(what: str, array: Any) -> None:
+def _check_finite(name: str, array: ArrayLike) -> None:
+    """Rejects arrays with NaN or infinite numbers."""
     if not np.isfinite(array).all():
         raise ConfigError(
-            f"{what} are not finite: nothing can be ranked with them. Export another seed, or train again "
-            "with a smaller --learning-rate"
+            f"the {name} are not finite, so the policy cannot rank; export another seed=, or train again "
+            "with a smaller learning_rate"
         )
 
 
-def _queries(run: Run, params: Any, tower: ContextTower) -> np.ndarray:
-    """Embeddings of some of the run's contexts by its encoder; refused where the exported tower differs."""
-    rows = choose_contexts(np.asarray(evaluation_contexts(run)), _JUDGING)
-    rows = rows[::-1]  # so that the place in a batch is not the row
+def _queries(run: Run, params: Params, tower: ContextTower) -> Float[np.ndarray, "B M D"]:
+    """Embeds contexts with the run's encoder and rejects an exported tower that differs from it."""
+    rows = choose_contexts(np.asarray(evaluation_contexts(run)), _RECALL_CONTEXTS)
+    rows = rows[::-1]  # so that the position in the batch differs from the row
 
-    def embed(params, environment, rows):
+    def embed(
+        params: Params, environment: Environment, rows: Int[Array, "B"]
+    ) -> Float[Array, "B M D"]:
         return run.policy.embeddings(params, environment, rows).contexts
 
     known = params, run.environment, rows
@@ -113,23 +121,27 @@ def _queries(run: Run, params: Any, tower: ContextTower) -> np.ndarray:
     rounding = float(jnp.finfo(jax.eval_shape(embed, *known).dtype).eps) ** 0.5
     if not np.allclose(found, wanted, rtol=rounding, atol=rounding * float(np.abs(wanted).max())):
         raise ConfigError(
-            "the exported context tower answers otherwise than the run's encoder: an encoder that reads "
-            "context_features must read nothing else of a context, such as a table of ids"
+            "the exported context tower and the encoder of the run return different embeddings; an encoder "
+            "that reads context_features must read nothing else of a context, such as a table of ids"
         )
     return wanted[::-1]
 
 
 def kept_rows(run: Run) -> np.ndarray | None:
-    """Row numbers of the items that the run may still hand over, ascending; None: all of them."""
+    """Returns the rows of the items that the run may still retrieve, ascending; None for all items."""
     allowed = run.environment.allowed
     return None if allowed is None else np.flatnonzero(np.asarray(allowed))
 
 
 def ids_of(run: Run, side: str) -> list[int] | list[str]:
-    """Ids of a side, context or item, as JSON holds them exactly: of all contexts, and of the kept items.
+    """Returns the ids of all contexts, or of the items that `kept_rows` returns.
+
+    Args:
+      run: a trained run.
+      side: `context` or `item`.
 
     Raises:
-      ConfigError: ids that are neither all strings nor all integers.
+      ConfigError: the ids are neither all strings nor all integers, the types that JSON holds exactly.
     """
     ids = getattr(run.dataset, f"{side}_ids").ids
     kept = kept_rows(run) if side == "item" else None
@@ -137,7 +149,7 @@ def ids_of(run: Run, side: str) -> list[int] | list[str]:
     if not (all(type(x) is str for x in ids) or all(type(x) is int for x in ids)):
         odd = next(x for x in ids if type(x) is not type(ids[0]) or type(x) not in (str, int))
         raise ConfigError(
-            f"the {side} id {odd!r} is a {type(odd).__name__}; ids are exported exactly, and so must all be "
-            "strings, or all integers"
+            f"the {side} id {odd!r} is a {type(odd).__name__}; expected ids that are all strings or all "
+            "integers, which JSON holds exactly"
         )
     return ids

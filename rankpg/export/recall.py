@@ -1,9 +1,8 @@
-"""The policy's greedy candidates from embeddings, exactly, with the catalogue in blocks."""
+"""Exact search over exported embeddings, merging of experts, and recall of an index against it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +12,32 @@ from jax import lax
 from rankpg.core.numerics import largest, scan_rows
 from rankpg.core.sampling import fill_quotas
 from rankpg.export.indexes import ItemIndex
+from rankpg.export.manifest import Recall
 from rankpg.types import Array, Float, Int, Quotas
 
-__all__ = ["choose_effort", "exact_orders", "exact_rows", "measure", "merge", "overlap"]
+__all__ = [
+    "choose_effort",
+    "exact_orders",
+    "exact_rows",
+    "measure_recall",
+    "merge",
+    "recall_by_expert",
+]
 
-_ROWS = 8192
+_ITEMS_AT_ONCE = 8192
 """Items whose logits are in memory at a time."""
+
+_CONTEXTS_AT_ONCE = 128
 
 
 def exact_orders(
     contexts: Float[Array, "B M D"], items: Float[Array, "M N D"], depth: int
 ) -> Int[Array, "B M depth"]:
-    """Every expert's `depth` items of largest inner product; ties go to the lower row.
+    """Rows of the `depth` largest inner products of every expert, largest first, ties by lower row.
 
     Args:
-      contexts: the temperature applied.
-      items: of all experts.
+      contexts: context embeddings, divided by the temperature.
+      items: item embeddings.
       depth: at most N.
 
     >>> exact_orders(jnp.ones((1, 1, 1)), jnp.array([[[3.0], [1.0], [2.0]]]), 2)
@@ -37,12 +46,16 @@ def exact_orders(
     queries = jnp.swapaxes(contexts, 0, 1)
     experts, batch = queries.shape[:2]
 
-    def look(best, start, rows):
-        logits = lax.dot_general(queries, rows, (((2,), (2,)), ((0,), (0,))))  # [M, B, rows]
+    def update(
+        best: tuple[Float[Array, "M B depth"], Int[Array, "M B depth"]],
+        start: Int[Array, ""],
+        block: Float[Array, "M block D"],
+    ):
+        logits = lax.dot_general(queries, block, (((2,), (2,)), ((0,), (0,))))  # [M, B, block]
         logits = jnp.where(logits == 0, 0, logits)  # -0.0 and 0.0 are a tie
-        numbers = start.astype(jnp.int32) + jnp.arange(rows.shape[1], dtype=jnp.int32)
-        numbers = jnp.broadcast_to(numbers[None, None], logits.shape)
-        both = [jnp.concatenate(pair, axis=2) for pair in zip(best, (logits, numbers), strict=True)]
+        rows = start.astype(jnp.int32) + jnp.arange(block.shape[1], dtype=jnp.int32)
+        rows = jnp.broadcast_to(rows[None, None], logits.shape)
+        both = [jnp.concatenate(pair, axis=2) for pair in zip(best, (logits, rows), strict=True)]
         top, place = largest(both[0], depth)
         return (top, jnp.take_along_axis(both[1], place, axis=2)), None
 
@@ -50,12 +63,12 @@ def exact_orders(
         jnp.full((experts, batch, depth), -jnp.inf, contexts.dtype),
         jnp.zeros((experts, batch, depth), jnp.int32),
     )
-    (_, orders), _ = scan_rows(look, nothing, items, _ROWS)
+    (_, orders), _ = scan_rows(update, nothing, items, _ITEMS_AT_ONCE)
     return jnp.swapaxes(orders, 0, 1)
 
 
 def merge(orders: Int[Array, "B M depth"], quotas: Quotas) -> Int[Array, "B K"]:
-    """The K slots, filled expert by expert with what no earlier expert has taken.
+    """Fills the K slots expert by expert, without items that an earlier expert has taken.
 
     >>> merge(jnp.array([[[0, 1, 2], [0, 3, 2]]]), (1, 2))
     Array([[0, 3, 2]], dtype=int32)
@@ -63,48 +76,55 @@ def merge(orders: Int[Array, "B M depth"], quotas: Quotas) -> Int[Array, "B K"]:
     return jax.vmap(lambda order: fill_quotas(order, quotas)[0])(orders)
 
 
-_BATCH = 128
-
-
-def exact_rows(queries: np.ndarray, items: Any, depth: int) -> np.ndarray:
-    """int32[B, M, depth]: what every expert's index should find, of float32[B, M, D] and [M, N, D]."""
+def exact_rows(
+    queries: Float[np.ndarray, "B M D"], items: Float[np.ndarray, "M N D"], depth: int
+) -> Int[np.ndarray, "B M depth"]:
+    """Rows that an exact index of every expert finds; `exact_orders` in batches of contexts."""
     table = jnp.asarray(items)
-    look = jax.jit(exact_orders, static_argnums=2)
-    blocks = range(0, len(queries), _BATCH)
-    return np.concatenate([look(queries[i : i + _BATCH], table, depth) for i in blocks])
+    search = jax.jit(exact_orders, static_argnums=2)
+    starts = range(0, len(queries), _CONTEXTS_AT_ONCE)
+    return np.concatenate(
+        [search(queries[i : i + _CONTEXTS_AT_ONCE], table, depth) for i in starts]
+    )
 
 
 def choose_effort(
-    indexes: Sequence[ItemIndex], queries: np.ndarray, exact: np.ndarray, wanted: float
+    indexes: Sequence[ItemIndex],
+    queries: Float[np.ndarray, "B M D"],
+    exact: Int[np.ndarray, "B M depth"],
+    target: float,
 ) -> int | None:
-    """Set the least effort at which every expert's recall is what is wanted, or the highest there is.
+    """Sets and returns the least effort at which the recall of every expert reaches a target.
 
     Args:
-      indexes: of the M experts.
-      queries: float32[B, M, D].
-      exact: int[B, M, depth], see `exact_rows`.
-      wanted: mean recall at this depth, 0 to 1.
+      indexes: one per expert.
+      queries: context embeddings.
+      exact: rows of exact search, see `exact_rows`.
+      target: mean recall at this depth, 0 to 1.
 
     Returns:
-      The effort; None where search is exact.
+      The effort, or the largest one if none reaches the target; None where search is exact.
     """
     chosen = None
     for chosen in indexes[0].efforts:
         for index in indexes:
             index.set_effort(chosen)
-        if min(overlap(_search(indexes, queries, exact.shape[2]), exact)) >= wanted:
+        if min(recall_by_expert(_search(indexes, queries, exact.shape[2]), exact)) >= target:
             break
     return chosen
 
 
-def measure(
-    indexes: Sequence[ItemIndex], queries: np.ndarray, exact: np.ndarray, quotas: Quotas
-) -> dict[str, Any]:
-    """Recall of the K candidates, and of every expert's own K best.
+def measure_recall(
+    indexes: Sequence[ItemIndex],
+    queries: Float[np.ndarray, "B M D"],
+    exact: Int[np.ndarray, "B M K"],
+    quotas: Quotas,
+) -> Recall:
+    """Recall of the K candidates after the merge, and of the K best items of every expert.
 
     Args:
-      indexes, queries, exact: as for `choose_effort`, depth K.
-      quotas: how many slots each expert fills.
+      indexes, queries, exact: see `choose_effort`, with depth K.
+      quotas: number of slots that each expert fills.
     """
     found = _search(indexes, queries, exact.shape[2])
     candidates = [
@@ -112,16 +132,18 @@ def measure(
         for orders in (found, exact)
     ]
     return {
-        "candidates": overlap(*candidates)[0],
-        "experts": overlap(found, exact),
+        "candidates": recall_by_expert(*candidates)[0],
+        "experts": recall_by_expert(found, exact),
         "contexts": len(queries),
     }
 
 
-def overlap(found: np.ndarray, exact: np.ndarray) -> list[float]:
-    """Mean over contexts of the share of `exact` that was found, an expert at a time, of int[B, M, depth].
+def recall_by_expert(
+    found: Int[np.ndarray, "B M depth"], exact: Int[np.ndarray, "B M depth"]
+) -> list[float]:
+    """Share of the exact rows that were found, mean over contexts, for every expert.
 
-    >>> overlap(np.array([[[3, 1]], [[0, 2]]]), np.array([[[1, 2]], [[2, 0]]]))
+    >>> recall_by_expert(np.array([[[3, 1]], [[0, 2]]]), np.array([[[1, 2]], [[2, 0]]]))
     [0.75]
     """
     hits = [
@@ -131,9 +153,11 @@ def overlap(found: np.ndarray, exact: np.ndarray) -> list[float]:
     return [float(np.mean(of_expert)) for of_expert in hits]
 
 
-def _search(indexes: Sequence[ItemIndex], queries: np.ndarray, depth: int) -> np.ndarray:
-    """int64[B, M, depth], all experts asked."""
-    answers = [
+def _search(
+    indexes: Sequence[ItemIndex], queries: Float[np.ndarray, "B M D"], depth: int
+) -> Int[np.ndarray, "B M depth"]:
+    """Searches the index of every expert."""
+    orders = [
         index.search(np.ascontiguousarray(queries[:, m]), depth) for m, index in enumerate(indexes)
     ]
-    return np.stack(answers, axis=1)
+    return np.stack(orders, axis=1)

@@ -1,33 +1,18 @@
-"""Runs compared on one page, and the measures behind it as pure functions.
+"""One HTML page that compares runs.
 
-exposure.py     coverage, Lorenz curve, Gini coefficient, shares of groups
-fairness.py     rND, rKL, rRD
-calibration.py  reliability curves of inclusion probabilities
-measure.py      what a trained run answers: candidates, draws, item map
-groups.py       the groups of items, from a file
-gather.py       runs as the page sees them, and what each lacks
-pictures.py     pictures that a page holds within itself
-sections.py     what stands on the page, from metrics; trained.py, from the trained policy
-page.py         the page
-command.py      `report`
+command.py    `report`, behind `python -m rankpg report`
+gather.py     reads runs and measures what their checkpoints allow
+measure.py    exposure, calibration, item map and ranking of a trained policy
+groups.py     item groups from a file
+sections.py   sections from metrics, and SECTIONS, the table of all sections
+trained.py    sections from measurements of the trained policy
+pictures.py   figures, embedded in the page
+page.py       tables, panels and sections as data, and the HTML
+
+The measures themselves are in `rankpg.evaluation`.
 """
 
-from rankpg.evaluation.calibration import Bin, calibration_error, reliability
-from rankpg.evaluation.exposure import GroupShare, coverage, gini, group_shares, lorenz
-from rankpg.evaluation.fairness import rkl, rnd, rrd
 from rankpg.report.command import report
+from rankpg.report.sections import SECTIONS
 
-__all__ = [
-    "Bin",
-    "GroupShare",
-    "calibration_error",
-    "coverage",
-    "gini",
-    "group_shares",
-    "lorenz",
-    "reliability",
-    "report",
-    "rkl",
-    "rnd",
-    "rrd",
-]
+__all__ = ["SECTIONS", "report"]

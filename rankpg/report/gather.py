@@ -1,4 +1,4 @@
-"""Runs as a page sees them: settings and metrics from their folders, measurements where they can be had."""
+"""Reads runs for the report: settings and metrics from their folders, measurements where possible."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from rankpg.report.measure import (
     Calibration,
     Exposure,
     ItemMap,
-    calibrate,
-    count_places,
-    map_items,
+    measure_calibration,
+    measure_exposure,
+    project_items,
     rank_items,
 )
 from rankpg.runs.run import Run
@@ -29,66 +29,68 @@ from rankpg.runs.storage.folder import CARD
 from rankpg.runs.storage.load import METRICS, load_config, load_run
 from rankpg.runs.storage.metrics_file import read_metrics
 
-__all__ = ["MOST_GROUPS", "GroupRow", "Subject", "measure", "name_apart", "read"]
+__all__ = ["MOST_GROUPS", "GroupFairness", "ReportedRun", "measure", "read_run", "short_names"]
 
-_PROBLEMS = (
+_MEASUREMENT_ERRORS = (
     ValueError, TypeError, KeyError, OSError, ImportError, MemoryError, ArithmeticError,
     JaxRuntimeError,
 )  # fmt: skip
-"""What a measurement of somebody's run may raise; it is told on the page."""
+"""Errors of a measurement that the page reports instead of failing."""
 
 MOST_GROUPS = 12
 
 
 @dataclasses.dataclass(frozen=True)
-class GroupRow:
-    """A group of items against all others, in the policy's order of the catalogue."""
+class GroupFairness:
+    """Fairness of the policy's ranking of the catalogue for one group against all other items."""
 
     group: str
-    parity: dict[str, list[float]]
-    """name of the measure -> its mean over contexts, by seed; empty for a group of all items"""
+    values: dict[str, list[float]]
+    """name of the measure -> mean over contexts, by seed; empty if the group has all items"""
 
 
 @dataclasses.dataclass
-class Subject:
-    """A run on the page. What could not be had is None, and `lacks` says why."""
+class ReportedRun:
+    """A run on the page. A measurement that failed is None, and `missing` holds the reason."""
 
     name: str
-    where: str
-    place: int
-    """among the runs of the page: its colour"""
+    source: str
+    """folder of the run, or `in memory`"""
+    index: int
+    """number of the run on the page, which sets its colour and marker"""
     config: TrainConfig
     metrics: list[dict[str, Any]]
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     measured_at: int | None = None
+    """step of the measured checkpoint"""
     exposure: Exposure | None = None
     calibration: Calibration | None = None
     item_map: ItemMap | None = None
     item_ids: np.ndarray | None = None
     groups: np.ndarray | None = None
-    """of every item, [N]"""
-    group_rows: list[GroupRow] = dataclasses.field(default_factory=list)
-    every: int = 10
-    """the distance of the cut-offs of the fairness measures"""
-    lacks: dict[str, str] = dataclasses.field(default_factory=dict)
-    """which part of the page -> why the run has nothing there"""
+    """group of every item, [N]"""
+    group_fairness: list[GroupFairness] = dataclasses.field(default_factory=list)
+    cutoff_step: int = 10
+    """distance between the cut-offs of the fairness measures"""
+    missing: dict[str, str] = dataclasses.field(default_factory=dict)
+    """name of the measurement -> reason why the run does not have it"""
 
     @property
     def step(self) -> int:
-        """Of the last evaluation."""
+        """Step of the last evaluation."""
         return max(row["step"] for row in self.metrics)
 
     @property
     def last(self) -> list[dict[str, Any]]:
-        """The rows of the last evaluation, one a seed."""
+        """Rows of the last evaluation, one per seed."""
         return [row for row in self.metrics if row["step"] == self.step]
 
     def final(self, name: str) -> list[float]:
-        """A metric at the end, of the seeds that have it."""
+        """Returns a metric of the last evaluation, of the seeds that have it."""
         return [row[name] for row in self.last if row.get(name) is not None]
 
     def stopped(self) -> list[str]:
-        """Where and why seeds stopped."""
+        """Returns the step and reason for every seed that stopped."""
         return [
             f"seed {row['seed']} at step {row.get('stopped_at_step')}: {row['stopped_by']}"
             for row in self.last
@@ -96,27 +98,27 @@ class Subject:
         ]
 
 
-def read(source: Path | Run, name: str, place: int) -> tuple[Subject, Callable[[], Run]]:
-    """What is known of a run without loading its state, and a function that loads it.
+def read_run(source: Path | Run, name: str, index: int) -> tuple[ReportedRun, Callable[[], Run]]:
+    """Reads settings and metrics of a run, and returns them with a function that loads its state.
 
     Raises:
       ConfigError: settings or metrics cannot be read.
     """
     if isinstance(source, Run):
         if not source.metrics:
-            raise ConfigError(f"{name} was not evaluated yet: train it first")
-        subject = Subject(name, "in memory", place, source.config, source.metrics, versions())
-        return subject, lambda: source
+            raise ConfigError(f"{name} has no evaluation; train it first")
+        reported = ReportedRun(name, "in memory", index, source.config, source.metrics, versions())
+        return reported, lambda: source
     config = load_config(source).resolve()
     metrics = read_metrics(source / METRICS)
     if not metrics:
-        raise ConfigError(f"{source / METRICS} is empty: the run has no evaluation yet")
-    subject = Subject(name, str(source), place, config, metrics, _card_versions(source / CARD))
-    return subject, lambda: load_run(source)
+        raise ConfigError(f"{source / METRICS} is empty; the run has no evaluation yet")
+    reported = ReportedRun(name, str(source), index, config, metrics, _card_versions(source / CARD))
+    return reported, lambda: load_run(source)
 
 
 def _card_versions(card: Path) -> dict[str, str]:
-    """The versions that a run card names; none where there is no card."""
+    """Returns the versions in a run card; empty without a card."""
     try:
         text = card.read_text()
     except (OSError, UnicodeDecodeError):
@@ -126,10 +128,10 @@ def _card_versions(card: Path) -> dict[str, str]:
     return {name: value for name, separator, value in lines if separator}
 
 
-def name_apart(sources: Sequence[Path | Run]) -> list[str]:
-    """A short name for each run: as many of the last parts of its folder as tell it from the others.
+def short_names(sources: Sequence[Path | Run]) -> list[str]:
+    """Returns a short, unique name for each run: the shortest distinct suffix of its path.
 
-    >>> name_apart([Path("runs/a/first"), Path("runs/b/first"), Path("runs/second")])
+    >>> short_names([Path("runs/a/first"), Path("runs/b/first"), Path("runs/second")])
     ['a/first', 'b/first', 'runs/second']
     """
     paths = [source.resolve().parts for source in sources if isinstance(source, Path)]
@@ -147,51 +149,55 @@ def name_apart(sources: Sequence[Path | Run]) -> list[str]:
     return names
 
 
-def measure(subject: Subject, load: Callable[[], Run], groups: dict[str, str] | None) -> None:
-    """Load a run and ask it everything; what fails is written down, and the rest goes on."""
+MEASUREMENTS: dict[str, Callable[[Run], Exposure | Calibration | ItemMap]] = {
+    "exposure": measure_exposure,
+    "calibration": measure_calibration,
+    "item_map": project_items,
+}
+"""field of `ReportedRun` -> measurement of a loaded run"""
+
+
+def measure(reported: ReportedRun, load: Callable[[], Run], groups: dict[str, str] | None) -> None:
+    """Loads a run and measures it; the reason of a failure is recorded and the rest goes on."""
     try:
         run = load()
-    except _PROBLEMS as error:
-        subject.lacks["state"] = _words(error)
+    except _MEASUREMENT_ERRORS as error:
+        reported.missing["state"] = _one_line(error)
         return
-    subject.measured_at = run.step
-    subject.item_ids = run.dataset.item_ids.ids
-    parts: dict[str, Callable[[], Any]] = {
-        "exposure": lambda: count_places(run),
-        "calibration": lambda: calibrate(run),
-        "item_map": lambda: map_items(run),
-    }
-    for part, ask in parts.items():
+    reported.measured_at = run.step
+    reported.item_ids = run.dataset.item_ids.ids
+    for name, measurement in MEASUREMENTS.items():
         try:
-            setattr(subject, part, ask())
-        except _PROBLEMS as error:
-            subject.lacks[part] = _words(error)
+            setattr(reported, name, measurement(run))
+        except _MEASUREMENT_ERRORS as error:
+            reported.missing[name] = _one_line(error)
     if groups is not None:
         try:
-            subject.groups = group_of_items(groups, subject.item_ids.tolist())
-            subject.every, subject.group_rows = _parity(run, subject.groups)
-        except _PROBLEMS as error:
-            subject.lacks["groups"] = _words(error)
+            reported.groups = group_of_items(groups, reported.item_ids.tolist())
+            reported.cutoff_step, reported.group_fairness = _fairness(run, reported.groups)
+        except _MEASUREMENT_ERRORS as error:
+            reported.missing["groups"] = _one_line(error)
 
 
-def _parity(run: Run, groups: np.ndarray) -> tuple[int, list[GroupRow]]:
-    """The fairness measures of every group in the policy's order of the catalogue, at most 1000 deep."""
+def _fairness(run: Run, groups: np.ndarray) -> tuple[int, list[GroupFairness]]:
+    """Returns the cut-off step and the fairness of every group in the first 1000 ranked items."""
     depth = min(1000, len(groups))
     every = min(10, max(2, depth // 4))
     rankings = groups[rank_items(run, depth)]  # [seeds, contexts, depth]
     names, sizes = np.unique(groups, return_counts=True)
     rows = []
     for name, size in sorted(zip(names, sizes, strict=True), key=lambda x: -x[1])[:MOST_GROUPS]:
-        parity = {}
+        fairness = {}
         if size < len(groups):
             inside = rankings == name
             for title, function in MEASURES.items():
                 values = function(inside, len(groups), int(size), every)
-                parity[title] = values.mean(axis=-1).tolist()
-        rows.append(GroupRow(str(name), parity))
+                fairness[title] = values.mean(axis=-1).tolist()
+        rows.append(GroupFairness(str(name), fairness))
     return every, rows
 
 
-def _words(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
+    """Returns the message of an error in one line of at most 500 characters."""
     text = " ".join(str(error).split())
     return text[:500] if text else type(error).__name__

@@ -1,11 +1,10 @@
-"""The groups of items, from a file of item id and group: csv or tsv with a header, or Parquet."""
+"""Item groups from a file of item id and group: csv or tsv with a header, or Parquet."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,16 +20,16 @@ _ITEM, _GROUP = ("item", "item_id", "id"), ("group", "item_group", "category")
 
 
 def read_groups(path: Path | str) -> dict[str, str]:
-    """The group of every item id, both as text.
+    """Reads a mapping from item id to group, both as text.
 
-    The columns are called item (or item_id, id) and group (or item_group, category); a file of two columns
-    may call them otherwise, item first.
+    The columns are item (or item_id, id) and group (or item_group, category). In a file of two columns with
+    other names, the item comes first.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      TableError: it cannot be read, a line has too few fields, an id or group is empty, or an item is in
-        two groups; with the line.
-      ImportError: Parquet needs pyarrow.
+      FileNotFoundError: the file does not exist.
+      TableError: the file cannot be read, a line has too few fields, an id or group is empty, or an item is
+        in two groups; the message names the line.
+      ImportError: the file is Parquet and pyarrow is missing.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "groups.csv"
@@ -40,21 +39,21 @@ def read_groups(path: Path | str) -> dict[str, str]:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"--groups {path}: no such file")
+        raise FileNotFoundError(f"groups={str(path)!r}: no such file")
     kind = path.suffix.lower()
     if kind not in (".csv", ".tsv", ".parquet"):
         raise TableError(
-            f"--groups {path}: unknown extension {path.suffix!r}: expected .csv, .tsv or .parquet"
+            f"groups={str(path)!r}: unknown extension {path.suffix!r}; expected .csv, .tsv or .parquet"
         )
     rows = _parquet_rows(path) if kind == ".parquet" else _csv_rows(path)
     return _by_item(path, rows)
 
 
-def group_of_items(groups: dict[str, str], item_ids: Iterable[Any]) -> np.ndarray:
-    """The group of every item of a run, NO_GROUP for one that the file lacks; text [N].
+def group_of_items(groups: dict[str, str], item_ids: Iterable[int | str]) -> np.ndarray:
+    """Returns the group of every item, [N]; NO_GROUP for an item that the file lacks.
 
     Raises:
-      TableError: the file holds none of the items.
+      TableError: the file has none of the items.
 
     >>> group_of_items({"7": "new"}, [7, 8]).tolist()
     ['new', '(no group)']
@@ -62,32 +61,33 @@ def group_of_items(groups: dict[str, str], item_ids: Iterable[Any]) -> np.ndarra
     names = [str(item) for item in item_ids]
     if not any(name in groups for name in names):
         raise TableError(
-            f"--groups names no item of this run: it has ids such as {next(iter(groups))!r}, and the run "
-            f"such as {names[0]!r}"
+            f"groups= has no item of this run: its ids look like {next(iter(groups))!r}, those of the run "
+            f"like {names[0]!r}"
         )
     return np.array([groups.get(name, NO_GROUP) for name in names])
 
 
 def _by_item(path: Path, rows: Iterator[tuple[str, str, str]]) -> dict[str, str]:
+    """Returns a mapping from item to group; rejects empty fields and items in two groups."""
     found: dict[str, str] = {}
     for place, item, group in rows:
         if not item or not group:
             raise TableError(
-                f"--groups {path}, {place}: the {'group' if item else 'item id'} is empty: fill it in or "
-                "remove the row"
+                f"{path}, {place}: the {'group' if item else 'item id'} is empty; fill it in or remove the "
+                "row"
             )
         if found.setdefault(item, group) != group:
             raise TableError(
-                f"--groups {path}, {place}: item {item!r} is in the group {group!r} and, further up, in "
-                f"{found[item]!r}; an item has one group"
+                f"{path}, {place}: item {item!r} is in the group {group!r} and, in an earlier row, in "
+                f"{found[item]!r}; expected one group per item"
             )
     if not found:
-        raise TableError(f"--groups {path}: no rows; expected item id and group")
+        raise TableError(f"{path} has no rows; expected rows of item id and group")
     return found
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, str, str]]:
-    """(place, item, group) of every row."""
+    """Yields (line, item, group) of every row of a csv or tsv file."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
@@ -97,16 +97,17 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, str, str]]:
                 place = f"line {reader.line_num}"
                 if row and len(row) != len(names):
                     raise TableError(
-                        f"--groups {path}, {place}: {len(row)} fields where the first line has {len(names)}: "
-                        "mend or remove the line"
+                        f"{path}, {place}: {len(row)} fields, but the header has {len(names)}; correct or "
+                        "remove the line"
                     )
                 if row:
                     yield place, row[item].strip(), row[group].strip()
     except (OSError, UnicodeDecodeError, csv.Error) as cause:
-        raise TableError(f"--groups {path} cannot be read: {in_one_line(cause)}") from cause
+        raise TableError(f"{path} cannot be read: {in_one_line(cause)}") from cause
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Yields (row, item, group) of every row of a Parquet file."""
     pyarrow, parquet = arrow("pyarrow"), arrow("pyarrow.parquet")
     try:
         with parquet.ParquetFile(path) as file:
@@ -114,7 +115,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
             item, group = _columns(path, names)
             table = file.read(columns=[names[item], names[group]])
     except (OSError, pyarrow.ArrowException) as cause:
-        raise TableError(f"--groups {path} cannot be read: {in_one_line(cause)}") from cause
+        raise TableError(f"{path} cannot be read: {in_one_line(cause)}") from cause
     items, of_item = (
         [
             "" if value is None else str(value).strip()
@@ -127,7 +128,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, str, str]]:
 
 
 def _columns(path: Path, names: list[str]) -> tuple[int, int]:
-    """Where item and group stand among the columns."""
+    """Returns the numbers of the columns item and group."""
     lower = [name.lower() for name in names]
     found = [
         next((lower.index(name) for name in known if name in lower), None)
@@ -138,4 +139,4 @@ def _columns(path: Path, names: list[str]) -> tuple[int, int]:
     if len(names) == 2 and found[0] != 1 and found[1] != 0:
         return 0, 1
     listed = ", ".join(map(repr, names)) or "no columns"
-    raise TableError(f"--groups {path}: expected the columns item and group; found {listed}")
+    raise TableError(f"{path}: expected the columns item and group; found {listed}")

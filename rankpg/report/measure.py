@@ -1,7 +1,6 @@
-"""What a trained run answers when it is asked: its candidates, how often its draws hold an item, its map.
+"""Measurements of a trained run: exposure, calibration, ranking of the catalogue, item map.
 
-All of it is of greedy candidates, as they are handed over when the policy serves, but `calibration`, which
-is of draws, as in training.
+Exposure and ranking use greedy candidates, as in serving; calibration uses sampled ones, as in training.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -21,58 +20,74 @@ from rankpg.core.numerics import centre, largest
 from rankpg.core.plackett_luce import full_logits
 from rankpg.core.sampling import greedy_candidates, sample_candidates
 from rankpg.environments.dataset import choose_contexts
-from rankpg.evaluation.calibration import CLAIMS
+from rankpg.evaluation.calibration import INCLUSION_OF_ESTIMATOR
 from rankpg.evaluation.metrics import evaluation_block
 from rankpg.runs.evaluator import evaluation_contexts
 from rankpg.runs.run import Run
 from rankpg.training.update import seed_keys
-from rankpg.types import Array, Embeddings, Float, Int
+from rankpg.types import (
+    Array,
+    Bool,
+    Embeddings,
+    Environment,
+    Float,
+    Int,
+    Key,
+    Params,
+    PRNGKey,
+    Quotas,
+)
 
 __all__ = [
     "Calibration",
     "Exposure",
     "ItemMap",
-    "calibrate",
-    "count_places",
-    "map_items",
+    "measure_calibration",
+    "measure_exposure",
+    "project_items",
     "rank_items",
 ]
 
 _MOST_CONTEXTS = 2000
 _MOST_LOGITS = 2 * 10**9
-"""Of all contexts of one measurement; of more items fewer contexts are asked."""
+"""Logits of one measurement, over all contexts; a larger catalogue is measured on fewer contexts."""
 
 _MOST_EXACT = 5000
-"""Items up to which the exact inclusion probability is worked out."""
+"""Largest catalogue for which exact inclusion probabilities are computed."""
 
 _MOST_MAPPED = 3000
+"""Largest number of items in a map."""
+
+
+Measure: TypeAlias = Callable[[Environment, Float[Array, "M N"], Int[Array, ""], PRNGKey], Any]
+"""Measurement of one context: environment, logits, context, key -> tree of arrays."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Exposure:
-    """How often each item had a place, by seed."""
+    """Number of contexts in which each item is a candidate, is shown, and is among the best."""
 
     num_contexts: int
     candidates: np.ndarray
-    """int[seeds, N]: in how many contexts it was a candidate"""
+    """int[seeds, N]: contexts in which the item is a candidate"""
     shown: np.ndarray | None
-    """int[seeds, N]: in how many it was shown; None where no reward is known, so that no re-ranker is"""
+    """int[seeds, N]: contexts in which the item is shown; None if rewards are unknown"""
     best: np.ndarray | None
-    """int[N]: in how many it was among the K items of largest reward; None where no reward is known"""
+    """int[N]: contexts in which the item is among the K of largest reward; None if rewards are unknown"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Calibration:
-    """Pairs of context and item, what is claimed of them, and what was drawn; of one seed."""
+    """Predicted inclusion probabilities and observed draws of pairs of context and item, of one seed."""
 
     method: str | None
-    """of `inclusion.log_inclusion`; None where the score approximates no inclusion probability"""
-    claimed: np.ndarray | None
+    """method of `log_inclusion`; None if the score does not approximate an inclusion probability"""
+    predicted: np.ndarray | None
     """P(a in S) by that method, [pairs]"""
     exact: np.ndarray | None
-    """P(a in S), [pairs]; None for several experts, or where the catalogue is large"""
+    """exact P(a in S), [pairs]; None for several experts or a large catalogue"""
     hits: np.ndarray
-    """int[pairs]"""
+    """number of draws that hold the item, int[pairs]"""
     num_draws: int
 
 
@@ -81,72 +96,93 @@ class ItemMap:
     """The first two principal components of item embeddings."""
 
     items: np.ndarray
-    """row numbers, int[n]"""
-    places: np.ndarray
+    """rows, int[n]"""
+    coordinates: np.ndarray
     """[n, 2]"""
-    explained: np.ndarray
-    """share of the variance of each component, [2]"""
+    explained_variance: np.ndarray
+    """share of the variance that each component explains, [2]"""
 
 
-def judged_contexts(run: Run, most: int) -> Int[Array, "contexts"]:
-    """The contexts of an evaluation, or a fixed random choice of `most` of them."""
+def sampled_contexts(run: Run, most: int) -> Int[Array, "contexts"]:
+    """Returns the evaluation contexts, or a fixed random sample of at most `most` of them."""
     size = run.environment.num_items * len(run.policy.quotas)
     few = max(1, min(most, _MOST_LOGITS // size))
     return jnp.asarray(choose_contexts(np.asarray(evaluation_contexts(run)), few))
 
 
-def _params(run: Run, seed: int) -> Any:
-    """Of one seed, by its place."""
-    return jax.tree.map(lambda leaf: leaf[seed], run.state.params)
+def _params(run: Run, row: int) -> Params:
+    """Returns the parameters of one seed by its number in the run."""
+    return jax.tree.map(lambda leaf: leaf[row], run.state.params)
 
 
 def _by_context(
-    run: Run, contexts: Array, ask: Callable[..., Any], seeds: int = 1, block: int | None = None
+    run: Run,
+    contexts: Int[Array, "contexts"],
+    function: Measure,
+    seeds: int = 1,
+    block: int | None = None,
 ) -> list[Any]:
-    """What `ask(environment, logits, context, key)` answers of every context, for each of the first seeds.
+    """Evaluates `function(environment, logits, context, key)` on every context, for the first seeds.
 
-    `block` contexts are asked at a time.
+    Args:
+      run: a trained run.
+      contexts: context numbers.
+      function: measurement of one context.
+      seeds: number of seeds.
+      block: contexts per block [see `evaluation_block`].
+
+    Returns:
+      A tree of NumPy arrays with a leading axis of contexts, for each seed.
     """
 
-    def answers(environment, params, contexts, keys):
-        def one(context_and_key):
+    def measure(
+        environment: Environment,
+        params: Params,
+        contexts: Int[Array, "contexts"],
+        keys: Key[Array, "contexts"],
+    ) -> Any:
+        def one(context_and_key: tuple[Int[Array, ""], PRNGKey]) -> Any:
             context, key = context_and_key
             logits = run.policy.logits(params, environment, context[None])[0]
-            return ask(environment, environment.mask_ineligible(context, logits), context, key)
+            return function(environment, environment.mask_ineligible(context, logits), context, key)
 
         return lax.map(one, (contexts, keys), batch_size=block)
 
     block = block or evaluation_block(run.environment.num_items, run.policy.quotas).contexts
     block = min(contexts.shape[0], block)
-    answer, contexts = jax.jit(answers), run.copies(contexts)
-    answered = []
+    compiled, contexts = jax.jit(measure), run.copies(contexts)
+    by_seed = []
     for seed, key in enumerate(seed_keys(run.config.seeds, "evaluation")[:seeds]):
         keys = run.copies(jax.random.split(key, contexts.shape[0]))
-        values = answer(run.environment, _params(run, seed), contexts, keys)
-        answered.append(jax.tree.map(np.asarray, jax.device_get(values)))
-    return answered
+        values = compiled(run.environment, _params(run, seed), contexts, keys)
+        by_seed.append(jax.tree.map(np.asarray, jax.device_get(values)))
+    return by_seed
 
 
-def count_places(run: Run) -> Exposure:
-    """How often each item is a candidate, is shown, and is among the best, over at most 2000 contexts.
+def measure_exposure(run: Run) -> Exposure:
+    """Counts the contexts in which each item is a candidate, is shown, and is among the best.
 
-    Of a run that knows no rewards, candidates alone.
+    It uses at most 2000 contexts. Without rewards only candidates are counted.
     """
     policy, num_items = run.policy, run.environment.num_items
-    contexts = judged_contexts(run, _MOST_CONTEXTS)
+    contexts = sampled_contexts(run, _MOST_CONTEXTS)
     num_candidates = policy.num_candidates
 
-    def places(environment, logits, context, key):
+    def exposed(
+        environment: Environment, logits: Float[Array, "M N"], context: Int[Array, ""], key: PRNGKey
+    ) -> tuple[Int[Array, "K"], Int[Array, "L"]]:
         candidates = greedy_candidates(logits, policy.quotas)
         shown = run.learner.reranker.greedy(key, environment, context, candidates).items
         return candidates, shown
 
-    def best(environment, logits, context, key):
+    def best(
+        environment: Environment, logits: Float[Array, "M N"], context: Int[Array, ""], key: PRNGKey
+    ) -> Int[Array, "K"]:
         rewards = environment.mean_rewards(context, jnp.arange(num_items, dtype=jnp.int32))
         rewards = environment.mask_ineligible(context, rewards[None])
         return largest(rewards, num_candidates)[1][0]
 
-    seeds = _by_context(run, contexts, places, len(run.config.seeds))
+    seeds = _by_context(run, contexts, exposed, len(run.config.seeds))
     count = partial(np.bincount, minlength=num_items)
     known = run.environment.knows_rewards
     return Exposure(
@@ -158,93 +194,99 @@ def count_places(run: Run) -> Exposure:
 
 
 def rank_items(run: Run, depth: int, most: int = 256) -> np.ndarray:
-    """The policy's order of the catalogue, cut at `depth`, for every seed and at most `most` contexts.
+    """Ranks the catalogue by the policy, for every seed and at most `most` contexts.
 
-    One expert orders by its logits, several by the expected number of draws.
+    A single expert ranks by its logits, several by the expected number of draws of an item.
 
     Returns:
-      Row numbers of items, int[seeds, contexts, depth], best first.
+      Rows of the first `depth` items, int[seeds, contexts, depth], best first.
     """
-    contexts = judged_contexts(run, most)
+    contexts = sampled_contexts(run, most)
 
-    def order(environment, logits, context, key):
+    def order(
+        environment: Environment, logits: Float[Array, "M N"], context: Int[Array, ""], key: PRNGKey
+    ) -> Int[Array, "depth"]:
         return largest(_weights(logits, run.policy.quotas)[None], depth)[1][0]
 
     return np.stack(_by_context(run, contexts, order, len(run.config.seeds)))
 
 
-def _weights(logits: Float[Array, "M N"], quotas: tuple[int, ...]) -> Float[Array, "N"]:
-    """Whatever orders the items."""
+def _weights(logits: Float[Array, "M N"], quotas: Quotas) -> Float[Array, "N"]:
+    """Returns the values that rank the items: logits, or the expected number of draws."""
     if len(quotas) == 1:
         return logits[0]
     sparse = full_logits(centre(logits))
     return jax.vmap(lambda item: log_inclusion_sum(sparse, item, quotas))(sparse.items)
 
 
-def calibrate(
+def measure_calibration(
     run: Run, num_contexts: int = 32, num_draws: int = 1000, num_pairs: int = 40
 ) -> Calibration:
-    """Draw candidates over and over, and count; the first seed's policy.
+    """Compares predicted inclusion probabilities of the first seed with frequencies in sampled candidates.
 
-    Of every context some items are followed: many of the likeliest, and ever fewer down the policy's order.
+    The tracked items of a context are spaced geometrically along the policy's ranking.
 
     Args:
-      run: from a run folder.
-      num_contexts: that are asked; fewer if there are more than a million items.
-      num_draws: of each.
-      num_pairs: items that are followed in each context, at most.
+      run: a trained run.
+      num_contexts: number of contexts; fewer above a million items.
+      num_draws: draws per context.
+      num_pairs: largest number of tracked items per context.
     """
     quotas, num_items = run.policy.quotas, run.environment.num_items
-    contexts = judged_contexts(run, max(4, min(num_contexts, 2**25 // num_items)))
-    method = CLAIMS.get(run.config.estimator)
+    contexts = sampled_contexts(run, max(4, min(num_contexts, 2**25 // num_items)))
+    method = INCLUSION_OF_ESTIMATOR.get(run.config.estimator)
     exactly = len(quotas) == 1 and num_items <= _MOST_EXACT
-    methods = {method} - {None} | ({"exact"} if exactly else set())
-    followed = np.unique(np.geomspace(1, num_items, num_pairs).round().astype(int)) - 1
+    methods = {name for name in (method, "exact" if exactly else None) if name is not None}
+    tracked = np.unique(np.geomspace(1, num_items, num_pairs).round().astype(int)) - 1
     at_once = max(1, min(num_draws, 2**22 // num_items))
 
-    def probability(logits, items, method):
-        def one(item):
+    def probability(
+        logits: Float[Array, "M N"], items: Int[Array, "items"], method: str
+    ) -> Float[Array, "items"]:
+        def one(item: Int[Array, ""]) -> Float[Array, ""]:
             return jnp.exp(log_inclusion(logits, item, quotas, method))
 
-        return lax.map(one, items, batch_size=max(1, min(len(followed), 2**16 // num_items)))
+        return lax.map(one, items, batch_size=max(1, min(len(tracked), 2**16 // num_items)))
 
-    def ask(environment, logits, context, key):
+    def count(
+        environment: Environment, logits: Float[Array, "M N"], context: Int[Array, ""], key: PRNGKey
+    ) -> tuple[dict[str, Float[Array, "items"]], Int[Array, "items"]]:
         order = jnp.argsort(_weights(logits, quotas), descending=True)
-        items = order[followed].astype(jnp.int32)
+        items = order[tracked].astype(jnp.int32)
 
-        def held(key):
+        def held(key: PRNGKey) -> Bool[Array, "items"]:
             drawn = sample_candidates(key, logits, quotas)
             return jnp.any(items[:, None] == drawn[None, :], axis=1)
 
         draws = lax.map(held, jax.random.split(key, num_draws), batch_size=at_once)
-        claims = {name: probability(logits, items, name) for name in methods}
-        return claims, jnp.sum(draws, axis=0)
+        predicted = {name: probability(logits, items, name) for name in methods}
+        return predicted, jnp.sum(draws, axis=0)
 
-    claims, hits = _by_context(run, contexts, ask, block=1)[0]
-    flat = {name: values.ravel() for name, values in claims.items()}
+    predicted, hits = _by_context(run, contexts, count, block=1)[0]
+    flat = {name: values.ravel() for name, values in predicted.items()}
     exact = flat.get("exact") if exactly else None
     return Calibration(method, flat.get(method or ""), exact, hits.ravel(), num_draws)
 
 
-def map_items(run: Run) -> ItemMap:
-    """Principal components of the first seed's item embeddings, experts side by side (PCA by SVD).
+def project_items(run: Run) -> ItemMap:
+    """Projects the first seed's item embeddings onto their first two principal components.
 
-    With X = U S V' the centred embeddings, the map is the first two columns of U S, which have the shares
-    s_1^2 and s_2^2 of sum s^2. Of more than 3000 items it is of a fixed random choice.
+    The embeddings of all experts are concatenated and centred: X = U S V'. The map is the first two columns
+    of U S, which explain the shares s_1^2 and s_2^2 of sum s^2. Above 3000 items it is a random sample.
 
     Raises:
-      ValueError: the encoder answers logits, so there are no embeddings, or they have one dimension.
+      ValueError: the encoder returns logits, or embeddings of one dimension.
     """
     environment, num_items = run.environment, run.environment.num_items
     first = jnp.zeros(1, jnp.int32)
     encoded = jax.jit(run.policy.encoder.encode)(_params(run, 0), environment, first)
     if not isinstance(encoded, Embeddings):
-        raise ValueError("its encoder answers logits and no embeddings")
+        raise ValueError("the encoder returns logits, so there are no item embeddings")
     tables = np.asarray(jax.device_get(encoded.items), np.float32)[:, :num_items]
     if tables.shape[0] * tables.shape[2] < 2:
-        raise ValueError("its embeddings have one dimension")
+        raise ValueError("the item embeddings have one dimension")
     every = np.arange(num_items, dtype=np.int32)
-    items = choose_contexts(every, _MOST_MAPPED)  # a choice of rows like any other
+    items = choose_contexts(every, _MOST_MAPPED)
     rows = np.concatenate(list(tables[:, items]), axis=1)
     left, singular, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
     variance = singular**2 / max(float(np.sum(singular**2)), np.finfo(np.float32).tiny)

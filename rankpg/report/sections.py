@@ -1,15 +1,14 @@
-"""What stands on the page, part by part: tables, pictures, and what is missing."""
+"""Sections of the report that are computed from metrics, and the table of all sections."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from rankpg._utils.plots import mean_interval
 from rankpg.report import pictures
-from rankpg.report.gather import Subject
+from rankpg.report.gather import ReportedRun
 from rankpg.report.page import Panel, Section, Table
 from rankpg.report.trained import calibration, exposure, groups, item_maps
 
@@ -20,7 +19,7 @@ _ROUNDING = 1e-6
 
 
 def number(values: Iterable[float]) -> str:
-    """Mean over seeds and 95 % interval, without what rounding left; a dash where there is nothing."""
+    """Returns the mean over seeds and the 95 % interval as text; a dash without values."""
     found = list(values)
     if not found:
         return "–"
@@ -31,172 +30,178 @@ def number(values: Iterable[float]) -> str:
     return f"{mean:.4g}" if same else f"{mean:.4g} ± {half:.2g}"
 
 
-def summary(subjects: Sequence[Subject], unreadable: Sequence[str]) -> Section:
-    """One row a run: what it was, how it ended."""
+def summary(runs: Sequence[ReportedRun], unreadable: Sequence[str]) -> Section:
+    """Returns a table with the settings and results of every run."""
     head = (
-        "run", "estimator", "K", "M", "L", "steps", "seeds", "policy value", "share of optimum",
+        "run", "estimator", "K", "M", "L", "steps", "seeds", "policy value", "normalised value",
         "candidate recall", "stopped seeds", "versions",
     )  # fmt: skip
     rows = [
         (
-            subject.name,
-            subject.config.estimator,
-            str(subject.config.num_candidates),
-            str(subject.config.num_experts),
-            str(subject.config.ranking_length),
-            f"{subject.step:,}",
-            " ".join(str(row["seed"]) for row in subject.last),
-            number(subject.final("policy_value")),
-            number(subject.final("normalised_value")),
-            number(subject.final("candidate_recall")),
-            "; ".join(subject.stopped()) or "none",
-            _versions(subject.versions),
+            run.name,
+            run.config.estimator,
+            str(run.config.num_candidates),
+            str(run.config.num_experts),
+            str(run.config.ranking_length),
+            f"{run.step:,}",
+            " ".join(str(row["seed"]) for row in run.last),
+            number(run.final("policy_value")),
+            number(run.final("normalised_value")),
+            number(run.final("candidate_recall")),
+            "; ".join(run.stopped()) or "none",
+            _versions(run.versions),
         )
-        for subject in subjects
+        for run in runs
     ]
-    colors = tuple(pictures.color_of(subject.place) for subject in subjects)
-    words = "Mean over seeds ± half of the 95 % interval (Student's t), after the last evaluation."
+    colors = tuple(pictures.color_of(run.index) for run in runs)
+    caption = (
+        "Last evaluation: mean over seeds ± half the width of the 95 % interval (Student's t). K candidates, "
+        "M experts, L positions. Normalised value: policy value / optimum."
+    )
     return Section(
-        "Summary", "", [Table(head, rows, words, colors)], [], [*unreadable, *_cautions(subjects)]
+        "Summary", "", [Table(head, rows, caption, colors)], [], [*unreadable, *_cautions(runs)]
     )
 
 
-def _versions(found: dict[str, str]) -> str:
+def _versions(versions: dict[str, str]) -> str:
+    """Returns the main versions that a run was trained with."""
     names = ("rankpg", "jax", "python", "device")
-    told = [f"{name} {found[name]}" for name in names if name in found]
-    return ", ".join(told) or "not known: no run card (RUN.md)"
+    listed = [f"{name} {versions[name]}" for name in names if name in versions]
+    return ", ".join(listed) or "unknown: no run card (RUN.md)"
 
 
-def _cautions(subjects: Sequence[Subject]) -> list[str]:
-    """What to keep in mind when the rows are compared."""
+def _cautions(runs: Sequence[ReportedRun]) -> list[str]:
+    """Returns what limits a comparison of the rows."""
     notes = [
-        f"{subject.name}: one seed, so it has no interval; train with several --seeds to tell luck from skill"
-        for subject in subjects
-        if len(subject.last) == 1
+        f"{run.name}: one seed and therefore no interval. Train with several seeds to separate effects from "
+        "noise."
+        for run in runs
+        if len(run.last) == 1
     ]
-    optima = _optima(subjects)
+    optima = _optima(runs)
     if len(optima) > 1:
         listed = ", ".join(f"{optimum:g}" for optimum in sorted(optima))
         notes.append(
-            f"the runs were judged on different problems (optimum {listed}): compare shares of the optimum, "
-            "not values"
+            f"The runs were evaluated on different problems (optimum {listed}). Compare normalised values, "
+            "not policy values."
         )
-    steps = {subject.step for subject in subjects}
-    if len(steps) > 1:
+    if len({run.step for run in runs}) > 1:
         notes.append(
-            "the runs have different numbers of steps: compare the curves at equal steps, not the ends"
+            "The runs have different numbers of steps. Compare the curves at equal steps, not the last "
+            "values."
         )
     return notes
 
 
-def _optima(subjects: Sequence[Subject]) -> set[float]:
-    """What could be had; more than one where the runs had different problems."""
-    return {round(float(np.mean(found)), 4) for s in subjects if (found := s.final("optimum"))}
+def _optima(runs: Sequence[ReportedRun]) -> set[float]:
+    """Returns the optima of the runs; more than one if they were evaluated on different problems."""
+    return {round(float(np.mean(found)), 4) for run in runs if (found := run.final("optimum"))}
 
 
-def _value(subjects: Sequence[Subject]) -> tuple[str, str, str | None]:
-    """Metric, its name and its limit, by which these runs can be compared."""
-    if len(_optima(subjects)) > 1:
-        return "normalised_value", "share of the optimum", None
+def _value(runs: Sequence[ReportedRun]) -> tuple[str, str, str | None]:
+    """Returns the metric by which these runs are comparable, its title, and its upper limit."""
+    if len(_optima(runs)) > 1:
+        return "normalised_value", "normalised value", None
     return "policy_value", "policy value", "optimum"
 
 
-def settings(subjects: Sequence[Subject]) -> Section:
-    """The settings that differ, and nothing else."""
-    known = [subject.config.to_dict() for subject in subjects]
+def settings(runs: Sequence[ReportedRun]) -> Section:
+    """Returns a table of the settings that differ between runs."""
+    known = [run.config.to_dict() for run in runs]
     differing = [name for name in known[0] if len({repr(of_run[name]) for of_run in known}) > 1]
     rows = [(name, *(_setting(of_run[name]) for of_run in known)) for name in differing]
     if not rows:
-        alone = "There is one run." if len(subjects) == 1 else "The runs have the same settings."
-        return Section("Settings that differ", alone)
-    table = Table(("setting", *(subject.name for subject in subjects)), rows)
+        text = "There is only one run." if len(runs) == 1 else "All settings are the same."
+        return Section("Settings that differ", text)
+    table = Table(("setting", *(run.name for run in runs)), rows)
     same = len(known[0]) - len(rows)
     return Section("Settings that differ", f"The other {same} settings are the same.", [table])
 
 
-def _setting(value: Any) -> str:
+def _setting(value: object) -> str:
+    """Returns the value of a setting as text."""
     if isinstance(value, list):
         return " ".join(map(str, value)) or "none"
     return "none" if value is None else str(value)
 
 
-def learning(subjects: Sequence[Subject]) -> Section:
-    """Value against steps."""
-    name, title, limit = _value(subjects)
-    having, notes = _having(subjects, name)
+def learning(runs: Sequence[ReportedRun]) -> Section:
+    """Returns the learning curves."""
+    name, title, limit = _value(runs)
+    having, notes = _having(runs, name)
     panels = []
     if having:
         panels.append(
             Panel(
                 f"{title.capitalize()} against training steps",
                 pictures.over_steps(having, name, title, limit),
-                "The line is the mean over seeds and the band its 95 % interval: a curve that still rises "
-                "wants more steps, one that is flat below the optimum wants another estimator, more "
-                "candidates or another step size, and bands that overlap tell no winner (more seeds do); a "
-                "cross marks a seed that stopped.",
+                "Line: mean over seeds. Band: 95 % interval. Cross: a seed that stopped. If a curve still "
+                "rises, train for more steps. If it is flat below the optimum, try another estimator, more "
+                "candidates or another learning rate. If bands overlap, train more seeds before you "
+                "prefer a run.",
             )
         )
     return Section("Learning curves", "", [], panels, notes)
 
 
-def recall(subjects: Sequence[Subject]) -> Section:
-    """Candidate recall against steps and against value."""
-    name, title, _ = _value(subjects)
-    having, notes = _having(subjects, "candidate_recall", name)
+def recall(runs: Sequence[ReportedRun]) -> Section:
+    """Returns candidate recall against steps and against value."""
+    name, title, _ = _value(runs)
+    having, notes = _having(runs, "candidate_recall", name)
     if not having:
         return Section("Candidate recall", notes=notes)
     panels = [
         Panel(
             "Candidate recall against training steps",
             pictures.over_steps(having, "candidate_recall", "candidate recall"),
-            "The share of each context's best items that are among the candidates: while it rises the "
-            "retriever still learns whom to hand over; if it falls while the value rises, the reward pays "
-            "for a few items only, which is fine unless the re-ranker changes.",
+            "Candidate recall is the share of a context's best items that are among its candidates. If it "
+            "rises, the retriever is still learning. If it falls while the value rises, only a few items "
+            "matter for the reward; this is harmless unless the re-ranker changes.",
         ),
         Panel(
             f"{title.capitalize()} against candidate recall",
             pictures.against_recall(having, name, title),
-            "Each point is a seed at the end: points on one rising line say that recall buys value, so raise "
-            "K; high recall beside low value says that the re-ranker wastes good candidates, so mend it.",
+            "One point per seed, from the last evaluation. If the points lie on a rising line, higher recall "
+            "gives higher value: raise K. If recall is high and value is low, the re-ranker misses good "
+            "candidates: improve the re-ranker.",
         ),
     ]
     return Section("Candidate recall", "", [], panels, notes)
 
 
-def regret(subjects: Sequence[Subject]) -> Section:
-    """What is lost at each stage."""
-    having, notes = _having(subjects, "optimum", "retrieval_regret", "reranker_regret")
+def regret(runs: Sequence[ReportedRun]) -> Section:
+    """Returns the regret of retrieval and of the re-ranker."""
+    having, notes = _having(runs, "optimum", "retrieval_regret", "reranker_regret")
     if not having:
         return Section("Regret by stage", notes=notes)
     stages = ("retrieval_regret", "reranker_regret")
     rows = [
-        (subject.name, *(number(subject.final(name)) for name in ("optimum", *stages)))
-        for subject in having
+        (run.name, *(number(run.final(name)) for name in ("optimum", *stages))) for run in having
     ]
     panel = Panel(
-        "Reward lost at each stage",
+        "Regret by stage",
         pictures.regrets(having),
-        "The bar is what is missing to the optimum, split by who lost it (the line is the 95 % interval of "
-        "the sum): blue, the best items were not handed over, asks for a better retriever or more "
-        "candidates; orange, the best candidates were not shown first, asks for a better re-ranker.",
+        "The bar is the gap between policy value and optimum; the line is the 95 % interval of its length. "
+        "Blue, retrieval regret: the best items are not among the candidates; improve the retriever or raise "
+        "K. Orange, re-ranker regret: the best candidates are not shown first; improve the re-ranker.",
     )
-    words = "Retrieval regret + re-ranker regret = optimum − policy value."
+    text = "Retrieval regret + re-ranker regret = optimum − policy value."
     head = ("run", "optimum", "retrieval regret", "re-ranker regret")
-    return Section("Regret by stage", words, [Table(head, rows)], [panel], notes)
+    return Section("Regret by stage", text, [Table(head, rows)], [panel], notes)
 
 
-def _having(subjects: Sequence[Subject], *names: str) -> tuple[list[Subject], list[str]]:
-    """The runs whose last evaluation has these metrics, and a note for each that has not."""
-    having = [subject for subject in subjects if all(map(subject.final, names))]
+def _having(runs: Sequence[ReportedRun], *names: str) -> tuple[list[ReportedRun], list[str]]:
+    """Returns the runs whose last evaluation has these metrics, and a note for each other run."""
+    having = [run for run in runs if all(map(run.final, names))]
     notes = [
-        f"{subject.name}: the last evaluation has no {' and '.join(names)} that is a number"
-        for subject in subjects
-        if subject not in having
+        f"{run.name}: the last evaluation has no value for {' and '.join(names)}."
+        for run in runs
+        if run not in having
     ]
     return having, notes
 
 
-SECTIONS: tuple[Callable[[Sequence[Subject]], Section], ...] = (
+SECTIONS: tuple[Callable[[Sequence[ReportedRun]], Section], ...] = (
     settings, learning, recall, regret, calibration, exposure, groups, item_maps,
 )  # fmt: skip
-"""The parts after the summary, in order."""
+"""Sections after the summary, in order; a new section is one function and one entry."""

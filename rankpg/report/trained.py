@@ -1,4 +1,4 @@
-"""The parts of the page that ask a trained policy: calibration, exposure, groups, item maps."""
+"""Sections of the report that need the trained policy: calibration, exposure, groups, item maps."""
 
 from __future__ import annotations
 
@@ -11,264 +11,269 @@ from rankpg.evaluation.calibration import calibration_error, reliability
 from rankpg.evaluation.exposure import coverage, gini, group_shares
 from rankpg.evaluation.fairness import MEASURES
 from rankpg.report import pictures
-from rankpg.report.gather import MOST_GROUPS, Subject
-from rankpg.report.measure import Exposure
+from rankpg.report.gather import MOST_GROUPS, ReportedRun
+from rankpg.report.measure import Calibration, Exposure
 from rankpg.report.page import Panel, Section, Table
 
 __all__ = ["calibration", "exposure", "groups", "item_maps"]
 
-_MIDDLING = (0.02, 0.98)
+_NOT_SATURATED = (0.02, 0.98)
+"""Range of exact probabilities in which the ratio predicted / exact is informative."""
 
-_CLAIMED = (
-    "A point above the dashed line is claimed too small and one below too large (bars: 95 % binomial "
-    "intervals): where claims leave the line the score's gradient is biased, so if that is where your items "
-    "are, try ca_pg_threshold, which has no such bias, or a smaller K."
+_PREDICTED = (
+    "Above the dashed line the prediction is too small, below it too large (bars: 95 % binomial intervals). "
+    "Off the line the gradient is biased. If your items are there, try the estimator ca_pg_threshold, which "
+    "does not have this bias, or a smaller K."
 )
 _EXACT_ONLY = (
-    "The estimator approximates nothing, so this is the exact probability alone (bars: 95 % binomial "
-    "intervals): it should stay on the dashed line, and if it does not, the draws are not those of the "
-    "policy, which is a fault to report."
+    "The estimator does not approximate an inclusion probability, so only the exact probability is shown "
+    "(bars: 95 % binomial intervals). It should stay on the dashed line. If it does not, the sampler is "
+    "wrong: please report a bug."
 )
-
-
 _NO_REWARDS = (
-    "what is shown and the best K are not known, because nothing is known of what items earn: a run folder "
-    "keeps no rewards that were in memory, and items that came later have none; report the run that was "
-    "trained, while it is in memory: rankpg.report.report([run], out)"
+    "shown items and best K are unknown, because the run has no rewards. A run folder does not store rewards "
+    "that were passed in memory, and items that were added later have none. Report the run while it is in "
+    "memory: rankpg.report.report([run], out)."
 )
 
 
-def calibration(subjects: Sequence[Subject]) -> Section:
-    """Claimed and exact inclusion probabilities against real draws."""
-    having = [subject for subject in subjects if subject.calibration is not None]
-    notes = _lacking(subjects, "calibration")
+def calibration(runs: Sequence[ReportedRun]) -> Section:
+    """Returns reliability curves of predicted and exact inclusion probabilities."""
+    measured = [(run, run.calibration) for run in runs if run.calibration is not None]
+    notes = _missing(runs, "calibration")
     panels, rows, colors = [], [], []
-    for subject in subjects:
-        found = subject.calibration
-        if found is None:
-            continue
+    for run, found in measured:
         if found.method is None:
             notes.append(
-                f"{subject.name}: the score of {subject.config.estimator} approximates no inclusion "
-                "probability, so there is no claim to test"
+                f"{run.name}: the score of {run.config.estimator} does not approximate an inclusion "
+                "probability, so it makes no prediction to test."
             )
         if found.exact is None:
             notes.append(
-                f"{subject.name}: no exact probability, which is for one expert and at most 5000 items"
+                f"{run.name}: no exact probability; it needs a single expert and at most 5000 items."
             )
         if found.method is None and found.exact is None:
             continue
-        rows.append((subject.name, found.method or "none", *_errors(subject)))
-        colors.append(pictures.color_of(subject.place))
-        panels.append(
-            Panel(
-                subject.name,
-                pictures.reliability_curve(subject),
-                _CLAIMED if found.method else _EXACT_ONLY,
-            )
-        )
-    words = (
-        "How often an item really is a candidate in draws of the policy (the first seed's), against the "
-        "probability that the estimator's own approximation claims; greedy is Eq. 8 of the paper, swr is "
-        "with replacement, sum is the expected number of draws."
+        rows.append((run.name, found.method or "none", *_errors(found)))
+        colors.append(pictures.color_of(run.index))
+        caption = _PREDICTED if found.method else _EXACT_ONLY
+        panels.append(Panel(run.name, pictures.reliability_curve(run), caption))
+    text = (
+        "Inclusion probability P(a in S) of an item: the approximation that the estimator uses, against the "
+        "frequency in sampled candidates of the first seed. Methods: greedy, Eq. 8 of the paper; swr, "
+        "sampling with replacement; sum, the expected number of draws."
     )
-    head = (
-        "run", "claimed by", "error of the claim", "error of the exact", "claimed / exact", "pairs",
-    )  # fmt: skip
-    told = (
-        "Errors: mean |claimed − observed| over pairs claimed to be at least 0.001. Claimed / exact: median "
-        "over pairs of exact probability 0.02 to 0.98."
+    head = ("run", "method", "error, predicted", "error, exact", "predicted / exact", "pairs")
+    caption = (
+        "Error: mean |predicted − observed| over pairs of context and item with a prediction of at least "
+        "0.001. Predicted / exact: median over pairs with an exact probability from 0.02 to 0.98."
     )
-    tables = [Table(head, rows, told, tuple(colors))] if rows else []
-    return Section("Propensity calibration", words if having else "", tables, panels, notes)
+    tables = [Table(head, rows, caption, tuple(colors))] if rows else []
+    return Section("Propensity calibration", text if measured else "", tables, panels, notes)
 
 
-def _errors(subject: Subject) -> tuple[str, str, str, str]:
-    """Calibration errors of claim and exact, their ratio where it is middling, and the number of pairs."""
-    found = subject.calibration
-    assert found is not None
+def _errors(found: Calibration) -> tuple[str, str, str, str]:
+    """Returns both calibration errors, the median ratio predicted / exact, and the number of pairs."""
     errors = []
-    for values in (found.claimed, found.exact):
+    for values in (found.predicted, found.exact):
         bins = [] if values is None else reliability(values, found.hits, found.num_draws)
         errors.append(f"{calibration_error(bins):.2g}" if bins else "–")
     ratio = "–"
-    if found.claimed is not None and found.exact is not None:
-        middling = (found.exact > _MIDDLING[0]) & (found.exact < _MIDDLING[1])
-        if middling.any():
-            ratio = f"{np.median(found.claimed[middling] / found.exact[middling]):.3g}"
-    return errors[0], errors[1], ratio, f"{len(found.hits):,} x {found.num_draws:,} draws"
+    if found.predicted is not None and found.exact is not None:
+        inside = (found.exact > _NOT_SATURATED[0]) & (found.exact < _NOT_SATURATED[1])
+        if inside.any():
+            ratio = f"{np.median(found.predicted[inside] / found.exact[inside]):.3g}"
+    return errors[0], errors[1], ratio, f"{len(found.hits):,} × {found.num_draws:,} draws"
 
 
-def exposure(subjects: Sequence[Subject]) -> Section:
-    """Coverage, Gini, Lorenz curves."""
-    having = [subject for subject in subjects if subject.exposure is not None]
-    notes = _lacking(subjects, "exposure") + _unrewarded(having)
+def exposure(runs: Sequence[ReportedRun]) -> Section:
+    """Returns coverage, Gini coefficients and Lorenz curves."""
+    measured = [(run, run.exposure) for run in runs if run.exposure is not None]
+    having = [run for run, _ in measured]
+    notes = _missing(runs, "exposure") + _without_rewards(having)
     if not having:
         return Section("Item exposure", notes=notes)
     rows = []
-    for subject in having:
-        found = subject.exposure
-        assert found is not None
+    for run, found in measured:
         figures = [
-            "–" if side is None else _over_seeds([measure(of_seed) for of_seed in side])
-            for side in _sides(found)
+            "–" if counts is None else _over_seeds([measure(of_seed) for of_seed in counts])
+            for counts in _counts(found)
             for measure in (coverage, gini)
         ]
-        rows.append((subject.name, f"{found.num_contexts:,}", *figures))
+        rows.append((run.name, f"{found.num_contexts:,}", *figures))
     head = (
         "run", "contexts", "coverage, candidates", "Gini, candidates", "coverage, shown",
         "Gini, shown", "coverage, best K", "Gini, best K",
     )  # fmt: skip
-    colors = tuple(pictures.color_of(subject.place) for subject in having)
-    told = (
-        "Coverage: share of the items that ever have a place. Gini: 0 all items the same, towards 1 a few "
-        "have all. Best K: the K items of largest reward of each context, what a perfect retriever would "
-        "hand over."
+    colors = tuple(pictures.color_of(run.index) for run in having)
+    caption = (
+        "Coverage: share of items with any exposure. Gini: 0 if exposure is equal, near 1 if a few items "
+        "have all of it. Best K: the K items of largest reward of each context, which an ideal retriever "
+        "returns."
     )
     panels = [
         Panel(
-            f"Lorenz curve of {what}",
-            pictures.lorenz_curves(drawn, counts),
-            f"The further a curve sags below the diagonal, the fewer items share the places among {what}: if "
-            "it sags far more than the best K of the table do, the policy has narrowed without need, so try "
-            "a higher temperature, a smaller init_scale or shorter training.",
+            f"Lorenz curve of {title}",
+            pictures.lorenz_curves(drawn),
+            "The further a curve sags below the diagonal, the fewer items share the exposure. If the "
+            f"Gini coefficient of {title} is far above that of the best K, the policy is too narrow: try a "
+            "higher temperature, a smaller init_scale or shorter training.",
         )
-        for what, counts in _SIDES
-        if (drawn := [subject for subject in having if counts(subject) is not None])
+        for title, counts in _LORENZ_COUNTS
+        if (drawn := [(run, found) for run in having if (found := counts(run)) is not None])
     ]
-    words = "Of greedy candidates and of the re-ranker's greedy ranking; the curves are of the first seed."
-    return Section("Item exposure", words, [Table(head, rows, told, colors)], panels, notes)
+    text = "Greedy candidates, and the greedy ranking of the re-ranker. The curves show the first seed."
+    return Section("Item exposure", text, [Table(head, rows, caption, colors)], panels, notes)
 
 
-def _sides(found: Exposure) -> tuple[np.ndarray | None, ...]:
-    """Counts of candidates, of what is shown, of the best K, each [seeds, N]; None where unknown."""
+def _counts(found: Exposure) -> tuple[np.ndarray | None, ...]:
+    """Returns the counts of candidates, shown items and best K, each [seeds, N]; None if unknown."""
     return found.candidates, found.shown, None if found.best is None else found.best[None]
 
 
-def _unrewarded(subjects: Sequence[Subject]) -> list[str]:
-    """Why a dash stands for what is shown and the best."""
-    return [f"{s.name}: {_NO_REWARDS}" for s in subjects if s.exposure and s.exposure.best is None]
+def _without_rewards(runs: Sequence[ReportedRun]) -> list[str]:
+    """Returns a note for every run with unknown rewards."""
+    return [
+        f"{run.name}: {_NO_REWARDS}" for run in runs if run.exposure and run.exposure.best is None
+    ]
 
 
-def _candidates(subject: Subject) -> np.ndarray | None:
-    return None if subject.exposure is None else subject.exposure.candidates[0]
+def _candidates(run: ReportedRun) -> np.ndarray | None:
+    """Returns how often each item is a candidate, for the first seed."""
+    return None if run.exposure is None else run.exposure.candidates[0]
 
 
-def _shown(subject: Subject) -> np.ndarray | None:
-    found = subject.exposure
+def _shown(run: ReportedRun) -> np.ndarray | None:
+    """Returns how often each item is shown, for the first seed."""
+    found = run.exposure
     return None if found is None or found.shown is None else found.shown[0]
 
 
-_SIDES: tuple[tuple[str, Callable[[Subject], np.ndarray | None]], ...] = (
+_LORENZ_COUNTS: tuple[tuple[str, Callable[[ReportedRun], np.ndarray | None]], ...] = (
     ("the candidates", _candidates),
-    ("what is shown", _shown),
+    ("the shown items", _shown),
 )
 
 
-def groups(subjects: Sequence[Subject]) -> Section:
-    """What each group of items gets, and the fairness measures of the policy's order."""
+def groups(runs: Sequence[ReportedRun]) -> Section:
+    """Returns the exposure of every group and the fairness of the policy's ranking."""
     title = "Exposure by group"
-    if all(subject.groups is None and "groups" not in subject.lacks for subject in subjects):
-        words = "No groups were given: --groups FILE, a csv or parquet of item id and group, adds this part."
-        return Section(title, words, notes=_lacking(subjects, "state"))
-    notes = _lacking(subjects, "groups")
-    having = [s for s in subjects if s.group_rows and s.exposure is not None]
+    if all(run.groups is None and "groups" not in run.missing for run in runs):
+        text = (
+            "No groups were given. To compare groups of items, pass a csv, tsv or Parquet file of item id "
+            "and group as the option groups."
+        )
+        return Section(title, text, notes=_missing(runs, "state"))
+    notes = _missing(runs, "groups")
+    having = [run for run in runs if run.group_fairness and run.exposure is not None]
     if not having:
         return Section(title, notes=notes)
-    every = dict.fromkeys(row.group for subject in having for row in subject.group_rows)
+    every = dict.fromkeys(row.group for run in having for row in run.group_fairness)
     names = list(every)[:MOST_GROUPS]
-    notes += _unrewarded(having)
+    notes += _without_rewards(having)
     notes += [
-        f"{subject.name}: {count} groups, of which the largest are here"
-        for subject in having
-        if (count := len(np.unique(_groups_of(subject)))) > len(names)
+        f"{run.name}: only the largest of {count} groups are shown."
+        for run in having
+        if (count := len(np.unique(_groups_of(run)))) > len(names)
     ]
-    ratios = [_ratios(subject, names) for subject in subjects]
     panel = Panel(
-        "What each group gets of the candidates, for its size",
-        pictures.shares_of_groups(subjects, names, ratios),
-        "At the dashed line a group has as many places as its share of the catalogue: a bar well below it "
-        "says that the group is passed over, so ask whether its rewards really are lower (the best K of the "
-        "table) before you correct it by rewards or by a quota of experts.",
+        "Exposure of each group relative to its size",
+        pictures.shares_of_groups(runs, names, [_ratios(run, names) for run in runs]),
+        "At the dashed line, a group's share of the exposure equals its share of the catalogue. If a bar is "
+        "well below the line, check first whether the group's rewards are lower (best K in the table). If "
+        "they are not, change the rewards or reserve slots for the group.",
     )
-    told_apart = [(s.place, row) for s in having for row in _group_rows(s, names)]
-    rows = [row for _, row in told_apart]
-    colors = tuple(pictures.color_of(place) for place, _ in told_apart)
+    return Section(title, _FAIRNESS, [_group_table(having, names)], [panel], notes)
+
+
+_FAIRNESS = (
+    "Fairness of a ranking = 1/Z · Σ d(i) / log2(i) over cut-offs i, where c of the first i items and S of "
+    "all N items are in the group. rND: d = |c/i − S/N|. rKL: d = Kullback-Leibler divergence of (c/i, 1 − "
+    "c/i) from (S/N, 1 − S/N). rRD: d = |c/(i − c) − S/(N − S)|. Z is the largest sum of any ranking (Yang "
+    "and Stoyanovich 2017)."
+)
+
+
+def _group_table(having: Sequence[ReportedRun], names: Sequence[str]) -> Table:
+    """Returns a table with a row for every run and group."""
+    rows = [(run.index, row) for run in having for row in _group_rows(run, names)]
+    colors = tuple(pictures.color_of(index) for index, _ in rows)
     head = (
-        "run", "group", "share of items", "of candidates", "of what is shown", "of the best K", *MEASURES,
+        "run", "group", "share of items", "of candidates", "of shown items", "of best K", *MEASURES,
     )  # fmt: skip
-    told = (
-        f"rND, rKL and rRD of the policy's order of the catalogue, each group against all others, mean over "
-        f"contexts: 0 is parity at every cut-off, 1 the least fair order of these items. Cut-offs every "
-        f"{', '.join(sorted({str(s.every) for s in having}))} positions. rRD is meant for minorities."
+    steps = ", ".join(sorted({str(run.cutoff_step) for run in having}))
+    caption = (
+        "rND, rKL and rRD compare each group with all other items in the policy's ranking of the "
+        "catalogue; mean over contexts. 0 is parity at every cut-off, 1 is the least fair ranking of these "
+        f"items. Cut-offs every {steps} positions. rRD is meant for minorities."
     )
-    words = (
-        "measure = 1/Z · Σ d(i) / log2(i) over the cut-offs i, with c of the first i and S of all N items in "
-        "the group: rND d = |c/i − S/N|; rKL d = Kullback-Leibler divergence of (c/i, 1 − c/i) from "
-        "(S/N, 1 − S/N); rRD d = |c/(i − c) − S/(N − S)|; Z the largest sum that any order has "
-        "(Yang and Stoyanovich 2017)."
-    )
-    return Section(title, words, [Table(head, rows, told, colors)], [panel], notes)
+    return Table(head, [row for _, row in rows], caption, colors)
 
 
-def _groups_of(subject: Subject) -> np.ndarray:
-    assert subject.groups is not None
-    return subject.groups
+def _groups_of(run: ReportedRun) -> np.ndarray:
+    """Returns the group of every item of a run that has groups."""
+    assert run.groups is not None
+    return run.groups
 
 
-def _ratios(subject: Subject, names: Sequence[str]) -> list[float | None]:
-    """Places over items among the first seed's candidates, of the named groups."""
-    if subject.exposure is None or subject.groups is None:
+def _ratios(run: ReportedRun, names: Sequence[str]) -> list[float | None]:
+    """Returns exposure share / item share of the named groups, for the first seed's candidates."""
+    if run.exposure is None or run.groups is None:
         return [None] * len(names)
-    shares = {s.group: s for s in group_shares(subject.exposure.candidates[0], subject.groups)}
+    shares = {s.group: s for s in group_shares(run.exposure.candidates[0], run.groups)}
     return [shares[name].ratio if name in shares else None for name in names]
 
 
-def _group_rows(subject: Subject, names: Sequence[str]) -> list[tuple[str, ...]]:
-    """A row for each of the named groups."""
-    found, of_item = subject.exposure, _groups_of(subject)
+def _group_rows(run: ReportedRun, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns a table row for each of the named groups."""
+    found, group_of = run.exposure, _groups_of(run)
     assert found is not None
-    places = [
-        [{s.group: s for s in group_shares(x, of_item)} for x in side] if side is not None else []
-        for side in _sides(found)
+    shares = [
+        [{s.group: s for s in group_shares(of_seed, group_of)} for of_seed in counts]
+        if counts is not None
+        else []
+        for counts in _counts(found)
     ]
     rows = []
-    for row in subject.group_rows:
+    for row in run.group_fairness:
         if row.group not in names:
             continue
-        shares = [
-            _over_seeds([of_seed[row.group].places for of_seed in side]) if side else "–"
-            for side in places
+        exposures = [
+            _over_seeds([of_seed[row.group].exposure_share for of_seed in by_seed])
+            if by_seed
+            else "–"
+            for by_seed in shares
         ]
-        parity = [_over_seeds(row.parity[name]) if row.parity else "–" for name in MEASURES]
-        size = f"{places[0][0][row.group].items:.3f}"
-        rows.append((subject.name, row.group, size, *shares, *parity))
+        fairness = [_over_seeds(row.values[name]) if row.values else "–" for name in MEASURES]
+        size = f"{shares[0][0][row.group].item_share:.3f}"
+        rows.append((run.name, row.group, size, *exposures, *fairness))
     return rows
 
 
-def item_maps(subjects: Sequence[Subject]) -> Section:
-    """A map a run."""
+def item_maps(runs: Sequence[ReportedRun]) -> Section:
+    """Returns a map of the item embeddings of every run."""
     panels = [
         Panel(
-            subject.name,
-            pictures.item_map(subject),
-            "Near items have like embeddings: candidates from one corner only, or a group in a clump of its "
-            "own, say that the retriever tells items apart by little else, so widen embedding_dim or add "
-            "item features; little of the variance on the axes says that the map hides most.",
+            run.name,
+            pictures.item_map(run),
+            "Nearby items have similar embeddings. If all candidates come from one corner, or a group forms "
+            "a cluster of its own, the retriever separates items by little else: raise embedding_dim or add "
+            "item features. If the axes explain little of the variance, the map hides most of the structure.",
         )
-        for subject in subjects
-        if subject.item_map is not None
+        for run in runs
+        if run.item_map is not None
     ]
-    words = "The first two principal components of the first seed's item embeddings."
-    return Section("Item map", words if panels else "", [], panels, _lacking(subjects, "item_map"))
+    text = "First two principal components of the first seed's item embeddings."
+    return Section("Item map", text if panels else "", [], panels, _missing(runs, "item_map"))
 
 
 def _over_seeds(values: Sequence[float]) -> str:
+    """Returns the mean over seeds and half the width of the 95 % interval as text."""
     mean, half = mean_interval(values)
     return f"{mean:.3f}" if half is None else f"{mean:.3f} ± {half:.2g}"
 
 
-def _lacking(subjects: Sequence[Subject], part: str) -> list[str]:
-    """Why runs have nothing in a part of the page."""
-    reasons = [(s.name, s.lacks.get(part) or s.lacks.get("state")) for s in subjects]
-    return [f"{name}: nothing here: {reason}" for name, reason in reasons if reason]
+def _missing(runs: Sequence[ReportedRun], measurement: str) -> list[str]:
+    """Returns a note for every run without this measurement."""
+    reasons = [(run.name, run.missing.get(measurement) or run.missing.get("state")) for run in runs]
+    return [f"{name}: not available: {reason}" for name, reason in reasons if reason]

@@ -210,7 +210,9 @@ def test_a_broken_judgement(folder, line, parts):
 
 def test_a_broken_first_judgement_is_no_header(folder):
     (folder / "qrels.tsv").write_text("q1\td4\thigh\nq1\td3\t1\n")
-    refusal(lambda: from_text_folder(folder), "qrels.tsv, line 1: ", "'high' is not a finite number")
+    refusal(
+        lambda: from_text_folder(folder), "qrels.tsv, line 1: ", "'high' is not a finite number"
+    )
 
 
 def test_judgements_of_nothing(folder):

@@ -1,4 +1,4 @@
-"""A real browser that opens a page, for tests: what it makes of it, and what it asks of the network."""
+"""Opens a page in a real browser, for tests: what it renders and what it requests from the network."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "firefox")
-"""in the order of preference"""
+"""executables, in order of preference"""
 
 WIDTHS = (390, 1280)
-"""a phone, a desk"""
+"""widths of a phone and of a desktop, in pixels"""
 
-# The page under test forbids scripts, so another page of the same origin looks into it.
-_LOOK = """<!DOCTYPE html><link rel="icon" href="data:,"><script>
+# The page under test forbids scripts, so another page of the same origin inspects it.
+_INSPECTOR = """<!DOCTYPE html><link rel="icon" href="data:,"><script>
 window.onload = () => {
   const found = [...document.querySelectorAll("iframe")].map(frame => {
     const page = frame.contentDocument;
@@ -45,7 +45,7 @@ window.onload = () => {
 
 
 def find_browser() -> str:
-    """The browser's path; without one the test is skipped, or fails where RANKPG_NEED_BROWSER is 1."""
+    """Returns the path of a browser; without one, skips the test, or fails it if RANKPG_NEED_BROWSER is 1."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         missing = f"no browser in PATH; looked for {', '.join(NAMES)}"
@@ -56,19 +56,19 @@ def find_browser() -> str:
 
 
 class _Server(BaseHTTPRequestHandler):
-    """Serves the page and the one that looks into it, and notes what is asked for."""
+    """Serves the page and its inspector, and records the requested paths."""
 
-    def __init__(self, *arguments, page: bytes, asked: list[str], found: queue.Queue):
-        self.page, self.asked, self.found = page, asked, found
+    def __init__(self, *arguments, page: bytes, requests: list[str], found: queue.Queue):
+        self.page, self.requests, self.found = page, requests, found
         super().__init__(*arguments)
 
     def do_GET(self):
-        self.asked.append(self.path)
+        self.requests.append(self.path)
         frames = "".join(
             f'<iframe src="/page.html" style="border: 0" width="{width}" height="900"></iframe>'
             for width in WIDTHS
         )
-        body = {"/": (_LOOK + frames).encode(), "/page.html": self.page}.get(self.path)
+        body = {"/": (_INSPECTOR + frames).encode(), "/page.html": self.page}.get(self.path)
         self.send_response(404 if body is None else 200)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.end_headers()
@@ -83,11 +83,11 @@ class _Server(BaseHTTPRequestHandler):
         pass
 
 
-def look_at(page: bytes, profile: Path) -> tuple[list[dict[str, Any]], list[str], list[str]]:
-    """What a browser finds in the page at each of WIDTHS, the paths it asked for, its console's messages."""
-    browser, asked, found = find_browser(), [], queue.Queue()
+def open_page(page: bytes, profile: Path) -> tuple[list[dict[str, Any]], list[str], list[str]]:
+    """Returns what the browser renders at each of WIDTHS, the requested paths, and console messages."""
+    browser, requests, found = find_browser(), [], queue.Queue()
     server = ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(_Server, page=page, asked=asked, found=found)
+        ("127.0.0.1", 0), partial(_Server, page=page, requests=requests, found=found)
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/"
@@ -113,5 +113,5 @@ def look_at(page: bytes, profile: Path) -> tuple[list[dict[str, Any]], list[str]
             server.shutdown()
             server.server_close()
     lines = log.read_text(errors="replace").splitlines()
-    assert pages, "the browser said nothing:\n" + "\n".join(lines[-20:])
-    return pages, asked, [line for line in lines if "CONSOLE" in line]
+    assert pages, "the browser reported nothing:\n" + "\n".join(lines[-20:])
+    return pages, requests, [line for line in lines if "CONSOLE" in line]
