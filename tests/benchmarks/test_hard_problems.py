@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.hard_problems import report
-from benchmarks.hard_problems.problems import PROBLEMS, SCALES, problem_rows
+from benchmarks.hard_problems.problems import PROBLEMS, SCALES, problem_trials
 from benchmarks.hard_problems.reach import find_limit, find_reach, targets
 from benchmarks.hard_problems.report import learning
 from rankpg import TrainConfig
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("as_a_user")
 def test_every_problem_differs_from_the_others_by_its_config(scale):
     firsts = []
     for name in PROBLEMS:
-        rows = problem_rows(name, scale)
+        rows = problem_trials(name, scale)
         assert len({row.name for row in rows}) == len(rows) == len(SCALES[scale].compared)
         assert rows[0].config not in firsts
         assert all(row.config.preset == "tuned" for row in rows)
@@ -44,9 +44,9 @@ def test_every_problem_differs_from_the_others_by_its_config(scale):
 
 def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match="'easy' is no problem; expected one of noise, unseen"):
-        problem_rows("easy", "smoke")
+        problem_trials("easy", "smoke")
     with pytest.raises(ConfigError, match="--scale is 'tiny'; expected one of smoke, laptop, full"):
-        problem_rows("noise", "tiny")
+        problem_trials("noise", "tiny")
 
 
 def test_targets_are_distributions_over_the_right_items(key):

@@ -22,12 +22,12 @@ from benchmarks.cli import main
 from benchmarks.paper import greedy_error, published, rows, speed, tables
 from benchmarks.paper.command import NAMES, reproduce
 from benchmarks.paper.learning_speed import learning_speed, steps_to_reach
-from benchmarks.paper.rows import SCALES, TRAINED, Scale, row_name, table_rows
+from benchmarks.paper.trials import SCALES, TRAINED, Scale, trial_name, table_trials
 from benchmarks.speed.constant import ConstantRewards
 from benchmarks.sweeps import run as work
 from benchmarks.sweeps.files import read_json, write_json
-from benchmarks.sweeps.run import train_rows
-from benchmarks.sweeps.trials import unique_rows
+from benchmarks.sweeps.run import train_trials
+from benchmarks.sweeps.trials import unique_trials
 from benchmarks.timing import training_call
 from rankpg import TrainConfig
 from rankpg._utils.files import Taken, lock
@@ -49,10 +49,10 @@ def test_a_name_stands_for_one_config(scale):
     """Within a table every row has a name of its own; across tables one name is one config."""
     configs: dict[str, TrainConfig] = {}
     for table in TRAINED:
-        found = table_rows(table, scale)
+        found = table_trials(table, scale)
         assert len({row.name for row in found}) == len(found) > 0
         for row in found:
-            assert row.name == row_name(row.config)
+            assert row.name == trial_name(row.config)
             assert configs.setdefault(row.name, row.config) == row.config
     assert len({str(config.resolve()) for config in configs.values()}) == len(configs)
 
@@ -70,13 +70,13 @@ def test_a_name_stands_for_one_config(scale):
 def test_every_published_value_has_its_row(scale, table, figures, columns):
     """The values beside the rows of the paper's own estimators are the table's, each once."""
     assert all(len(values) == len(columns) for values in figures.values())
-    beside = [r.published for r in table_rows(table, scale) if r.config.estimator != "ca_pg_swr"]
+    beside = [r.published for r in table_trials(table, scale) if r.config.estimator != "ca_pg_swr"]
     of_the_paper = [value for values in figures.values() for value in values]
     assert sorted(map(str, beside)) == sorted(map(str, of_the_paper))
 
 
 def test_the_paper_s_settings():
-    by_name = {r.name: r for table in TRAINED for r in table_rows(table, "laptop")}
+    by_name = {r.name: r for table in TRAINED for r in table_trials(table, "laptop")}
     rates = {
         "paper-K10-ca_pg": 1e-2, "paper-K10-noisy-ca_pg": 2e-2, "paper-K10-uniform-top1_pg": 1e-1,
         "paper-K10-anti-ca_pg_swr": 1e-2, "paper-K10-uniform-v_pg": 1e-1, "paper-K5-v_pg_swr": 1e-1,
@@ -94,7 +94,7 @@ def test_the_paper_s_settings():
 
 
 def test_what_is_trained_longest_comes_first():
-    order = unique_rows(row for table in TRAINED for row in table_rows(table, "laptop"))
+    order = unique_trials(row for table in TRAINED for row in table_trials(table, "laptop"))
     long = [row.config.num_steps == 50_000 for row in order]
     assert sum(long) == 18  # 3 estimators x 6 columns of Table 2
     assert all(long[:18])
@@ -106,18 +106,18 @@ def test_what_is_trained_longest_comes_first():
 
 def test_smoke_has_some_of_every_table():
     for table in TRAINED:
-        assert 0 < len(table_rows(table, "smoke")) < len(table_rows(table, "laptop"))
-    known = {row.name for table in TRAINED for row in table_rows(table, "laptop")}
+        assert 0 < len(table_trials(table, "smoke")) < len(table_trials(table, "laptop"))
+    known = {row.name for table in TRAINED for row in table_trials(table, "laptop")}
     assert set(rows.SMOKE) <= known
 
 
 def test_kuairec_is_read_where_it_is_given(tmp_path):
     file = tmp_path / "small_matrix.csv"
     file.write_text("user_id,video_id,watch_ratio\n1,2,0.5\n")
-    found = table_rows("table4", "laptop", str(file))
+    found = table_trials("table4", "laptop", str(file))
     assert {row.config.path for row in found} == {str(file)}
     assert all(row.name.startswith("kuairec-") for row in found)
-    assert all(row.name.startswith("standin1411x3327-") for row in table_rows("table4", "laptop"))
+    assert all(row.name.startswith("standin1411x3327-") for row in table_trials("table4", "laptop"))
 
 
 # Work: a real table, small. Table 4's stand-in, since its size is the scale's.
@@ -317,8 +317,8 @@ def test_a_row_that_somebody_works_on_is_left_to_them(tiny, tmp_path):
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
-        row = next(row for row in table_rows("table4", "smoke") if row.name == name)
-        outcome = train_rows([row], tmp_path)
+        row = next(row for row in table_trials("table4", "smoke") if row.name == name)
+        outcome = train_trials([row], tmp_path)
         assert outcome.trained == []
         assert f"process {other.pid} on " in outcome.taken[name]
         assert not (tmp_path / "runs" / name).exists()
