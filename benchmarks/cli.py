@@ -108,8 +108,8 @@ def _add_reproduce(kinds: Any) -> None:
         "reproduce",
         help="the paper's tables and figures next to ours",
         description="Train and measure the paper's tables and figures; write JSON, markdown and pictures. An "
-        "interrupted command resumes where it stopped; trials that a report in --out holds as finished are not "
-        "trained again; several processes may share one --out. The exit code is 3 if a seed stopped at a "
+        "interrupted command resumes where it stopped; trials that a report in --out holds as finished are "
+        "not trained again; several processes may share one --out. The exit code is 3 if a seed stopped at a "
         "non-finite value.",
     )
     names = ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "all")

@@ -197,10 +197,10 @@ MEASUREMENTS: dict[str, Measurement] = {
         roofline.SCALES,
         _roofline_rows,
         pictures.roofline,
-        "The limit is the time of the work that no step can avoid, each part measured separately. On a CPU it is "
-        "the sum of 4 products of B x N x D, 2 B N exponentials and the optimizer's step. On an accelerator it "
-        "is the longest of three: the products at their peak rate, the exponentials, and reading the tables "
-        "twice and the optimizer state once, and writing it once, at the rate of a copy.",
+        "The limit is the time of the work that no step can avoid, each part measured separately. On a CPU "
+        "it is the sum of 4 products of B x N x D, 2 B N exponentials and the optimizer's step. On an "
+        "accelerator it is the longest of three: the products at their peak rate, the exponentials, and "
+        "reading the tables twice and the optimizer state once, and writing it once, at the rate of a copy.",
     ),
 }
 """name -> measurement"""

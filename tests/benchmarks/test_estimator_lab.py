@@ -319,7 +319,7 @@ def test_report(tmp_path):
         text = laboratory.report(
             tmp_path / "lab", sizes=((3, (2,)),), num_contexts=4, num_draws=16, run=table_run(4)
         )
-    body = json.loads((tmp_path / "lab" / "laboratory.json").read_text())
+    body = json.loads((tmp_path / "lab" / "lab.json").read_text())
     settings = len(laboratory.RERANKERS) * 3 * len(laboratory.BASELINES)
     assert len(body["estimators"]) == settings * len(ESTIMATORS)
     for picture in ("estimators", "baselines", "ascent"):
