@@ -20,6 +20,10 @@ SCALES = ("smoke", "laptop", "full")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a benchmark and returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--rows" in argv:
+        _print_errors(["--rows is now named --trials"])
+        return 2
     return run_command(_parser(), argv)
 
 

@@ -128,7 +128,8 @@ def _fit_once(name: str, scale: str, trial: Trial, folder: Path) -> None:
             def check_signal() -> None:
                 if stop.signal:
                     raise Stopped(
-                        stop.signal, f"{name} is not fitted; the same command starts the fit again"
+                        stop.signal,
+                        f"{name} is not fitted; run the same command again to restart the fit",
                     )
 
             print(f"{name}: fitting the policy to the rewards", file=sys.stderr)

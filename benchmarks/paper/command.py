@@ -82,7 +82,7 @@ def reproduce(
     _check_arguments(names, path)
     by_table = {name: table_trials(name, scale, path) for name in names if name in TRAINED}
     if trials is not None and not by_table:
-        raise ConfigError(f"trials={list(trials)}: {' '.join(names)} needs no training")
+        raise ConfigError(f"trials={tuple(trials)}: {' '.join(names)} needs no training")
     chosen = _chosen(by_table, trials)
     folder = Path(out or Path("runs") / "reproduce" / scale)
     make_folder(folder)
@@ -154,7 +154,7 @@ def _chosen(by_table: dict[str, list[Trial]], names: Sequence[str] | None) -> li
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or known
             raise ConfigError(
-                f"trials={list(names)}: {name!r} is not a trial of {' '.join(by_table)}; close names: "
+                f"trials={tuple(names)}: {name!r} is not a trial of {' '.join(by_table)}; close names: "
                 f"{', '.join(near)}"
             )
     return [trial for trial in trials if trial.name in names]

@@ -107,7 +107,9 @@ def _check_writable(folder: Path) -> None:
     whole = folder.absolute()
     nearest = next(place for place in (whole, *whole.parents) if place.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ConfigError(f"out={folder} cannot be written: {nearest} is not a writable folder")
+        raise ConfigError(
+            f"out={str(folder)!r} cannot be written: {nearest} is not a writable folder"
+        )
 
 
 def _hardware(report: dict[str, Any]) -> str:

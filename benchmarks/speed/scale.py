@@ -140,7 +140,7 @@ def _checked(sizes: Sequence[int], shape: Shape) -> list[int]:
     for size in sizes:
         if size < shape.num_candidates:
             raise ConfigError(
-                f"sizes={list(sizes)}: {size} is too small; expected at least num_candidates="
+                f"sizes={tuple(sizes)}: {size} is too small; expected at least num_candidates="
                 f"{shape.num_candidates}"
             )
     return sorted(set(sizes))

@@ -56,7 +56,7 @@ def measure(
     suited, left_out = suited_estimators(estimators, shape, retrieval)
     if not suited:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
-        raise ConfigError(f"estimators={list(estimators)} leaves nothing to measure: {reasons}")
+        raise ConfigError(f"estimators={tuple(estimators)} leaves nothing to measure: {reasons}")
     calls: dict[str, tuple[Training, Training]] = {}
     configs = {
         name: shape.config(name, preset="tuned", adaptive_learning_rate=None, retrieval=retrieval)

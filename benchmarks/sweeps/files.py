@@ -25,7 +25,7 @@ def make_folder(path: Path) -> None:
         if not os.access(path, os.W_OK):
             raise PermissionError("no write permission")
     except OSError as error:
-        raise ConfigError(f"out={path} is not a writable folder: {error}") from error
+        raise ConfigError(f"out={str(path)!r} is not a writable folder: {error}") from error
 
 
 def write_json(file: Path, body: dict[str, Any]) -> None:

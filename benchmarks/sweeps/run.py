@@ -134,8 +134,7 @@ def _train(trial: Trial, folder: RunFolder, bar: ProgressBar, stop: StopRequest)
             folder.save(run)
         raise Stopped(
             stop.signal,
-            f"{trial.name} is saved at step {run.step}. Run the same command again to resume; with "
-            "report_only it reports the results so far",
+            f"{trial.name} is saved at step {run.step}; run the same command again to resume",
         )
 
     return train(trial.config, out=folder, resume=has_state(folder.path), on_progress=on_progress)
