@@ -295,7 +295,7 @@ def test_dense_is_left_out_if_it_does_not_fit(monkeypatch):
     [
         (["throughput", "--rounds", "0"], ["--rounds 0", "at least 1"]),
         (["throughput", "--num-items", "0"], ["--num-items 0", "at least 1"]),
-        (["throughput", "--num-candidates", "70"], ["--num-candidates 70", "60 items"]),
+        (["throughput", "--num-candidates", "70"], ["--num-candidates", "70", "60 items"]),
         (["throughput", "--estimators", "reinforce"], ["--estimators", "reinforce", "ca_pg_swr"]),
         (
             ["throughput", "--estimators", "ca_pg_exact", "--retrieval", "streamed"],
