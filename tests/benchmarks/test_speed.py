@@ -23,8 +23,7 @@ from rankpg import ESTIMATORS
 from rankpg.errors import ConfigError
 from rankpg.runs import memory
 from rankpg.runs.run import prepare
-from rankpg.training.build import assemble
-from rankpg.training.update import seed_keys, train_chunk
+from rankpg.training.programs import seed_keys, train_chunk
 
 ENABLE_X64 = False
 
@@ -111,9 +110,8 @@ def test_work_is_that_of_a_checkpointed_softmax():
 def test_streamed_step_does_little_more_than_the_limit(experts):
     shape = Shape(20_000, 16, 10, 64, experts)
     run = prepare(shape.config("top1_pg", retrieval="streamed", num_contexts=50))
-    program = jax.make_jaxpr(train_chunk(run.pipeline, 3))(
-        run.environment, run.state, seed_keys(run.config, "steps")
-    )
+    roots = seed_keys(run.config.seeds, "steps")
+    program = jax.make_jaxpr(train_chunk(run.learner, 3))(run.learner, run.state, roots)
     work, found = work_of(run), count(program.jaxpr)
     assert 3 * work.flop <= found["flop"] < 1.3 * 3 * work.flop
     assert 3 * work.exponentials <= found["exponentials"] < 1.3 * 3 * work.exponentials
@@ -276,8 +274,7 @@ def test_dense_is_left_out_if_it_does_not_fit(monkeypatch):
 
     def needs(retrieval):
         config = Shape(20_000, 4, 5, 256).config("top1_pg", retrieval=retrieval).resolve()
-        world = prepare(config).environment
-        return memory.estimate_memory(assemble(config, world), world, 1).total
+        return memory.estimate_memory(prepare(config).learner, 1).total
 
     between = (needs("streamed") + needs("dense")) // 2
     monkeypatch.setattr(memory, "available_memory", lambda: between)
