@@ -59,7 +59,7 @@ def find_limit(config: TrainConfig, measure: str) -> float:
 
     It bounds the value of greedy candidates if the re-ranker shows the best candidate, the worst, or each
     with the same probability. If the re-ranker samples by reward it is a reference, not a bound: with few
-    candidates, a good item and a poor one, which are easy to tell apart, may earn more than two good ones.
+    candidates, a good item and a poor one, which are easy to distinguish, may earn more than two good ones.
     It is evaluated as a policy is, with the same draws of the re-ranker.
 
     Args:
