@@ -6,7 +6,7 @@ PY := .venv/bin/python
 JOBS ?= 2
 ARGS ?=
 export UV_SYSTEM_CERTS ?= 1
-BENCHMARKS ?= $(filter-out __init__ common tables,$(basename $(notdir $(sort $(wildcard benchmarks/scripts/*.py)))))
+BENCHMARKS ?= $(filter-out __init__ common tables text_retrieval,$(basename $(notdir $(sort $(wildcard benchmarks/scripts/*.py)))))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -42,7 +42,7 @@ docs: setup ## the documentation site, in docs/_build/html; a warning is an erro
 notebooks: setup ## notebooks/*.ipynb from their sources, executed (ARGS="rag" for one of them)
 	@$(PY) tools/notebooks.py $(ARGS)
 
-bench: setup ## every script of benchmarks/scripts, one after the other
+bench: setup ## every script of benchmarks/scripts that needs no other data
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(PY) -m benchmarks.scripts.$$script $(ARGS); done
 
 lock: setup ## requirements.lock with the newest versions

@@ -12,19 +12,25 @@ from rankpg.cli.arguments import Parser, folder_name
 from rankpg.cli.main import run_command
 from rankpg.config.fields import flag
 from rankpg.core.estimators import ESTIMATORS
-from rankpg.errors import ConfigError
 
 __all__ = ["main"]
+
+SCALES = ("smoke", "laptop", "full")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a benchmark and returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "--rows" in argv:
+        _print_errors(["--rows is now named --trials"])
+        return 2
     return run_command(_parser(), argv)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="benchmarks", description="The paper's tables, the estimators' variance, speed."
+        prog="benchmarks",
+        description="Benchmarks of rankpg: the paper's tables, the estimator lab, hard problems, and speed.",
     )
     kinds = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     _add_reproduce(kinds)
@@ -35,24 +41,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
+    """Runs `python -m benchmarks reproduce` and returns the exit code."""
     from benchmarks.paper import command as paper
 
     settings = {k: v for k, v in vars(arguments).items() if k not in ("command", "names")}
     names = paper.NAMES if "all" in arguments.names else tuple(dict.fromkeys(arguments.names))
     summary = paper.reproduce(names, **settings)
     print("\n".join(map(str, summary.written)))
-    for sentence in (*summary.outcome.stopped, *summary.left_in_words()):
-        print(f"benchmarks: {sentence}", file=sys.stderr)
+    left = [] if not summary.left else [_unfinished(summary.left, summary.limited_by)]
+    _print_errors([*summary.outcome.stopped, *left])
     return 3 if summary.outcome.stopped else 0
 
 
 def lab(arguments: argparse.Namespace) -> int:
+    """Runs `python -m benchmarks lab` and returns the exit code."""
     from benchmarks.estimator_lab import report
     from rankpg.runs.evaluator import check_rewards
     from rankpg.runs.storage.load import load_run
 
-    if arguments.num_contexts < 2:
-        raise ConfigError(f"--num-contexts is {arguments.num_contexts}; expected at least 2")
     run = None if arguments.run is None else load_run(arguments.run)
     if run is not None:
         check_rewards(run)
@@ -61,18 +67,19 @@ def lab(arguments: argparse.Namespace) -> int:
 
 
 def hard_problems(arguments: argparse.Namespace) -> int:
+    """Runs `python -m benchmarks hard-problems` and returns the exit code."""
     from benchmarks.hard_problems.report import learning
 
     outcome, written = learning(
         arguments.problems, arguments.scale, arguments.out, report_only=arguments.report_only
     )
-    print("\n".join(map(str, written)) or "nothing was trained yet")
-    for sentence in outcome.stopped:
-        print(f"benchmarks: {sentence}", file=sys.stderr)
+    print("\n".join(map(str, written)) or "no results yet")
+    _print_errors(outcome.stopped)
     return 3 if outcome.stopped else 0
 
 
 def speed(arguments: argparse.Namespace) -> int:
+    """Runs `python -m benchmarks throughput`, `scale` or `roofline` and returns the exit code."""
     from benchmarks.speed.report import benchmark
     from benchmarks.speed.shapes import parse_shape
 
@@ -85,38 +92,51 @@ def speed(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _unfinished(names: list[str], limited_by: str | None) -> str:
+    """Sentence that lists what is not finished and how to resume.
+
+    >>> _unfinished(["table5"], "report_only")
+    '1 not finished: table5. Run the command without --report-only to resume'
+    """
+    without = f" without {flag(limited_by)}" if limited_by else " again"
+    return f"{len(names)} not finished: {', '.join(names)}. Run the command{without} to resume"
+
+
+def _print_errors(sentences: Sequence[str]) -> None:
+    for sentence in sentences:
+        print(f"benchmarks: {sentence}", file=sys.stderr)
+
+
 def _add_reproduce(kinds: Any) -> None:
     parser = kinds.add_parser(
         "reproduce",
-        help="the paper's tables and figures beside ours",
-        description="Train what the paper's tables and figures need, and write JSON, markdown and pictures. "
-        "What was interrupted goes on where it was; rows that a report in --out has finished are not trained "
-        "again; several processes may share one --out. The exit code is 3 if a seed was stopped by a value "
-        "that is not finite.",
+        help="the paper's tables and figures next to ours",
+        description="Train and measure the paper's tables and figures; write JSON, markdown and pictures. An "
+        "interrupted command resumes where it stopped; trials that a report in --out holds as finished are "
+        "not trained again; several processes may share one --out. The exit code is 3 if a seed stopped at a "
+        "non-finite value.",
     )
     names = ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4", "all")
     parser.add_argument("names", nargs="+", choices=names, metavar="|".join(names))
     _add_sweep_flags(
         parser,
-        "smoke: some cells, minutes; laptop: every cell, hours on two cores; full: as long as the paper, "
-        "for a GPU",
+        "smoke: a few cells, minutes; laptop: every cell, hours on two cores; full: the paper's number of "
+        "steps, for a GPU",
         "runs/reproduce/SCALE",
     )
-    parser.add_argument("--path", metavar="FILE", help="table4: KuaiRec's small_matrix.csv")
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="train these rows only")
+    parser.add_argument("--path", metavar="FILE", help="table4: KuaiRec's small_matrix.csv [none]")
+    parser.add_argument("--trials", nargs="+", metavar="NAME", help="trials to train [all]")
     parser.set_defaults(command=reproduce)
 
 
 def _add_sweep_flags(parser: Any, scales: str, folder: str) -> None:
-    """What every command takes that trains many rows for one report."""
+    """Adds the flags of the commands that train many trials for one report."""
+    parser.add_argument("--scale", choices=SCALES, default="laptop", help=f"{scales} [laptop]")
     parser.add_argument(
-        "--scale", choices=("smoke", "laptop", "full"), default="laptop", help=f"{scales} [laptop]"
+        "--out", type=folder_name, metavar="FOLDER", help=f"folder of runs and reports [{folder}]"
     )
     parser.add_argument(
-        "--out", type=folder_name, metavar="FOLDER", help=f"of runs and reports [{folder}]"
-    )
-    parser.add_argument(
-        "--report-only", action="store_true", help="train nothing; report what is there"
+        "--report-only", action="store_true", help="report the existing results without training"
     )
 
 
@@ -124,20 +144,20 @@ def _add_lab(kinds: Any) -> None:
     parser = kinds.add_parser(
         "lab",
         help="bias, variance and direction of every estimator's gradient",
-        description="On small problems by enumeration, for several K, N, M, re-rankers, temperatures and "
-        "baselines; with --run also signal and noise of the gradient where a trained run stands. Writes JSON "
-        "and pictures.",
+        description="Enumerate small problems for several K, N, M, re-rankers, temperatures and baselines, "
+        "and measure every estimator's gradient; with --run also the signal and noise of the gradient at the "
+        "parameters of a trained run. Writes JSON and pictures.",
     )
-    parser.add_argument("--run", type=Path, metavar="FOLDER", help="the --out folder of a run")
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="folder of a trained run [none]")
     parser.add_argument(
         "--out",
         type=folder_name,
         metavar="FOLDER",
         default=Path("runs/lab"),
-        help="default: %(default)s",
+        help="output folder [%(default)s]",
     )
     parser.add_argument(
-        "--num-contexts", type=int, default=32, help="random problems of a size [%(default)s]"
+        "--num-contexts", type=int, default=32, help="random problems per size [%(default)s]"
     )
     parser.set_defaults(command=lab)
 
@@ -145,69 +165,94 @@ def _add_lab(kinds: Any) -> None:
 def _add_hard_problems(kinds: Any) -> None:
     parser = kinds.add_parser(
         "hard-problems",
-        help="problems that are still hard, every estimator on each",
+        help="every estimator on problems harder than the paper's",
         description="Train every estimator with its tuned preset, and ca_pg_swr with an entropy bonus and a "
-        "baseline per context (exploring), on problems that are harder than the "
-        "paper's, each in one direction, and tell what share it got of what the same encoder can reach when "
-        "it is fitted to the rewards directly. What was interrupted goes on where it was; several processes "
-        "may share one --out.",
+        "baseline per context (exploring), on problems that are each harder than the paper's in one "
+        "direction. Report the share of the value that the same encoder attains when it is fitted to the "
+        "rewards directly. An interrupted command resumes where it stopped; several processes may share one "
+        "--out.",
     )
-    parser.add_argument("--problems", nargs="+", default=(), metavar="NAME", help="[all of them]")
+    parser.add_argument(
+        "--problems", nargs="+", default=(), metavar="NAME", help="problems to train [all]"
+    )
     _add_sweep_flags(
         parser,
-        "smoke: to see that it runs; laptop: hours on two cores; full: more seeds, for a GPU",
-        "runs/hard-problems/SCALE",
+        "smoke: to check that everything runs; laptop: hours on two cores; full: more seeds, for a GPU",
+        "runs/learning/SCALE",
     )
     parser.set_defaults(command=hard_problems)
 
 
 def _add_speed(kinds: Any) -> None:
-    """Measurements of the step itself. A flag that is not given is as --scale has it."""
+    """Adds the measurements of a step; a flag that is not given keeps the value set by --scale."""
     whats = {
-        "throughput": "updates per second of every estimator, with the environment and without",
+        "throughput": "updates per second of every estimator, with and without the environment",
         "scale": "time and memory of a step against N, streamed and dense, with exponents of growth",
-        "roofline": "the share of the hardware's limit that a step reaches",
+        "roofline": "share of the hardware's limit that a step reaches",
     }
-    numbers = {"embedding_dim": "D", "num_candidates": "K", "batch_size": "B", "num_experts": "M"}
-    shapes = {"throughput": {"num_items": "N", **numbers}, "scale": numbers}
+    letters = {
+        "num_items": ("N", "items in the catalogue"),
+        "embedding_dim": ("D", "width of the embeddings"),
+        "num_candidates": ("K", "candidates per context"),
+        "batch_size": ("B", "contexts per batch"),
+        "num_experts": ("M", "experts"),
+    }
+    numbers = {
+        "throughput": tuple(letters),
+        "scale": tuple(letters)[1:],
+        "roofline": ("batch_size", "num_experts"),
+    }
     for what, words in whats.items():
         parser = kinds.add_parser(
             what,
             help=words,
-            description=f"{words[0].upper()}{words[1:]}: JSON, a table and a picture. Arms take turns in "
-            "every round; compilation and a warm-up are not counted. For one core: taskset -c 0, and "
+            description=f"Measure {words}. Writes JSON, a table and a picture. In each round all settings "
+            "are timed in turn; compilation and a warm-up are not counted. For one core: taskset -c 0, and "
             "XLA_FLAGS=--xla_cpu_multi_thread_eigen=false.",
             argument_default=argparse.SUPPRESS,
         )
-        for name, letter in shapes.get(what, {"batch_size": "B", "num_experts": "M"}).items():
-            parser.add_argument(flag(name), type=int, metavar=letter, help="[that of --scale]")
+        for name in numbers[what]:
+            letter, meaning = letters[name]
+            parser.add_argument(
+                flag(name), type=int, metavar=letter, help=f"{meaning} [set by --scale]"
+            )
         parser.add_argument(
-            "--rounds", type=int, metavar="INT", help="looks at the clock [that of --scale]"
+            "--rounds", type=int, metavar="INT", help="timing repetitions [set by --scale]"
         )
         _add_what_is_timed(parser, what)
         parser.add_argument(
-            "--scale", choices=("smoke", "laptop", "full"), default="laptop",
-            help="smoke: to see that it runs; laptop: up to half an hour; full: for an accelerator [laptop]",
+            "--scale", choices=SCALES, default="laptop",
+            help="smoke: to check that everything runs; laptop: up to half an hour; full: for an "
+            "accelerator [laptop]",
         )  # fmt: skip
-        parser.add_argument("--device", choices=("cpu", "gpu", "tpu"), help="[what JAX takes]")
         parser.add_argument(
-            "--out", type=folder_name, metavar="FOLDER", help=f"[runs/{what}/SCALE]"
+            "--device", choices=("cpu", "gpu", "tpu"), help="platform [chosen by JAX]"
+        )
+        parser.add_argument(
+            "--out", type=folder_name, metavar="FOLDER", help=f"output folder [runs/{what}/SCALE]"
         )
         parser.set_defaults(command=speed, what=what)
 
 
 def _add_what_is_timed(parser: Any, what: str) -> None:
-    """Sizes, estimators and retrieval of a measurement."""
+    """Adds the sizes, estimators and retrieval of a measurement."""
     if what == "scale":
-        parser.add_argument("--sizes", type=int, nargs="+", metavar="N", help="[those of --scale]")
-    if what == "roofline":
-        parser.add_argument("--shapes", nargs="+", metavar="N,D,K", help="[those of --scale]")
         parser.add_argument(
-            "--estimator", choices=ESTIMATORS, metavar="NAME", help="whose step [top1_pg]"
+            "--sizes", type=int, nargs="+", metavar="N", help="catalogue sizes [set by --scale]"
+        )
+    if what == "roofline":
+        parser.add_argument(
+            "--shapes", nargs="+", metavar="N,D,K", help="shapes to time [set by --scale]"
+        )
+        parser.add_argument(
+            "--estimator", choices=ESTIMATORS, metavar="NAME", help="estimator to time [top1_pg]"
         )
     else:
         parser.add_argument(
-            "--estimators", choices=ESTIMATORS, nargs="+", metavar="NAME", help="[those of --scale]"
-        )
+            "--estimators", choices=ESTIMATORS, nargs="+", metavar="NAME",
+            help="estimators to time [set by --scale]",
+        )  # fmt: skip
     if what != "scale":
-        parser.add_argument("--retrieval", choices=("auto", "dense", "streamed"), help="[auto]")
+        parser.add_argument(
+            "--retrieval", choices=("auto", "dense", "streamed"), help="top-k retrieval [auto]"
+        )

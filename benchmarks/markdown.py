@@ -1,4 +1,4 @@
-"""Reports as markdown: the paper's figure in one column and ours in the next."""
+"""Markdown tables."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ __all__ = ["grid"]
 
 
 def grid(rows: list[list[str]]) -> str:
-    """A markdown table; the first row is its head."""
+    """Returns rows as a markdown table; the first row is the header.
+
+    >>> print(grid([["N", "K"], ["1,000", "10"]]))
+    | N | K |
+    |---|---|
+    | 1,000 | 10 |
+    """
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])

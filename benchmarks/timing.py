@@ -1,4 +1,4 @@
-"""Timing of several programs against each other."""
+"""Times several programs against each other, in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Name = TypeVar("Name")
 def in_turns(
     arms: Mapping[Name, Callable[[], float]], rounds: int = 5
 ) -> dict[Name, dict[str, float]]:
-    """The seconds that every arm answers: one warm-up, then `rounds` rounds in which all arms take turns.
+    """Median, min and max of the seconds that every arm returns, over rounds in which all arms take turns.
 
-    So whatever else the machine does meanwhile slows all of them alike.
+    One warm-up comes first. Because the arms alternate, other load on the machine slows all of them alike.
 
     >>> in_turns({"two": lambda: 2.0}, rounds=3)
     {'two': {'median': 2.0, 'min': 2.0, 'max': 2.0, 'rounds': 3}}
@@ -47,7 +47,7 @@ def in_turns(
 def interleaved(
     arms: Mapping[Name, Callable[[], Any]], rounds: int = 5
 ) -> dict[Name, dict[str, float]]:
-    """Seconds per call of every arm, as `in_turns`.
+    """Times a call of every arm, as `in_turns`.
 
     >>> timing = interleaved({"nothing": lambda: None}, rounds=3)["nothing"]
     >>> 0 <= timing["min"] <= timing["median"] <= timing["max"]
@@ -57,7 +57,7 @@ def interleaved(
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
-    """Wall time of one call, its arrays awaited."""
+    """Wall time of one call, in seconds, until its arrays are ready."""
     began = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - began
@@ -65,7 +65,7 @@ def seconds_of(call: Callable[[], Any]) -> float:
 
 @dataclass
 class Training:
-    """A call that trains `length` more steps, compiled already, and waits for them."""
+    """A compiled call that trains `length` more steps and waits for them."""
 
     run: Run
     length: int
@@ -73,17 +73,17 @@ class Training:
     roots: Any
 
     def __call__(self) -> Any:
-        """The chunk's metrics."""
+        """Trains one chunk and returns its metrics."""
         run = self.run
         run.state, metrics = self.program(run.learner, run.state, self.roots)
         return jax.block_until_ready(metrics)
 
     def seconds_per_step(self) -> float:
-        """Of one call."""
+        """Trains one chunk and returns its seconds per step."""
         return seconds_of(self) / self.length
 
     def temporary_bytes(self) -> int:
-        """What the compiled step needs beyond parameters, gradient and optimizer state, by the compiler."""
+        """Memory that the compiler plans for the step beyond parameters, gradient and optimizer state."""
         gradient = sum(x.nbytes for x in jax.tree.leaves(self.run.state.params))
         return max(0, self.program.memory_analysis().temp_size_in_bytes - gradient)
 
@@ -91,7 +91,7 @@ class Training:
 def training_call(
     config: TrainConfig, length: int, environment: Environment | Dataset | None = None
 ) -> Training:
-    """Compile `length` steps of a config at once."""
+    """Compiles `length` steps of a config as one program."""
     run = prepare(config, environment)
     roots = seed_keys(run.config.seeds, "steps")
     program = train_chunk(run.learner, length).lower(run.learner, run.state, roots).compile()

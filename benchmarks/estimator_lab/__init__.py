@@ -1,7 +1,10 @@
 """The estimator lab: bias, variance and direction of every estimator's gradient.
 
-On small problems by enumeration (`exact`, `sweep`), with what a baseline does to them (`baselines`); at any
-size from independent draws of a run's gradient (`noise`). `report` writes all of it down.
+exact.py       exact moments of a gradient on small problems, by enumeration
+sweep.py       bias, variance and cosine over problem sizes, re-rankers, temperatures and baselines
+baselines.py   the effect of a baseline on the expected update
+noise.py       signal and noise of a run's gradient at any size, from independent draws
+report.py      writes a table, JSON and pictures
 """
 
 from benchmarks.estimator_lab.baselines import (

@@ -1,4 +1,4 @@
-"""What a baseline does to the expected update of a score, by enumeration.
+"""Effect of a baseline on the expected update of a score, by enumeration.
 
 For any score, with b subtracted from the reward,
 
@@ -10,17 +10,18 @@ log P(a in S) of the shown item a it is not 0. Write c(a) = P(a shown | a in S);
     E[grad log P(a in S)] = sum_a c(a) grad P(a in S),
 
 which vanishes only where c is the same for all items (the uniform re-ranker), since sum_a P(a in S) = K. It
-raises the inclusion of what the re-ranker likes to show: the update *imitates the re-ranker*, with weight
-V - b. Hence
+raises the inclusion probability of the items that the re-ranker prefers: the update *imitates the re-ranker*,
+with weight V - b. Hence
 
-- a good re-ranker and b < V: imitation helps, and a baseline takes that help away;
-- a good re-ranker and b > V, as the batch's mean is in every context poorer than the average: imitation is
-  reversed, and what the re-ranker likes best is pushed out of the candidates;
-- a misleading re-ranker: imitation harms, and a baseline of at least V mends the direction.
+- a good re-ranker and b < V: imitation helps, and a baseline removes that help;
+- a good re-ranker and b > V (with the batch mean: every context poorer than average): imitation is reversed,
+  and the re-ranker's favourite items are pushed out of the candidates;
+- a misleading re-ranker: imitation harms, and a baseline of at least V corrects the direction.
 
-The scores that are no inclusion probability (`sum`, `swr`) suffer most: grad log P(a in S) fades as an item
-becomes a sure candidate, grad log pi(a) pushes on until probability is spread over several items. Their
-expectation is not 0 under the uniform re-ranker either: a baseline takes bias away there, not noise alone.
+Scores that are not log inclusion probabilities (`top1_pg`, `ca_pg_swr`) suffer most: grad log P(a in S)
+vanishes as an item becomes a certain candidate, while grad log pi(a) continues until probability is spread
+over several items. Their expectation is not 0 under the uniform re-ranker either: there a baseline removes
+bias, and not only noise.
 """
 
 from __future__ import annotations
@@ -46,27 +47,27 @@ BASELINES: dict[str, Baseline] = {
     "context": lambda values: values,
     "batch": lambda values: jnp.broadcast_to(jnp.mean(values), values.shape),
 }
-"""name -> from the policy values of all contexts to the baseline of each."""
+"""name -> function from the policy values of all contexts to the baseline of each."""
 
 
 class UpdateParts(NamedTuple):
-    """E[(r - b) grad score] = covariance + (value - b) * imitation."""
+    """The two parts of E[(r - b) grad score] = covariance + (value - b) * imitation."""
 
     covariance: Float[Array, "M N"]
-    """Cov(r, grad score): the update under the context's own mean as the baseline."""
+    """Cov(r, grad score): the update with the context's own value as the baseline."""
     imitation: Float[Array, "M N"]
-    """E[grad score]: where a constant reward would lead."""
+    """E[grad score]: the update under a constant reward of 1."""
     value: Float[Array, ""]
     """V = E[r]."""
 
 
 def split_update(estimator: str, problem: Problem, quotas: Quotas) -> UpdateParts:
-    """The part of an expected update that a baseline leaves alone, and the part that it scales.
+    """Splits an expected update into the part that a baseline does not change and the part that it scales.
 
     Args:
-      estimator: a name of `ESTIMATORS` whose score depends on the candidates alone.
+      estimator: a name in `ESTIMATORS` whose score depends on the candidates alone.
       problem: logits, rewards and re-ranker of one context.
-      quotas: how many slots each expert fills.
+      quotas: number of slots per expert.
 
     >>> problem = Problem(jnp.zeros((1, 3)), jnp.array([1.0, 2.0, 3.0]), jnp.array(jnp.inf))
     >>> parts = jax.jit(split_update, static_argnums=(0, 2))("top1_pg", problem, (1,))
@@ -82,9 +83,9 @@ def split_update(estimator: str, problem: Problem, quotas: Quotas) -> UpdatePart
 def update_cosine(
     estimator: str, problem: Problem, quotas: Quotas, baselines: Float[Array, "b"]
 ) -> Float[Array, "b"]:
-    """Cosine of the expected update under each baseline, in units of V, with the policy gradient.
+    """Cosine between the expected update and the policy gradient, for baselines in units of V.
 
-    Times the policy gradient's norm it is the progress of the value per length of the step.
+    Multiplied by the norm of the policy gradient it is the gain in value per unit length of the step.
     """
     parts = split_update(estimator, problem, quotas)
     truth = true_gradients(problem, quotas).v_pg
@@ -107,17 +108,18 @@ def expected_ascent(
     params: Params,
     to_logits: Callable[[Params], Float[Array, "C M N"]],
 ) -> Float[Array, "steps C"]:
-    """Follow the expected update without any noise, and tell the policy value of every context.
+    """Follows the expected update without noise and returns the policy value of every context.
 
     Args:
-      estimator: a name of `ESTIMATORS` whose score depends on the candidates alone.
-      problems: C contexts; their `logits` are not read.
-      quotas: how many slots each expert fills.
-      baseline: of the values of all contexts before every step; one of `BASELINES`, say.
-      optimizer: of optax.
-      num_steps: updates.
-      params: where to start.
-      to_logits: from params to the logits of all contexts; identity, or two towers that share items.
+      estimator: a name in `ESTIMATORS` whose score depends on the candidates alone.
+      problems: C contexts; their `logits` are not used.
+      quotas: number of slots per expert.
+      baseline: function of the values of all contexts, applied before every step, such as one in `BASELINES`.
+      optimizer: an optax optimizer.
+      num_steps: number of updates.
+      params: initial parameters.
+      to_logits: function from parameters to the logits of all contexts; the identity, or two towers that
+        share items.
 
     Returns:
       The value before every step and after the last, [num_steps + 1, C].

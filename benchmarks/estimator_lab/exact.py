@@ -1,8 +1,8 @@
 """Exact moments of every estimator's gradient on small problems, with respect to logits[M, N].
 
-All ordered draws of K out of N <= 7 items are enumerated, so nothing here is estimated but for the one score
-that reads the noise of the draw (`ca_pg_threshold`). Rewards are without noise: noise of standard deviation
-sigma would leave every mean as it is and add sigma^2 E|grad score|^2 to every variance. L = 1.
+All ordered draws of K out of N <= 7 items are enumerated. Only the score that reads the noise of the draw
+(`ca_pg_threshold`) is estimated by Monte Carlo. Rewards are without noise: noise of standard deviation sigma
+would not change the means and would add sigma^2 E|grad score|^2 to every variance. L = 1.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ __all__ = [
 ]
 
 RERANKERS = {"optimal": np.inf, "noisy": 1.0, "uniform": 0.0, "anti": -np.inf}
-"""name -> inverse temperature: each shows one candidate, drawn by softmax(inverse temperature * reward)."""
+"""name -> inverse temperature of a re-ranker that samples by softmax(inverse temperature * reward)."""
 
 FAST_COMPILATION: dict[str, bool | int | str] = {"xla_backend_optimization_level": 0}
-"""For `jax.jit(..., compiler_options=)`: LLVM takes longer to optimize these programs than they run."""
+"""For `jax.jit(..., compiler_options=)`: optimising these programs takes LLVM longer than running them."""
 
 _LARGEST_CATALOGUE = 7
 _DRAWS_AT_A_TIME = 512
@@ -46,21 +46,21 @@ _DRAWS_AT_A_TIME = 512
 
 @record
 class Problem:
-    """One context with few items. Under vmap every field has leading axes."""
+    """A context with few items; under vmap every field has leading axes."""
 
     logits: Float[Array, "M N"]
     rewards: Float[Array, "N"]
     inverse_temperature: Float[Array, ""]
-    """Of the re-ranker; +inf is the optimal one, 0 the uniform, -inf the anti."""
+    """Inverse temperature of the re-ranker: +inf is optimal, 0 uniform, -inf anti."""
 
 
 @record
 class Moments:
-    """What one draw of (reward - baseline) * grad score is like; every field may have leading axes."""
+    """Moments of one draw of (reward - baseline) * grad score; every field may have leading axes."""
 
     mean: Float[Array, "M N"]
     standard_error: Float[Array, "M N"]
-    """Of `mean`; 0 where it was enumerated."""
+    """Standard error of `mean`; 0 if it was enumerated."""
     variance: Float[Array, ""]
     """Trace of the covariance of one draw."""
     cosine: Float[Array, ""]
@@ -70,7 +70,7 @@ class Moments:
 def shown_probabilities(
     rewards: Float[Array, "K"], inverse_temperature: Float[Array, ""]
 ) -> Float[Array, "K"]:
-    """P_LSR(a | S) of the re-ranker that draws by softmax(inverse temperature * reward); ties share.
+    """P(a shown | S) of a re-ranker that samples by softmax(inverse temperature * reward); ties share.
 
     >>> shown_probabilities(jnp.array([1.0, 3.0, 2.0]), jnp.array(-jnp.inf))
     Array([1., 0., 0.], dtype=float32)
@@ -81,12 +81,12 @@ def shown_probabilities(
 
 
 def true_gradients(problem: Problem, quotas: Quotas) -> GradientParts:
-    """The policy gradient, the credit-assigned one and what is between them (Theorem 3.1)."""
+    """The policy gradient, the credit-assigned gradient, and their difference (Theorem 3.1)."""
     return decompose_gradient(problem.logits, quotas, _reranker(problem), problem.rewards)
 
 
 def policy_value(problem: Problem, quotas: Quotas) -> Float[Array, ""]:
-    """V = sum over S of P(S) sum over a in S of P_LSR(a | S) q(a)."""
+    """Policy value V = sum_S P(S) sum_{a in S} P(a shown | S) q(a)."""
     draws = _draws(problem, quotas)
     weights, shown = _probabilities(problem, quotas, draws)
     return jnp.sum(weights * jnp.sum(shown * problem.rewards[draws], axis=1))
@@ -95,11 +95,11 @@ def policy_value(problem: Problem, quotas: Quotas) -> Float[Array, ""]:
 def expected_gradients(
     estimator: str, problem: Problem, quotas: Quotas, credits: Float[Array, "b N"]
 ) -> Float[Array, "b M N"]:
-    """E[credit(a) * grad score(a)] over candidates and shown item, for several credits at once.
+    """Expectation of credit(a) * grad score(a) over candidates and shown item, for several credits.
 
-    Args, Raises: as `exact_moments`; credits are q(a) - baseline there.
+    Args, Raises: as `exact_moments`, whose credits are q(a) - baseline.
     """
-    shown, gradients = _happenings(estimator, problem, quotas)
+    shown, gradients = _outcomes(estimator, problem, quotas)
     return jnp.einsum("ja,ba,jmn->bmn", shown, credits, gradients)
 
 
@@ -113,18 +113,18 @@ def exact_moments(
     """Mean, variance and cosine of one draw (q(a) - baseline) * grad score, by enumeration.
 
     Args:
-      estimator: a name of `ESTIMATORS` whose score depends on the candidates alone.
+      estimator: a name in `ESTIMATORS` whose score depends on the candidates alone.
       problem: logits, rewards and re-ranker of one context.
-      quotas: how many slots each expert fills.
-      baselines: what is subtracted from every reward, one answer for each.
+      quotas: number of slots per expert.
+      baselines: constants to subtract from every reward.
       truth: the policy gradient, for the cosine.
 
     Returns:
       The moments of the gradient with respect to logits, with a leading axis of baselines.
 
     Raises:
-      ValueError: an estimator that is unknown, not defined for M experts or read from the noise of the
-        draw; more than 7 items; as `log_prob`.
+      ValueError: the estimator is unknown, not defined for M experts, or depends on the noise of the draw;
+        there are more than 7 items; as `log_prob`.
 
     >>> problem = Problem(jnp.zeros((1, 3)), jnp.array([1.0, 2.0, 3.0]), jnp.array(jnp.inf))
     >>> truth = jax.jit(true_gradients, static_argnums=1)(problem, (1,)).v_pg
@@ -132,7 +132,7 @@ def exact_moments(
     >>> jnp.abs(moments.mean[0]).round(3)
     Array([[0.333, 0.   , 0.333]], dtype=float32)
     """
-    shown, gradients = _happenings(estimator, problem, quotas)
+    shown, gradients = _outcomes(estimator, problem, quotas)
     credits = problem.rewards[None, :] - baselines[:, None]
     mean = jnp.einsum("ja,ba,jmn->bmn", shown, credits, gradients)
     second = jnp.einsum("ja,ba,j->b", shown, credits**2, _square(gradients))
@@ -145,17 +145,17 @@ def exact_moments(
     )
 
 
-class _Happenings(NamedTuple):
-    """All that can happen, as far as a score can tell: J of them, with a gradient each."""
+class _Outcomes(NamedTuple):
+    """The J outcomes that a score distinguishes, with their gradients."""
 
     shown: jax.Array
-    """P(it happens and item a is shown), [J, N]."""
+    """P(outcome j, and item a is shown), [J, N]."""
     gradients: jax.Array
     """grad score, [J, M, N]."""
 
 
-def _happenings(estimator: str, problem: Problem, quotas: Quotas) -> _Happenings:
-    """An item is shown (credit-assigned scores), or a candidate set is drawn (the others)."""
+def _outcomes(estimator: str, problem: Problem, quotas: Quotas) -> _Outcomes:
+    """Enumerates shown items (credit-assigned scores) or candidate sets (the other scores)."""
     chosen = check_estimator(estimator, len(quotas))
     if chosen.statistics == "arrivals":
         raise ValueError(
@@ -170,14 +170,14 @@ def _happenings(estimator: str, problem: Problem, quotas: Quotas) -> _Happenings
         items = jnp.arange(num_items, dtype=jnp.int32)
         of_items = jax.jacrev(lambda f: score(estimator, f, draws[0], items, quotas))
         of_item = jnp.zeros(num_items, shown.dtype).at[draws].add(shown)
-        return _Happenings(jnp.diag(of_item), of_items(problem.logits))
+        return _Outcomes(jnp.diag(of_item), of_items(problem.logits))
 
     def of_set(logits, draw):
         return score(estimator, logits, draw, draw[:1], quotas)[0]
 
     gradients = jax.vmap(jax.grad(of_set), in_axes=(None, 0))(problem.logits, draws)
     zeros = jnp.zeros((draws.shape[0], num_items), shown.dtype)
-    return _Happenings(zeros.at[rows, draws].set(shown), gradients)
+    return _Outcomes(zeros.at[rows, draws].set(shown), gradients)
 
 
 def sampled_moments(
@@ -189,19 +189,19 @@ def sampled_moments(
     truth: Float[Array, "M N"],
     num_draws: int,
 ) -> Moments:
-    """The same by Monte Carlo over the candidates, for any estimator; the re-ranker is still summed over.
+    """Moments by Monte Carlo over the candidates, for any estimator; the re-ranker is still enumerated.
 
     Args:
       key: consumed.
       estimator, problem, quotas, baselines, truth: as `exact_moments`.
-      num_draws: candidate sets drawn, at least 2.
+      num_draws: number of candidate sets, at least 2.
 
     Returns:
       The moments; `standard_error` is that of `mean`, entry by entry.
     """
     check_estimator(estimator, len(quotas))
     if num_draws < 2:
-        raise ValueError(f"num_draws is {num_draws}; expected at least 2, for a standard error")
+        raise ValueError(f"num_draws={num_draws}; expected at least 2, for a standard error")
 
     def one(key):
         draw = sample_candidates(key, problem.logits, quotas)
@@ -231,19 +231,19 @@ def _reranker(problem: Problem):
 
 
 def _draws(problem: Problem, quotas: Quotas) -> jax.Array:
-    """All ordered K-tuples, int32[P, K]."""
+    """Returns all ordered K-tuples, int32[P, K]."""
     num_items = problem.rewards.shape[0]
     if num_items > _LARGEST_CATALOGUE:
         raise ValueError(
-            f"the problem has N = {num_items} items; the laboratory enumerates at most "
-            f"{_LARGEST_CATALOGUE}. For larger ones: laboratory.gradient_noise"
+            f"the problem has N = {num_items} items; expected at most {_LARGEST_CATALOGUE}, for enumeration. "
+            "Use gradient_noise for larger problems"
         )
     draws = list(itertools.permutations(range(num_items), sum(quotas)))
     return jnp.asarray(np.asarray(draws), jnp.int32)
 
 
 def _probabilities(problem: Problem, quotas: Quotas, draws: jax.Array):
-    """P(S), [P], and P_LSR(a | S), [P, K]."""
+    """Returns P(S), [P], and P(a shown | S), [P, K]."""
     weights = jnp.exp(jax.vmap(lambda draw: log_prob(problem.logits, draw, quotas))(draws))
     return weights, jax.vmap(_reranker(problem))(draws)
 
@@ -253,7 +253,7 @@ def _square(gradients: jax.Array) -> jax.Array:
 
 
 def _cosines(gradients: jax.Array, truth: jax.Array) -> jax.Array:
-    """Of every gradient [J, M, N] with the truth [M, N]; 0 where either vanishes."""
+    """Cosine of every gradient [J, M, N] with the truth [M, N]; 0 where either vanishes."""
     length = jnp.sqrt(_square(gradients) * _square(truth))
     inner = jnp.einsum("jmn,mn->j", gradients, truth)
     return jnp.where(length > 0, inner / jnp.where(length > 0, length, 1), 0)

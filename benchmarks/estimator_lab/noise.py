@@ -1,11 +1,11 @@
 """Signal and noise of a run's gradient at any size, from independent draws at the same parameters.
 
-With g, g' two independent draws of a gradient, E[g . g'] = |E g|^2 is its signal and E|g - g'|^2 / 2 the
-trace of its covariance. For n draws with sum s and q = sum |g|^2 the same, averaged over all pairs, is
+For two independent draws g, g' of a gradient, E[g . g'] = |E g|^2 is the signal, and E|g - g'|^2 / 2 is the
+trace of the covariance. Averaged over all pairs of n draws with sum s and q = sum |g|^2 they are
 
     signal = (|s|^2 - q) / (n (n - 1)),        variance = (q - |s|^2 / n) / (n - 1),
 
-both without bias. Inner products of two estimators' draws in the place of squares give their cosine.
+both unbiased. Inner products of two estimators' draws instead of squares give their cosine.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ __all__ = ["GradientNoise", "gradient_noise", "noise_from_draws", "noise_of_lear
 
 @record
 class GradientNoise:
-    """Signal and noise of several estimators' gradients, in the order of their names.
+    """Signal and noise of the gradients of E estimators.
 
-    Standard errors are over rounds; NaN if there was one.
+    Standard errors are over rounds; NaN for a single round.
     """
 
     signal: Float[Array, "E"]
-    """|E g|^2; an estimate, so it may fall below 0."""
+    """|E g|^2; an estimate, so it may be negative."""
     signal_error: Float[Array, "E"]
     variance: Float[Array, "E"]
-    """Trace of the covariance of the gradient of one batch."""
+    """Trace of the covariance of one batch's gradient."""
     variance_error: Float[Array, "E"]
     inner: Float[Array, "E E"]
     """E g_i . E g_j"""
 
     @property
     def signal_to_noise(self) -> Float[Array, "E"]:
-        """|E g|^2 / trace of the covariance, of one batch."""
+        """|E g|^2 divided by the trace of the covariance of one batch's gradient."""
         return self.signal / self.variance
 
     @property
     def cosine(self) -> Float[Array, "E E"]:
-        """Between the expected gradients; NaN where a signal was not told from 0."""
+        """Cosine between expected gradients; NaN where the estimate of a signal is not positive."""
         length = jnp.sqrt(jnp.where(self.signal > 0, self.signal, jnp.nan))
         return self.inner / (length[:, None] * length[None, :])
 
@@ -61,12 +61,12 @@ class GradientNoise:
 def noise_from_draws(
     sums: Float[Array, "R E P"], products: Float[Array, "R E E"], num_draws: int
 ) -> GradientNoise:
-    """Signal and noise from R rounds of `num_draws` draws of E gradients of P entries.
+    """Computes signal and noise from R rounds of `num_draws` draws of E gradients of P entries.
 
     Args:
       sums: sum of a round's draws.
       products: sum over a round's draws of g_i . g_j.
-      num_draws: draws in a round, at least 2; 2 are a pair.
+      num_draws: number of draws in a round, at least 2.
 
     >>> draws = jnp.array([[1.0, 2.0], [3.0, 2.0]])  # a pair: inner product 7, half squared distance 2
     >>> noise = noise_from_draws(draws.sum(0)[None, None], jnp.sum(draws**2)[None, None, None], 2)
@@ -75,7 +75,7 @@ def noise_from_draws(
     """
     if num_draws < 2:
         raise ValueError(
-            f"num_draws is {num_draws}; expected at least 2, for variance needs a pair"
+            f"num_draws={num_draws}; expected at least 2, since a variance needs a pair"
         )
     rounds = sums.shape[0]
     squares = jnp.einsum("rip,rjp->rij", sums, sums)
@@ -105,25 +105,25 @@ def gradient_noise(
     num_rounds: int = 8,
     num_draws: int = 16,
 ) -> dict[str, Any]:
-    """Signal and noise of every estimator's gradient at a run's parameters, and the angles between them.
+    """Measures signal, noise and angles of every estimator's gradient at a run's parameters.
 
-    The gradient is that of `training.update`: of a batch of the run's size, after its advantage, with
-    respect to its parameters. All estimators see the same contexts, candidates, rankings and rewards; none
-    has the run's entropy bonus, which would be another one for every score.
+    The gradient is that of `training.update`: of a batch of the run's size, with its advantage, with respect
+    to its parameters. All estimators see the same contexts, candidates, rankings and rewards; the run's
+    entropy bonus is left out, since it differs between scores.
 
     Args:
-      run: from `run.prepare` (step 0), `train`, or a run folder.
-      estimators: names of `ESTIMATORS`; all that are defined for the run's experts but the slow
-        `ca_pg_exact` if None. Name `v_pg` to have the angle to the policy gradient.
-      seed: which of the run's seeds; the first by default.
-      num_rounds: independent repetitions, from which the standard errors come.
-      num_draws: batches in a round.
+      run: a run from `prepare` (step 0), `train`, or a run folder.
+      estimators: names in `ESTIMATORS`; by default all that support the run's number of experts, without
+        the slow `ca_pg_exact`. Include `v_pg` for the angle to the policy gradient.
+      seed: one of the run's seeds; the first by default.
+      num_rounds: independent repetitions, for the standard errors.
+      num_draws: batches per round.
 
     Returns:
       {"estimators": names, "noise": GradientNoise in their order}.
 
     Raises:
-      ValueError: an unknown estimator or seed, too few draws, or a draw that is not finite.
+      ValueError: the estimator or seed is unknown, there are too few draws, or a draw is not finite.
     """
     quotas = run.policy.quotas
     names = estimators or tuple(
@@ -132,7 +132,7 @@ def gradient_noise(
         if name != "ca_pg_exact" and (e.max_experts or len(quotas)) >= len(quotas)
     )
     if seed is not None and seed not in run.config.seeds:
-        raise ValueError(f"seed {seed} was not trained; the run has {run.config.seeds}")
+        raise ValueError(f"seed={seed} was not trained; expected one of {run.config.seeds}")
     place = run.config.seeds.index(seed) if seed is not None else 0
     state = jax.tree.map(lambda leaf: leaf[place], run.state)
     arms = {
@@ -151,12 +151,12 @@ def noise_of_learners(
     num_rounds: int,
     num_draws: int,
 ) -> GradientNoise:
-    """The same for any learners that share parameters: other scores, transforms, re-rankers, batch sizes.
+    """Measures signal and noise for learners that share parameters but differ in any other component.
 
     Args:
-      key: consumed; every draw has one key for all learners.
-      learners: by name; the result keeps their order.
-      state: one seed's state; its parameters and baseline state are read.
+      key: consumed; all learners share the key of a draw.
+      learners: name -> learner; the result keeps their order.
+      state: one seed's state; its parameters and baseline state are used.
       num_rounds, num_draws: as `gradient_noise`.
     """
 
@@ -193,7 +193,7 @@ def noise_of_learners(
 def gradient_of(
     learner: Learner, state: TrainState, key: PRNGKey
 ) -> tuple[Float[Array, "P"], Int[Array, ""]]:
-    """The ascent direction of one update, and the number of the `Fault` that it met."""
+    """Returns the ascent direction of one update, and its `Fault`."""
     still = replace(learner, optimizer=optax.set_to_zero(), adaptive_learning_rate=False)
     memory = still.optimizer.init(state.params)
     start = replace(state, optimizer_state=memory, fault=jnp.zeros((), jnp.int32))

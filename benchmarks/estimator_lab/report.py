@@ -1,4 +1,4 @@
-"""The laboratory's report: a table, a JSON and three pictures."""
+"""Report of the estimator lab: a table, JSON and three pictures."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ from benchmarks.sweeps.files import make_folder
 from rankpg._utils.files import atomic_write_text
 from rankpg._utils.plots import pyplot
 from rankpg._version import versions
+from rankpg.errors import ConfigError
 from rankpg.runs.run import Run
 from rankpg.types import Quotas
 
 __all__ = ["ascent_curves", "baseline_curves", "noise_rows", "plot_report", "report", "table"]
 
 SIZES: tuple[tuple[int, Quotas], ...] = ((6, (2,)), (6, (1,)), (6, (4,)), (4, (2,)), (6, (1, 1)))
-"""(N, quotas) of the report; the table and the pictures show the first."""
+"""(N, quotas) of the problems; the table and the pictures show the first."""
 
 _BASELINES_SHOWN = np.linspace(-1, 2, 25)
 _NUM_STEPS, _LEARNING_RATE = 300, 0.03
@@ -42,20 +43,22 @@ def report(
     seed: int = 0,
     run: Run | None = None,
 ) -> str:
-    """Measure all estimators on small problems, and on a run of yours; write it down and draw it.
+    """Measures all estimators on small problems and, optionally, at a run; writes JSON and pictures.
 
     Args:
-      out: folder for `laboratory.json`, `estimators.png`, `baselines.png` and `ascent.png`.
+      out: folder of `lab.json`, `estimators.png`, `baselines.png` and `ascent.png`.
       sizes, num_contexts, num_draws, seed: as `sweep`.
-      run: also measure signal and noise of the gradient at this run's parameters.
+      run: run at whose parameters signal and noise of the gradient are measured as well.
 
     Returns:
       The table of the first size.
 
     Raises:
-      ModuleNotFoundError: matplotlib is missing; names the extra.
-      ConfigError: `out` is no folder that can be written; before anything is measured.
+      ModuleNotFoundError: matplotlib is missing; the message names the extra.
+      ConfigError: `num_contexts` is below 2, or `out` is not a writable folder; before anything is measured.
     """
+    if num_contexts < 2:
+        raise ConfigError(f"num_contexts={num_contexts}; expected at least 2")
     plt, sizes = pyplot(), tuple(sizes)
     make_folder(out)
     num_items, quotas = sizes[0]
@@ -69,7 +72,7 @@ def report(
     }
     if run is not None:
         body["run"] = noise_rows(run)
-    atomic_write_text(out / "laboratory.json", json.dumps(body, indent=1, allow_nan=False) + "\n")
+    atomic_write_text(out / "lab.json", json.dumps(body, indent=1, allow_nan=False) + "\n")
     plot_report(body, out, plt)
     first = [r for r in rows if (r["N"], r["K"], r["M"]) == (num_items, sum(quotas), len(quotas))]
     lines = [table(first)]
@@ -79,7 +82,7 @@ def report(
 
 
 def table(rows: list[Row], scale: float = 1.0) -> str:
-    """Every estimator without baseline and with, at one scale of the logits, re-ranker by re-ranker."""
+    """Text table of every re-ranker, estimator and baseline at one scale of the logits."""
     shown = [row for row in rows if row["scale"] == scale]
     columns = {
         "bias": "bias_to_policy",
@@ -101,16 +104,16 @@ def table(rows: list[Row], scale: float = 1.0) -> str:
     ]
     notes = [
         "bias, to CA: distance of the expected gradient from the policy gradient and from the",
-        "credit-assigned one, in units of the policy gradient; variance: of one draw, in its square.",
-        "cosine: of the expected gradient with the policy gradient, by context; progress: over all",
-        "contexts at once.",
+        "credit-assigned gradient, in units of the policy gradient. variance: of one draw, in squared",
+        "units. cosine: between the expected gradient and the policy gradient, averaged over contexts.",
+        "progress: the same cosine over all contexts at once.",
     ]
     error = max(row["sampling_error"] for row in shown)
     if error:
         sampled = sorted({row["estimator"] for row in shown if row["sampling_error"]})
         notes += [
-            f"{', '.join(sampled)}: not enumerated but drawn. The expected gradient has an error of up to",
-            f"{_cell(error)} in the same units, so its cosine by context is too small.",
+            f"{', '.join(sampled)}: estimated by sampling. The expected gradient has an error of up to",
+            f"{_cell(error)} in the same units, so its cosine per context is too small.",
         ]
     return "\n".join([*_aligned(lines, words=3), *notes])
 
@@ -118,7 +121,7 @@ def table(rows: list[Row], scale: float = 1.0) -> str:
 def baseline_curves(
     num_items: int, quotas: Quotas, *, num_contexts: int = 32, scale: float = 1.0, seed: int = 0
 ) -> dict[str, Any]:
-    """re-ranker -> estimator -> mean cosine of the expected update with the truth, against b / V."""
+    """Curves of the cosine between expected update and policy gradient against b / V, by re-ranker."""
     baselines = jnp.asarray(_BASELINES_SHOWN)
     curves: dict[str, Any] = {"baseline": _BASELINES_SHOWN.tolist()}
     exact = "ca_pg_exact" if len(quotas) == 1 else "ca_pg"
@@ -129,7 +132,7 @@ def baseline_curves(
             return jnp.mean(jax.vmap(lambda problem: of_one(problem))(problems), axis=0)
 
         cosines = jax.jit(mean_cosine, compiler_options=FAST_COMPILATION)
-        for stage, steepness in RERANKERS.items():
+        for reranker, steepness in RERANKERS.items():
             problems = draw_problems(
                 jax.random.key(seed),
                 num_contexts,
@@ -138,17 +141,17 @@ def baseline_curves(
                 jnp.asarray(scale),
                 jnp.asarray(steepness),
             )
-            curves.setdefault(stage, {})[name] = np.asarray(cosines(problems)).tolist()
+            curves.setdefault(reranker, {})[name] = np.asarray(cosines(problems)).tolist()
     return curves
 
 
 def ascent_curves(
     estimators: Iterable[str] = ("ca_pg", "top1_pg"), *, seed: int = 0
 ) -> dict[str, Any]:
-    """re-ranker -> estimator -> baseline -> share of the best reward along noiseless ascent (K = 2, N = 6).
+    """Curves of the share of the best reward along noiseless ascent, by re-ranker, estimator and baseline.
 
-    Every context has logits of its own, so that nothing is shared but the batch's mean. `all` is the mean
-    over contexts, `poor` over the quarter of them whose best item is worth least.
+    K = 2, N = 6. Every context has its own logits, so contexts share only the batch mean. `all` is the mean
+    over contexts, `poor` the mean over the quarter of them with the lowest best reward.
     """
     optimizer = optax.adam(_LEARNING_RATE)
     kinds = tuple(BASELINES.values())
@@ -163,14 +166,14 @@ def ascent_curves(
         shares = values / best[None, :]
         return jnp.mean(shares, axis=1), jnp.mean(shares[:, jnp.argsort(best)[:6]], axis=1)
 
-    curves: dict[str, Any] = {stage: {} for stage in RERANKERS}
+    curves: dict[str, Any] = {reranker: {} for reranker in RERANKERS}
     for name in estimators:
         steepness, index = jnp.asarray(list(RERANKERS.values())), jnp.arange(len(kinds))
         every = jax.vmap(jax.vmap(partial(ascend, name), (None, 0)), (0, None))
         program = jax.jit(every, compiler_options=FAST_COMPILATION)
         everywhere, poor = map(np.asarray, program(steepness, index))
-        for i, stage in enumerate(RERANKERS):
-            curves[stage][name] = {
+        for i, reranker in enumerate(RERANKERS):
+            curves[reranker][name] = {
                 baseline: {"all": _rounded(everywhere[i, j]), "poor": _rounded(poor[i, j])}
                 for j, baseline in enumerate(BASELINES)
             }
@@ -178,7 +181,7 @@ def ascent_curves(
 
 
 def noise_rows(run: Run, **options: Any) -> list[Row]:
-    """`gradient_noise` as rows: one an estimator, with its cosine to every other."""
+    """Returns `gradient_noise` as rows: one per estimator, with its cosine to every other."""
     found = gradient_noise(run, **options)
     names, noise = found["estimators"], found["noise"]
     cosine, ratio = np.asarray(noise.cosine), np.asarray(noise.signal_to_noise)
@@ -196,13 +199,13 @@ def noise_rows(run: Run, **options: Any) -> list[Row]:
 
 
 def plot_report(body: dict[str, Any], out: Path, plt: Any) -> None:
-    """The three pictures of a report, from what its JSON holds."""
+    """Draws the three pictures of a report."""
     rows = body["estimators"]
     first = [r for r in rows if all(r[k] == rows[0][k] for k in "NKM") and r["baseline"] == "none"]
     scales = sorted({row["scale"] for row in first})
     figure, axes = plt.subplots(2, 4, figsize=(13, 6), sharex=True, layout="constrained")
-    for column, stage in enumerate(RERANKERS):
-        here = [row for row in first if row["reranker"] == stage]
+    for column, reranker in enumerate(RERANKERS):
+        here = [row for row in first if row["reranker"] == reranker]
         for name in dict.fromkeys(row["estimator"] for row in here):
             own = [row for row in here if row["estimator"] == name]
             for axis, measure in zip(
@@ -211,7 +214,7 @@ def plot_report(body: dict[str, Any], out: Path, plt: Any) -> None:
                 axis.plot(
                     scales, [row[measure] for row in own], marker="o", markersize=3, label=name
                 )
-        axes[0, column].set(title=stage, ylim=(-1.05, 1.05), xscale="log")
+        axes[0, column].set(title=reranker, ylim=(-1.05, 1.05), xscale="log")
         axes[1, column].set(ylim=0, xlabel="standard deviation of the logits")
         axes[1, column].set_xticks(scales, [f"{scale:g}" for scale in scales], minor=False)
         axes[1, column].set_xticks([], minor=True)
@@ -221,22 +224,22 @@ def plot_report(body: dict[str, Any], out: Path, plt: Any) -> None:
     _save(figure, out / "estimators.png", plt)
 
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), sharey=True, layout="constrained")
-    for axis, stage in zip(axes, RERANKERS, strict=True):
-        for name, cosines in body["baselines"][stage].items():
+    for axis, reranker in zip(axes, RERANKERS, strict=True):
+        for name, cosines in body["baselines"][reranker].items():
             axis.plot(body["baselines"]["baseline"], cosines, label=name)
         axis.axvline(1, color="0.6", linewidth=1, linestyle="--")
-        axis.set(title=stage, xlabel="baseline / policy value")
+        axis.set(title=reranker, xlabel="baseline / policy value")
     axes[0].set_ylabel("cosine with the policy gradient")
     axes[0].legend(frameon=False, fontsize=8)
     _save(figure, out / "baselines.png", plt)
 
     figure, axes = plt.subplots(1, 4, figsize=(13, 3.4), sharey=True, layout="constrained")
-    for axis, stage in zip(axes, RERANKERS, strict=True):
+    for axis, reranker in zip(axes, RERANKERS, strict=True):
         for baseline, colour in zip(BASELINES, ("C0", "C2", "C3"), strict=True):
-            shares = body["ascent"][stage]["top1_pg"][baseline]
+            shares = body["ascent"][reranker]["top1_pg"][baseline]
             axis.plot(shares["all"], color=colour, label=f"{baseline}, all contexts")
             axis.plot(shares["poor"], color=colour, linestyle=":", label=f"{baseline}, poorest")
-        axis.set(title=stage, xlabel="noiseless steps of top1_pg")
+        axis.set(title=reranker, xlabel="noiseless steps of top1_pg")
     axes[0].set_ylabel("share of the best reward")
     axes[0].legend(frameon=False, fontsize=8)
     _save(figure, out / "ascent.png", plt)
@@ -263,7 +266,7 @@ def _noise_table(rows: list[Row]) -> str:
 
 
 def _aligned(lines: list[list[str]], words: int) -> list[str]:
-    """Columns: the first `words` to the left, the others to the right."""
+    """Aligns columns: the first `words` to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "  ".join(
@@ -280,7 +283,7 @@ def _cell(value: float | None) -> str:
 
 
 def _rounded(values: np.ndarray) -> list[float]:
-    """Four decimals, which is more than a picture shows."""
+    """Rounds to four decimals, more than a picture shows."""
     return [round(float(value), 4) for value in values]
 
 

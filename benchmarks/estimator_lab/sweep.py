@@ -28,7 +28,7 @@ from rankpg.types import Array, Float, PRNGKey, Quotas
 __all__ = ["Row", "draw_problems", "study", "sweep"]
 
 Row = dict[str, Any]
-"""One estimator in one setting: names and plain numbers."""
+"""Measurements of one estimator in one setting, as names and plain numbers."""
 
 _SMALLEST_SIGNAL = 1e-10
 
@@ -41,9 +41,9 @@ def draw_problems(
     scale: Float[Array, ""],
     inverse_temperature: Float[Array, ""],
 ) -> Problem:
-    """Contexts with rewards softplus(q) + 1, as the paper's, whose level differs between contexts.
+    """Samples contexts with rewards softplus(q) + 1, as in the paper, whose level differs between contexts.
 
-    q = 2 z + level, both normal; logits are normal with standard deviation `scale`, the inverse of the
+    q = 2 z + level, both normal. Logits are normal with standard deviation `scale`, the inverse of the
     policy's temperature.
     """
     logits_key, rewards_key, level_key = jax.random.split(key, 3)
@@ -60,13 +60,16 @@ def draw_problems(
 def study(
     key: PRNGKey, problems: Problem, quotas: Quotas, num_draws: int
 ) -> dict[str, dict[str, dict[str, jax.Array]]]:
-    """estimator -> baseline -> what `_summarise` measures, over the contexts of `problems`.
+    """Measures every estimator with every baseline over the contexts of `problems`.
 
     Args:
       key: consumed by the estimators that cannot be enumerated.
       problems: C contexts.
-      quotas: how many slots each expert fills.
+      quotas: number of slots per expert.
       num_draws: candidate sets per context where Monte Carlo is needed.
+
+    Returns:
+      estimator -> baseline -> measure -> value, see `sweep`.
     """
     truth = jax.vmap(lambda p: true_gradients(p, quotas))(problems)
     values = jax.vmap(lambda p: policy_value(p, quotas))(problems)
@@ -91,11 +94,11 @@ def study(
 
 
 def _summarise(moments: Moments, truth: GradientParts) -> dict[str, jax.Array]:
-    """Over contexts: root mean squares relative to the policy gradient's, and mean cosines.
+    """Root mean squares over contexts, relative to the policy gradient's, and mean cosines.
 
-    The square of the sampling error is taken out of a squared bias that was not enumerated, and out of the
-    squared length that `progress` divides by. The cosines of single contexts keep it: one context is too few
-    to take it out of. So they are too small, the more so the larger `sampling_error`.
+    Where the moments were sampled, the squared sampling error is subtracted from the squared bias and from
+    the squared length in `progress`. It is not subtracted in the cosines of single contexts, since one
+    context is too few: these are too small, the more so the larger `sampling_error` is.
     """
     squared = partial(jnp.sum, axis=(1, 2))
     signal = jnp.mean(squared(truth.v_pg**2))
@@ -136,30 +139,30 @@ def sweep(
     num_draws: int = 1024,
     seed: int = 0,
 ) -> list[Row]:
-    """Study every estimator and baseline in every setting: one program for each size.
+    """Measures every estimator and baseline in every setting, with one program for each size.
 
     Args:
       sizes: pairs (N, quotas).
       scales: standard deviations of the logits.
-      rerankers: names of `RERANKERS`.
-      num_contexts: contexts drawn for each size and scale; re-rankers share them.
+      rerankers: names in `RERANKERS`.
+      num_contexts: contexts per size and scale; re-rankers share them.
       num_draws: Monte Carlo draws per context, for the scores that cannot be enumerated.
-      seed: of all draws.
+      seed: seed of all draws.
 
     Returns:
-      One row per setting, estimator and baseline: `bias_to_policy`, `bias_to_credit`, `sampling_error` (of
-      the expected gradient; 0 if enumerated) and `variance` (trace, of one draw) in units of the policy
-      gradient; cosines of the expected gradient to the policy gradient and to the credit-assigned one, and
-      of one draw to the policy gradient, averaged over contexts; `progress`, the cosine over all contexts.
-      Where `sampling_error` is not 0 the first two cosines are too small.
+      One row per setting, estimator and baseline. In units of the policy gradient: `bias_to_policy`,
+      `bias_to_credit`, `sampling_error` (of the expected gradient; 0 if enumerated) and `variance` (trace,
+      of one draw). Averaged over contexts: the cosines of the expected gradient to the policy gradient and
+      to the credit-assigned gradient, and of one draw to the policy gradient. `progress` is the cosine over
+      all contexts at once. Where `sampling_error` is not 0, the first two cosines are too small.
     """
-    stages, scales, rows = tuple(rerankers), tuple(scales), []
+    names, scales, rows = tuple(rerankers), tuple(scales), []
     for place, (num_items, quotas) in enumerate(sizes):
         root = jax.random.fold_in(jax.random.key(seed), place)
         for index, scale in enumerate(scales):
             problem_key, draw_key = jax.random.split(jax.random.fold_in(root, index))
-            for stage in stages:
-                steepness = jnp.asarray(RERANKERS[stage])
+            for reranker in names:
+                steepness = jnp.asarray(RERANKERS[reranker])
                 problems = draw_problems(
                     problem_key, num_contexts, num_items, len(quotas), jnp.asarray(scale), steepness
                 )
@@ -169,7 +172,7 @@ def sweep(
                     "K": sum(quotas),
                     "M": len(quotas),
                     "scale": scale,
-                    "reranker": stage,
+                    "reranker": reranker,
                 }
                 rows += [
                     setting | {"estimator": name, "baseline": baseline} | _plain(numbers)
@@ -182,5 +185,5 @@ def sweep(
 
 
 def _plain(numbers: dict[str, Any]) -> dict[str, float | None]:
-    """Floats that JSON can hold; None for what is not defined."""
+    """Converts numbers to floats, and undefined ones to None, for JSON."""
     return {name: float(v) if np.isfinite(v) else None for name, v in numbers.items()}

@@ -1,11 +1,11 @@
-"""Problems that are still hard, every estimator on each of them: `python -m benchmarks hard-problems`.
+"""Hard problems: every estimator's share of the attainable value: `python -m benchmarks hard-problems`.
 
-problems.py   the problems, and what is trained on each
-reach.py      the best that any policy, and the best that this kind of policy, could do
-report.py     all of it together: JSON, a table, a picture
+problems.py   the problems and their trials
+reach.py      the attainable value: of the best candidates, and of the same encoder fitted to the rewards
+report.py     trains, fits and writes the report: JSON, table, picture
 """
 
-from benchmarks.hard_problems.problems import COMPARED, PROBLEMS, SCALES, Problem, problem_rows
+from benchmarks.hard_problems.problems import COMPARED, PROBLEMS, SCALES, Problem, problem_trials
 from benchmarks.hard_problems.reach import Reach, find_limit, find_reach
 from benchmarks.hard_problems.report import learning
 
@@ -18,5 +18,5 @@ __all__ = [
     "find_limit",
     "find_reach",
     "learning",
-    "problem_rows",
+    "problem_trials",
 ]

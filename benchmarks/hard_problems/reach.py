@@ -1,9 +1,9 @@
-"""How good could it get? The best candidates there are, and the same kind of policy fitted to the rewards.
+"""The attainable value of a problem: of the best candidates, and of the same encoder fitted to the rewards.
 
-The first is what a re-ranker makes of the K items of largest mean reward. The second takes the very encoder
-that is trained by policy gradient and fits it with full information: softmax cross-entropy over the whole
-catalogue to a target made of the true mean rewards. No target is right for every problem, so several are
-tried, and the best counts. Neither needs a reward to be drawn.
+The limit is the value of the K items of largest mean reward under the problem's re-ranker. The reach is the
+value of the encoder that policy gradients train, fitted with full information instead: by softmax
+cross-entropy over the whole catalogue, to a target computed from the true mean rewards. No target suits every
+problem, so several are fitted and the best one counts. Neither value needs sampled rewards.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from rankpg.types import Array, Float
 __all__ = ["TARGETS", "Reach", "find_limit", "find_reach", "targets"]
 
 TARGETS = ("best L", "best K", "softmax")
-"""What the policy is fitted to: uniform over the best L items, over the best K, or softmax(2 reward)."""
+"""Targets of the fit: uniform over the best L items, uniform over the best K, or softmax(2 reward)."""
 
 _EVALUATIONS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Reach:
-    """What could be had, in the units of the measure."""
+    """Attainable value of a problem, in the units of its metric."""
 
     limit: float
-    """of `find_limit`"""
+    """value of the best candidates, from `find_limit`"""
     reach: float
-    """of the fitted policy, the best target at its best evaluation"""
+    """value of the fitted policy, for the best target at its best evaluation"""
     by_target: dict[str, float]
     steps: int
 
@@ -55,38 +55,39 @@ TRUTH = Encoder(init=lambda key: None, apply=_truth, reads=lambda environment: e
 
 
 def find_limit(config: TrainConfig, measure: str) -> float:
-    """What greedy candidates could earn at most: what the re-ranker makes of the K best items.
+    """Value of the K best items under the problem's re-ranker.
 
-    No candidates earn more where the re-ranker shows the best of them, the worst, or any of them alike. One
-    that draws by reward may do better with a good item and a hopeless one than with two good ones, if few
-    are handed over and it tells them apart: then this is a yardstick, and no bound. Measured as a policy is
-    measured, so with the same draws of a re-ranker that draws.
+    It bounds the value of greedy candidates if the re-ranker shows the best candidate, the worst, or each
+    with the same probability. If the re-ranker samples by reward it is a reference, not a bound: with few
+    candidates, a good item and a poor one, which are easy to distinguish, may earn more than two good ones.
+    It is evaluated as a policy is, with the same draws of the re-ranker.
 
     Args:
-      config: the problem; its encoder, estimator, optimizer and seeds play no part.
-      measure: a field of `Evaluation`.
+      config: the problem; its encoder, estimator, optimizer and seeds are not used.
+      measure: name of a field of `Evaluation`.
     """
     run = prepare(dataclasses.replace(config, num_experts=1, seeds=(0,)))
     policy = dataclasses.replace(run.policy, encoder=TRUTH)
     knowing = dataclasses.replace(run.two_stage, policy=policy)
-    return float(jax.jit(lambda: _judged(knowing, None, run, measure))())
+    return float(jax.jit(lambda: _value_of(knowing, None, run, measure))())
 
 
 def find_reach(
     config: TrainConfig,
     measure: str,
     num_steps: int,
-    on_stretch: Callable[[], None] = lambda: None,
+    on_progress: Callable[[], None] = lambda: None,
 ) -> Reach:
-    """Fit the encoder of a config to the true rewards.
+    """Fits the encoder of a config to the true mean rewards.
 
-    Several experts are fitted as one: experts that agree hand over what one would.
+    Several experts are fitted as one: experts that agree return the candidates that one would.
 
     Args:
-      config: the problem; its estimator, optimizer and seeds play no part.
-      measure: a field of `Evaluation`.
-      num_steps: of Adam, step size 1e-2 falling to 0 along a cosine, on `batch_size` contexts each.
-      on_stretch: called after every quarter of the steps; what it raises ends the fit.
+      config: the problem; its estimator, optimizer and seeds are not used.
+      measure: name of a field of `Evaluation`.
+      num_steps: steps of Adam on `batch_size` contexts, with a learning rate that decays from 1e-2 to 0 by
+        a cosine.
+      on_progress: called after every quarter of the steps; an exception from it ends the fit.
     """
     alone = dataclasses.replace(config, num_experts=1, seeds=(0,), init_scale=0.3)
     run = prepare(alone)
@@ -95,24 +96,24 @@ def find_reach(
     one = jax.tree.map(lambda leaf: leaf[0], run.state.params)
     params = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(TARGETS)), one)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, num_steps))
-    accumulator = max(1, num_steps // _EVALUATIONS)
-    fit = jax.jit(_fit(learner, optimizer, accumulator))
+    stage_steps = max(1, num_steps // _EVALUATIONS)
+    fit = jax.jit(_fit(learner, optimizer, stage_steps))
     evaluator = jax.jit(
-        lambda params: jax.lax.map(lambda p: _judged(run.two_stage, p, run, measure), params)
+        lambda params: jax.lax.map(lambda p: _value_of(run.two_stage, p, run, measure), params)
     )
     state, best = jax.vmap(optimizer.init)(params), jnp.full(len(TARGETS), -jnp.inf)
     for index in range(_EVALUATIONS):
         params, state = fit(params, state, jax.random.fold_in(key, index))
         best = jax.block_until_ready(jnp.maximum(best, evaluator(params)))
-        on_stretch()
+        on_progress()
     by_target = {name: float(value) for name, value in zip(TARGETS, best, strict=True)}
     return Reach(
-        find_limit(config, measure), max(by_target.values()), by_target, accumulator * _EVALUATIONS
+        find_limit(config, measure), max(by_target.values()), by_target, stage_steps * _EVALUATIONS
     )
 
 
-def _judged(system: TwoStage, params: Any, run: Run, measure: str) -> Float[Array, ""]:
-    """One field of an evaluation, with the same draws every time: policies compare."""
+def _value_of(system: TwoStage, params: Any, run: Run, measure: str) -> Float[Array, ""]:
+    """Returns one metric of a policy, with the same random draws for every policy."""
     found = evaluate(system, run.environment, params, evaluation_contexts(run), jax.random.key(0))
     return getattr(found, measure)
 
@@ -120,7 +121,7 @@ def _judged(system: TwoStage, params: Any, run: Run, measure: str) -> Float[Arra
 def targets(
     rewards: Float[Array, "N"], ranking_length: int, num_candidates: int
 ) -> Float[Array, "targets N"]:
-    """The probabilities of `TARGETS`, in their order, for one context's mean rewards.
+    """Returns the target distributions for one context's mean rewards, in the order of `TARGETS`.
 
     >>> targets(jnp.array([1.0, 4.0, 3.0, 2.0]), 1, 2)[:2]
     Array([[0. , 1. , 0. , 0. ],
@@ -134,7 +135,7 @@ def targets(
 
 
 def _fit(learner: Learner, optimizer: Any, num_steps: int) -> Any:
-    """`fit(params, state, key)`: so many steps of cross-entropy, every target's policy side by side."""
+    """Returns `fit(params, state, key)`: `num_steps` steps of cross-entropy for all targets in parallel."""
     policy, environment = learner.policy, learner.environment
     training = jnp.asarray(learner.sampler.contexts)
     catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)

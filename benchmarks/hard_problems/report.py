@@ -1,4 +1,4 @@
-"""`python -m benchmarks hard-problems`: train, find what could be had, and put it side by side."""
+"""Report on the hard problems: trains every estimator and compares it with the attainable value."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.hard_problems.problems import COMPARED, PROBLEMS, SCALES, problem_rows
+from benchmarks.hard_problems.problems import COMPARED, PROBLEMS, SCALES, problem_trials
 from benchmarks.hard_problems.reach import find_reach
 from benchmarks.markdown import grid
 from benchmarks.sweeps.files import make_folder, read_json, write_json
-from benchmarks.sweeps.results import collect, finished, mean_of, read_report, rows_before
-from benchmarks.sweeps.run import Outcome, run_folder, train_rows
-from benchmarks.sweeps.trials import Row
+from benchmarks.sweeps.results import collect, finished, mean_of, read_report, trials_before
+from benchmarks.sweeps.run import Outcome, run_folder, train_trials
+from benchmarks.sweeps.trials import Trial
 from rankpg._utils.files import Taken, lock
 from rankpg._utils.plots import COLORS, pyplot
 from rankpg._utils.signals import Stopped, listening
@@ -26,9 +26,10 @@ from rankpg.errors import ConfigError
 __all__ = ["GOAL", "draw", "learning", "markdown"]
 
 GOAL = 0.98
-"""of what the encoder reaches when it is fitted to the rewards"""
+"""Share of the fitted encoder's value at which a problem counts as solved."""
 
 NAME = "learning"
+"""Name of the report's files."""
 
 
 def learning(
@@ -38,32 +39,32 @@ def learning(
     *,
     report_only: bool = False,
 ) -> tuple[Outcome, list[Path]]:
-    """Train everything that is compared on some problems, or on all, and write JSON, a table and a picture.
+    """Trains every estimator on the problems, and writes JSON, a table and a picture.
 
     Args:
-      names: of `PROBLEMS`; all of them if empty.
-      scale: of `SCALES`.
-      out: the folder of runs and reports; runs/learning/<scale> by default.
-      report_only: train and fit nothing; report what is there.
+      names: names in `PROBLEMS`; all if empty.
+      scale: a name in `SCALES`.
+      out: folder of runs and reports; runs/learning/<scale> by default.
+      report_only: train and fit nothing; report the existing results.
 
     Returns:
-      What became of the rows, and the files that were written.
+      The outcome of the trials, and the files written.
 
     Raises:
-      ConfigError: an unknown name, or a folder that holds something else; of rows that are at fault after all
-        others are trained and the report is written.
+      ConfigError: an unknown name, or a folder with other contents. Errors of single trials are raised after
+        all others are trained and the report is written.
     """
     folder = Path(out or Path("runs") / NAME / scale)
-    plt = pyplot()  # or say now that it is missing
-    rows = {name: problem_rows(name, scale) for name in names or PROBLEMS}
+    plt = pyplot()  # raises before hours of training if matplotlib is missing
+    trials = {name: problem_trials(name, scale) for name in names or PROBLEMS}
     outcome = Outcome()
     make_folder(folder)
     before = _before(scale, folder)
     if not report_only:
-        for name, of_problem in rows.items():
+        for name, of_problem in trials.items():
             _fit_once(name, scale, of_problem[0], folder)
-        todo = [row for of_problem in rows.values() for row in of_problem]
-        outcome = train_rows(todo, folder, finished(todo, before))
+        todo = [trial for of_problem in trials.values() for trial in of_problem]
+        outcome = train_trials(todo, folder, finished(todo, before))
     report = gather(scale, folder, before)
     files = []
     if report["problems"]:
@@ -77,24 +78,24 @@ def learning(
 
 
 def _before(scale: str, folder: Path) -> dict[str, Any]:
-    """The rows of the folder's own report; what it says of the reach becomes files again."""
+    """Returns the entries of the folder's own report, and restores its reach files from it."""
     file, before = folder / f"{NAME}.json", {}
     if not file.exists():
         return before
     for name, found in read_report(file, NAME, scale, "problems")["problems"].items():
         if name not in PROBLEMS:
             raise ConfigError(
-                f"{file} has {name!r}, which is no problem now; choose another --out, or move it away"
+                f"{file} has {name!r}, which is not a problem now; give another out=, or move the file away"
             )
         parts = [found.get(part) if isinstance(found, dict) else None for part in ("reach", "rows")]
         if not all(isinstance(part, dict) for part in parts):
             raise ConfigError(
-                f"{file}: {name} lacks its reach or its rows; put a whole copy in its place, or move it away"
+                f"{file}: {name} lacks its reach or its rows; replace it by an intact copy, or move it away"
             )
         if not _reach_file(folder, name).exists():
             write_json(_reach_file(folder, name), found["reach"])
         bodies = {f"{name}-{compared}": body for compared, body in found["rows"].items()}
-        before |= rows_before(problem_rows(name, scale), bodies, file, PROBLEMS[name].measure)
+        before |= trials_before(problem_trials(name, scale), bodies, file, PROBLEMS[name].measure)
     return before
 
 
@@ -103,55 +104,56 @@ def _reach_file(folder: Path, name: str) -> Path:
 
 
 def _read_reach(file: Path) -> dict[str, Any]:
-    """What could be had on a problem, as it was found."""
+    """Reads the attainable value of a problem."""
     found = read_json(file)
     if not all(type(found.get(name)) is float for name in ("limit", "reach")):
-        raise ConfigError(f"{file} lacks a limit or a reach; move it away, and it is found again")
+        raise ConfigError(
+            f"{file} lacks a limit or a reach; move it away, and it will be fitted again"
+        )
     return found
 
 
-def _fit_once(name: str, scale: str, row: Row, folder: Path) -> None:
-    """What could be had on a problem, unless it is known or another process finds it."""
+def _fit_once(name: str, scale: str, trial: Trial, folder: Path) -> None:
+    """Finds the attainable value of a problem, unless it is known or another process is fitting it."""
     file = _reach_file(folder, name)
     settings = {"problem": name, "scale": scale}
     if file.exists():
         found = _read_reach(file)
         if {key: found.get(key) for key in settings} != settings:
-            raise ConfigError(f"{file} is of another problem or scale; choose another --out")
+            raise ConfigError(f"{file} is of another problem or scale; give another out=")
         return
     try:
         with lock(folder / "locks" / f"reach-{name}"), listening() as stop:
 
-            def heed() -> None:
+            def check_signal() -> None:
                 if stop.signal:
                     raise Stopped(
-                        stop.signal, f"{name} is not fitted; the same command begins it anew"
+                        stop.signal,
+                        f"{name} is not fitted; run the same command again to restart the fit",
                     )
 
             print(f"{name}: fitting the policy to the rewards", file=sys.stderr)
             steps = SCALES[scale].fit_steps
-            reach = find_reach(row.config, PROBLEMS[name].measure, steps, on_stretch=heed)
+            reach = find_reach(trial.config, PROBLEMS[name].measure, steps, check_signal)
             write_json(file, {**settings, **dataclasses.asdict(reach), "versions": versions()})
     except Taken as owner:
-        print(f"{name}: fitting left to {owner}", file=sys.stderr)
+        print(f"{name}: fit skipped, in progress in {owner}", file=sys.stderr)
 
 
 def gather(scale: str, folder: Path, before: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """All that a folder holds: by problem, what could be had and what each way to train got of it."""
+    """Returns the report of a folder: for every problem, its attainable value and every estimator's share."""
     problems: dict[str, Any] = {}
     unfinished, not_begun = [], []
     for name, problem in PROBLEMS.items():
-        file, rows = _reach_file(folder, name), problem_rows(name, scale)
-        found = {
-            row.name: collect(row, run_folder(folder, row), problem.measure, before) for row in rows
-        }
+        file, trials = _reach_file(folder, name), problem_trials(name, scale)
+        found = {t.name: collect(t, run_folder(folder, t), problem.measure, before) for t in trials}
         if not file.exists() or not any(found.values()):
             not_begun.append(name)
             continue
         unfinished += [
-            row.name
-            for row in rows
-            if (body := found[row.name]) is None or body["reached"] < row.config.num_steps
+            trial.name
+            for trial in trials
+            if (body := found[trial.name]) is None or body["reached"] < trial.config.num_steps
         ]
         reach = _read_reach(file)
         problems[name] = {
@@ -159,7 +161,7 @@ def gather(scale: str, folder: Path, before: Mapping[str, Any] | None = None) ->
             "measure": problem.measure,
             "reach": reach,
             "rows": {
-                body["labels"]["estimator"]: body | _judged(body, problem.measure, reach["reach"])
+                body["labels"]["estimator"]: body | _progress(body, problem.measure, reach["reach"])
                 for body in found.values()
                 if body
             },
@@ -167,7 +169,7 @@ def gather(scale: str, folder: Path, before: Mapping[str, Any] | None = None) ->
     return {
         "table": NAME,
         "scale": scale,
-        "title": "Problems that are still hard",
+        "title": "Hard problems",
         "goal": GOAL,
         "problems": problems,
         "unfinished": unfinished,
@@ -175,10 +177,10 @@ def gather(scale: str, folder: Path, before: Mapping[str, Any] | None = None) ->
     }
 
 
-def _judged(body: dict[str, Any], measure: str, reach: float) -> dict[str, Any]:
-    """Share of the reach at the end, and the first step at which the mean over seeds has the goal.
+def _progress(body: dict[str, Any], measure: str, reach: float) -> dict[str, Any]:
+    """Share of the reach after the last step, and the first step at which the mean over seeds is at the goal.
 
-    A seed without a value, which is None, leaves the mean of the others at the end, and no mean on the way.
+    A seed without a value (None) is left out of the final mean; at that step no mean counts for the goal.
     """
     curves = np.asarray(list(body[measure].values()), float)
     there = np.flatnonzero(curves.mean(axis=0) >= GOAL * reach)
@@ -190,7 +192,7 @@ def _judged(body: dict[str, Any], measure: str, reach: float) -> dict[str, Any]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """One row a problem, one column a way to train: share of what the fitted encoder reaches."""
+    """Table of one row per problem and one column per estimator: share of the fitted encoder's value."""
     names = [
         n for n in COMPARED if any(n in problem["rows"] for problem in report["problems"].values())
     ]
@@ -215,8 +217,8 @@ def markdown(report: dict[str, Any]) -> str:
     }
     seeds = sorted({len(row["config"]["seeds"]) for row in found})
     notes = [
-        "Share of what the encoder reaches when it is fitted to the rewards, after the last step; in "
-        f"brackets the first step at which the mean has {report['goal']:.0%} of it. Bold: the best of a row.",
+        "Share of the fitted encoder's value after the last step; in brackets the first step at which the "
+        f"mean over seeds is at {report['goal']:.0%}. Bold: the best of a row.",
         f"*Mean of {' or '.join(map(str, seeds))} seeds ± 95 % interval. {'. '.join(sorted(on))}.*",
     ]
     for key, words in (("unfinished", "Not finished"), ("not_begun", "Not begun")):
@@ -242,7 +244,7 @@ def _cell(row: dict[str, Any] | None, best: float) -> str:
 
 
 def draw(plt: Any, report: dict[str, Any], file: Path) -> None:
-    """One panel a problem: the share of the reach against steps, one line a way to train."""
+    """Draws the share of the reach against steps: one panel per problem, one line per estimator."""
     problems = report["problems"]
     columns = min(4, len(problems))
     lines = -(-len(problems) // columns)
@@ -265,7 +267,7 @@ def draw(plt: Any, report: dict[str, Any], file: Path) -> None:
         axis.set_title(name, fontsize=10)
         axis.grid(alpha=0.25)
     for axis in axes[:, 0]:
-        axis.set_ylabel("share of the reach")
+        axis.set_ylabel("share of the fitted value")
     for axis in axes.flat[: len(problems)][-columns:]:  # the lowest of each column
         axis.set_xlabel("training steps")
     figure.suptitle(f"{report['title']}, scale {report['scale']}")

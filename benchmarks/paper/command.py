@@ -1,4 +1,4 @@
-"""`python -m benchmarks reproduce`: train what the tables need, measure the rest, and write the reports."""
+"""Reproduces the paper's tables and figures: trains the trials, measures the rest, writes the reports."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from benchmarks.paper import greedy_error, pictures, speed, tables
 from benchmarks.paper.learning_speed import learning_speed
 from benchmarks.paper.published import SOURCE
-from benchmarks.paper.rows import TRAINED, table_rows
+from benchmarks.paper.trials import TRAINED, table_trials
 from benchmarks.sweeps.files import make_folder, write_json
-from benchmarks.sweeps.results import finished, read_report, rows_before, training_report
-from benchmarks.sweeps.run import Outcome, train_rows
-from benchmarks.sweeps.trials import Row, unique_rows
+from benchmarks.sweeps.results import finished, read_report, training_report, trials_before
+from benchmarks.sweeps.run import Outcome, train_trials
+from benchmarks.sweeps.trials import Trial, unique_trials
 from rankpg._utils.files import Taken, lock
 from rankpg._version import versions
 from rankpg.errors import ConfigError
@@ -28,39 +28,32 @@ MEASURED: dict[str, Callable[[str], dict[str, Any]]] = {
     "table5": greedy_error.measure,
     "figure4": speed.measure,
 }
-"""What is measured without training: name -> figures at a scale."""
+"""Tables and figures that need no training: name -> measurement at a scale."""
 
-FIGURES = {
+KEYS = {
     "table5": ("cells", {"temperature", "num_candidates", "paper", "errors"}),
     "figure4": ("arms", {"settings", "paper", "seconds"}),
 }
-"""Under which key a report of these holds them, and what each has."""
+"""Key of the measurements in such a report, and the keys that each of them needs."""
 
 NAMES = ("table2", "table3", "table4", "table5", "table6", "figure3", "figure4")
 
 KUAIREC = (
-    "table4 is about KuaiRec (Gao et al., CIKM 2022): get small_matrix.csv from https://kuairec.com and "
-    "give it as --path small_matrix.csv."
+    "table4 needs KuaiRec (Gao et al., CIKM 2022): download small_matrix.csv from https://kuairec.com and "
+    "pass its location as path='small_matrix.csv'"
 )
 
 
 @dataclass
 class Summary:
-    """What was done, and what is left."""
+    """Result of `reproduce`."""
 
     outcome: Outcome
     written: list[Path] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-    """rows that are not begun or not finished"""
-    left_out: str | None = None
-    """the flag that kept the rows that are left from being trained"""
-
-    def left_in_words(self) -> list[str]:
-        """One sentence, if anything is left."""
-        if not self.left:
-            return []
-        how = f"Without {self.left_out} the" if self.left_out else "The same"
-        return [f"{len(self.left)} not finished: {', '.join(self.left)}. {how} command goes on"]
+    """trials and measurements that are not begun or not finished"""
+    limited_by: str | None = None
+    """the argument because of which they were not trained, if any"""
 
 
 def reproduce(
@@ -69,44 +62,39 @@ def reproduce(
     out: Path | str | None = None,
     *,
     path: str | None = None,
-    rows: Sequence[str] | None = None,
+    trials: Sequence[str] | None = None,
     report_only: bool = False,
 ) -> Summary:
-    """Train, measure and report some of the paper's tables and figures.
+    """Trains, measures and reports some of the paper's tables and figures.
 
     Args:
-      names: of `NAMES`.
-      scale: of `SCALES`.
-      out: the folder of runs and reports; runs/reproduce/<scale> by default.
+      names: names in `NAMES`.
+      scale: a name in `SCALES`.
+      out: folder of runs and reports; runs/reproduce/<scale> by default.
       path: KuaiRec's small_matrix.csv, for table4.
-      rows: train these rows only.
-      report_only: train and measure nothing; report what is there.
+      trials: names of the only trials to train; all by default.
+      report_only: train and measure nothing; report the existing results.
 
     Raises:
-      ConfigError: an unknown name, or a folder or a file that holds something else; of rows and reports that
-        are at fault after all others are trained and written.
+      ConfigError: an unknown name, or a folder or file with other contents. Errors of single trials and
+        reports are raised after all others are trained and written.
     """
+    _check_arguments(names, path)
+    by_table = {name: table_trials(name, scale, path) for name in names if name in TRAINED}
+    if trials is not None and not by_table:
+        raise ConfigError(f"trials={tuple(trials)}: {' '.join(names)} needs no training")
+    chosen = _chosen(by_table, trials)
     folder = Path(out or Path("runs") / "reproduce" / scale)
-    unknown = [name for name in names if name not in NAMES]
-    if unknown:
-        raise ConfigError(f"{unknown[0]!r} is no table or figure; expected {', '.join(NAMES)}")
-    if path is not None and "table4" not in names:
-        raise ConfigError(f"--path is KuaiRec's file, which {' '.join(names)} does not read")
-    if path is not None and not Path(path).is_file():
-        raise ConfigError(f"--path {path} is no file. {KUAIREC}")
-    by_table = {name: table_rows(name, scale, path) for name in names if name in TRAINED}
-    if rows is not None and not by_table:
-        raise ConfigError(f"--rows: {' '.join(names)} trains no rows")
-    chosen = _chosen(by_table, rows)
     make_folder(folder)
     before = _before(by_table, scale, folder, stand_in=path is None)
     summary = Summary(Outcome())
-    summary.left_out = "--report-only" if report_only else "--rows" if rows is not None else None
+    if report_only or trials is not None:
+        summary.limited_by = "report_only" if report_only else "trials"
     if not report_only:
         _check_file(chosen)
         if "table4" in names and path is None:
-            _say(f"{KUAIREC} Without it, a generated problem of its size stands in.")
-        summary.outcome = train_rows(chosen, folder, finished(chosen, before))
+            _log(f"{KUAIREC}. A generated problem of the same size stands in for it.")
+        summary.outcome = train_trials(chosen, folder, finished(chosen, before))
     refused = list(summary.outcome.refused)
     for name in names:
         try:
@@ -116,7 +104,7 @@ def reproduce(
                     body["learning_speed"] = learning_speed(body["rows"])
                 summary.left += body["not_begun"] + body["unfinished"]
             else:
-                body = _measured(name, scale, folder, only_read=report_only or rows is not None)
+                body = _measured(name, scale, folder, only_read=summary.limited_by is not None)
                 summary.left += [] if body else [name]
             if body:
                 summary.written += _write(_headed(body, name, scale, path), folder)
@@ -128,84 +116,97 @@ def reproduce(
     return summary
 
 
-def _check_file(rows: list[Row]) -> None:
-    """Read a user's file before anything is trained, for the largest K that is asked of it."""
-    of_file = [row for row in rows if row.config.path is not None]
+def _check_arguments(names: Sequence[str], path: str | None) -> None:
+    """Rejects unknown tables, and a path that is not a file or that no table needs."""
+    unknown = [name for name in names if name not in NAMES]
+    if unknown:
+        raise ConfigError(f"{unknown[0]!r} is not a table or figure; expected {', '.join(NAMES)}")
+    if path is not None and "table4" not in names:
+        raise ConfigError(
+            f"path={path!r} is the file for table4; {' '.join(names)} does not read it"
+        )
+    if path is not None and not Path(path).is_file():
+        raise ConfigError(f"path={path!r} is not a file. {KUAIREC}")
+
+
+def _check_file(trials: list[Trial]) -> None:
+    """Rejects a user's file that lacks items for the largest K, before anything is trained."""
+    of_file = [trial for trial in trials if trial.config.path is not None]
     if not of_file:
         return
-    config = max(of_file, key=lambda row: row.config.num_candidates).config
+    config = max(of_file, key=lambda trial: trial.config.num_candidates).config
     try:
         prepare(config)
-    except ValueError as error:  # of the settings or of the table
+    except ValueError as error:  # invalid settings or an invalid table
         raise ConfigError(
-            f"--path {config.path} cannot be used for table4, with K = {config.num_candidates}: {error}. "
-            "Nothing was trained; the other tables go on without table4 and --path"
+            f"path={config.path!r} cannot be used for table4 with K = {config.num_candidates}: {error}. "
+            "Nothing was trained. Correct the file, or run the other tables without table4 and path="
         ) from None
 
 
-def _chosen(by_table: dict[str, list[Row]], names: Sequence[str] | None) -> list[Row]:
-    """The rows to train, the most important first."""
-    rows = unique_rows(row for table in by_table.values() for row in table)
+def _chosen(by_table: dict[str, list[Trial]], names: Sequence[str] | None) -> list[Trial]:
+    """Returns the trials to train, by priority."""
+    trials = unique_trials(trial for table in by_table.values() for trial in table)
     if names is None:
-        return rows
-    known = [row.name for row in rows]
+        return trials
+    known = [trial.name for trial in trials]
     for name in names:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or known
             raise ConfigError(
-                f"--rows: {name!r} is no row of {' '.join(by_table)}; for instance {', '.join(near)}"
+                f"trials={tuple(names)}: {name!r} is not a trial of {' '.join(by_table)}; close names: "
+                f"{', '.join(near)}"
             )
-    return [row for row in rows if row.name in names]
+    return [trial for trial in trials if trial.name in names]
 
 
 def _before(
-    by_table: dict[str, list[Row]], scale: str, folder: Path, *, stand_in: bool
+    by_table: dict[str, list[Trial]], scale: str, folder: Path, *, stand_in: bool
 ) -> dict[str, Any]:
-    """Rows that the folder's own reports have: finished ones are not trained again."""
+    """Returns the trials that the folder's own reports hold; finished ones are not trained again."""
     before: dict[str, Any] = {}
-    for name, rows in by_table.items():
+    for name, trials in by_table.items():
         file = folder / f"{name}.json"
         if not file.exists():
             continue
         report = read_report(file, name, scale, "rows")
         if name == "table4" and report["stand_in"] != stand_in:
-            held = "of KuaiRec" if stand_in else "of the stand-in"
-            asked = "for the stand-in, without --path" if stand_in else "for KuaiRec, with --path"
-            raise ConfigError(
-                f"{file} is {held}, and this asks {asked}; choose another --out for it"
-            )
-        for row, body in rows_before(rows, report["rows"], file).items():
-            if row not in before or body["reached"] > before[row]["reached"]:
-                before[row] = body  # tables share rows
+            held, wanted = "KuaiRec", "the stand-in, without path="
+            if not stand_in:
+                held, wanted = "the stand-in", "KuaiRec, with path="
+            raise ConfigError(f"{file} is a report of {held}; expected {wanted}. Give another out=")
+        for trial, body in trials_before(trials, report["rows"], file).items():
+            if trial not in before or body["reached"] > before[trial]["reached"]:
+                before[trial] = body  # tables share trials
     return before
 
 
 def _measured(name: str, scale: str, folder: Path, *, only_read: bool) -> dict[str, Any] | None:
-    """The figures of an earlier call, or measured now; None where another process measures them."""
+    """Returns existing measurements, or measures now; None if another process is measuring."""
     file = folder / f"{name}.json"
     if file.exists():
-        holds, has = FIGURES[name]
+        holds, has = KEYS[name]
         report = read_report(file, name, scale, holds, list)
         for number, figure in enumerate(report[holds], start=1):
             if not isinstance(figure, dict) or not figure.keys() >= has:
                 raise ConfigError(
-                    f"{file}: number {number} of its {holds} lacks some of {', '.join(sorted(has))}; move "
-                    "that file away, and it is measured again"
+                    f"{file}: entry {number} of {holds} lacks some of {', '.join(sorted(has))}; move that "
+                    "file away, and it will be measured again"
                 )
         return report
     if only_read:
         return None
     try:
         with lock(folder / "locks" / name):
-            _say(f"{name}: measuring")
+            _log(f"{name}: measuring")
             return {**MEASURED[name](scale), "versions": versions()}
     except Taken as owner:
-        _say(f"{name}: left to {owner}")
+        _log(f"{name}: skipped, in progress in {owner}")
         return None
 
 
 def _headed(body: dict[str, Any], name: str, scale: str, path: str | None) -> dict[str, Any]:
-    """A report says what it is before anything else."""
+    """Puts the description of a report before its contents."""
     head = {
         "table": name,
         "scale": scale,
@@ -217,7 +218,7 @@ def _headed(body: dict[str, Any], name: str, scale: str, path: str | None) -> di
 
 
 def _write(report: dict[str, Any], folder: Path) -> list[Path]:
-    """JSON, markdown and picture."""
+    """Writes JSON, markdown and, if there is anything to draw, a picture; returns the files."""
     name = report["table"]
     written = [folder / f"{name}.{ending}" for ending in ("json", "md", "png")]
     write_json(written[0], report)
@@ -227,5 +228,5 @@ def _write(report: dict[str, Any], folder: Path) -> list[Path]:
     return written
 
 
-def _say(sentence: str) -> None:
+def _log(sentence: str) -> None:
     print(sentence, file=sys.stderr)

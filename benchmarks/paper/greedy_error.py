@@ -1,16 +1,17 @@
-"""Table 5: how far the greedy approximation of an inclusion probability (Eq. 8) is from the truth.
+"""Table 5: relative error of the greedy approximation of an inclusion probability (Eq. 8).
 
-Both are worked out in float64 for every item of a catalogue of normal logits, divided by a temperature:
+Both are computed in float64 for every item of a catalogue of normal logits, divided by a temperature:
 
     relative error of item a = |P_greedy(a in S) - P(a in S)| / P(a in S)
 
-Which items it is averaged over matters more than the draw of the logits, so several averages are given.
+The choice of the items in the average matters more than the draw of the logits, so several averages are
+reported.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from rankpg.types import Array, Float, Int
 __all__ = ["DEFINITIONS", "inclusion_of_all", "measure"]
 
 _Both = Callable[[np.ndarray, np.ndarray], float | None]
-"""(exact [N], greedy [N]) -> one figure; None where no item qualifies."""
+"""(exact [N], greedy [N]) -> one number; None if no item qualifies."""
 
 
 def _relative(exact: np.ndarray, greedy: np.ndarray) -> np.ndarray:
@@ -39,7 +40,7 @@ def _mean_where(chosen: np.ndarray, errors: np.ndarray) -> float | None:
 
 
 def _relative_log(exact: np.ndarray, greedy: np.ndarray) -> float:
-    """|log P_greedy - log P| / |log P|, over the items whose inclusion is not certain."""
+    """Mean of |log P_greedy - log P| / |log P| over the items whose inclusion is not certain."""
     open_ = exact < 1 - 1e-9
     ratio = np.log(greedy[open_]) / np.log(exact[open_])
     return float(np.abs(ratio - 1).mean())
@@ -57,15 +58,15 @@ DEFINITIONS: dict[str, _Both] = {
     "absolute, median item": lambda p, g: float(np.median(np.abs(g - p))),
     "of log P": _relative_log,
 }
-"""Ways to make one figure of the errors of N items.
+"""Ways to summarise the errors of N items in one number.
 
-Weighted by P is what a drawn candidate meets on average: the summed absolute error divided by K. It is at
-least the excess of the sum, |sum_a P_greedy / K - 1|, which needs no exact probability: those sum to K."""
+"Weighted by P" is the average error of a drawn candidate: the summed absolute error divided by K. It is at
+least the "excess of the sum", |sum_a P_greedy / K - 1|, which needs no exact probabilities: they sum to K."""
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is worked out."""
+    """Size of the measurement."""
 
     num_items: int
     draws: int
@@ -78,11 +79,11 @@ EFFORT = {
     "laptop": Effort(1000, 3, tuple(TABLE5), TABLE5_COLUMNS),
     "full": Effort(1000, 10, tuple(TABLE5), TABLE5_COLUMNS),
 }
-"""By scale. The smoke scale's smaller catalogue has no figure in the paper."""
+"""scale -> size of the measurement. The paper has no number for the smoke scale's smaller catalogue."""
 
 
 def measure(scale: str) -> dict[str, Any]:
-    """The error by every definition, at every temperature and K: mean over draws of the logits."""
+    """Measures the error by every definition at every temperature and K: mean over draws of the logits."""
     effort = EFFORT[scale]
     normal = [np.random.default_rng(d).normal(size=effort.num_items) for d in range(effort.draws)]
     cells = []
@@ -105,7 +106,7 @@ def measure(scale: str) -> dict[str, Any]:
 
 
 def inclusion_of_all(logits: np.ndarray, num_candidates: int) -> tuple[np.ndarray, np.ndarray]:
-    """P(a in S) of every item, exact and greedy, in float64.
+    """Returns P(a in S) of every item, exact and greedy, in float64.
 
     >>> exact, greedy = inclusion_of_all(np.array([1.0, 0.0, -1.0]), 2)
     >>> f"{exact.sum():.6f} {greedy.sum():.3f}"  # the exact ones sum to K
@@ -137,12 +138,12 @@ def _summary(values: Iterable[float | None]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _float64():
-    """Float64 for the length of the block, by whichever way this version of JAX has."""
+def _float64() -> Iterator[None]:
+    """Enables float64 within the block, in old and new versions of JAX."""
     switch = getattr(jax, "enable_x64", None)
     if switch is None:
         from jax import experimental
 
-        switch = getattr(experimental, "enable_x64")  # noqa: B009  gone from newer versions
+        switch = getattr(experimental, "enable_x64")  # noqa: B009  removed in newer versions
     with switch(True):
         yield

@@ -1,4 +1,4 @@
-"""How fast the rows of Figure 3 learn."""
+"""Learning speed of the trials of Figure 3: steps to 95 % of V-PG-SwR's final value."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["learning_speed", "steps_to_reach"]
 
 
 def learning_speed(rows: dict[str, Any], share: float = 0.95) -> list[dict[str, Any]]:
-    """Steps that every row of Figure 3 needs for a share of V-PG-SwR's final value at the same K.
+    """Returns the steps every trial of Figure 3 needs for a share of V-PG-SwR's final value at the same K.
 
     Returns:
-      One entry a row: the target, and the first evaluated step at which the mean over seeds, and each seed,
-      is there; None where it is not reached.
+      One entry per trial: the target, and the first evaluated step at which the mean over seeds, and each
+      seed, reaches it; None if it does not.
     """
     finals = {
         row["labels"]["K"]: row["at"][str(row["reached"])]["mean"]
@@ -40,7 +40,7 @@ def learning_speed(rows: dict[str, Any], share: float = 0.95) -> list[dict[str, 
 
 
 def steps_to_reach(steps: list[int], values: list[float | None], target: float) -> int | None:
-    """The first evaluated step whose value is at least the target; None if there is none.
+    """Returns the first evaluated step whose value is at least the target, or None.
 
     >>> steps_to_reach([0, 10, 20, 30], [1.0, 2.0, 3.0, 2.5], 2.5)
     20

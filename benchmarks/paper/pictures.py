@@ -1,4 +1,4 @@
-"""Pictures of the reports (the extra `cli` brings matplotlib)."""
+"""Pictures of the reports; matplotlib comes with the extra `cli`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["draw"]
 
 
 def draw(report: dict[str, Any], file: Path) -> bool:
-    """Draw a report; answers False, and draws nothing, where there is nothing to show.
+    """Draws a report; returns False if it has nothing to show.
 
     Raises:
-      ModuleNotFoundError: matplotlib is missing; names the extra.
+      ModuleNotFoundError: matplotlib is missing; the message names the extra.
     """
     painter = {"figure3": _curves, "figure4": _bars, "table5": _errors}.get(
         report["table"], _values
@@ -35,7 +35,7 @@ def _scale_words(report: dict[str, Any]) -> str:
 
 
 def _values(plt: Any, report: dict[str, Any]) -> Any:
-    """Every row's last value with its interval, and the paper's beside it; one panel a ranking length."""
+    """Last value of every trial with its interval, next to the paper's; one panel per ranking length."""
     panels: dict[str, list[dict[str, Any]]] = {}
     for row in report["rows"].values():
         panels.setdefault(row["labels"].get("L", ""), []).append(row)
@@ -53,7 +53,7 @@ def _values(plt: Any, report: dict[str, Any]) -> Any:
         axes.grid(alpha=0.25)
     axes = grid[-1, 0]
     axes.set_xlabel("policy value")
-    axes.plot([], [], "o", color="0.5", label="ours, after so many steps, 95 % interval")
+    axes.plot([], [], "o", color="0.5", label="ours, at the step shown, 95 % interval")
     axes.plot([], [], "D", color="0.2", mfc="none", label="paper, 50,000 steps")
     axes.plot([], [], "s", color="0.2", mfc="none", label="paper, 500,000 steps")
     handles, names = axes.get_legend_handles_labels()
@@ -62,7 +62,7 @@ def _values(plt: Any, report: dict[str, Any]) -> Any:
 
 
 def _value(axes: Any, place: int, row: dict[str, Any]) -> None:
-    """One row of a panel."""
+    """Draws one trial of a panel."""
     value, color = row["at"][str(row["reached"])], COLORS[row["labels"]["estimator"]]
     if value["mean"] is not None:
         half = value["half_width_95"] or 0.0
@@ -85,7 +85,7 @@ def _others(labels: dict[str, str]) -> list[str]:
 
 
 def _curves(plt: Any, report: dict[str, Any]) -> Any:
-    """One panel a K, one line a seed and estimator; a cross where a seed stopped."""
+    """Learning curves: one panel per K, one line per seed and estimator; a cross where a seed stopped."""
     rows = list(report["rows"].values())
     panels = sorted({int(row["labels"]["K"]) for row in rows})
     figure, grid = plt.subplots(
@@ -116,7 +116,7 @@ def _curves(plt: Any, report: dict[str, Any]) -> Any:
 
 
 def _bars(plt: Any, report: dict[str, Any]) -> Any:
-    """Seconds for 1000 steps: the paper's, ours, and ours without the environment."""
+    """Bars of the seconds for 1000 steps: the paper's, ours, and ours without the environment."""
     arms = report["arms"]
     figure, axes = plt.subplots(figsize=(8, 1.4 + 0.34 * len(arms)), layout="constrained")
     series = (
@@ -147,7 +147,7 @@ def _arm(settings: dict[str, Any]) -> str:
 
 
 def _errors(plt: Any, report: dict[str, Any]) -> Any:
-    """Error against K, one panel a temperature, one line a definition."""
+    """Error against K: one panel per temperature, one line per definition."""
     temperatures = list(dict.fromkeys(cell["temperature"] for cell in report["cells"]))
     figure, grid = plt.subplots(
         1, len(temperatures), figsize=(1.5 + 3.4 * len(temperatures), 4), sharey=True,

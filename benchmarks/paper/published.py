@@ -1,7 +1,7 @@
-"""The paper's own figures, as data: Kiyohara et al. 2026, arXiv 2605.26385, means over 10 seeds.
+"""The paper's own numbers, as data: Kiyohara et al. 2026, arXiv 2605.26385, means over 10 seeds.
 
-A value is a policy value after so many steps of training. Estimators have the paper's names here;
-`PAPER_NAMES` says which of ours each stands for.
+Values are policy values by training step. Estimators have the paper's names here; `PAPER_NAMES` maps ours to
+them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ PAPER_NAMES = {
     "top1_pg": "CA-PG-SwR",
     "ca_pg_swr": "CA-PG-SwR",
 }
-"""Ours -> the paper's. Its CA-PG-SwR is grad log pi(a), our `top1_pg`; our `ca_pg_swr` has no column of its
-own in the paper and stands beside the same figure."""
+"""Our name -> the paper's. Its CA-PG-SwR is grad log pi(a), our `top1_pg`. Our `ca_pg_swr` has no column in
+the paper and is compared with the same numbers."""
 
 _EARLY, _LATE = 50_000, 500_000
 
@@ -67,7 +67,7 @@ TABLE2 = {
 """Table 2, in the order of TABLE2_COLUMNS."""
 
 TABLE3_COLUMNS = ((1, 1), (1, 5), (5, 1), (5, 5))
-"""(L, M); K = 10, optimal re-ranker; the value is a sum over positions."""
+"""(L, M); K = 10, optimal re-ranker; values are sums over positions."""
 
 TABLE3 = {
     name: [{_LATE: value} for value in values]
@@ -99,10 +99,10 @@ TABLE5 = {
 }
 """Table 5: temperature -> relative error of the greedy approximation, in the order of TABLE5_COLUMNS.
 
-That these are the temperatures and numbers of candidates is our reading of the table."""
+The assignment to temperatures and numbers of candidates is our reading of the table."""
 
 TABLE6_COLUMNS = (20, 50, 100, 200)
-"""K; M = 5, L = 1, group transform with 16 contexts x 8 draws a batch, optimal re-ranker."""
+"""K; M = 5, L = 1, group advantage with 16 contexts x 8 draws per batch, optimal re-ranker."""
 
 TABLE6 = {
     "V-PG-SwR": _both((8.71, 8.88), (8.84, 8.98), (8.93, 9.02), (9.00, 9.06)),
@@ -122,13 +122,13 @@ FIGURE4 = {
 """Figure 4: seconds for 1000 steps on an M1 laptop, in the order of FIGURE4_COLUMNS."""
 
 FIGURE4_EXPERTS = {"V-PG-SwR": 53.4, "CA-PG-SwR": 50.5}
-"""The same with M = 5 and K = 200, L = 1; that these two estimators are meant is our reading."""
+"""Seconds for 1000 steps with M = 5, K = 200, L = 1; the assignment to these estimators is our reading."""
 
 
 def published_values(
     table: dict[str, list[dict[int, float]]], columns: tuple[Any, ...], estimator: str, column: Any
 ) -> dict[int, float]:
-    """step -> the paper's value for one of our estimators; empty where the paper has none.
+    """Returns step -> the paper's value for one of our estimators; empty if the paper has none.
 
     >>> published_values(TABLE2, TABLE2_COLUMNS, "ca_pg", (20, "optimal"))
     {50000: 8.39, 500000: 8.7}

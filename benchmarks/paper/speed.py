@@ -1,18 +1,19 @@
-"""Figure 4: seconds for 1000 steps, with the environment and without it.
+"""Figure 4: seconds for 1000 steps, with and without the environment.
 
-Nine tenths of the paper's time are its simulator. Here the learner is also timed alone, on an environment
-whose rewards are one constant.
+The paper's simulator takes nine tenths of its time. Here the learner is also timed alone, in an environment
+with constant rewards.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.paper import published
 from benchmarks.paper.published import PAPER_NAMES
-from benchmarks.paper.rows import RATES, WHOLE_SET_RATE
+from benchmarks.paper.trials import RATES, WHOLE_SET_RATE
 from benchmarks.speed.constant import ConstantRewards
 from benchmarks.timing import interleaved, training_call
 from rankpg.config.train_config import TrainConfig
@@ -23,7 +24,7 @@ __all__ = ["measure"]
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is timed."""
+    """Size of the measurement."""
 
     chunk: int
     """steps per call of a compiled program"""
@@ -31,7 +32,7 @@ class Effort:
     estimators: tuple[str, ...]
     columns: tuple[tuple[int, int], ...]
     experts: bool
-    """whether M = 5, K = 200 is timed, too"""
+    """True to time M = 5, K = 200 as well"""
 
 
 _ALL = ("v_pg", "ca_pg", "v_pg_swr", "top1_pg", "ca_pg_swr")
@@ -40,11 +41,11 @@ EFFORT = {
     "laptop": Effort(100, 5, _ALL, published.FIGURE4_COLUMNS, experts=True),
     "full": Effort(200, 7, _ALL, published.FIGURE4_COLUMNS, experts=True),
 }
-"""By scale."""
+"""scale -> size of the measurement"""
 
 
 def measure(scale: str) -> dict[str, Any]:
-    """Seconds for 1000 steps of one seed, arm by arm; all arms take turns within a round."""
+    """Measures seconds for 1000 steps of one seed; in each round all settings are timed in turn."""
     effort = EFFORT[scale]
     settings = list(_settings(effort))
     calls = {}
@@ -72,8 +73,8 @@ def measure(scale: str) -> dict[str, Any]:
     }
 
 
-def _settings(effort: Effort):
-    """(config, the paper's seconds) of every arm."""
+def _settings(effort: Effort) -> Iterator[tuple[TrainConfig, float]]:
+    """Yields (config, the paper's seconds) for every setting."""
     for estimator in effort.estimators:
         for column in effort.columns:
             seconds = published.FIGURE4[PAPER_NAMES[estimator]]

@@ -1,4 +1,4 @@
-"""Reports as markdown: the paper's figure in one column and ours in the next."""
+"""Reports as markdown tables: the paper's numbers in one column, ours in the next."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ TITLES = {
 }
 
 SHOWN = ("all items", "P > 0.02", "0.04 < P < 0.4", "largest", "weighted by P", "excess of the sum")
-"""The errors of Table 5 that are shown; the report holds more."""
+"""Errors shown in Table 5; the report holds more."""
 
 STAND_IN = (
-    "**A stand-in.** These rows were trained on a generated problem and not on KuaiRec, whose file was not "
-    "given: the paper's figures stand beside them for orientation and do not compare."
+    "**Not KuaiRec.** These rows were trained on a generated problem of the same size, because KuaiRec's "
+    "file was not available. The paper's numbers are shown for orientation only; they do not compare."
 )
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The table of a report, what is missing from it, and what it ran on."""
+    """Returns a report as markdown: table, missing trials, hardware and versions."""
     body = {"figure3": _figure3, "table5": _table5, "figure4": _figure4}.get(
         report["table"], _values
     )(report)
@@ -40,10 +40,10 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def _values(report: dict[str, Any]) -> list[list[str]]:
-    """One row a cell of the paper's table: its value and ours at the steps where they compare."""
+    """Table of one row per cell of the paper's table: its value and ours at the steps that both have."""
     rows = list(report["rows"].values())
     if not rows:
-        return [["estimator"], ["none was begun"]]
+        return [["estimator"], ["no trial has begun"]]
     given = sorted({int(step) for row in rows for step in row["published"]})
     furthest = max(row["reached"] for row in rows)
     steps = [step for step in given if step <= furthest] or given[:1]
@@ -63,7 +63,7 @@ def _values(report: dict[str, Any]) -> list[list[str]]:
 
 
 def _ours(row: dict[str, Any], step: int, first: bool) -> str:
-    """Our value at this step; in the first column the last one, if training has not come so far."""
+    """Our value at a step; in the first column the last value, if training has not reached the step."""
     if str(step) in row["at"]:
         return interval(row["at"][str(step)])
     if first and row["reached"] < step:
@@ -72,7 +72,7 @@ def _ours(row: dict[str, Any], step: int, first: bool) -> str:
 
 
 def interval(value: dict[str, Any], digits: int = 2) -> str:
-    """Mean ± half-width.
+    """Formats mean ± half-width.
 
     >>> interval({"mean": 7.4, "half_width_95": 0.125})
     '7.40 ± 0.12'
@@ -110,7 +110,7 @@ def _step(step: int | None) -> str:
 
 
 def _table5(report: dict[str, Any]) -> list[list[str]]:
-    """Temperature by temperature and K by K: the paper's figure and ours by the relative definitions."""
+    """Table of one row per temperature and K: the paper's number and ours by each definition."""
     lines = [["temperature", "K", "paper", *(f"ours: {name}" for name in SHOWN)]]
     for cell in report["cells"]:
         errors = [_scientific(cell["errors"][name]) for name in SHOWN]
@@ -120,7 +120,7 @@ def _table5(report: dict[str, Any]) -> list[list[str]]:
 
 
 def _distances(report: dict[str, Any]) -> str:
-    """How far each definition is from the paper's figures above 0, in powers of ten."""
+    """Sentence with the distance of each definition from the paper's positive numbers, in powers of ten."""
     distances = {}
     for name in report["definitions"]:
         ratios = [
@@ -132,7 +132,7 @@ def _distances(report: dict[str, Any]) -> str:
             distances[name] = math.sqrt(sum(r * r for r in ratios) / len(ratios))
     words = [f"{name} {d:.1f}" for name, d in sorted(distances.items(), key=lambda pair: pair[1])]
     return (
-        "Distance of each definition from the paper's figures above 0, the root mean square of "
+        "Distance of each definition from the paper's positive numbers, as the root mean square of "
         f"log10(ours / paper): {', '.join(words)}."
         if words
         else ""
@@ -148,7 +148,16 @@ def _scientific(value: dict[str, Any]) -> str:
 
 def _figure4(report: dict[str, Any]) -> list[list[str]]:
     lines = [
-        ["estimator", "K", "L", "M", "paper, M1 laptop", "ours", "without the environment", "least"]
+        [
+            "estimator",
+            "K",
+            "L",
+            "M",
+            "paper, M1 laptop",
+            "ours",
+            "without the environment",
+            "fastest",
+        ]
     ]
     for arm in report["arms"]:
         settings, paper = arm["settings"], arm["paper"]
@@ -171,7 +180,7 @@ def _label(name: str, value: str) -> str:
 
 
 def _notes(report: dict[str, Any]) -> list[str]:
-    """Seeds that stopped, and rows that are missing."""
+    """Notes on seeds that stopped and on missing trials."""
     rows = report.get("rows", {})
     notes = [
         f"- `{name}`: seed {stop['seed']} stopped at step {stop['step']:,} by {stop['by']}"
@@ -184,12 +193,12 @@ def _notes(report: dict[str, Any]) -> list[str]:
     if report["table"] == "table5":
         notes.append(_distances(report))
     if rows and not any(row["stopped"] for row in rows.values()):
-        notes.append("- No seed ended in a value that is not finite.")
+        notes.append("- No seed stopped at a non-finite value.")
     return ["\n".join(filter(None, notes))]
 
 
 def _hardware(report: dict[str, Any]) -> str:
-    """What it ran on: one line for every machine and version."""
+    """Footer with the number of seeds, the hardware and the versions."""
     found = [row["versions"] for row in report.get("rows", {}).values()] or [report.get("versions")]
     lines = {
         f"{v['machine']}; {v['device']}; jax {v['jax']}, python {v['python']}" for v in found if v

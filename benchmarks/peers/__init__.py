@@ -1,0 +1,1 @@
+"""Peers of the training step, in plain PyTorch and plain JAX."""

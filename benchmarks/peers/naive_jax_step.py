@@ -1,6 +1,6 @@
-"""One step of top1_pg as one writes it in JAX: all logits, a Gumbel variate an item, top-k, autodiff.
+"""The step of top1_pg in plain JAX: all logits, one Gumbel variate per item, top-k, autodiff.
 
-A peer of `benchmarks/scripts/speed.py`, on the paper's kind of problem: rewards of candidates only.
+`benchmarks/scripts/speed.py` compares with it. The problem is the paper's; only candidates have rewards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["Problem", "seconds_per_step"]
 
 
 class Problem:
-    """Features, tables and an optimizer; `step` trains once, compiled, its state donated."""
+    """Features, tables and an optimizer; `step` is one compiled update with donated state."""
 
     def __init__(
         self, num_contexts: int, num_items: int, dim: int, num_candidates: int, batch: int
@@ -62,11 +62,12 @@ class Problem:
         self._step = step
 
     def step(self) -> None:
+        """Trains one step."""
         self.state = self._step(self.state, *self.features, self.projection)
 
 
 def seconds_per_step(problem: Problem, steps: int) -> float:
-    """Wall time of `steps` further steps, divided by their number."""
+    """Wall time of `steps` further steps, in seconds per step."""
     began = time.perf_counter()
     for _ in range(steps):
         problem.step()

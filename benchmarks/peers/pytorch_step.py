@@ -1,9 +1,9 @@
-"""One step of top1_pg as one writes it in PyTorch.
+"""The step of top1_pg in plain PyTorch.
 
     logits = U[c] V^T;  S = top-K of logits + G;  a = the best of S by reward
     loss = -mean r log softmax(logits)[a];  autograd;  Adagrad
 
-A peer of `benchmarks/scripts/speed.py`, on the paper's kind of problem: rewards of candidates only.
+`benchmarks/scripts/speed.py` compares with it. The problem is the paper's; only candidates have rewards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["seconds_per_step"]
 
 
 class Problem:
-    """Features, tables and an optimizer; `step` trains once."""
+    """Features, tables and an optimizer; `step` is one update."""
 
     def __init__(
         self, num_contexts: int, num_items: int, dim: int, num_candidates: int, batch: int
@@ -31,6 +31,7 @@ class Problem:
         self.optimizer = torch.optim.Adagrad([self.contexts, self.items], lr=1e-2)
 
     def step(self) -> None:
+        """Trains one step."""
         context = torch.randint(0, self.num_contexts, (self.batch,))
         logits = self.contexts[context] @ self.items.T
         with torch.no_grad():
@@ -48,7 +49,7 @@ class Problem:
 
 
 def seconds_per_step(problem: Problem, steps: int) -> float:
-    """Wall time of `steps` further steps, divided by their number."""
+    """Wall time of `steps` further steps, in seconds per step."""
     began = time.perf_counter()
     for _ in range(steps):
         problem.step()

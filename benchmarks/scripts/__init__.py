@@ -1,1 +1,1 @@
-"""The scripts behind the figures of the docs: `python -m benchmarks.scripts.NAME`."""
+"""The scripts that measure the numbers in the docs: `python -m benchmarks.scripts.NAME`."""

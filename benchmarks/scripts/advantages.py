@@ -1,9 +1,9 @@
-"""Which advantage suits which score: policy value after 1,000 steps, every pair, 3 seeds.
+"""Policy value after 1,000 steps for every pair of score and advantage, 3 seeds.
 
     python -m benchmarks.scripts.advantages [--num-steps 1000]
 
-The tuned preset on a generated instance (seed 1), not on the paper's. `group` draws 16 contexts 8 times,
-the others 128 contexts once.
+The tuned preset on a generated instance (seed 1), not the paper's. `group` samples 16 contexts 8 times each,
+the other advantages 128 contexts once.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from rankpg import TrainConfig, train
 from rankpg._utils.plots import mean_interval
 
 ESTIMATORS = ("ca_pg_swr", "top1_pg", "v_pg_swr")
-TRANSFORMS = ("none", "group", "batch", "context", "learned")
+ADVANTAGES = ("none", "group", "batch", "context", "learned")
 
 
-def measure(estimator: str, transform: str, num_steps: int) -> dict[str, Any]:
-    """Share of the optimum at the end, over seeds."""
+def measure(estimator: str, advantage: str, num_steps: int) -> dict[str, Any]:
+    """Measures the share of the optimum after the last step, over seeds."""
     config = TrainConfig(
         estimator=estimator,
-        advantage=transform,
-        draws_per_context=8 if transform == "group" else 1,
+        advantage=advantage,
+        draws_per_context=8 if advantage == "group" else 1,
         instance_seed=1,
         num_steps=num_steps,
         eval_every=num_steps,
@@ -42,7 +42,7 @@ def measure(estimator: str, transform: str, num_steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    fill_products("advantages", measure, num_steps_given(__doc__, 1000), ESTIMATORS, TRANSFORMS)
+    fill_products("advantages", measure, num_steps_given(__doc__, 1000), ESTIMATORS, ADVANTAGES)
 
 
 if __name__ == "__main__":

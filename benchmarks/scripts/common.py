@@ -1,4 +1,4 @@
-"""What every benchmark shares: where results go, what they ran on, and timing in interleaved rounds."""
+"""Helpers of the scripts: results with hardware and versions, resumable rows, timing."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = [
     "RESULTS",
     "fill_products",
     "fill_rows",
-    "give_step_sizes",
     "interleaved",
     "num_steps_given",
     "one_core",
+    "set_learning_rates",
     "write",
 ]
 
@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parents[1] / "results"
 
 
 def write(name: str, body: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Write a result with the hardware and versions beside it."""
+    """Writes a result with its hardware and versions; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.json"
     file.write_text(json.dumps({"versions": versions(), **body}, indent=1, allow_nan=False) + "\n")
@@ -41,23 +41,25 @@ def write(name: str, body: dict[str, Any], folder: Path = RESULTS) -> Path:
 
 
 def one_core() -> None:
-    """Keep XLA's products on one thread; before JAX is first used."""
+    """Restricts XLA's products to one thread; must be called before JAX is used."""
     os.environ["XLA_FLAGS"] = (
         f"--xla_cpu_multi_thread_eigen=false {os.environ.get('XLA_FLAGS', '')}"
     )
 
 
 def num_steps_given(description: str | None, default: int) -> int:
-    """--num-steps, of a script that has no other flag."""
+    """Parses the command line of a script whose only flag is the number of steps."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--num-steps", type=int, default=default, help="[%(default)s]")
+    parser.add_argument(
+        "--num-steps", type=int, default=default, help="training steps [%(default)s]"
+    )
     return parser.parse_args().num_steps
 
 
-def give_step_sizes(run: Run, rates: Sequence[float]) -> None:
-    """Give every seed of a run a step size of its own; its optimizer is of `optax.inject_hyperparams`."""
+def set_learning_rates(run: Run, rates: Sequence[float]) -> None:
+    """Gives every seed of a run its own learning rate; the optimizer is an `optax.inject_hyperparams`."""
     state = run.state.optimizer_state
     hyperparams = state.hyperparams | {"learning_rate": jnp.asarray(rates)}
     run.state = run.state.replace(optimizer_state=state._replace(hyperparams=hyperparams))
@@ -69,9 +71,9 @@ def fill_rows(
     num_steps: int,
     folder: Path = RESULTS,
 ) -> None:
-    """Measure every row that the result of this name does not hold at so many steps, and write after each.
+    """Measures every row that the result file lacks at `num_steps`, and writes the file after each.
 
-    So an interrupted benchmark goes on where it was.
+    An interrupted script therefore resumes where it stopped.
     """
     file = folder / f"{name}.json"
     rows = json.loads(file.read_text())["rows"] if file.exists() else {}
@@ -85,7 +87,7 @@ def fill_rows(
 def fill_products(
     name: str, measure: Callable[..., dict[str, Any]], num_steps: int, *choices: Sequence[Any]
 ) -> None:
-    """`fill_rows` with one row for every combination: `measure(*combination, num_steps)`."""
+    """Calls `fill_rows` with one row per combination of choices: `measure(*combination, num_steps)`."""
     measures = {
         row_name(chosen): partial(measure, *chosen, num_steps)
         for chosen in itertools.product(*choices)
@@ -94,7 +96,7 @@ def fill_products(
 
 
 def row_name(chosen: Any) -> str:
-    """What was chosen, in one word.
+    """Name of a combination of choices, joined by slashes.
 
     >>> row_name(("uniform", ("ca_pg_swr", "none"), 0.3))
     'uniform/ca_pg_swr/none/0.3'

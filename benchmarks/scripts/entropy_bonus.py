@@ -1,10 +1,10 @@
-"""What an entropy bonus does, and how large it should be: share of what could be had by its weight, 2 seeds.
+"""Effect of the entropy bonus: share of the attainable value by weight of the bonus, 2 seeds.
 
     python -m benchmarks.scripts.entropy_bonus [--num-steps 5000]
 
-The tuned preset on a generated instance (seed 1), not on the paper's, against a re-ranker that knows the
-rewards and one that knows nothing. Also how much the mean rewards of one context differ, the unit to hold a
-weight against. The share is of what greedy candidates could earn at most with that re-ranker.
+The tuned preset on a generated instance (seed 1), not the paper's, with the optimal and the uniform
+re-ranker. Also the standard deviation of the mean rewards within a context, the natural unit of the weight.
+The share is relative to the value of the best candidates under the same re-ranker.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WEIGHTS = (0.0, 0.1, 0.3, 1.0)
 
 
 def measure(reranker: str, score: tuple[str, str], num_steps: int) -> dict[str, Any]:
-    """Share of the limit at the end by weight, over seeds."""
+    """Measures the share of the attainable value after the last step by weight, over seeds."""
     base = TrainConfig(
         reranker=reranker,
         estimator=score[0],
@@ -55,7 +55,7 @@ def measure(reranker: str, score: tuple[str, str], num_steps: int) -> dict[str, 
 
 
 def spread(config: TrainConfig) -> float:
-    """The standard deviation of a context's mean rewards over the catalogue, the mean over contexts."""
+    """Standard deviation of a context's mean rewards over the catalogue, averaged over contexts."""
     world = prepare(config).environment
     items = jnp.arange(world.num_items, dtype=jnp.int32)
     contexts = jnp.arange(world.num_contexts, dtype=jnp.int32)

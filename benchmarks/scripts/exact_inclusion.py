@@ -1,11 +1,12 @@
-"""What exact inclusion costs and how close it is: seconds, compiler's temporary memory, quadrature error.
+"""Cost and accuracy of exact inclusion probabilities: seconds, temporary memory, quadrature error.
 
     python -m benchmarks.scripts.exact_inclusion
 
-Time and memory are of log P(a in S) and its gradient for 32 items at once, float32. The error is the largest
-relative difference to twice the nodes in float64: doubling the nodes squares the error of Gauss-Legendre on
-an analytic integrand. It is a smooth function of an item's logit, so 50 items tell it, spread evenly over the
-ranks of one draw of normal logits, the most and the least likely among them.
+Time and memory are measured for log P(a in S) and its gradient, for 32 items at once in float32. The error is
+the largest relative difference to a quadrature with twice the nodes in float64: doubling the nodes squares
+the error of Gauss-Legendre on an analytic integrand. It is a smooth function of an item's logit, so 50 items
+suffice; they are spread evenly over the ranks of one draw of normal logits, from the most to the least likely
+item.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""Which score is right for several experts, and which learns best?
+"""Bias and learning of every estimator with one to five experts.
 
     python -m benchmarks.scripts.experts [--num-steps 3000]
 
-Right: seven items and five slots, so that gradients can be enumerated, for one to five experts; how far each
-estimator's expected gradient is from the credit-assigned one, and how well it points along the policy
-gradient. Best: the tuned preset on a generated instance of 1000 contexts and items, K = 10, five experts and
-one, 3 seeds.
+Bias: seven items and five slots, so that gradients can be enumerated; the distance of each estimator's
+expected gradient from the credit-assigned gradient, and its cosine with the policy gradient. Learning: the
+tuned preset on a generated instance of 1000 contexts and items, K = 10, with five experts and one, 3 seeds.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ SHOWN = ("bias_to_credit", "cosine_to_credit", "cosine_to_policy", "variance", "
 
 
 def enumerate_gradients(num_experts: int, num_steps: int) -> dict[str, Any]:
-    """Of every estimator, without a baseline, under the optimal re-ranker; 64 contexts."""
+    """Enumerates every estimator's gradient: no baseline, optimal re-ranker, 64 contexts."""
     sizes = [(ITEMS, expert_quotas(SLOTS, num_experts))]
     found = sweep(sizes, scales=(1.0,), rerankers=("optimal",), num_contexts=64, num_draws=2**14)
     gradients = {
@@ -38,7 +37,7 @@ def enumerate_gradients(num_experts: int, num_steps: int) -> dict[str, Any]:
 
 
 def learn(estimator: str, num_experts: int, num_steps: int) -> dict[str, Any]:
-    """Share of the optimum after a third of the steps and at the end, over seeds."""
+    """Measures the share of the optimum after every third of the steps, over seeds."""
     config = TrainConfig(
         estimator=estimator,
         num_experts=num_experts,

@@ -3,9 +3,9 @@
     python -m benchmarks.scripts.export_recall                        # writes results/export_recall.json
     python -m benchmarks.scripts.export_recall --num-items 20000
 
-The tables are random: items are normal around one of 100 centres, their lengths spread further by a
-log-normal factor, and contexts are normal around the same centres. A search is of 64 contexts at a time, on
-one core, of every second context; the effort is chosen on the others, as `export` does.
+The tables are random: items are normal around one of 100 centres and scaled by a log-normal factor; contexts
+are normal around the same centres. Half of the contexts are searched, 64 at a time, on one core; the effort
+is chosen on the other half, as `export` does.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"  # of FAISS, before it is imported
+os.environ["OMP_NUM_THREADS"] = "1"  # for FAISS, before its import
 
 import numpy as np
 
@@ -31,7 +31,7 @@ ARMS = (("faiss", "flat"), ("faiss", "hnsw"), ("faiss", "ivf"), ("usearch", "hns
 
 
 def make_tables(num_items: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Contexts float32[B, 1, D] and items float32[1, N, D]."""
+    """Returns contexts float32[B, 1, D] and items float32[1, N, D]."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(CLUSTERS, DIM))
 
@@ -44,7 +44,7 @@ def make_tables(num_items: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def queries_per_second(search: Callable[[np.ndarray], Any], queries: np.ndarray) -> float:
-    """The best of some rounds over all queries, a batch at a time."""
+    """Highest rate over several rounds through all queries, one batch at a time."""
     best = np.inf
     for _ in range(ROUNDS):
         began = time.perf_counter()
@@ -54,21 +54,23 @@ def queries_per_second(search: Callable[[np.ndarray], Any], queries: np.ndarray)
     return len(queries) / best
 
 
-def rows_of(name: str, kind: str, contexts: np.ndarray, items: np.ndarray, exact: np.ndarray):
-    """One row for each recall that is wanted; one for an exact index."""
+def rows_of(
+    name: str, kind: str, contexts: np.ndarray, items: np.ndarray, exact: np.ndarray
+) -> Iterator[dict[str, Any]]:
+    """Yields one row for each target recall; one row for an exact index."""
     began = time.perf_counter()
     index: ItemIndex = INDEXES[name](items[0], kind)
     built = time.perf_counter() - began
     for wanted in WANTED if index.efforts else (1.0,):
         effort = choose_effort([index], contexts[1::2], exact[1::2], wanted)
-        asked = np.ascontiguousarray(contexts[::2, 0])
+        queries = np.ascontiguousarray(contexts[::2, 0])
         yield {
             "index": name,
             "kind": kind,
             "wanted": wanted,
             "effort": effort,
             "recall": measure_recall([index], contexts[::2], exact[::2], (DEPTH,))["candidates"],
-            "queries_per_second": queries_per_second(lambda x: index.search(x, DEPTH), asked),
+            "queries_per_second": queries_per_second(lambda x: index.search(x, DEPTH), queries),
             "seconds_to_build": built,
         }
 
@@ -77,11 +79,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--num-items", type=int, default=100_000, help="[%(default)s]")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder [%(default)s]")
+    parser.add_argument(
+        "--num-items", type=int, default=100_000, help="catalogue size [%(default)s]"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="output folder [%(default)s]")
     arguments = parser.parse_args()
     one_core()
-    if hasattr(os, "sched_setaffinity"):  # usearch, too
+    if hasattr(os, "sched_setaffinity"):  # for usearch
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     packages = {name: index.version() for name, index in INDEXES.items()}
     contexts, items = make_tables(arguments.num_items)

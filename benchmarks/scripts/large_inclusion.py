@@ -1,12 +1,12 @@
-"""Inclusion in large catalogues: seconds, temporary memory, the bound on the error, and the error itself.
+"""Inclusion in large catalogues: seconds, temporary memory, error bound and error.
 
     python -m benchmarks.scripts.large_inclusion
 
-K = 100 candidates, one draw of normal logits, a head of 4 K items unless the row says otherwise. Seconds and
-memory are of log P(a in S) for one item, and of its value and gradient, float32; `exact` beside them where it
-is feasible. P is a smooth function of an item's logit, so a few ranks from the first to the last tell the
-largest bound and the largest error. The error is against exact inclusion in float64. Where that is out of
-reach, the difference between float32 and float64 is what rounding does.
+K = 100 candidates, one draw of normal logits, and a head of 4 K items unless the row gives another. Seconds
+and memory are measured for log P(a in S) of one item, and for its value and gradient, in float32; next to
+exact inclusion where that is feasible. P is a smooth function of an item's logit, so a few ranks from the
+first to the last give the largest bound and the largest error. The error is relative to exact inclusion in
+float64. Where that is not feasible, the difference between float32 and float64 shows the effect of rounding.
 """
 
 from __future__ import annotations
@@ -37,11 +37,12 @@ def _exact(logits, items):
 
 
 def _relative(found, truth) -> float:
-    """The largest |P - truth| / P, which is what the bound bounds."""
+    """Largest |P - truth| / P, the quantity that the bound bounds."""
     return float(np.abs(np.expm1(np.asarray(truth) - np.asarray(found, np.float64))).max())
 
 
 def accuracy(num_items: int, std: float, head: int | None = None) -> dict[str, float]:
+    """Measures the largest error bound and the largest error over some ranks."""
     logits = std * np.random.default_rng(1).normal(size=(1, num_items))
     items = jnp.asarray(np.argsort(-logits[0])[list(WATCHED)], jnp.int32)
     double = _large(jnp.asarray(logits), items, head)
@@ -62,6 +63,7 @@ def accuracy(num_items: int, std: float, head: int | None = None) -> dict[str, f
 
 
 def cost(num_items: int) -> dict[str, dict[str, object]]:
+    """Measures seconds and temporary memory of one item's inclusion, value and gradient."""
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(1, num_items)), jnp.float32)
     item = jnp.argsort(-logits[0])[QUOTAS[0]].astype(jnp.int32)
     large = lambda f: log_inclusion_large(f, item, QUOTAS).log_probability  # noqa: E731

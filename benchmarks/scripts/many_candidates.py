@@ -1,9 +1,9 @@
-"""What a baseline and an entropy bonus do where many candidates are handed over: share of the limit, 2 seeds.
+"""Effect of a baseline and an entropy bonus with many candidates: share of the attainable value, 2 seeds.
 
     python -m benchmarks.scripts.many_candidates [--num-steps 2000]
 
-`ca_pg_swr` with its tuned preset on a generated instance (seed 2): K = 200 of 10,000 items, and a re-ranker
-that knows the rewards.
+`ca_pg_swr` with its tuned preset on a generated instance (seed 2): K = 200 of 10,000 items, optimal
+re-ranker.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from benchmarks.scripts.common import fill_products, num_steps_given
 from rankpg import TrainConfig, train
 from rankpg._utils.plots import mean_interval
 
-TRANSFORMS = ("none", "context")
+ADVANTAGES = ("none", "context")
 WEIGHTS = (0.0, 0.3)
 
 
-def measure(transform: str, weight: float, num_steps: int) -> dict[str, Any]:
-    """Share of the limit at the start and at the end, over seeds."""
+def measure(advantage: str, weight: float, num_steps: int) -> dict[str, Any]:
+    """Measures the share of the attainable value at the first and last step, over seeds."""
     config = TrainConfig(
         num_items=10_000,
         num_candidates=200,
         estimator="ca_pg_swr",
-        advantage=transform,
+        advantage=advantage,
         entropy_bonus=weight,
         instance_seed=2,
         num_steps=num_steps,
@@ -51,7 +51,7 @@ def measure(transform: str, weight: float, num_steps: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    fill_products("many_candidates", measure, num_steps_given(__doc__, 2000), TRANSFORMS, WEIGHTS)
+    fill_products("many_candidates", measure, num_steps_given(__doc__, 2000), ADVANTAGES, WEIGHTS)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Policy value on the paper's instance: its own settings, and the tuned preset. A row takes minutes.
+"""Policy value on the paper's instance, with the paper's settings and with the tuned preset.
 
-    python -m benchmarks.scripts.paper_instance                 # every row that has no result yet
+    python -m benchmarks.scripts.paper_instance                 # every row without a result
     python -m benchmarks.scripts.paper_instance --rows ca_pg/paper --num-steps 2000 --out /tmp/x
 
-K = 10, L = 1, M = 1, optimal re-ranker, 3 seeds side by side unless the row says otherwise. Results are
-written after every row, so an interrupted run goes on where it was.
+K = 10, L = 1, M = 1, optimal re-ranker and 3 seeds unless the row's settings differ. A row takes minutes. The
+result is written after every row, so an interrupted script resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ ROWS: dict[str, dict[str, Any]] = {
     for estimator in ("ca_pg", "top1_pg", "v_pg_swr", "ca_pg_swr", "v_pg")
 } | {
     "v_pg/paper/K=20": {"estimator": "v_pg", "preset": "paper", "num_candidates": 20},
-    # The sweep's winners that are no presets: they rank every context of a batch eight times.
+    # The sweep's winners that are not presets: they sample every context of a batch eight times.
     "top1_pg/swept": {"estimator": "top1_pg", "learning_rate": 3e-3, **GROUP_OF_8},
     "v_pg/swept": {"estimator": "v_pg", **GROUP_OF_8},
 }
 
 
 def measure(settings: dict[str, Any], num_steps: int) -> dict[str, Any]:
-    """Train one row and summarise it."""
+    """Trains one row and summarises it."""
     config = TrainConfig(**{"eval_every": 1000, **settings, "num_steps": num_steps}).resolve()
     run = train(config)
     values: dict[int, list[float]] = {}
@@ -58,9 +58,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--num-steps", type=int, default=20_000)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS, default=list(ROWS), help="rows to train [all]"
+    )
+    parser.add_argument(
+        "--num-steps", type=int, default=20_000, help="training steps [%(default)s]"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="output folder [%(default)s]")
     arguments = parser.parse_args()
     measures = {name: partial(measure, ROWS[name], arguments.num_steps) for name in arguments.rows}
     fill_rows("paper_instance", measures, arguments.num_steps, arguments.out)

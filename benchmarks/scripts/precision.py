@@ -1,8 +1,8 @@
-"""What bfloat16 costs in value: the paper's instance, tables and products in either dtype.
+"""Policy value with tables and products in float32 and bfloat16, on the paper's instance.
 
     python -m benchmarks.scripts.precision [--num-steps 20000]
 
-K = 10, `ca_pg_swr`, three seeds side by side. Written after every row, so an interrupted run goes on.
+K = 10, `ca_pg_swr`, three seeds. The result is written after every row, so an interrupted script resumes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Dense against streamed retrieval: where `--retrieval auto` should change from one to the other on a CPU.
+"""Time of a step with dense and streamed retrieval, to choose the size at which `auto` switches on a CPU.
 
     taskset -c 0 python -m benchmarks.scripts.retrievals
 
-Update steps of top1_pg, B = 128, D = 10, one core, arms in turns within each round.
+Update steps of top1_pg, B = 128, D = 10, one core; in each round both are timed in turn.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""How few steps the tuned preset needs on the paper's instance: the value every 500 steps, over five seeds.
+"""Steps that the tuned preset needs on the paper's instance: value every 500 steps, five seeds.
 
     python -m benchmarks.scripts.sample_efficiency [--rows K=10 ...]
 
-The paper's best there, after 500,000 steps: 8.33 (K = 5), 8.54 (K = 10), 8.74 (K = 20), 6.90 (uniform
+The paper's best values, after 500,000 steps: 8.33 (K = 5), 8.54 (K = 10), 8.74 (K = 20), 6.90 (uniform
 re-ranker).
 """
 
@@ -25,7 +25,7 @@ GOALS: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
         {"reranker": "uniform", "advantage": "context"},
         {20_000: 7.8},
     ),
-    "uniform, `context`, start 0.3, K=10": (
+    "uniform, `context`, init_scale 0.3, K=10": (
         {"reranker": "uniform", "advantage": "context", "init_scale": 0.3},
         {20_000: 7.8},
     ),
@@ -34,11 +34,11 @@ GOALS: dict[str, tuple[dict[str, Any], dict[int, float]]] = {
         {20_000: 7.8},
     ),
 }
-"""row -> what differs from the preset, and step -> the value that was to be reached by then"""
+"""row -> changes of the preset, and step -> target value at that step"""
 
 
 def reach(settings: dict[str, Any], goals: dict[int, float]) -> dict[str, Any]:
-    """Train one row with the default estimator and preset, and hold it against its goals."""
+    """Trains one row with the default estimator and preset, and compares it with its goals."""
     row = measure(settings | {"seeds": (0, 1, 2, 3, 4), "eval_every": 500}, max(goals))
     reached = {str(step): mean_of(row["values"][str(step)]) for step in goals}
     met = all(reached[str(step)]["mean"] >= value for step, value in goals.items())
@@ -50,7 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--rows", nargs="+", choices=GOALS, default=list(GOALS))
+    parser.add_argument(
+        "--rows", nargs="+", choices=GOALS, default=list(GOALS), help="rows to train [all]"
+    )
     chosen = parser.parse_args().rows
     fill_rows("sample_efficiency", {name: partial(reach, *GOALS[name]) for name in chosen}, 1)
 

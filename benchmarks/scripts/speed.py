@@ -1,9 +1,9 @@
-"""A training step against the same step in PyTorch and in plain JAX, against N, and against this CPU's limit.
+"""Time of a training step against PyTorch, plain JAX and the CPU's limit, and its growth with N.
 
     taskset -c 0 python -m benchmarks.scripts.speed --torch-python /path/to/python-with-torch
 
-One core, arms in turns within each round. PyTorch stays outside of rankpg's environment: any interpreter that
-has it.
+One core; in each round all programs are timed in turn. PyTorch runs in another interpreter, outside rankpg's
+environment.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ CONTEXTS = 1000
 SHAPES = (Shape(1000), Shape(100_000), Shape(100_000, 64, 100), Shape(1_000_000, 64, 100))
 GROWTH = (10_000, 31_623, 100_000, 316_228, 1_000_000)
 ITEMS_PER_CALL = 200_000
-"""steps times N between two looks at the clock"""
+"""steps times N of one timed call"""
 
 
 class PyTorch:
-    """The peer in its own process."""
+    """The PyTorch step, in its own process."""
 
     def __init__(self, python: str):
         script = Path(__file__).parents[1] / "peers" / "serve_pytorch.py"
@@ -51,13 +51,13 @@ class PyTorch:
 
 
 def ours(estimator: str, shape: Shape) -> Training:
-    """The paper's settings at this shape."""
+    """Compiles a training of the paper's settings at a shape."""
     config = shape.config(estimator, num_contexts=CONTEXTS)
     return training_call(config, steps_per_call(config, ITEMS_PER_CALL))
 
 
 def memory_of(training: Training) -> dict[str, float | str]:
-    """MiB that a compiled step needs beyond parameters, gradient and optimizer state."""
+    """Returns the retrieval of a step, and its memory beyond parameters, gradient and optimizer state."""
     retrieval = training.run.policy.retrieval.name
     return {"temporary_mib": training.temporary_bytes() / 2**20, "retrieval": retrieval}
 
@@ -66,8 +66,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--torch-python", help="an interpreter that has torch; none: no such arm")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--torch-python", help="interpreter with torch [none: not timed]")
+    parser.add_argument("--rounds", type=int, default=5, help="timing repetitions [%(default)s]")
     arguments = parser.parse_args()
     one_core()
     pytorch = PyTorch(arguments.torch_python) if arguments.torch_python else None
@@ -82,7 +82,7 @@ def main() -> None:
             "plain JAX": partial(naive_jax_step.seconds_per_step, problem, steps),
             "limit": hardware_limit(trained["top1_pg"].run).seconds,
         }
-        if pytorch and shape.num_items < 10**6:  # there it would need 3 GiB a step
+        if pytorch and shape.num_items < 10**6:  # at a million items it would need 3 GiB per step
             pytorch(problem=[CONTEXTS, *numbers], steps=1)
             arms["PyTorch"] = partial(pytorch, steps=steps)
         timing = in_turns(arms, arguments.rounds)

@@ -1,11 +1,12 @@
-"""Write the tables of the README and of docs/ from the committed results.
+"""Fills the tables of the README and of docs/ from the committed results.
 
     python -m benchmarks.scripts.tables
 
-A table stands between `<!-- name -->` and `<!-- /name -->`; it is replaced whole. The name
-`reproduce/laptop/table2` is the report of `python -m benchmarks reproduce table2`, copied to results/;
-`benchmark/cpu/scale` is that of `python -m benchmarks scale --device cpu --out results/benchmark/cpu`, and
-`benchmark/laptop/learning` that of `python -m benchmarks hard-problems`, copied as well.
+A table stands between `<!-- name -->` and `<!-- /name -->` and is replaced as a whole. The name
+`reproduce/laptop/table2` is the report of `python -m benchmarks reproduce table2`, copied to
+benchmarks/results; `benchmark/cpu/scale` that of `python -m benchmarks scale --device cpu --out
+benchmarks/results/benchmark/cpu`; `benchmark/laptop/learning` that of `python -m benchmarks hard-problems`,
+copied as well.
 """
 
 from __future__ import annotations
@@ -15,23 +16,24 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.hard_problems.report import markdown as learnt
-from benchmarks.paper.tables import markdown as reproduced
+from benchmarks.hard_problems.report import markdown as hard_problems_report
+from benchmarks.markdown import grid
+from benchmarks.paper.tables import markdown as paper_report
 from benchmarks.scripts.common import RESULTS
-from benchmarks.speed.report import markdown as measured
+from benchmarks.speed.report import markdown as speed_report
 
 ROOT = Path(__file__).parents[2]
 
 
 def paper_instance(result: dict[str, Any]) -> list[list[str]]:
-    """Value by estimator and preset."""
+    """Table of the policy value by estimator and preset."""
     rows = [["estimator", "K", "preset", "2,000 steps", "20,000 steps", "of the optimum"]]
     for row in sorted(result["rows"].values(), key=lambda r: r["policy_value"]["mean"]):
         value, config = row["policy_value"], row["config"]
         preset, draws = config["preset"], config["draws_per_context"]
         if draws > 1:
-            transform, rate = config["advantage"], config["learning_rate"]
-            preset = f"{preset}, but {transform} of {draws} and step size {rate:g}"
+            advantage, rate = config["advantage"], config["learning_rate"]
+            preset = f"{preset}, with {advantage} of {draws} and learning rate {rate:g}"
         rows.append(
             [
                 f"`{config['estimator']}`",
@@ -46,8 +48,8 @@ def paper_instance(result: dict[str, Any]) -> list[list[str]]:
 
 
 def sample_efficiency(result: dict[str, Any]) -> list[list[str]]:
-    """What was to be reached by when, and what was."""
-    rows = [["tuned preset", "steps", "asked", "value", "of the optimum"]]
+    """Table of the goals by step and the values reached."""
+    rows = [["tuned preset", "steps", "goal", "value", "of the optimum"]]
     for name, row in result["rows"].items():
         for step, goal in row["goals"].items():
             mean, half = row["reached"][step]["mean"], row["reached"][step]["half_width_95"]
@@ -57,7 +59,7 @@ def sample_efficiency(result: dict[str, Any]) -> list[list[str]]:
 
 
 def sweep(result: dict[str, Any]) -> list[list[str]]:
-    """The best settings of every estimator, and the best of each optimizer and transform beside them."""
+    """Table of the best settings of every estimator, with the runners-up."""
     rows = [["estimator", "steps", "best settings", "of the optimum", "runners-up"]]
     for estimator, row in result["rows"].items():
         last = row["normalised_value"][str(row["steps"])]
@@ -68,7 +70,7 @@ def sweep(result: dict[str, Any]) -> list[list[str]]:
 
 
 def tower_rates(result: dict[str, Any]) -> list[list[str]]:
-    """Share of the optimum by estimator and step size: after the first evaluation, and at the end."""
+    """Table of the share of the optimum by estimator and learning rate, at the first and last evaluation."""
     cells: list[list[str]] = []
     for estimator, row in result["rows"].items():
         shares = row["normalised_value"]
@@ -76,16 +78,16 @@ def tower_rates(result: dict[str, Any]) -> list[list[str]]:
             values = (f"{sum(of[step]) / len(of[step]):.1%}" for of in shares.values())
             cells.append([f"`{estimator}`", f"{int(step):,}", *values])
     rates = next(iter(result["rows"].values()))["normalised_value"]
-    return [["estimator", "steps", *(f"step size {rate}" for rate in rates)], *cells]
+    return [["estimator", "steps", *(f"learning rate {rate}" for rate in rates)], *cells]
 
 
 def advantages(result: dict[str, Any]) -> list[list[str]]:
-    """Share of the optimum, one row an estimator, one column a transform."""
+    """Table of the share of the optimum: one row per estimator, one column per advantage."""
     cells: dict[str, dict[str, str]] = {}
     for name, row in result["rows"].items():
-        estimator, transform = name.split("/")
+        estimator, advantage = name.split("/")
         share = row["normalised_value"]
-        cells.setdefault(estimator, {})[transform] = (
+        cells.setdefault(estimator, {})[advantage] = (
             f"{share['mean']:.3f} ± {share['half_width_95']:.3f}"
         )
     names = list(next(iter(cells.values())))
@@ -94,30 +96,30 @@ def advantages(result: dict[str, Any]) -> list[list[str]]:
 
 
 def entropy_bonus(result: dict[str, Any]) -> list[list[str]]:
-    """Share of what could be had, one row a re-ranker and score, one column a weight."""
+    """Table of the share of the attainable value: one row per re-ranker and score, one column per weight."""
     rows = []
     for name, row in result["rows"].items():
-        reranker, estimator, transform = name.split("/")
+        reranker, estimator, advantage = name.split("/")
         shares = row["share_of_limit"].values()
         cells = (f"{share['mean']:.1%} ± {share['half_width_95']:.1%}" for share in shares)
-        rows.append([reranker, f"`{estimator}`", transform, *cells])
+        rows.append([reranker, f"`{estimator}`", advantage, *cells])
     weights = next(iter(result["rows"].values()))["share_of_limit"]
-    return [["re-ranker", "estimator", "transform", *(f"bonus {w}" for w in weights)], *rows]
+    return [["re-ranker", "estimator", "advantage", *(f"bonus {w}" for w in weights)], *rows]
 
 
 def many_candidates(result: dict[str, Any]) -> list[list[str]]:
-    """Share of the limit, one row a transform and a weight of the bonus."""
+    """Table of the share of the attainable value: one row per advantage and weight of the bonus."""
     rows = []
     for name, row in result["rows"].items():
         shares = row["share_of_limit"].values()
         cells = (f"{share['mean']:.1%} ± {share['half_width_95']:.1%}" for share in shares)
         rows.append([*name.split("/"), *cells])
     steps = next(iter(result["rows"].values()))["steps"]
-    return [["transform", "bonus", "at the start", f"after {steps:,} steps"], *rows]
+    return [["advantage", "bonus", "before training", f"after {steps:,} steps"], *rows]
 
 
 def throughput(result: dict[str, Any]) -> list[list[str]]:
-    """Steps per second, with the environment and without it."""
+    """Table of the steps per second, with and without the environment."""
     rows = [["estimator", "steps per second", "without the environment"]]
     for name, row in result["rows"].items():
         parts = (row, row["without_environment"])
@@ -126,7 +128,7 @@ def throughput(result: dict[str, Any]) -> list[list[str]]:
 
 
 def exact_inclusion(result: dict[str, Any]) -> list[list[str]]:
-    """Milliseconds and temporary memory, and the largest relative error."""
+    """Table of milliseconds, temporary memory and the largest relative error."""
     rows = [["N", "K", "value", "with gradient", "temporary memory", "largest relative error"]]
     for row in result["rows"]:
         worst: dict[str, float] = {}
@@ -147,7 +149,7 @@ def exact_inclusion(result: dict[str, Any]) -> list[list[str]]:
 
 
 def speed(result: dict[str, Any]) -> list[list[str]]:
-    """A step of top1_pg at every shape, the others as multiples of it, and its memory."""
+    """Table of the step of top1_pg by shape, with its memory, and of the others as multiples of it."""
     names = ("PyTorch", "plain JAX", "ca_pg", "ca_pg_swr")
     shape = f"B = {result['batch_size']}"
     header = [shape, "retrieval", "`top1_pg`", *names, "limit of the CPU", "temporary memory"]
@@ -168,12 +170,12 @@ def speed(result: dict[str, Any]) -> list[list[str]]:
 
 
 def speed_busy(result: dict[str, Any]) -> list[list[str]]:
-    """The same, measured while the machine had other work."""
+    """Table of `speed`, measured while other programs ran on the machine."""
     return speed(result)
 
 
 def precision(result: dict[str, Any]) -> list[list[str]]:
-    """Value by dtype."""
+    """Table of the policy value by dtype."""
     rows = [["`ca_pg_swr`, tuned, K = 10", "steps", "value", "of the optimum"]]
     for name, row in result["rows"].items():
         value = row["policy_value"]
@@ -184,7 +186,7 @@ def precision(result: dict[str, Any]) -> list[list[str]]:
 
 
 def retrievals(result: dict[str, Any]) -> list[list[str]]:
-    """Milliseconds of dense and streamed."""
+    """Table of milliseconds per step with dense and streamed retrieval."""
     rows = [["N", "K", "dense", "streamed"]]
     for row in result["rows"]:
         times = (f"{row['milliseconds'][name]:.3g}" for name in ("dense", "streamed"))
@@ -193,14 +195,14 @@ def retrievals(result: dict[str, Any]) -> list[list[str]]:
 
 
 def growth(result: dict[str, Any]) -> list[list[str]]:
-    """Seconds by N; the exponent stands in the last column."""
+    """Table of seconds per step by N, with the exponent in the last column."""
     times = result["growth"]["seconds_per_step"]
     body = [*(f"{t['median']:.3g}" for t in times.values()), f"{result['growth']['exponent']:.2f}"]
     return [[*(f"N = {int(n):,}" for n in times), "exponent"], body]
 
 
 def v_pg_numerics(result: dict[str, Any]) -> list[list[str]]:
-    """Draws whose score is not finite, and the gradient's error in the others."""
+    """Table of the share of draws with a non-finite score, and the gradient's error in the others."""
     rows = [
         [
             "standard deviation of the logits",
@@ -218,8 +220,16 @@ def v_pg_numerics(result: dict[str, Any]) -> list[list[str]]:
 
 
 def million_items(result: dict[str, Any]) -> list[list[str]]:
-    """Recall and value by step, and the time until then."""
-    rows = [["step", "minutes", "recall of the top 10", "times a blind policy's", "of the optimum"]]
+    """Table of recall, value and elapsed time by step."""
+    rows = [
+        [
+            "step",
+            "minutes",
+            "recall of the top 10",
+            "multiple of a random policy's",
+            "of the optimum",
+        ]
+    ]
     for row in result["curve"]:
         recall = row["candidate_recall"]
         rows.append(
@@ -227,7 +237,7 @@ def million_items(result: dict[str, Any]) -> list[list[str]]:
                 str(row["step"]),
                 f"{row['seconds'] / 60:.1f}",
                 f"{recall:.1%}",
-                f"{recall / result['recall_of_a_blind_policy']:,.0f}",
+                f"{recall / result['recall_of_a_random_policy']:,.0f}",
                 f"{row['normalised_value']:.1%}",
             ]
         )
@@ -235,7 +245,7 @@ def million_items(result: dict[str, Any]) -> list[list[str]]:
 
 
 def export_recall(result: dict[str, Any]) -> list[list[str]]:
-    """Recall and queries per second by index and effort."""
+    """Table of recall and queries per second by index and effort."""
     depth = result["setting"]["depth"]
     rows = [["index", "effort", f"recall@{depth}", "queries per second", "seconds to build"]]
     for row in result["rows"]:
@@ -260,7 +270,7 @@ TEXT_MEASURES = {
 
 
 def text_retrieval(result: dict[str, Any]) -> list[list[str]]:
-    """Means over test queries, and how far from the start they are."""
+    """Table of the means over test queries, with the differences from the initial embeddings."""
     rows = [["", *TEXT_MEASURES.values()]]
     for name, row in result["rows"].items():
         cells = []
@@ -273,8 +283,8 @@ def text_retrieval(result: dict[str, Any]) -> list[list[str]]:
 
 
 def text_differences(result: dict[str, Any]) -> list[list[str]]:
-    """Policy gradients less cross-entropy, query by query."""
-    rows = [["less softmax cross-entropy", *TEXT_MEASURES.values()]]
+    """Table of the paired differences between policy gradients and cross-entropy."""
+    rows = [["minus softmax cross-entropy", *TEXT_MEASURES.values()]]
     for name, row in result["less_cross_entropy"].items():
         found = (row[measure] for measure in TEXT_MEASURES)
         rows.append([name, *(f"{x['mean']:+.3f} ± {x['half_width_95']:.3f}" for x in found)])
@@ -282,7 +292,7 @@ def text_differences(result: dict[str, Any]) -> list[list[str]]:
 
 
 def experts_gradients(result: dict[str, Any]) -> list[list[str]]:
-    """Bias against the credit-assigned gradient and cosine to the policy gradient, by number of experts."""
+    """Table of bias to the credit-assigned and cosine to the policy gradient, by number of experts."""
     found = {
         name.split("/")[1]: row["gradients"]
         for name, row in result["rows"].items()
@@ -302,12 +312,12 @@ def experts_gradients(result: dict[str, Any]) -> list[list[str]]:
 
 
 def experts_learning(result: dict[str, Any]) -> list[list[str]]:
-    """Share of the optimum by estimator, experts and step: the first that was judged, and the last."""
+    """Table of the share of the optimum by estimator, experts and step: first and last evaluation."""
     cells: dict[str, dict[str, str]] = {}
     for name, row in result["rows"].items():
         if name.startswith("learning/"):
             _, estimator, experts = name.split("/")
-            _, first, *_, last = row["normalised_value"]  # after the start's
+            _, first, *_, last = row["normalised_value"]  # the first one is at step 0
             for step in (first, last):
                 share = row["normalised_value"][step]
                 value = f"{share['mean']:.1%} ± {share['half_width_95']:.1%}"
@@ -348,29 +358,27 @@ FILES = {
     "experts_gradients": "experts",
     "experts_learning": "experts",
 }
-"""Tables that stand in a file of another name."""
+"""Tables whose result file has another name."""
 
 
 def markdown(rows: list[list[str]], versions: dict[str, str]) -> str:
-    """A table, and what it was measured on."""
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|" + "---|" * len(rows[0]))
+    """Returns a table as markdown, with its hardware and versions."""
     on = f"{versions['machine']}; jax {versions['jax']}, python {versions['python']}"
-    return "\n".join([*lines, "", f"*{on}*"])
+    return f"{grid(rows)}\n\n*{on}*"
 
 
 REPORTS = (
-    ("reproduce/", reproduced),
-    ("benchmark/laptop/learning", learnt),
-    ("benchmark/", measured),
+    ("reproduce/", paper_report),
+    ("benchmark/laptop/learning", hard_problems_report),
+    ("benchmark/", speed_report),
 )
-"""How the name of a report begins -> what makes its table; the first that fits."""
+"""Prefix of a report's name -> the function that writes its table; the first match counts."""
 
 
 def reports(text: str, results: Path = RESULTS) -> str:
-    """The text of a page of docs/ with the table and the picture of every report it names."""
+    """Returns the text of a page with the table and picture of every report that it names."""
 
-    def fill(found: re.Match[str]) -> str:
+    def block(found: re.Match[str]) -> str:
         name = found.group(1)
         file = results / f"{name}.json"
         if not file.exists():
@@ -383,34 +391,31 @@ def reports(text: str, results: Path = RESULTS) -> str:
         return "\n\n".join([f"<!-- {name} -->", *parts, f"<!-- /{name} -->"])
 
     return re.sub(
-        r"<!-- ((?:reproduce|benchmark)/\S+) -->(?:.*?<!-- /\1 -->)?", fill, text, flags=re.DOTALL
+        r"<!-- ((?:reproduce|benchmark)/\S+) -->(?:.*?<!-- /\1 -->)?", block, text, flags=re.DOTALL
     )
 
 
+PAGES = ("export", "results", "scaling", "settings", "speed", "text")
+"""Pages of docs/ with tables."""
+
+
+def fill(text: str, results: Path = RESULTS) -> str:
+    """Returns the text of a page with every table of `TABLES` that it names."""
+    for table in TABLES:
+        name = table.__name__
+        file = results / f"{FILES.get(name, name)}.json"
+        if not file.exists():
+            continue
+        result = json.loads(file.read_text())
+        block = f"<!-- {name} -->\n{markdown(table(result), result['versions'])}\n<!-- /{name} -->"
+        span = re.compile(rf"<!-- {name} -->(.*?<!-- /{name} -->)?", re.DOTALL)
+        text = span.sub(lambda _, block=block: block, text, count=1)
+    return text
+
+
 def main() -> None:
-    for page in ("results", "speed"):
-        document = ROOT / "docs" / f"{page}.md"
-        document.write_text(reports(document.read_text()))
-    for document in (
-        *(
-            ROOT / "docs" / f"{page}.md"
-            for page in ("export", "results", "scaling", "settings", "speed", "text")
-        ),
-        ROOT / "README.md",
-    ):
-        text = document.read_text()
-        for table in TABLES:
-            name = table.__name__
-            file = RESULTS / f"{FILES.get(name, name)}.json"
-            if not file.exists():
-                continue
-            result = json.loads(file.read_text())
-            block = (
-                f"<!-- {name} -->\n{markdown(table(result), result['versions'])}\n<!-- /{name} -->"
-            )
-            span = re.compile(rf"<!-- {name} -->(.*?<!-- /{name} -->)?", re.DOTALL)
-            text = span.sub(lambda _, block=block: block, text, count=1)
-        document.write_text(text)
+    for document in (*(ROOT / "docs" / f"{page}.md" for page in PAGES), ROOT / "README.md"):
+        document.write_text(fill(reports(document.read_text())))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Text retrieval on the Vaswani NPL collection: what 93 queries with judgements teach a retriever.
+"""Text retrieval on the Vaswani NPL collection: a retriever trained on 93 queries with relevance labels.
 
     python -m benchmarks.scripts.text_retrieval --path vaswani_npl.npz
 
-The file is not part of this project. It holds `doc_ids`, `query_ids`, `qrels` (row of a query, row of a
-document, relevance), `doc_emb` and `query_emb` (LSA, here divided by their lengths) and TF-IDF vectors in the
-parts of a CSR matrix, `tfidf_doc_{data,indices,indptr}` and the same of queries.
+The file is not part of this project. It holds `doc_ids`, `query_ids`, `qrels` (row of the query, row of the
+document, relevance), `doc_emb` and `query_emb` (LSA, normalised here to unit length), and TF-IDF vectors as
+the parts of a CSR matrix, `tfidf_doc_{data,indices,indptr}` and `tfidf_query_{data,indices,indptr}`.
 
-Nested cross-validation in five folds: every query is a test query once. For each fold the weight decay and
-the step at which to stop are those of the best recall@100 in a cross-validation among the other four folds,
-the start being one of the choices; then the retriever is trained on these four. So it is for the policy
-gradients and for softmax cross-entropy to the relevant documents, which have one encoder, one start and one
-optimizer. Intervals are over the 93 test queries. An arm that the result holds already is not trained again.
+Nested cross-validation in five folds: every query is a test query once. For each fold, the weight decay and
+the number of steps (0 included) are those of the best recall@100 in a cross-validation over the other four
+folds; then the retriever is trained on these four. The policy gradients and softmax cross-entropy on the
+relevant documents share encoder, initialisation and optimizer. Intervals are over the 93 test queries. A
+method that the result already holds is not trained again.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ import numpy as np
 import optax
 
 from benchmarks.scripts.common import RESULTS, write
-from rankpg import TrainConfig
-from rankpg import rerankers as rerankers
+from rankpg import TrainConfig, rerankers
 from rankpg._utils.plots import mean_interval
 from rankpg.core.numerics import largest
 from rankpg.core.sampling import greedy_candidates
@@ -52,39 +51,40 @@ SETTINGS: dict[str, Any] = {
     "optimizer": "adamw", "learning_rate": 1e-3, "temperature": 0.1,
 }  # fmt: skip
 WEIGHT_DECAYS = (0.0, 10.0)
-"""It pulls the change back to 0, and so the embeddings to those that were given."""
+"""Weight decays to choose from; decay pulls the embeddings towards the given ones."""
 CROSS_ENTROPY = "softmax cross-entropy"
-START = "given embeddings, cosine: the start"
+START = "given embeddings, cosine (initialisation)"
 ARMS = {
     "`ca_pg_swr`": ("ca_pg_swr", "optimal"),
     CROSS_ENTROPY: ("cross-entropy", "optimal"),
     "`ca_pg_swr` under a TF-IDF re-ranker": ("ca_pg_swr", "tfidf"),
     "`v_pg_swr`": ("v_pg_swr", "optimal"),
 }
-"""name -> what is followed, and the re-ranker that gives the reward in training"""
+"""name -> estimator or cross-entropy, and the re-ranker in training"""
 
 
 @record
 class Collection(Ratings):
-    """Judgements, and the scores of a re-ranker that knows nothing of them."""
+    """Relevance labels, and the TF-IDF scores of a re-ranker that does not see them."""
 
     tfidf: Float[Array, "num_contexts N"] | None = None
 
 
 def by_tfidf(environment: Any, context: Any, candidates: Any) -> Any:
+    """Returns the TF-IDF scores of the candidates."""
     return environment.tfidf[context, candidates]
 
 
-STAGES: dict[str, Callable[[], Any]] = {
+RERANKERS: dict[str, Callable[[], Any]] = {
     "optimal": lambda: rerankers.optimal(SHOWN),
     "tfidf": lambda: rerankers.learned(SHOWN, by_tfidf),
     "none": lambda: rerankers.custom(SHOWN, lambda key, context, candidates: candidates[:SHOWN]),
 }
-"""The best that a re-ranker could do, a fixed imperfect one, and the retriever's own order."""
+"""The optimal re-ranker, a fixed imperfect one, and the retriever's own order."""
 
 
 class Text:
-    """The file, and environments of its queries in any order."""
+    """The contents of the file, as environments of its queries in any order."""
 
     def __init__(self, path: Path):
         with np.load(path, allow_pickle=False) as file:
@@ -93,7 +93,7 @@ class Text:
         self.num_queries = len(self.file["query_ids"])
 
     def ordered(self, order: np.ndarray) -> Collection:
-        """All queries, in this order: so that those to train on come first, whichever they are."""
+        """Returns an environment of all queries in this order, so that any subset can be trained on first."""
         file = self.file
         query, document, relevance = file["qrels"].T
         data = from_text(
@@ -109,7 +109,7 @@ class Text:
         return Collection(**fields, tfidf=jnp.asarray(self.tfidf[order]))
 
     def folds(self, seed: int) -> list[np.ndarray]:
-        """Queries of each fold."""
+        """Returns the queries of each fold."""
         return np.array_split(np.random.default_rng(seed).permutation(self.num_queries), FOLDS)
 
 
@@ -119,7 +119,7 @@ def _unit_rows(x: np.ndarray) -> np.ndarray:
 
 
 def _products(file: dict[str, np.ndarray]) -> np.ndarray:
-    """float32[num_queries, N]: inner products of the TF-IDF vectors."""
+    """Inner products of the TF-IDF vectors, float32[num_queries, N]."""
     sides = []
     width = 1 + max(file[f"tfidf_{side}_indices"].max() for side in ("query", "doc"))
     for side in ("query", "doc"):
@@ -131,7 +131,7 @@ def _products(file: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def cross_entropy_chunk(learner: Learner, length: int) -> Any:
-    """As `train_chunk`, of -sum_a relevance(a) log softmax(logits)_a / sum_a relevance(a)."""
+    """As `train_chunk`, for the loss -sum_a relevance(a) log softmax(logits)_a / sum_a relevance(a)."""
 
     def step(learner, targets, root, state, _):
         environment = learner.environment
@@ -162,9 +162,9 @@ def cross_entropy_chunk(learner: Learner, length: int) -> Any:
 
 
 def evaluator(policy: Policy) -> Any:
-    """`ask(environment, params) -> [queries]` of recall@K and NDCG@10 by re-ranker, compiled."""
+    """Compiles `evaluate(environment, params)`: recall@K and NDCG@10 of every query, by re-ranker."""
 
-    def ask(environment: Collection, params: Any) -> dict[str, Any]:
+    def evaluate(environment: Collection, params: Any) -> dict[str, Any]:
         contexts = jnp.arange(environment.num_contexts, dtype=jnp.int32)
         catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
 
@@ -173,38 +173,38 @@ def evaluator(policy: Policy) -> Any:
             candidates = greedy_candidates(logits, policy.quotas)
             best = largest(worth, SHOWN)[0]
             found = {"recall": relevant_recall(worth, candidates)}
-            for name, make in STAGES.items():
+            for name, make in RERANKERS.items():
                 shown = make().greedy(jax.random.key(0), environment, context, candidates).items
                 found[f"ndcg {name}"] = ndcg(worth[shown], best)
             return found
 
         return jax.vmap(one)(contexts, policy.logits(params, environment, contexts))
 
-    return jax.jit(ask)
+    return jax.jit(evaluate)
 
 
 class Bench:
-    """Trains and tests one arm."""
+    """Trains and tests one method."""
 
     def __init__(self, text: Text, num_steps: int, every: int):
         self.text, self.num_steps, self.every = text, num_steps, every
-        self.ask = evaluator(self.learner("cross-entropy", "optimal").policy)
+        self.evaluate = evaluator(self.learner("cross-entropy", "optimal").policy)
 
-    def learner(self, follow: str, stage: str, decay: float = 0.0) -> Learner:
+    def learner(self, method: str, reranker: str, decay: float = 0.0) -> Learner:
         config = TrainConfig(
             **SETTINGS,
-            estimator="ca_pg_swr" if follow == "cross-entropy" else follow,
+            estimator="ca_pg_swr" if method == "cross-entropy" else method,
             optimizer_options=(f"weight_decay={decay}",),
         )
         world = self.text.ordered(np.arange(self.text.num_queries))
-        return build_learner(config, world, reranker=STAGES[stage]())
+        return build_learner(config, world, reranker=RERANKERS[reranker]())
 
-    def trainer(self, follow: str, stage: str, decay: float, num_training: int) -> Any:
-        """`curve(order, seed, num_steps)`: what each query gets, in that order, after every few steps."""
-        learner = self.learner(follow, stage, decay)
+    def trainer(self, method: str, reranker: str, decay: float, num_training: int) -> Any:
+        """Returns `curve(order, seed, num_steps)`: metrics of every query, in that order, every few steps."""
+        learner = self.learner(method, reranker, decay)
         training = np.arange(num_training, dtype=np.int32)
         learner = dataclasses.replace(learner, sampler=learner.sampler._replace(contexts=training))
-        make = cross_entropy_chunk if follow == "cross-entropy" else train_chunk
+        make = cross_entropy_chunk if method == "cross-entropy" else train_chunk
         chunk = make(learner, self.every)
 
         def curve(order: np.ndarray, seed: int, num_steps: int) -> list[dict[str, np.ndarray]]:
@@ -216,18 +216,18 @@ class Bench:
                 if step:
                     state, _ = chunk(ordered, state, root[None])
                 params = jax.tree.map(lambda x: x[0], state.params)
-                measured.append(jax.device_get(self.ask(world, params)))
+                measured.append(jax.device_get(self.evaluate(world, params)))
             return measured
 
         return curve
 
-    def arm(self, follow: str, stage: str, seed: int) -> dict[str, Any]:
-        """What every query got as a test query, in the order of the file, and what was chosen for it."""
+    def arm(self, method: str, reranker: str, seed: int) -> dict[str, Any]:
+        """Returns the test metrics of every query, in the file's order, and the choices per fold."""
         folds = self.text.folds(seed)
         largest = max(map(len, folds))
-        validation = self.validate(follow, stage, folds, seed)
+        validation = self.validate(method, reranker, folds, seed)
         trainers = lru_cache(
-            lambda decay: self.trainer(follow, stage, decay, self.text.num_queries - largest)
+            lambda decay: self.trainer(method, reranker, decay, self.text.num_queries - largest)
         )
         queries = {name: np.zeros(self.text.num_queries) for name in self.measures()}
         chosen = []
@@ -244,14 +244,14 @@ class Bench:
         return {"queries": queries, "chosen": chosen}
 
     def validate(
-        self, follow: str, stage: str, folds: list[np.ndarray], seed: int
+        self, method: str, reranker: str, folds: list[np.ndarray], seed: int
     ) -> list[list[np.ndarray]]:
-        """For each test fold: recall [decays, evaluations, queries] of every other fold.
+        """Returns, for each test fold, recall [decays, evaluations, queries] of every other fold.
 
-        What is trained without two folds serves both: one is the test, and the other validates.
+        A training without two folds serves both of them: one is the test fold, the other validates.
         """
         num_training = self.text.num_queries - 2 * max(map(len, folds))
-        curves = [self.trainer(follow, stage, decay, num_training) for decay in WEIGHT_DECAYS]
+        curves = [self.trainer(method, reranker, decay, num_training) for decay in WEIGHT_DECAYS]
         found: list[list[np.ndarray]] = [[] for _ in folds]
         for one, two in itertools.combinations(range(len(folds)), 2):
             rest = np.concatenate([f for i, f in enumerate(folds) if i not in (one, two)])
@@ -265,16 +265,18 @@ class Bench:
         return found
 
     def measures(self) -> list[str]:
-        return ["recall", *(f"ndcg {name}" for name in STAGES)]
+        """Returns the names of the metrics."""
+        return ["recall", *(f"ndcg {name}" for name in RERANKERS)]
 
 
 def interval(values: np.ndarray) -> dict[str, Any]:
+    """Mean and half-width of the 95 % interval."""
     mean, half = mean_interval(values)
     return {"mean": mean, "half_width_95": half}
 
 
 def differences(rows: dict[str, Any]) -> dict[str, Any]:
-    """Every policy gradient less the cross-entropy, query by query."""
+    """Paired differences between every policy gradient and cross-entropy, over queries."""
 
     def figures(name: str, measure: str) -> np.ndarray:
         return np.array(rows[name][measure]["queries"])
@@ -291,7 +293,7 @@ def differences(rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def summary(queries: dict[str, np.ndarray], start: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Means over queries, and differences to the start, with 95 % intervals; and every query's figure."""
+    """Means over queries and differences from the initialisation, with intervals; values of every query."""
     return {
         name: interval(values)
         | {
@@ -303,7 +305,7 @@ def summary(queries: dict[str, np.ndarray], start: dict[str, np.ndarray]) -> dic
 
 
 def baselines(text: Text, bench: Bench) -> dict[str, dict[str, np.ndarray]]:
-    """The given embeddings, as cosines and as inner products, and TF-IDF; none of them trained."""
+    """Metrics without training: given embeddings, as cosines and as inner products, and TF-IDF."""
     world = text.ordered(np.arange(text.num_queries))
     plain = world.replace(  # pyright: ignore[reportAttributeAccessIssue]
         context_features=jnp.asarray(text.file["query_emb"], jnp.float32),
@@ -316,8 +318,8 @@ def baselines(text: Text, bench: Bench) -> dict[str, dict[str, np.ndarray]]:
         reads=lambda environment: environment.tfidf,
     )
     return {
-        START: bench.ask(world, params),
-        "given embeddings, inner product": bench.ask(plain, params),
+        START: bench.evaluate(world, params),
+        "given embeddings, inner product": bench.evaluate(plain, params),
         "TF-IDF": evaluator(dataclasses.replace(policy, encoder=lexical))(world, params),
     }
 
@@ -326,19 +328,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--path", type=Path, required=True, help="vaswani_npl.npz")
-    parser.add_argument("--seed", type=int, default=0, help="of folds and draws [%(default)s]")
-    parser.add_argument("--num-steps", type=int, default=160, help="at most [%(default)s]")
-    parser.add_argument("--every", type=int, default=20, help="steps between evaluations")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--path", type=Path, required=True, help="location of vaswani_npl.npz")
+    parser.add_argument("--seed", type=int, default=0, help="seed of folds and draws [%(default)s]")
+    parser.add_argument(
+        "--num-steps", type=int, default=160, help="most training steps [%(default)s]"
+    )
+    parser.add_argument(
+        "--every", type=int, default=20, help="steps between evaluations [%(default)s]"
+    )
+    parser.add_argument(
+        "--arms", nargs="+", choices=ARMS, default=list(ARMS), help="methods to train [all]"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="output folder [%(default)s]")
     given = parser.parse_args()
     text = Text(given.path)
     bench = Bench(text, given.num_steps, given.every)
     names = ("seed", "num_steps", "every")
     settings = {name: getattr(given, name) for name in names} | SETTINGS
     settings |= {"weight_decays": WEIGHT_DECAYS, "folds": FOLDS}
-    settings = json.loads(json.dumps(settings))  # as it will be read back
+    settings = json.loads(json.dumps(settings))  # with the types that JSON returns
     file = given.out / "text_retrieval.json"
     before = json.loads(file.read_text()) if file.exists() else {}
     done = before["rows"] if before.get("settings") == settings else {}

@@ -1,4 +1,4 @@
-"""`python -m benchmarks throughput` on the CPU, written to where the tables of the docs come from.
+"""Updates per second on the CPU: `python -m benchmarks throughput`, written to the results of the docs.
 
 python -m benchmarks.scripts.throughput [--num-items 1000 ...]
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 
+from benchmarks.cli import main
 from benchmarks.scripts.common import RESULTS
-from rankpg.cli.main import main
 
 OUT = RESULTS / "benchmark" / "cpu"
 
 if __name__ == "__main__":
-    sys.exit(main(["benchmark", "throughput", "--device", "cpu", "--out", str(OUT), *sys.argv[1:]]))
+    sys.exit(main(["throughput", "--device", "cpu", "--out", str(OUT), *sys.argv[1:]]))

@@ -1,10 +1,10 @@
-"""Which step size suits a tower over features: unseen contexts, several step sizes and starts side by side.
+"""Value on held-out contexts by learning rate, with a context tower over features.
 
     python -m benchmarks.scripts.tower_rates [--estimators ca_pg_swr v_pg_swr ca_pg] [--num-steps 8000]
 
-Contexts are described by 10 features, the value is that of 1,000 contexts never trained on, the instance is
-generated and not that of `python -m benchmarks hard-problems`; all else is the tuned preset. The result is
-written after every estimator, so an interrupted run goes on where it was.
+Contexts have 10 features; the value is measured on 1,000 held-out contexts. The instance is generated, and
+not that of `python -m benchmarks hard-problems`; everything else is the tuned preset. The result is written
+after every estimator, so an interrupted script resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from benchmarks.scripts.common import RESULTS, fill_rows, give_step_sizes
+from benchmarks.scripts.common import RESULTS, fill_rows, set_learning_rates
 from rankpg import TrainConfig
 from rankpg.runs.loop import training_loop
 from rankpg.runs.run import prepare
@@ -28,7 +28,7 @@ ESTIMATORS = ("ca_pg_swr", "v_pg_swr", "ca_pg")
 
 
 def measure(estimator: str, num_steps: int) -> dict[str, Any]:
-    """Train every step size from every start in one program."""
+    """Trains every learning rate from every initialisation in one program."""
     config = TrainConfig(
         estimator=estimator,
         num_contexts=5000,
@@ -41,7 +41,7 @@ def measure(estimator: str, num_steps: int) -> dict[str, Any]:
     ).resolve()
     run = prepare(config, optimizer=optax.inject_hyperparams(optax.adam)(learning_rate=1.0))
     rate_of_seed = dict(zip(config.seeds, np.repeat(RATES, SEEDS).tolist(), strict=True))
-    give_step_sizes(run, list(rate_of_seed.values()))
+    set_learning_rates(run, list(rate_of_seed.values()))
     for _ in training_loop(run):
         pass
     shares: dict[str, dict[str, list[float]]] = {f"{rate:g}": {} for rate in RATES}
@@ -61,9 +61,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--estimators", nargs="+", default=ESTIMATORS, choices=ESTIMATORS)
-    parser.add_argument("--num-steps", type=int, default=8000)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--estimators", nargs="+", default=ESTIMATORS, choices=ESTIMATORS, help="[all]"
+    )
+    parser.add_argument("--num-steps", type=int, default=8000, help="training steps [%(default)s]")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="output folder [%(default)s]")
     given = parser.parse_args()
     measures = {name: partial(measure, name, given.num_steps) for name in given.estimators}
     fill_rows("tower_rates", measures, given.num_steps, given.out)

@@ -1,9 +1,10 @@
-"""V-PG's score in float32 for ever more peaked policies, its normaliser found by subtraction and by summing.
+"""Error of V-PG's score in float32 against the policy's sharpness, by the computation of its normaliser.
 
     python -m benchmarks.scripts.v_pg_numerics
 
-Logits are normal with a given standard deviation, candidates are drawn from them, and value and gradient of
-the ordered log-probability are compared with NumPy's in float64, which adds up what is left before each slot.
+Logits are normal with a given standard deviation, and candidates are sampled from them. Value and gradient of
+the ordered log-probability, computed by subtraction and by summation, are compared with NumPy in float64,
+which sums the remaining weights before each slot.
 """
 
 from __future__ import annotations
@@ -17,22 +18,23 @@ from benchmarks.scripts.common import write
 
 N, K, DRAWS = 1000, 10, 2000
 SPREADS = (1.0, 3.2, 10.0, 20.0, 40.0)
-"""3.2 is where the paper's tables start: inner products of ten pairs N(0, 1)."""
+"""Standard deviations of the logits; 3.2 is that of the paper's initial tables (10 products of N(0, 1))."""
 
 
 def by_subtraction(logits, items):
-    """The normaliser of slot k as A + log1p(-exp(B - A) + 1e-10), B being the picks before it."""
+    """Log-probability with the normaliser of slot k as A + log1p(-exp(B - A) + 1e-10)."""
     picked, total = logits[0, items], jax.nn.logsumexp(logits[0])
     before = jnp.concatenate([jnp.array([-jnp.inf]), jax.lax.cumlogsumexp(picked)[:-1]])
     return jnp.sum(picked - (total + jnp.log1p(-jnp.exp(before - total) + 1e-10)))
 
 
 def by_summing(logits, items):
+    """Log-probability with the normaliser of slot k as the sum of the remaining weights."""
     return rankpg.log_prob(logits, items, (K,))
 
 
 def truth(logits: np.ndarray, items: np.ndarray) -> tuple[float, np.ndarray]:
-    """Value and gradient in float64, slot by slot over what is left."""
+    """Value and gradient in float64, slot by slot over the remaining items."""
     left = np.ones(len(logits), bool)
     value, gradient = 0.0, np.zeros(len(logits))
     for item in items:
@@ -46,7 +48,7 @@ def truth(logits: np.ndarray, items: np.ndarray) -> tuple[float, np.ndarray]:
 
 
 def measure(spread: float) -> dict[str, dict[str, float]]:
-    """Both ways on the same draws."""
+    """Measures both computations on the same draws."""
     logits_key, draw_key = jax.random.split(jax.random.key(0))
     logits = spread * jax.random.normal(logits_key, (DRAWS, 1, N))
     draw = jax.jit(jax.vmap(lambda k, f: rankpg.sample_candidates(k, f, (K,))))

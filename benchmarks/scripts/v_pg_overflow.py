@@ -1,12 +1,12 @@
-"""Why V-PG overflows in float32 when its normaliser is found by subtraction, and does not when it is summed.
+"""Training with V-PG in float32, its normaliser computed by subtraction or by summation.
 
     python -m benchmarks.scripts.v_pg_overflow [--num-steps 20000]
 
-The normaliser of slot k is the weight of what is not picked before k. With A the log-sum-exp of the catalogue
-and B that of the picks before k, one may write it A + log1p(-exp(B - A) + 1e-10). For a peaked policy B
-approaches A: the difference keeps no correct digit, then is 0, and its logarithm is not finite; next to 1 the
-1e-10 is nothing in float32. The library adds up what is left instead. Both are trained with the paper's
-settings on the paper's instance; a seed that meets a value that is not finite stops there.
+The normaliser of slot k is the total weight of the items not picked before k. With A the log-sum-exp of the
+catalogue and B that of the earlier picks, it can be computed as A + log1p(-exp(B - A) + 1e-10). For a peaked
+policy B approaches A: the difference loses all correct digits, becomes 0, and its logarithm is not finite;
+next to 1, the 1e-10 vanishes in float32. The library sums the remaining weights instead. Both versions are
+trained with the paper's settings on the paper's instance; a seed stops at its first non-finite value.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from rankpg.runs.run import prepare
 
 
 def by_subtraction(candidates, ranking, quotas):
-    """The score of V-PG for one expert, its normalisers found by subtraction from the whole."""
+    """Score of V-PG for one expert, with normalisers computed by subtraction from the total."""
     sparse = candidates.sparse_logits
     picked = sparse.logits[0, sparse.positions(candidates.items)]
     total = sparse.log_total()[0]
@@ -43,7 +43,7 @@ SCORES: dict[str, Estimator] = {
 
 
 def measure(score: str, num_candidates: int, num_steps: int) -> dict[str, Any]:
-    """Train three seeds with one way of finding the normaliser."""
+    """Trains three seeds with one computation of the normaliser."""
     config = TrainConfig(
         estimator="v_pg", preset="paper", num_candidates=num_candidates, num_steps=num_steps
     )

@@ -1,14 +1,14 @@
-"""How fast a step is: `python -m benchmarks throughput | scale | roofline`.
+"""Speed of a training step: `python -m benchmarks throughput | scale | roofline`.
 
-shapes.py       what a step's time depends on, and the configs that are timed
-constant.py     an environment that costs nothing
+shapes.py       the shape of a step (N, D, K, B, M) and the config that is timed
+constant.py     an environment with constant rewards
 throughput.py   updates per second of every estimator
 scale.py        time and memory against N
-limit.py        the hardware's limit, measured
-roofline.py     the share of it that a step reaches
-device.py       which platform computes
-pictures.py     one picture a measurement
-report.py       JSON, a table and the picture
+limit.py        measures the hardware's limit
+roofline.py     the share of that limit that a step reaches
+device.py       the platform and the state of the machine
+pictures.py     one picture per measurement
+report.py       writes JSON, a table and a picture
 """
 
 from benchmarks.speed.limit import Work, hardware_limit, work_of

@@ -1,4 +1,4 @@
-"""An environment that costs nothing, to time the learner alone."""
+"""An environment with constant rewards, for timing the learner alone."""
 
 # Dataclass fields implement properties of the protocol.
 # pyright: reportIncompatibleMethodOverride=false
@@ -15,17 +15,17 @@ __all__ = ["ConstantRewards"]
 
 @record
 class ConstantRewards(Environment):
-    """Every item earns 1: an environment that costs nothing."""
+    """An environment of negligible cost: every reward is 1."""
 
     num_contexts: int = struct.field(pytree_node=False)
     num_items: int = struct.field(pytree_node=False)
 
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """1 for every item."""
+        """Returns 1 for every item."""
         return jnp.ones(items.shape, jnp.float32)
 
     def sample_rewards(
         self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
     ) -> Float[Array, "n"]:
-        """1 for every item, without noise."""
+        """Returns 1 for every item, without noise."""
         return jnp.ones(items.shape, jnp.float32)

@@ -1,4 +1,4 @@
-"""Which platform computes, and how busy the machine is."""
+"""Selects the platform, and records the load of the machine."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ PLATFORMS = ("cpu", "gpu", "tpu")
 
 
 def use_platform(platform: str) -> None:
-    """See to it that JAX computes on a platform; to be called before JAX does anything.
+    """Makes JAX compute on a platform; must be called before JAX is used.
 
     Raises:
-      ConfigError: it does not; the message names what there is.
+      ConfigError: JAX computes on another platform; the message lists the devices.
 
     >>> use_platform(jax.default_backend())
     """
-    if platform == "cpu":  # an accelerator that is there is taken unless it is told otherwise
+    if platform == "cpu":  # else JAX takes an accelerator if it finds one
         jax.config.update("jax_platforms", "cpu")
     found = jax.default_backend()
     if found == platform:
         return
     kinds = Counter(f"{device.device_kind} ({device.platform})" for device in jax.devices())
-    there = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+    present = ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
     wish = os.environ.get("JAX_PLATFORMS")
-    cause = f", and JAX_PLATFORMS is {wish}" if wish else ""
+    cause = f" (JAX_PLATFORMS={wish})" if wish else ""
     remedy = {"gpu": " (NVIDIA: pip install 'rankpg[cuda]')", "tpu": " (pip install 'jax[tpu]')"}
     raise ConfigError(
-        f"--device is {platform}, but JAX computes on {there}{cause}; expected --device {found}, or a "
-        f"JAX that sees a {platform}{remedy.get(platform, '')}"
+        f"device={platform!r}, but JAX computes on {present}{cause}; expected device={found!r}, or a JAX "
+        f"installation that supports a {platform}{remedy.get(platform, '')}"
     )
 
 
 def circumstances() -> dict[str, Any]:
-    """The cores and flags of this process, and what the machine was doing before: its load of a minute."""
+    """Cores and XLA flags of this process, and the machine's load over the last minute."""
     whole = os.cpu_count()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else whole
     return {

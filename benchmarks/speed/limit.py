@@ -1,10 +1,10 @@
-"""The hardware's limit: the time of what no step can avoid, each part measured by itself on this machine.
+"""The hardware's limit: the time of the work that no step can avoid, each part measured on this machine.
 
-Through a catalogue that is not held as logits, forwards and backwards, a step multiplies four times (logits;
-logits again; the gradients of both tables) and takes two exponentials of every logit.
+A step over a catalogue whose logits are not stored needs four products (logits; logits again in the backward
+pass; the gradients of both tables) and two exponentials of every logit.
 
-On a CPU the parts are done one after the other: their times are added up, and the optimizer's step is timed
-as it is. An accelerator does them at the same time: the longest counts, and the optimizer is what it moves.
+On a CPU the parts run one after the other: their times are summed, and the optimizer's step is timed as well.
+On an accelerator they overlap: the longest counts, and the optimizer counts by the bytes that it moves.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from rankpg.runs.run import Run
 __all__ = ["Limit", "Rates", "Work", "hardware_limit", "time_at", "work_of"]
 
 _CHUNK = 4096
-"""Rows of a product that stay in a processor's cache, as a step has them."""
+"""Rows of a product that fit the processor's cache, as in a step."""
 
 _CHAIN = 128
-"""Exponentials of one number, one after the other: they are taken in registers and wait for no memory."""
+"""Chained exponentials of one number: they stay in registers, so memory does not limit them."""
 
 _STEPPED = 2**20
-"""Numbers that an optimizer steps in one call, at least: the call itself does not count then."""
+"""Least numbers that an optimizer updates in one call, so that the call's overhead is negligible."""
 
 
 class Work(NamedTuple):
-    """What no step can avoid."""
+    """Work that no step can avoid."""
 
     flop: int
-    """4 products of B x N x D, two operations a term, of every expert."""
+    """4 products of B x N x D for every expert, two operations per term."""
     exponentials: int
-    """2 of every logit."""
+    """2 for every logit."""
     moved_bytes: int
-    """The tables are read twice, the optimizer's state is read and written once."""
+    """Tables read twice, optimizer state read and written once."""
 
 
 class Rates(NamedTuple):
-    """What a device does in a second, measured by a call."""
+    """Rates of a device per second; each is measured when it is called."""
 
     flop: Callable[[], float]
     exponentials: Callable[[], float]
@@ -53,14 +53,14 @@ class Rates(NamedTuple):
 
 
 class Limit(NamedTuple):
-    """Seconds a step by part, each measured by a call."""
+    """Seconds per step by part; each is measured when it is called."""
 
     parts: Mapping[str, Callable[[], float]]
     added: bool
-    """Whether the parts are added up; otherwise the longest counts."""
+    """True if the parts are summed; False if the longest counts."""
 
     def of(self, seconds: Mapping[str, float]) -> float:
-        """The limit that these seconds of its parts come to.
+        """Returns the limit, given the seconds of its parts.
 
         >>> Limit({}, added=True).of({"products": 2.0, "exponentials": 1.0})
         3.0
@@ -70,12 +70,12 @@ class Limit(NamedTuple):
         return sum(seconds.values()) if self.added else max(seconds.values())
 
     def seconds(self) -> float:
-        """Measure every part now."""
+        """Measures every part and returns the limit."""
         return self.of({name: part() for name, part in self.parts.items()})
 
 
 def work_of(run: Run) -> Work:
-    """Counted from the shapes of a run of one seed."""
+    """Counts the work of a step from the shapes of a run of one seed."""
     config, state = run.config, run.state
     logits = config.batch_size * config.num_experts * run.environment.num_items
     moved = 2 * _bytes(state.params) + 2 * _bytes(state.optimizer_state)
@@ -83,7 +83,7 @@ def work_of(run: Run) -> Work:
 
 
 def hardware_limit(run: Run) -> Limit:
-    """The limit at a run's shape, of JAX's default device."""
+    """Limit of JAX's default device at a run's shape."""
     if jax.default_backend() == "cpu":
         return Limit(_on_a_cpu(run), added=True)
     dtype = run.policy.product_dtype
@@ -91,7 +91,7 @@ def hardware_limit(run: Run) -> Limit:
 
 
 def time_at(work: Work, rates: Rates) -> dict[str, Callable[[], float]]:
-    """Seconds of every part of the work at a device's rates."""
+    """Returns the seconds of every part of the work at a device's rates."""
     names = {"flop": "products", "exponentials": "exponentials", "moved_bytes": "memory"}
 
     def seconds(amount: int, rate: Callable[[], float]) -> float:
@@ -106,13 +106,13 @@ def time_at(work: Work, rates: Rates) -> dict[str, Callable[[], float]]:
 def rates_of_device(
     dtype: Any = jnp.float32, *, width: int = 8192, elements: int = 2**24, copied: int = 2**26
 ) -> Rates:
-    """The peak of a square product, of exponentials in registers, and of a copy larger than any cache.
+    """Peak rates of a square product, of exponentials in registers, and of a copy larger than any cache.
 
     Args:
-      dtype: of the product, at JAX's default precision.
-      width: of the product's matrices.
-      elements: numbers of which exponentials are taken.
-      copied: float32 numbers that are read and written.
+      dtype: dtype of the product, at JAX's default precision.
+      width: width of the product's matrices.
+      elements: number of exponentials.
+      copied: float32 numbers that the copy reads and writes.
     """
     matrix = jax.random.normal(
         jax.random.key(0), (width, width), dtype
@@ -135,7 +135,7 @@ def rates_of_device(
 
 
 def _on_a_cpu(run: Run) -> dict[str, Callable[[], float]]:
-    """Products and exponentials on chunks that stay in the cache; the optimizer over all tables."""
+    """Parts of a CPU's limit: products and exponentials on cached chunks, the optimizer over all tables."""
     config = run.config
     contexts, dim = config.batch_size * config.num_experts, config.embedding_dim
     chunks = run.environment.num_items / _CHUNK
@@ -153,7 +153,7 @@ def _on_a_cpu(run: Run) -> dict[str, Callable[[], float]]:
 
 
 def _optimizer_step(optimizer: optax.GradientTransformation, params: Any) -> Callable[[], float]:
-    """Seconds of a step over tables of these shapes, in place; small ones are stepped many times a call."""
+    """Returns a timer of the optimizer's step over tables of these shapes, in place."""
     tables = jax.tree.map(jnp.ones_like, params)
     gradient = jax.tree.map(lambda x: jnp.full_like(x, 1e-3), tables)
     state = tables, optimizer.init(tables)
@@ -177,7 +177,7 @@ def _optimizer_step(optimizer: optax.GradientTransformation, params: Any) -> Cal
 
 
 def _median(call: Callable[[], Any], repeats: int) -> float:
-    """Seconds of a call, after one that does not count."""
+    """Median seconds of a call, after a warm-up."""
     jax.block_until_ready(call())
     return float(np.median([seconds_of(call) for _ in range(repeats)]))
 

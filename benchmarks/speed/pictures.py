@@ -1,4 +1,4 @@
-"""Pictures of the reports: one function a measurement, from what its JSON holds to a figure."""
+"""Pictures of the reports: one function per measurement, from the report to a figure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PARTS = {
 
 
 def throughput(plt: Any, report: dict[str, Any]) -> Any:
-    """Steps per second, a pair of bars an estimator."""
+    """Bars of the steps per second, a pair per estimator."""
     rows = report["rows"]
     figure, axes = plt.subplots(figsize=(7.5, 1.8 + 0.5 * len(rows)), layout="constrained")
     series = {
@@ -43,10 +43,10 @@ def throughput(plt: Any, report: dict[str, Any]) -> Any:
 
 
 def scale(plt: Any, report: dict[str, Any]) -> Any:
-    """Time and memory against N, log-log; a pale line is the fitted power law, its exponent in the legend."""
+    """Time and memory against N, log-log, with fitted power laws (pale) and their exponents."""
     figure, grid = plt.subplots(1, 2, figsize=(11.5, 6.4), layout="constrained")
     panels = (
-        ("time", "milliseconds a step", 1e-3, lambda row: _medians(row["seconds_per_step"])),
+        ("time", "milliseconds per step", 1e-3, lambda row: _medians(row["seconds_per_step"])),
         ("memory", "temporary memory, MiB", 2.0**20, lambda row: row["temporary_bytes"]),
     )
     for axes, (kind, label, unit, values_of) in zip(grid, panels, strict=True):
@@ -69,7 +69,7 @@ def scale(plt: Any, report: dict[str, Any]) -> Any:
 def _curve(
     axes: Any, row: dict[str, Any], kind: str, points: dict[int, float], fit_from: int, unit: float
 ) -> None:
-    """One arm: what was measured, and the law that was fitted to a part of it."""
+    """Draws one curve: the measurements and the fitted power law."""
     color, style = COLORS.get(row["estimator"], "0.3"), _STYLES[row["retrieval"]]
     law = row["growth"][kind]
     words = f"{row['estimator']}, {row['retrieval']}"
@@ -91,7 +91,7 @@ def _curve(
 
 
 def roofline(plt: Any, report: dict[str, Any]) -> Any:
-    """The parts of the limit beside the step, which is 100 %: parts that are added up stand end to end."""
+    """Bars of the parts of the limit next to the step (100 %); summed parts are stacked end to end."""
     rows = report["rows"]
     figure, axes = plt.subplots(figsize=(8.5, 1.9 + 0.9 * len(rows)), layout="constrained")
     for place, row in enumerate(rows):
@@ -133,7 +133,7 @@ def _medians(timings: dict[str, dict[str, float]]) -> dict[str, float]:
 
 
 def _settings(settings: dict[str, int]) -> str:
-    """The numbers of a shape in the letters of the legend."""
+    """Formats a shape in the letters of the legend."""
     letters = {
         "num_items": "N", "embedding_dim": "D", "num_candidates": "K", "batch_size": "B", "num_experts": "M",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""`python -m benchmarks throughput | scale | roofline`: JSON, a table and a picture."""
+"""Runs a measurement of speed and writes JSON, a table and a picture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = list[str]
 
 
 class Measurement(NamedTuple):
-    """One of the three."""
+    """A measurement: how it is taken, tabulated and drawn."""
 
     title: str
     measure: Callable[..., dict[str, Any]]
@@ -42,23 +42,26 @@ def benchmark(
     device: str | None = None,
     **given: Any,
 ) -> list[Path]:
-    """Measure on one platform, and write WHAT.json, WHAT.md and WHAT.png.
+    """Measures on one platform, and writes WHAT.json, WHAT.md and WHAT.png.
 
     Args:
-      what: of `MEASUREMENTS`.
-      scale: smoke, laptop or full: how much is measured.
-      out: the folder of the three files; runs/WHAT/SCALE by default.
-      device: cpu, gpu or tpu; the one that JAX takes if None.
-      **given: arguments of the measurement, and fields of its shape, in place of the scale's.
+      what: a name in `MEASUREMENTS`.
+      scale: smoke, laptop or full: the size of the measurement.
+      out: output folder; runs/WHAT/SCALE by default.
+      device: cpu, gpu or tpu; chosen by JAX if None.
+      **given: arguments of the measurement and fields of its shape, which replace the scale's.
+
+    Returns:
+      The files written.
 
     Raises:
-      ConfigError: no such device, or a number that cannot be.
-      ModuleNotFoundError: matplotlib is missing; names the extra.
+      ConfigError: the device is missing, or an argument is invalid.
+      ModuleNotFoundError: matplotlib is missing; the message names the extra.
     """
     kind = MEASUREMENTS[what]
     if device is not None:
         use_platform(device)
-    plt = pyplot()  # or say now that it is missing
+    plt = pyplot()  # raises before the measurement if matplotlib is missing
     folder = Path(out or Path("runs") / what / scale)
     settings = _with_shape(kind.scales[scale], given)
     _check_writable(folder)
@@ -81,14 +84,14 @@ def benchmark(
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """A report's table, what its columns mean, and what it was measured on."""
+    """Returns a report as markdown: table, meaning of the columns, hardware and versions."""
     kind = MEASUREMENTS[report["benchmark"]]
     on = f"{_hardware(report)}; {report['rounds']} rounds; load before {report['load_before']}"
     return "\n\n".join([grid(kind.table(report)), kind.notes, f"*{on}*"])
 
 
 def _with_shape(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of a measurement; the numbers of a shape among the given go into every shape."""
+    """Returns the arguments of a measurement; given fields of a shape replace those of every shape."""
     fields = {field.name for field in dataclasses.fields(Shape)}
     numbers = {name: value for name, value in given.items() if name in fields}
     merged = settings | {name: value for name, value in given.items() if name not in fields}
@@ -100,11 +103,13 @@ def _with_shape(settings: dict[str, Any], given: dict[str, Any]) -> dict[str, An
 
 
 def _check_writable(folder: Path) -> None:
-    """Before anything is measured in vain; nothing is made yet."""
+    """Rejects an output folder that cannot be created or written; creates nothing."""
     whole = folder.absolute()
     nearest = next(place for place in (whole, *whole.parents) if place.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise ConfigError(f"--out {folder} cannot be written: {nearest} is no folder of yours")
+        raise ConfigError(
+            f"out={str(folder)!r} cannot be written: {nearest} is not a writable folder"
+        )
 
 
 def _hardware(report: dict[str, Any]) -> str:
@@ -177,7 +182,7 @@ MEASUREMENTS: dict[str, Measurement] = {
         throughput.SCALES,
         _throughput_rows,
         pictures.throughput,
-        "Without the environment: every reward is one constant, so that the learner is timed alone.",
+        "Without the environment: all rewards are constant, so that the learner is timed alone.",
     ),
     "scale": Measurement(
         "A step against the size of the catalogue",
@@ -185,8 +190,8 @@ MEASUREMENTS: dict[str, Measurement] = {
         scale.SCALES,
         _scale_rows,
         pictures.scale,
-        "ms: a step, the median of the rounds; MiB: what the compiled step needs beyond parameters, gradient "
-        "and optimizer state, by the compiler's own account. Exponent: of N, by least squares in logarithms.",
+        "ms: time of a step, median over the rounds. MiB: memory that the compiler plans for the step beyond "
+        "parameters, gradient and optimizer state. Exponent: of N, by least squares in logarithms.",
     ),
     "roofline": Measurement(
         "A step against the hardware's limit",
@@ -194,10 +199,10 @@ MEASUREMENTS: dict[str, Measurement] = {
         roofline.SCALES,
         _roofline_rows,
         pictures.roofline,
-        "The limit is the time of what no step can avoid, each part measured by itself: on a CPU the sum of "
-        "4 products of B x N x D, 2 B N exponentials and the optimizer's step; on an accelerator the largest "
-        "of the products at its measured peak, the exponentials, and the tables read twice and the "
-        "optimizer's state read and written once at its measured copy rate.",
+        "The limit is the time of the work that no step can avoid, each part measured separately. On a CPU "
+        "it is the sum of 4 products of B x N x D, 2 B N exponentials and the optimizer's step. On an "
+        "accelerator it is the longest of three: the products at their peak rate, the exponentials, and "
+        "reading the tables twice and the optimizer state once, and writing it once, at the rate of a copy.",
     ),
 }
-"""name -> what it is, how it is measured and shown."""
+"""name -> measurement"""

@@ -1,4 +1,4 @@
-"""The share of the hardware's limit that a step reaches, shape by shape."""
+"""Share of the hardware's limit that a step reaches, by shape."""
 
 from __future__ import annotations
 
@@ -50,21 +50,21 @@ def measure(
     estimator: str = "top1_pg",
     retrieval: str = "auto",
 ) -> dict[str, Any]:
-    """Time a step and the parts of the limit, in turns, shape after shape.
+    """Times a step and the parts of the limit in turn, shape by shape.
 
     Args:
-      shapes: where.
-      rounds: looks at the clock, after one warm-up.
-      items_per_call: steps times N between two looks.
-      estimator: whose step.
+      shapes: shapes to time.
+      rounds: timing repetitions, after one warm-up.
+      items_per_call: steps times N of one timed call.
+      estimator: name of the estimator to time.
       retrieval: dense, streamed, or auto.
 
     Returns:
-      `rows`, one a shape: the work that is counted; seconds of the step, of the limit and of its parts; the
-      share of the limit that the step reaches.
+      `rows`, one per shape: the work counted; seconds of the step, of the limit and of its parts; the share
+      of the limit that the step reaches.
 
     Raises:
-      ConfigError: a number that cannot be, or an estimator that has no such retrieval.
+      ConfigError: an argument is invalid, or the estimator does not support the retrieval.
     """
     check_rounds(rounds)
     configs = [shape.config(estimator, retrieval=retrieval) for shape in shapes]
@@ -73,7 +73,7 @@ def measure(
         print(f"{estimator}, {shape}: compiling", file=sys.stderr)
         training = training_call(config, steps_per_call(config, items_per_call))
         rows.append(_row(shape, training, rounds))
-        del training  # before the next shape comes
+        del training  # frees its memory before the next shape
     return {"estimator": estimator, "rows": rows}
 
 

@@ -1,4 +1,4 @@
-"""Time and temporary memory of a step against N, with the exponents of their growth."""
+"""Time and temporary memory of a step against N, with exponents of growth."""
 
 from __future__ import annotations
 
@@ -63,24 +63,25 @@ def measure(
         name for name, entry in ESTIMATORS.items() if entry.statistics != "catalogue"
     ),
 ) -> dict[str, Any]:
-    """Time every estimator's step at every size, streamed and, where it fits the memory, dense.
+    """Times every estimator's step at every size, streamed and, where it fits the memory, dense.
 
-    All arms of all sizes take turns within a round, so that no part of a curve has a better hour.
+    All estimators and sizes are timed in turn within a round, so that load on the machine affects every part
+    of a curve alike.
 
     Args:
       shape: D, K, B and M.
-      sizes: the N.
-      rounds: looks at the clock, after one warm-up.
-      items_per_call: steps times N between two looks.
-      fit_from: the smallest N of the fits.
-      estimators: whose step.
+      sizes: catalogue sizes N.
+      rounds: timing repetitions, after one warm-up.
+      items_per_call: steps times N of one timed call.
+      fit_from: smallest N of the fits.
+      estimators: names of the estimators to time.
 
     Returns:
-      `rows`, one an estimator and retrieval: seconds per step and temporary memory by N, the power laws
-      fitted to them, and why a size was left out.
+      `rows`, one per estimator and retrieval: seconds per step and temporary memory by N, the power laws
+      fitted to them, and the reason for every size left out.
 
     Raises:
-      ConfigError: a number that cannot be, or the streamed arms do not fit the memory.
+      ConfigError: an argument is invalid, or the streamed programs do not fit the memory.
     """
     check_rounds(rounds)
     sizes = _checked(sizes, shape)
@@ -115,14 +116,14 @@ def measure(
 
 
 def fit_power_law(values: Mapping[int, int | float], fit_from: int = 1) -> dict[str, float] | None:
-    """The power law factor * N^exponent that fits best, by least squares in logarithms.
+    """Fits the power law factor * N^exponent by least squares in logarithms.
 
     Args:
-      values: by N; what is not above 0 has no logarithm and is left out.
-      fit_from: the smallest N that counts.
+      values: values by N; those that are not positive are left out.
+      fit_from: smallest N to include.
 
     Returns:
-      exponent, factor and points, how many values counted; None if fewer than two did.
+      exponent, factor and points (the number of values included); None for fewer than two.
 
     >>> fit_power_law({n: 3 * n**0.5 for n in (1, 10, 100, 1000)}, fit_from=10)
     {'exponent': 0.5, 'factor': 3.0, 'points': 3}
@@ -139,7 +140,8 @@ def _checked(sizes: Sequence[int], shape: Shape) -> list[int]:
     for size in sizes:
         if size < shape.num_candidates:
             raise ConfigError(
-                f"--sizes holds {size}; expected at least --num-candidates, {shape.num_candidates}"
+                f"sizes={tuple(sizes)}: {size} is too small; expected at least num_candidates="
+                f"{shape.num_candidates}"
             )
     return sorted(set(sizes))
 
@@ -147,9 +149,9 @@ def _checked(sizes: Sequence[int], shape: Shape) -> list[int]:
 def _compile(
     shape: Shape, sizes: list[int], estimators: Sequence[str], items_per_call: int
 ) -> tuple[dict[Arm, Training], dict[Arm, str]]:
-    """Every arm that fits beside those before it, ready to train, and why others are left out.
+    """Compiles every arm that fits the memory next to those before it; returns reasons for the others.
 
-    The streamed arms come first and must fit; dense arms follow, the smallest first.
+    The streamed arms come first and must fit; the dense arms follow, smallest first.
     """
     at = {n: dataclasses.replace(shape, num_items=n) for n in sizes}
     world = {n: make_environment(at[n].config("top1_pg")) for n in sizes}
@@ -168,8 +170,8 @@ def _compile(
                 except DoesNotFit as error:
                     if retrieval == "streamed":
                         raise ConfigError(
-                            f"{error}. All sizes and estimators are held at once: give fewer --estimators, "
-                            "or a smaller largest of --sizes"
+                            f"{error}. All sizes and estimators are held at once: give fewer estimators=, or "
+                            "reduce the largest of sizes="
                         ) from None
                     left_out[name, retrieval, n] = str(error)
                     print(f"left out: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a step's time depends on, and the config that is timed there."""
+"""The shape that determines a step's time, and the config to time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Shape", "check_rounds", "parse_shape", "steps_per_call", "suited_est
 
 @dataclass(frozen=True)
 class Shape:
-    """N, D, K, B and M.
+    """Shape of a step: N, D, K, B and M.
 
     >>> print(Shape(100_000, 64, 100))
     N = 100,000, D = 64, K = 100
@@ -32,38 +32,36 @@ class Shape:
         return f"N = {self.num_items:,}, D = {self.embedding_dim}, K = {self.num_candidates}"
 
     def config(self, estimator: str, **settings: Any) -> TrainConfig:
-        """The synthetic problem at this shape, one seed; the paper's start and optimizer, step size fixed.
+        """Config of the synthetic problem at this shape: one seed, paper preset, fixed learning rate.
 
         Raises:
-          ConfigError: a number that cannot be, or an estimator that has no such retrieval.
+          ConfigError: a number is invalid, or the estimator does not support the retrieval.
         """
         given = {"preset": "paper", "adaptive_learning_rate": False, **settings}
         return TrainConfig(estimator=estimator, seeds=(0,), **dataclasses.asdict(self), **given)
 
 
 def parse_shape(text: str) -> Shape:
-    """N,D,K as a shape.
+    """Parses N,D,K as a shape.
 
     Raises:
-      ConfigError: it is not three whole numbers.
+      ConfigError: the text is not three whole numbers.
 
     >>> parse_shape("1000,10,5").num_candidates
     5
     >>> parse_shape("1000,10")
     Traceback (most recent call last):
-    rankpg.errors.ConfigError: --shapes holds '1000,10'; expected N,D,K, for instance 100000,64,100
+    rankpg.errors.ConfigError: shapes='1000,10'; expected N,D,K, for instance 100000,64,100
     """
     try:
         num_items, dim, candidates = (int(number) for number in text.split(","))
     except ValueError:
-        raise ConfigError(
-            f"--shapes holds {text!r}; expected N,D,K, for instance 100000,64,100"
-        ) from None
+        raise ConfigError(f"shapes={text!r}; expected N,D,K, for instance 100000,64,100") from None
     return Shape(num_items, dim, candidates)
 
 
 def steps_per_call(config: TrainConfig, items_per_call: int) -> int:
-    """Steps between two looks at the clock: many where a step is short, one where it is long.
+    """Number of steps in one timed call: many if a step is short, one if it is long.
 
     >>> steps_per_call(Shape(1000).config("ca_pg"), 200_000)
     200
@@ -78,7 +76,7 @@ def steps_per_call(config: TrainConfig, items_per_call: int) -> int:
 def suited_estimators(
     names: Iterable[str], shape: Shape, retrieval: str
 ) -> tuple[list[str], dict[str, str]]:
-    """Those that can be trained at a shape with a retrieval; of the others, the reason why not.
+    """Splits estimators into those that support a shape and retrieval, and reasons for the others.
 
     >>> suited_estimators(["ca_pg", "ca_pg_exact"], Shape(num_experts=2), "dense")[0]
     ['ca_pg']
@@ -96,6 +94,6 @@ def suited_estimators(
 
 
 def check_rounds(rounds: int) -> None:
-    """ConfigError where nothing would be timed."""
+    """Rejects a number of rounds below 1."""
     if rounds < 1:
-        raise ConfigError(f"--rounds is {rounds}; expected at least 1")
+        raise ConfigError(f"rounds={rounds}; expected at least 1")

@@ -1,4 +1,4 @@
-"""Updates per second of every estimator at one shape, with the environment and without it."""
+"""Updates per second of every estimator at one shape, with and without the environment."""
 
 from __future__ import annotations
 
@@ -36,26 +36,27 @@ def measure(
     estimators: Sequence[str] = tuple(ESTIMATORS),
     retrieval: str = "auto",
 ) -> dict[str, Any]:
-    """Time every estimator's update, tuned preset, one seed; all arms take turns within a round.
+    """Times every estimator's update (tuned preset, one seed); all are timed in turn within a round.
 
     Args:
-      shape: where.
-      rounds: looks at the clock, after one warm-up.
-      items_per_call: steps times N between two looks.
-      estimators: those that cannot be had at this shape are named in the answer, with the reason.
+      shape: the shape to time.
+      rounds: timing repetitions, after one warm-up.
+      items_per_call: steps times N of one timed call.
+      estimators: names of the estimators; those that do not support the shape are returned with the reason.
       retrieval: dense, streamed, or auto.
 
     Returns:
-      `rows`: estimator -> steps per second and seconds per step, and the same without the environment.
+      `rows`: estimator -> steps per second and seconds per step, with and without the environment;
+      `left_out`: estimator -> reason.
 
     Raises:
-      ConfigError: a number that cannot be, or none of the estimators can be had here.
+      ConfigError: an argument is invalid, or no estimator supports the shape.
     """
     check_rounds(rounds)
     suited, left_out = suited_estimators(estimators, shape, retrieval)
     if not suited:
         reasons = "; ".join(f"{name} {reason}" for name, reason in left_out.items())
-        raise ConfigError(f"--estimators leaves nothing to measure: {reasons}")
+        raise ConfigError(f"estimators={tuple(estimators)} leaves nothing to measure: {reasons}")
     calls: dict[str, tuple[Training, Training]] = {}
     configs = {
         name: shape.config(name, preset="tuned", adaptive_learning_rate=None, retrieval=retrieval)

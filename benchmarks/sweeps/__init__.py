@@ -1,23 +1,22 @@
-"""Sweeps: many configs trained for one report, resumable, by several processes at once.
+"""Sweeps: many configs trained for one report; resumable, and shared by several processes.
 
-rows.py      a config with a name
-work.py      training rows, each in its own run folder
-results.py   what the run folders hold, as plain data
-locks.py     one worker a row
-files.py     JSON that is whole or not there
+trials.py    a trial: a config with a name
+run.py       trains trials, each in its own run folder, one process at a time
+results.py   the contents of the run folders as plain data
+files.py     atomic JSON files
 """
 
 from benchmarks.sweeps.results import collect, mean_of, read_report, training_report
-from benchmarks.sweeps.run import Outcome, train_rows
-from benchmarks.sweeps.trials import Row, unique_rows
+from benchmarks.sweeps.run import Outcome, train_trials
+from benchmarks.sweeps.trials import Trial, unique_trials
 
 __all__ = [
     "Outcome",
-    "Row",
+    "Trial",
     "collect",
     "mean_of",
     "read_report",
-    "train_rows",
+    "train_trials",
     "training_report",
-    "unique_rows",
+    "unique_trials",
 ]

@@ -1,4 +1,4 @@
-"""JSON files that are whole or not there, and that a reader of diffs can read."""
+"""Atomic, diff-friendly JSON files."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ __all__ = ["make_folder", "read_json", "write_json"]
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder of a report before anything is measured for it.
+    """Creates the output folder of a report before anything is measured.
 
     Raises:
-      ConfigError: there is a file of this name, or no folder can be made or written there.
+      ConfigError: the path is a file, or the folder cannot be created or written to.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
         if not os.access(path, os.W_OK):
-            raise PermissionError("it may not be written")
+            raise PermissionError("no write permission")
     except OSError as error:
-        raise ConfigError(f"--out {path} is no folder that can be written: {error}") from error
+        raise ConfigError(f"out={str(path)!r} is not a writable folder: {error}") from error
 
 
 def write_json(file: Path, body: dict[str, Any]) -> None:
-    """Write a file whole or not at all; a list of plain values stands on one line."""
+    """Writes a JSON file atomically; a list of plain values stands on one line."""
     text = json.dumps(body, indent=1, allow_nan=False)
     text = re.sub(r"\[[^\[\]{}]*\]", lambda found: " ".join(found.group().split()), text)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -37,10 +37,10 @@ def write_json(file: Path, body: dict[str, Any]) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What `write_json` wrote.
+    """Reads a file written by `write_json`.
 
     Raises:
-      ConfigError: it cannot be read, or is no JSON object.
+      ConfigError: the file cannot be read, or does not hold a JSON object.
     """
     try:
         body = json.loads(file.read_text())
@@ -48,8 +48,8 @@ def read_json(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     except json.JSONDecodeError as error:
         raise ConfigError(
-            f"{file} is not JSON: {error}. Put a whole copy in its place, or move it away: what run folders "
-            "hold is then written again, and the rest is measured again"
+            f"{file} is not JSON: {error}. Replace it by an intact copy, or move it away: the results of run "
+            "folders are then collected again, and everything else is measured again"
         ) from None
     if not isinstance(body, dict):
         raise ConfigError(f"{file} holds a {type(body).__name__}; expected a JSON object")

@@ -1,4 +1,4 @@
-"""What the run folders of rows hold, as plain data, whether or not all of them are done."""
+"""Collects the results of a sweep from its run folders, complete or not, as plain data."""
 
 from __future__ import annotations
 
@@ -10,74 +10,77 @@ import numpy as np
 
 from benchmarks.sweeps.files import read_json
 from benchmarks.sweeps.run import VERSIONS, check_same, run_folder
-from benchmarks.sweeps.trials import Row
+from benchmarks.sweeps.trials import Trial
 from rankpg._utils.plots import mean_interval
 from rankpg.config.train_config import TrainConfig
 from rankpg.errors import ConfigError
 from rankpg.runs.storage.load import METRICS, load_config
 from rankpg.runs.storage.metrics_file import read_metrics
 
-__all__ = ["collect", "finished", "mean_of", "read_report", "rows_before", "training_report"]
+__all__ = ["collect", "finished", "mean_of", "read_report", "training_report", "trials_before"]
 
 MARKS = (2_000, 20_000, 50_000, 500_000)
-"""Steps whose means stand in a report beside the last one's."""
+"""Steps whose means a report holds, besides the last step."""
 
 
 Body = dict[str, Any]
-"""What a report holds of one row."""
+"""The entry of one trial in a report."""
 
 
 def training_report(
-    rows: Iterable[Row], out: Path, before: Mapping[str, Body] | None = None
+    trials: Iterable[Trial], out: Path, before: Mapping[str, Body] | None = None
 ) -> dict[str, Any]:
-    """The rows that were begun, with their values, and the names of those that were not.
+    """Returns the results of all trials with data, and the names of those not begun or not finished.
 
     Args:
-      rows: of the report, in its order.
-      out: where their run folders are.
-      before: rows of an earlier report; see `rows_before`.
+      trials: the trials of the report, in its order.
+      out: folder of the run folders.
+      before: entries of an earlier report; see `trials_before`.
     """
-    rows = list(rows)
-    found = {row.name: collect(row, run_folder(out, row), before=before) for row in rows}
+    trials = list(trials)
+    found = {t.name: collect(t, run_folder(out, t), before=before) for t in trials}
     return {
         "rows": {name: body for name, body in found.items() if body is not None},
         "not_begun": [name for name, body in found.items() if body is None],
         "unfinished": [
-            row.name
-            for row in rows
-            if (body := found[row.name]) is not None and body["reached"] < row.config.num_steps
+            trial.name
+            for trial in trials
+            if (body := found[trial.name]) is not None and body["reached"] < trial.config.num_steps
         ],
     }
 
 
-def rows_before(
-    rows: Iterable[Row], bodies: Mapping[str, Any], file: Path, measure: str = "policy_value"
+def trials_before(
+    trials: Iterable[Trial], bodies: Mapping[str, Any], file: Path, measure: str = "policy_value"
 ) -> dict[str, Body]:
-    """The rows that a report has: name -> body. All of them count, so a report is never written with fewer.
+    """Returns the entries of an earlier report by trial name, after validation.
 
-    So a report is enough to go on from, and run folders, which are large, need not be kept.
+    A report is therefore enough to resume from: run folders, which are large, need not be kept. An invalid
+    entry is an error, so a report is never rewritten with fewer entries than it had.
 
     Args:
-      rows: that the report may have.
-      bodies: what it has.
-      file: where.
-      measure: the metric that is the value.
+      trials: the trials that the report may hold.
+      bodies: its entries by name.
+      file: file of the report, for messages.
+      measure: the metric that is the trial's value.
 
     Raises:
-      ConfigError: a row is damaged, is none of `rows`, or was run with other settings.
+      ConfigError: an entry is damaged, is not one of `trials`, or was run with other settings.
     """
-    known = {row.name: row for row in rows}
+    known = {trial.name: trial for trial in trials}
     for name, body in bodies.items():
         if name not in known:
             raise ConfigError(
-                f"{file} has {name}, which is no row of it now; choose another --out, or move that file away"
+                f"{file} has {name}, which is not one of its trials now; give another out=, or move that "
+                "file away"
             )
         _check_whole(body, f"{file}: {name}", measure)
         try:
             found = TrainConfig.from_dict(body["config"])
         except ConfigError as error:
             raise ConfigError(
-                f"{file}: {name} is of another version: {error}; choose another --out, or move that file away"
+                f"{file}: {name} was written by another version: {error}; give another out=, or move that "
+                "file away"
             ) from None
         check_same(file, found, known[name])
     return dict(bodies)
@@ -89,90 +92,88 @@ _INTERVAL = {"mean", "half_width_95", "seeds"}
 
 
 def _check_whole(body: Any, where: str, measure: str) -> None:
-    """Refuse a row of a report that lacks something, or has it in another form than `collect` wrote it."""
-    away = "put a whole copy in its place, or move that file away"
+    """Rejects a report entry that does not have the form that `collect` writes."""
+    away = "replace the file by an intact copy, or move it away"
     if not isinstance(body, dict):
-        raise ConfigError(f"{where} is {body!r}; expected an object: {away}")
+        raise ConfigError(f"{where} is {body!r}; expected an object; {away}")
     needed = {**_NEEDED, measure: dict}
     missing = [name for name in (*needed, "versions") if name not in body]
     if missing:
         raise ConfigError(f"{where} lacks {', '.join(missing)}; {away}")
     for name, kind in needed.items():
         if type(body[name]) is not kind:
-            raise ConfigError(
-                f"{where} has {name} = {body[name]!r}; expected {_KINDS[kind]}: {away}"
-            )
+            raise ConfigError(f"{where} has {name}={body[name]!r}; expected {_KINDS[kind]}; {away}")
     means, curves, steps = body["at"], body[measure], body["steps"]
     if str(body["reached"]) not in means:
-        raise ConfigError(f"{where} has no mean at step {body['reached']}, its last; {away}")
+        raise ConfigError(f"{where} has no mean at its last step, {body['reached']}; {away}")
     whole = all(isinstance(mean, dict) and mean.keys() >= _INTERVAL for mean in means.values())
     if not whole or not all(
         isinstance(curve, list) and len(curve) == len(steps) for curve in curves.values()
     ):
-        raise ConfigError(f"{where} has means or values of other steps than its own; {away}")
+        raise ConfigError(f"{where} has means or values at steps that it does not list; {away}")
 
 
-def finished(rows: Iterable[Row], before: Mapping[str, Body]) -> set[str]:
-    """Names of the rows that were trained to their last step before."""
+def finished(trials: Iterable[Trial], before: Mapping[str, Body]) -> set[str]:
+    """Returns the names of the trials that an earlier report holds up to their last step."""
     return {
-        row.name
-        for row in rows
-        if row.name in before and before[row.name]["reached"] >= row.config.num_steps
+        trial.name
+        for trial in trials
+        if trial.name in before and before[trial.name]["reached"] >= trial.config.num_steps
     }
 
 
 def collect(
-    row: Row,
+    trial: Trial,
     folder: Path,
     measure: str = "policy_value",
     before: Mapping[str, Body] | None = None,
 ) -> Body | None:
-    """A row's config, values by seed and step, means with intervals, speed, and stopped seeds.
+    """Returns a trial's config, values by seed and step, means with intervals, speed, and stopped seeds.
 
     Args:
-      row: what was trained.
+      trial: the trial.
       folder: its run folder.
-      measure: the metric that is the value.
-      before: rows of an earlier report; one of them counts where the run folder has less.
+      measure: the metric that is the trial's value.
+      before: entries of an earlier report; used where the run folder has fewer steps.
 
     Returns:
-      None where nothing was evaluated yet.
+      The entry of the trial; None if nothing was evaluated yet.
 
     Raises:
-      ConfigError: the folder was run with other settings, or a file of it is damaged.
+      ConfigError: the folder was run with other settings, or one of its files is damaged.
     """
-    known = (before or {}).get(row.name)
-    found = _read(row, folder, measure)
+    known = (before or {}).get(trial.name)
+    found = _read(trial, folder, measure)
     if known is None or (found is not None and found["reached"] >= known["reached"]):
         return found
-    return known | _headings(row)
+    return known | _headings(trial)
 
 
-def _headings(row: Row) -> Body:
-    """What a row is called in the report at hand: tables share rows."""
+def _headings(trial: Trial) -> Body:
+    """Labels and published values of a trial in the current report; tables share trials."""
     return {
-        "labels": row.labels,
-        "published": {str(step): value for step, value in row.published.items()},
+        "labels": trial.labels,
+        "published": {str(step): value for step, value in trial.published.items()},
     }
 
 
-def _read(row: Row, folder: Path, measure: str) -> Body | None:
-    """What a run folder holds of a row."""
+def _read(trial: Trial, folder: Path, measure: str) -> Body | None:
+    """Reads a trial's results from its run folder; None if there are none."""
     if not (folder / METRICS).exists():
         return None
-    check_same(folder, load_config(folder), row)
+    check_same(folder, load_config(folder), trial)
     by_step: dict[int, dict[int, dict[str, Any]]] = {}
     for line in read_metrics(folder / METRICS):
         by_step.setdefault(line["step"], {})[line["seed"]] = line
-    seeds = row.config.seeds
+    seeds = trial.config.seeds
     steps = [step for step in sorted(by_step) if by_step[step].keys() >= set(seeds)]
     if not steps:
         return None
     last = by_step[steps[-1]]
     values = {seed: [by_step[step][seed][measure] for step in steps] for seed in seeds}
     speeds = [by_step[step][seeds[0]]["steps_per_second"] for step in steps]
-    return _headings(row) | {
-        "config": row.config.resolve().to_dict(),
+    return _headings(trial) | {
+        "config": trial.config.resolve().to_dict(),
         "reached": steps[-1],
         "at": {
             str(step): mean_of(values[seed][steps.index(step)] for seed in seeds)
@@ -192,25 +193,32 @@ def _read(row: Row, folder: Path, measure: str) -> Body | None:
 
 
 def read_report(file: Path, name: str, scale: str, holds: str, kind: type = dict) -> dict[str, Any]:
-    """A report as it was written; under `holds` it has what was measured, by name (`dict`) or as a `list`.
+    """Reads a report.
+
+    Args:
+      file: its JSON file.
+      name: the expected table or figure.
+      scale: the expected scale.
+      holds: key of the measurements.
+      kind: their type: `dict` (by name) or `list`.
 
     Raises:
-      ConfigError: it cannot be read, is another report, or is not whole.
+      ConfigError: the file cannot be read, is another report, or is incomplete.
     """
     report = read_json(file)
     found = report.get("table"), report.get("scale")
     if found != (name, scale):
         raise ConfigError(
             f"{file} is a report of {found[0]} at scale {found[1]}; expected {name} at scale {scale}. "
-            "Choose another --out for another scale"
+            "Give another out= for another scale"
         )
     if not isinstance(report.get(holds), kind):
-        raise ConfigError(f"{file} holds no {holds}; move it away, and it is written again")
+        raise ConfigError(f"{file} holds no {holds}; move it away, and it will be written again")
     return report
 
 
 def mean_of(values: Iterable[float | None]) -> dict[str, Any]:
-    """Mean, 95 % interval and number of the values that are known."""
+    """Mean, 95 % interval and number of the values that are not None."""
     finite = [value for value in values if value is not None]
     if not finite:
         return {"mean": None, "half_width_95": None, "seeds": 0}
@@ -224,7 +232,7 @@ def _median(values: Iterable[float | None]) -> float | None:
 
 
 def _short(value: float | None) -> float | None:
-    """Float32 holds no more digits than these."""
+    """Rounds to seven digits, the precision of float32."""
     return None if value is None else float(f"{value:.7g}")
 
 

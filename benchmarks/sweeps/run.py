@@ -1,4 +1,4 @@
-"""Training rows: each in its own run folder, by one process at a time, going on where it was interrupted."""
+"""Trains trials, each in its own run folder, by one process at a time, resuming where it was interrupted."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import sys
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from benchmarks.sweeps.files import write_json
-from benchmarks.sweeps.trials import Row
+from benchmarks.sweeps.trials import Trial
 from rankpg._utils.files import Taken, lock
 from rankpg._utils.signals import Stopped, StopRequest, listening
 from rankpg._version import versions
 from rankpg.config.train_config import TrainConfig
 from rankpg.errors import ConfigError
-from rankpg.runs.progress import progress_bar
+from rankpg.runs.progress import ProgressBar, progress_bar
 from rankpg.runs.run import Progress, Run
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage.checkpoint import CheckpointError
@@ -31,61 +30,61 @@ __all__ = [
     "has_state",
     "is_complete",
     "run_folder",
-    "train_rows",
+    "train_trials",
 ]
 
 VERSIONS = "versions.json"
-"""Beside the run: what it was trained with and on."""
+"""file beside the run: versions and hardware of the training"""
 
 
 @dataclass
 class Outcome:
-    """What became of the rows."""
+    """The result of a sweep, trial by trial."""
 
     trained: list[str] = field(default_factory=list)
     complete: list[str] = field(default_factory=list)
-    """there was nothing left to do"""
+    """trials that were complete already"""
     taken: dict[str, str] = field(default_factory=dict)
-    """row -> who works on it"""
+    """trial -> the process that trains it"""
     stopped: list[str] = field(default_factory=list)
-    """one sentence a seed that stopped"""
+    """one sentence for each seed that stopped early"""
     refused: list[str] = field(default_factory=list)
-    """one sentence a row that could not be trained; the others were"""
+    """one sentence for each trial that could not be trained"""
 
 
-def run_folder(out: Path, row: Row) -> Path:
-    """Where a row is trained."""
-    return out / "runs" / row.name
+def run_folder(out: Path, trial: Trial) -> Path:
+    """Returns the run folder of a trial."""
+    return out / "runs" / trial.name
 
 
-def is_complete(out: Path, row: Row) -> bool:
-    """Whether a row's folder holds all its steps, and what was evaluated after the last of them.
+def is_complete(out: Path, trial: Trial) -> bool:
+    """Returns True if a trial's folder holds all its steps and the evaluation of the last one.
 
     Raises:
       ConfigError: the folder was run with other settings, or cannot be read.
     """
-    path = run_folder(out, row)
+    path = run_folder(out, trial)
     if not (path / CONFIG).exists():
         return False
-    check_same(path, load_config(path), row)
+    check_same(path, load_config(path), trial)
     step = _saved_step(path)
-    if step is None or step < row.config.num_steps or not (path / METRICS).exists():
+    if step is None or step < trial.config.num_steps or not (path / METRICS).exists():
         return False
     lines = read_metrics(path / METRICS)
-    evaluated = {line["seed"] for line in lines if line["step"] >= row.config.num_steps}
-    return evaluated >= set(row.config.seeds)
+    evaluated = {line["seed"] for line in lines if line["step"] >= trial.config.num_steps}
+    return evaluated >= set(trial.config.seeds)
 
 
-def train_rows(rows: Iterable[Row], out: Path, finished: Container[str] = ()) -> Outcome:
-    """Train every row that is not complete and that nobody else works on, in the given order.
+def train_trials(trials: Iterable[Trial], out: Path, finished: Container[str] = ()) -> Outcome:
+    """Trains every trial that is not complete and not locked by another process, in the given order.
 
-    Ctrl-C and SIGTERM let the updates under way end and save the step that was reached. A row that cannot be
-    trained, since its data or its folder is at fault, is noted, and the others are trained.
+    Ctrl-C and SIGTERM let the updates in progress finish and save the step reached. A trial that cannot be
+    trained, because its data or its folder is invalid, is recorded; the others are trained.
 
     Args:
-      rows: what to train.
-      out: where run folders and locks are.
-      finished: names of rows that are complete although no folder holds them.
+      trials: the trials to train.
+      out: folder of the run folders and locks.
+      finished: names of trials that are complete although no folder holds them.
 
     Raises:
       ConfigError: a folder was run with other settings, or cannot be read.
@@ -93,87 +92,86 @@ def train_rows(rows: Iterable[Row], out: Path, finished: Container[str] = ()) ->
     """
     outcome = Outcome()
     todo = []
-    for row in rows:
-        if row.name in finished or is_complete(out, row):
-            outcome.complete.append(row.name)
+    for trial in trials:
+        if trial.name in finished or is_complete(out, trial):
+            outcome.complete.append(trial.name)
         else:
-            todo.append(row)
-    with progress_bar(sum(row.config.num_steps for row in todo)) as bar, listening() as stop:
-        for row in todo:
+            todo.append(trial)
+    with progress_bar(sum(trial.config.num_steps for trial in todo)) as bar, listening() as stop:
+        for trial in todo:
             try:
-                with lock(out / "locks" / row.name):
-                    if is_complete(out, row):  # by another process, since we looked
-                        outcome.complete.append(row.name)
+                with lock(out / "locks" / trial.name):
+                    if is_complete(out, trial):  # completed by another process in the meantime
+                        outcome.complete.append(trial.name)
                         continue
-                    bar.start(row.name)
-                    run = _train(row, RunFolder(run_folder(out, row)), bar, stop)
+                    bar.start(trial.name)
+                    run = _train(trial, RunFolder(run_folder(out, trial)), bar, stop)
             except Taken as owner:
-                outcome.taken[row.name] = str(owner)
-                _say(f"{row.name}: left to {owner}")
+                outcome.taken[trial.name] = str(owner)
+                _log(f"{trial.name}: skipped, in progress in {owner}")
                 continue
             except (ConfigError, CheckpointError) as error:
-                outcome.refused.append(f"{row.name}: {error}")
-                _say(outcome.refused[-1])
+                outcome.refused.append(f"{trial.name}: {error}")
+                _log(outcome.refused[-1])
                 continue
             bar.finish(run)
-            outcome.trained.append(row.name)
-            outcome.stopped += [f"{row.name}: {sentence}" for sentence in run.stopped()]
-            _say(f"{row.name}: {run.policy_value:.3f} at step {run.step}")
+            outcome.trained.append(trial.name)
+            outcome.stopped += [f"{trial.name}: {sentence}" for sentence in run.stopped()]
+            _log(f"{trial.name}: {run.policy_value:.3f} at step {run.step}")
     return outcome
 
 
-def _train(row: Row, folder: RunFolder, bar: Any, stop: StopRequest) -> Run:
-    """Open or go on with a row's run, and follow it to its end."""
+def _train(trial: Trial, folder: RunFolder, bar: ProgressBar, stop: StopRequest) -> Run:
+    """Starts or resumes a trial's run and trains it to its last step."""
 
-    def follow(run: Run, progress: Progress) -> None:
+    def on_progress(run: Run, progress: Progress) -> None:
         if progress.phase == "compile":
             write_json(folder.path / VERSIONS, versions())
         bar.follow(run, progress)
         if not stop.signal:
             return
-        if progress.phase == "train":  # else this state is there already
+        if progress.phase == "train":  # in the other phases this state is saved already
             folder.save(run)
         raise Stopped(
             stop.signal,
-            f"{row.name} is saved at step {run.step}. The same command goes on; with --report-only it "
-            "reports what is there",
+            f"{trial.name} is saved at step {run.step}; run the same command again to resume",
         )
 
-    return train(row.config, out=folder, resume=has_state(folder.path), on_progress=follow)
+    return train(trial.config, out=folder, resume=has_state(folder.path), on_progress=on_progress)
 
 
 def has_state(path: Path) -> bool:
-    """Whether there is something to go on from; what was interrupted before its first checkpoint is not."""
+    """Returns True if a run folder can be resumed; a run interrupted before its first checkpoint cannot."""
     if _saved_step(path) is not None:
         return True
     rows = read_metrics(path / METRICS) if (path / METRICS).exists() else []
     if any(row["step"] > 0 for row in rows):
         raise ConfigError(
-            f"{path} has metrics up to step {max(row['step'] for row in rows)} but no checkpoint to go on "
-            "from; move it away to train the row again"
+            f"{path} has metrics up to step {max(row['step'] for row in rows)} but no checkpoint to resume "
+            "from; move it away to train the trial again"
         )
     (path / METRICS).unlink(missing_ok=True)
     return False
 
 
-def check_same(path: Path, found: TrainConfig, row: Row) -> None:
-    """Refuse what a folder or report has under this row's name if it was run with other settings."""
-    saved, wanted = found.resolve().to_dict(), row.config.resolve().to_dict()
+def check_same(path: Path, found: TrainConfig, trial: Trial) -> None:
+    """Rejects a folder or report that holds this trial's name with other settings."""
+    saved, wanted = found.resolve().to_dict(), trial.config.resolve().to_dict()
     for name, value in wanted.items():
         if name not in ("num_steps", "eval_every", "eval_contexts") and saved[name] != value:
             raise ConfigError(
-                f"{path}: {row.name} was run with {name} = {saved[name]}, and now it needs {value}; choose "
-                f"another --out, or move {path.name} away"
+                f"{path}: {trial.name} was run with {name}={saved[name]!r}; expected {name}={value!r}. Give "
+                f"another out=, or move {path.name} away"
             )
 
 
 def _saved_step(path: Path) -> int | None:
-    """The step of the folder's checkpoint, if it has one."""
+    """Returns the step of the folder's checkpoint, or None."""
     try:
         return checkpoint.latest_step(path / CHECKPOINT)
     except CheckpointError:
         return None
 
 
-def _say(sentence: str) -> None:
+def _log(sentence: str) -> None:
     print(sentence, file=sys.stderr)

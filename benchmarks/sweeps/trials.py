@@ -1,4 +1,4 @@
-"""Rows: configs that are trained for one report."""
+"""Trials: the configs that are trained for one report."""
 
 from __future__ import annotations
 
@@ -7,29 +7,31 @@ from dataclasses import dataclass, field
 
 from rankpg.config.train_config import TrainConfig
 
-__all__ = ["Row", "unique_rows"]
+__all__ = ["Trial", "unique_trials"]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One config to train, and what a report says of it."""
+class Trial:
+    """A config to train, and its labels in the report."""
 
     name: str
-    """of the run folder; equal configs have equal names"""
+    """name of the run folder; equal configs have equal names"""
     config: TrainConfig
     labels: dict[str, str] = field(default_factory=dict)
-    """what tells this row from the others of its table"""
+    """column -> value; distinguishes the trials of a table"""
     published: dict[int, float] = field(default_factory=dict)
-    """step -> a value that somebody else reports, if any"""
+    """step -> published value, if there is one"""
     importance: int = 0
-    """0 is trained first"""
+    """priority; 0 is trained first"""
 
 
-def unique_rows(rows: Iterable[Row]) -> list[Row]:
-    """Every row once, the most important first: a row of several tables is as important as its first."""
-    by_name: dict[str, Row] = {}
-    for row in rows:
-        known = by_name.setdefault(row.name, row)
-        if row.importance < known.importance:
-            by_name[row.name] = row
-    return sorted(by_name.values(), key=lambda row: row.importance)  # stable: else in given order
+def unique_trials(trials: Iterable[Trial]) -> list[Trial]:
+    """Returns every trial once, by priority; a trial of several tables has its highest priority."""
+    by_name: dict[str, Trial] = {}
+    for trial in trials:
+        known = by_name.setdefault(trial.name, trial)
+        if trial.importance < known.importance:
+            by_name[trial.name] = trial
+    return sorted(
+        by_name.values(), key=lambda trial: trial.importance
+    )  # stable: else in given order

@@ -1,4 +1,4 @@
-"""The problems that are still hard: what could be had, against numpy; the command, small."""
+"""Hard problems: the attainable value against NumPy, and the command on a small problem."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.cli import main
 from benchmarks.hard_problems import report
-from benchmarks.hard_problems.problems import PROBLEMS, SCALES, problem_rows
+from benchmarks.hard_problems.problems import PROBLEMS, SCALES, problem_trials
 from benchmarks.hard_problems.reach import find_limit, find_reach, targets
 from benchmarks.hard_problems.report import learning
 from rankpg import TrainConfig
@@ -27,29 +27,28 @@ from rankpg.errors import ConfigError
 
 ENABLE_X64 = False
 
-
 pytestmark = pytest.mark.usefixtures("as_a_user")
 
 
 @pytest.mark.parametrize("scale", SCALES)
-def test_every_problem_differs_from_the_others_by_its_config(scale):
+def test_every_problem_has_its_own_config(scale):
     firsts = []
     for name in PROBLEMS:
-        rows = problem_rows(name, scale)
-        assert len({row.name for row in rows}) == len(rows) == len(SCALES[scale].compared)
-        assert rows[0].config not in firsts
-        assert all(row.config.preset == "tuned" for row in rows)
-        firsts.append(rows[0].config)
+        trials = problem_trials(name, scale)
+        assert len({t.name for t in trials}) == len(trials) == len(SCALES[scale].compared)
+        assert trials[0].config not in firsts
+        assert all(trial.config.preset == "tuned" for trial in trials)
+        firsts.append(trials[0].config)
 
 
-def test_unknown_names_are_refused():
-    with pytest.raises(ConfigError, match="'easy' is no problem; expected one of noise, unseen"):
-        problem_rows("easy", "smoke")
-    with pytest.raises(ConfigError, match="--scale is 'tiny'; expected one of smoke, laptop, full"):
-        problem_rows("noise", "tiny")
+def test_unknown_name_is_refused():
+    with pytest.raises(ConfigError, match="'easy' is not a problem; expected one of noise, unseen"):
+        problem_trials("easy", "smoke")
+    with pytest.raises(ConfigError, match="scale='tiny'; expected one of smoke, laptop, full"):
+        problem_trials("noise", "tiny")
 
 
-def test_targets_are_distributions_over_the_right_items(key):
+def test_targets_are_distributions_over_the_best_items(key):
     rewards = jax.random.normal(key, (9,))
     best_l, best_k, soft = np.asarray(targets(rewards, 2, 4))
     order = np.argsort(-np.asarray(rewards))
@@ -75,21 +74,21 @@ def rewards_of(config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stage", "place"), [("optimal", 0), ("anti", 4)])
-def test_what_could_be_had_is_the_k_best_and_tables_wide_enough_get_it(stage, place):
-    """Shown is the best of the five best, or the worst of them."""
-    found = find_reach(dataclasses.replace(SMALL, reranker=stage), "policy_value", 400)
+@pytest.mark.parametrize(("reranker", "place"), [("optimal", 0), ("anti", 4)])
+def test_wide_tables_reach_the_value_of_the_k_best(reranker, place):
+    """The re-ranker shows the best of the five best items, or the worst of them."""
+    found = find_reach(dataclasses.replace(SMALL, reranker=reranker), "policy_value", 400)
     limit = np.sort(rewards_of(SMALL), axis=1)[:, ::-1][:, place].mean()
     assert found.limit == pytest.approx(limit, rel=1e-5)
-    several = dataclasses.replace(SMALL, reranker=stage, num_experts=5)
+    several = dataclasses.replace(SMALL, reranker=reranker, num_experts=5)
     assert find_limit(several, "policy_value") == found.limit
     assert 0.98 * limit < found.reach <= limit * (1 + 1e-5)
     assert found.reach == max(found.by_target.values())
 
 
 @pytest.mark.slow
-def test_a_policy_that_cannot_tell_contexts_apart_reaches_less():
-    """Width 1: one order of the items and its reverse, and the worst of what is handed over counts."""
+def test_narrow_tables_reach_less_than_the_limit():
+    """With width 1 there are two orders of the items; the worst candidate is shown."""
     narrow = dataclasses.replace(SMALL, embedding_dim=1, reranker="anti")
     found = find_reach(narrow, "policy_value", 400)
     assert found.reach < 0.9 * found.limit
@@ -104,7 +103,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_report_has_every_estimator_and_what_is_missing(trained):
+def test_report_holds_every_estimator_and_lists_the_missing(trained):
     body = json.loads((trained / "learning.json").read_text())
     assert list(body["problems"]) == ["adverse"]
     assert body["not_begun"] == [name for name in PROBLEMS if name != "adverse"]
@@ -122,7 +121,7 @@ def test_the_report_has_every_estimator_and_what_is_missing(trained):
 
 
 @pytest.mark.slow
-def test_a_second_call_trains_nothing_and_says_the_same(trained, capsys):
+def test_second_call_trains_nothing(trained, capsys):
     before = json.loads((trained / "learning.json").read_text())
     outcome, _ = learning(["adverse"], "smoke", trained)
     assert outcome.trained == []
@@ -134,7 +133,7 @@ def test_a_second_call_trains_nothing_and_says_the_same(trained, capsys):
 
 
 @pytest.mark.slow
-def test_a_report_is_enough_to_go_on_from(trained, tmp_path):
+def test_sweep_resumes_from_its_report(trained, tmp_path):
     text = (trained / "learning.json").read_text()
     (tmp_path / "learning.json").write_text(text)
     outcome, _ = learning(["adverse"], "smoke", tmp_path)
@@ -145,7 +144,7 @@ def test_a_report_is_enough_to_go_on_from(trained, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_while_the_policy_is_fitted_is_heard(tmp_path, number):
+def test_signal_ends_the_fit(tmp_path, number):
     words = [
         "-m",
         "benchmarks",
@@ -162,14 +161,14 @@ def test_a_signal_while_the_policy_is_fitted_is_heard(tmp_path, number):
     assert process.stderr is not None
     assert process.stderr.readline() == "anti: fitting the policy to the rewards\n"
     process.send_signal(number)
-    said = process.communicate(timeout=300)[1]
+    error = process.communicate(timeout=300)[1]
     assert process.returncode == 128 + number
-    assert "anti is not fitted; the same command begins it anew" in said
+    assert "anti is not fitted; run the same command again to restart the fit" in error
     assert not (tmp_path / "reach").exists()
 
 
 @pytest.mark.slow
-def test_what_could_be_had_is_whole_or_refused(trained, tmp_path, capsys):
+def test_incomplete_report_is_refused(trained, tmp_path, capsys):
     for name, body in (("adverse.json", "{}"), ("learning.json", '{"problems": {"adverse": 3}}')):
         out = shutil.copytree(trained, tmp_path / name)
         file = out / ("reach" if name == "adverse.json" else "") / name
@@ -181,29 +180,29 @@ def test_what_could_be_had_is_whole_or_refused(trained, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_folder_of_another_scale_is_refused(trained):
-    with pytest.raises(ConfigError, match=r"report of learning at scale smoke; .* another --out"):
+def test_folder_of_another_scale_is_refused(trained):
+    with pytest.raises(ConfigError, match=r"report of learning at scale smoke; .* another out="):
         learning(["adverse"], "laptop", trained)
 
 
-def test_an_empty_folder_says_so(tmp_path, capsys):
+def test_empty_folder_is_reported(tmp_path, capsys):
     words = ["hard-problems", "--scale", "smoke", "--report-only"]
     assert main([*words, "--out", str(tmp_path)]) == 0
-    assert "nothing was trained yet" in capsys.readouterr().out
+    assert "no results yet" in capsys.readouterr().out
 
 
-def test_the_goal_is_reached_where_the_mean_of_the_seeds_has_it():
+def test_goal_is_reached_by_the_mean_over_seeds():
     body = {"policy_value": {"0": [1.0, 9.7, 9.9], "1": [2.0, 9.9, 9.9]}, "steps": [0, 10, 20]}
-    judged = report._judged(body, "policy_value", 10.0)
-    assert judged["steps_to_goal"] == 10
-    assert judged["share_of_reach"]["mean"] == pytest.approx(0.99)
+    progress = report._progress(body, "policy_value", 10.0)
+    assert progress["steps_to_goal"] == 10
+    assert progress["share_of_reach"]["mean"] == pytest.approx(0.99)
 
 
-def test_a_seed_without_a_value_leaves_the_others():
+def test_seed_without_a_value_is_left_out():
     body = {"policy_value": {"0": [1.0, None], "1": [2.0, 9.0]}, "steps": [0, 10]}
-    judged = report._judged(body, "policy_value", 10.0)
-    assert judged["steps_to_goal"] is None
-    assert judged["share_of_reach"] == {"mean": 0.9, "half_width_95": None, "seeds": 1}
-    none = report._judged({**body, "policy_value": {"0": [1.0, None]}}, "policy_value", 10.0)
+    progress = report._progress(body, "policy_value", 10.0)
+    assert progress["steps_to_goal"] is None
+    assert progress["share_of_reach"] == {"mean": 0.9, "half_width_95": None, "seeds": 1}
+    none = report._progress({**body, "policy_value": {"0": [1.0, None]}}, "policy_value", 10.0)
     assert report._cell(body | none, 0.0) == "not finite"
-    assert report._judged(body, "policy_value", 11.0)["steps_to_goal"] is None
+    assert report._progress(body, "policy_value", 11.0)["steps_to_goal"] is None

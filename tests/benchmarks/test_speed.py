@@ -1,4 +1,4 @@
-"""The measurements of a step: the limit by counting, the fit against known laws, the commands, small."""
+"""Speed measurements: the limit by counting operations, the fit against known laws, the commands."""
 
 from __future__ import annotations
 
@@ -23,11 +23,9 @@ from rankpg import ESTIMATORS
 from rankpg.errors import ConfigError
 from rankpg.runs import memory
 from rankpg.runs.run import prepare
-from rankpg.training.build import build_learner
 from rankpg.training.update import seed_keys, train_chunk
 
 ENABLE_X64 = False
-
 
 pytestmark = pytest.mark.usefixtures("as_a_user")
 
@@ -36,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("as_a_user")
 
 
 @pytest.mark.parametrize("exponent", [-0.5, 0.0, 0.82, 1.0, 2.0])
-def test_a_power_law_is_found(exponent):
+def test_fit_recovers_a_power_law(exponent):
     law = fit_power_law({n: 7e-3 * n**exponent for n in (10, 100, 1000, 10_000)})
     assert law is not None
     assert law["exponent"] == pytest.approx(exponent, abs=1e-9)
@@ -44,15 +42,15 @@ def test_a_power_law_is_found(exponent):
     assert law["points"] == 4
 
 
-def test_small_sizes_and_zeros_do_not_count():
+def test_fit_ignores_small_sizes_and_zeros():
     values = {10: 1e9, 100: 2.0, 1000: 0.0, 10_000: 200.0}
     law = fit_power_law(values, fit_from=100)
     assert law == pytest.approx({"exponent": 1.0, "factor": 0.02, "points": 2})
     assert fit_power_law(values, fit_from=1000) is None
 
 
-def test_least_squares_in_logarithms():
-    """A point that is e times too high in the middle of five lifts the line by 1/5 and does not turn it."""
+def test_fit_is_least_squares_in_logarithms():
+    """A factor of e at the middle of five points raises the line by 1/5 and keeps its slope."""
     values = {10**p: 10.0**p for p in range(5)}
     values[100] *= math.e
     law = fit_power_law(values)
@@ -65,12 +63,12 @@ def test_least_squares_in_logarithms():
 
 
 def is_program(value) -> bool:
-    """A jaxpr, open or closed."""
+    """Returns True for a jaxpr, open or closed."""
     return hasattr(value, "eqns")
 
 
 def count(jaxpr, times: int = 1) -> dict[str, int]:
-    """Operations in products, and exponentials, of a program; a loop's body as often as it runs."""
+    """Counts the operations in products and the exponentials of a program, loops included."""
     found = {"flop": 0, "exponentials": 0}
     for equation in jaxpr.eqns:
         size = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
@@ -88,8 +86,8 @@ def count(jaxpr, times: int = 1) -> dict[str, int]:
     return found
 
 
-def test_the_limit_is_what_a_checkpointed_softmax_does():
-    """Forwards a product and an exponential a logit; backwards the same again and two products."""
+def test_work_is_that_of_a_checkpointed_softmax():
+    """Forward: a product and an exponential per logit. Backward: the same again and two products."""
     run = prepare(Shape(300, 6, 5, 16).config("top1_pg", num_contexts=20))
 
     @jax.checkpoint
@@ -109,18 +107,17 @@ def test_the_limit_is_what_a_checkpointed_softmax_does():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("experts", [1, 2])
-def test_a_streamed_step_does_no_less_and_not_much_more(experts):
+def test_streamed_step_does_little_more_than_the_limit(experts):
     shape = Shape(20_000, 16, 10, 64, experts)
     run = prepare(shape.config("top1_pg", retrieval="streamed", num_contexts=50))
-    program = jax.make_jaxpr(train_chunk(run.learner, 3))(
-        run.learner, run.state, seed_keys(run.config.seeds, "steps")
-    )
+    roots = seed_keys(run.config.seeds, "steps")
+    program = jax.make_jaxpr(train_chunk(run.learner, 3))(run.learner, run.state, roots)
     work, found = work_of(run), count(program.jaxpr)
     assert 3 * work.flop <= found["flop"] < 1.3 * 3 * work.flop
     assert 3 * work.exponentials <= found["exponentials"] < 1.3 * 3 * work.exponentials
 
 
-def test_time_at_rates_by_hand():
+def test_time_at_given_rates():
     """N = 1e7, D = 64, B = 1024, K = 100 on 400 Tflop/s, 4 Texp/s, 4 TB/s."""
     logits, table = 1024 * 10**7, 4 * 64 * 10**7
     work = Work(8 * 64 * logits, 2 * logits, 4 * table)
@@ -131,14 +128,14 @@ def test_time_at_rates_by_hand():
     )
 
 
-def test_rates_are_measured():
-    """On whatever this is: more than a pocket calculator, less than all computers of the world."""
+def test_measured_rates_are_plausible():
+    """On any device: more than 1e5 and less than 1e18 operations per second."""
     rates = rates_of_device(width=128, elements=2**10, copied=2**16)
     for rate in rates:
         assert 1e5 < rate() < 1e18
 
 
-def test_the_limit_of_this_device_has_parts_that_take_time():
+def test_limit_combines_the_times_of_its_parts():
     limit = hardware_limit(prepare(Shape(300, 6, 5, 16).config("top1_pg", num_contexts=20)))
     seconds = {name: part() for name, part in limit.parts.items()}
     assert {"products", "exponentials"} < set(seconds)
@@ -147,10 +144,10 @@ def test_the_limit_of_this_device_has_parts_that_take_time():
     assert limit.of(seconds) == pytest.approx(total)
 
 
-# What is timed.
+# Timing.
 
 
-def test_arms_take_turns():
+def test_programs_are_timed_in_turn():
     calls = []
 
     def arm(name, seconds):
@@ -163,14 +160,14 @@ def test_arms_take_turns():
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_long_steps_are_timed_less_often(name):
+def test_calls_have_fewer_steps_for_larger_catalogues(name):
     steps = [steps_per_call(Shape(n).config(name), 200_000) for n in (100, 10_000, 10**6)]
     assert steps == sorted(steps, reverse=True)
     assert steps[-1] == 1
     assert steps[0] <= 200
 
 
-def test_the_exact_score_has_one_expert_and_the_whole_catalogue():
+def test_exact_score_needs_one_expert_and_dense_retrieval():
     assert suited_estimators(ESTIMATORS, Shape(), "auto") == (list(ESTIMATORS), {})
     for shape, retrieval in ((Shape(num_experts=2), "auto"), (Shape(), "streamed")):
         suited, left_out = suited_estimators(ESTIMATORS, shape, retrieval)
@@ -183,7 +180,7 @@ def test_the_exact_score_has_one_expert_and_the_whole_catalogue():
 
 @pytest.mark.parametrize("scale", ["smoke", "laptop", "full"])
 @pytest.mark.parametrize("what", MEASUREMENTS)
-def test_every_scale_has_arguments_that_can_be(what, scale):
+def test_arguments_of_every_scale_are_valid(what, scale):
     settings = dict(MEASUREMENTS[what].scales[scale])
     inspect.signature(MEASUREMENTS[what].measure).bind(**settings)
     shapes = settings.get("shapes") or [settings["shape"]]
@@ -212,7 +209,7 @@ def measured(tmp_path_factory, what, *flags):
 
 
 @pytest.mark.slow
-def test_throughput(tmp_path_factory):
+def test_throughput_report(tmp_path_factory):
     report, text = measured(
         tmp_path_factory, "throughput", "--estimators", "top1_pg", "ca_pg_exact",
         "--num-items", "50", "--num-experts", "2", "--num-candidates", "6",
@@ -232,8 +229,8 @@ def test_throughput(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_scale(tmp_path_factory):
-    """Dense retrieval holds several numbers a logit, streamed fewer: it is the compiler's own account."""
+def test_scale_report(tmp_path_factory):
+    """Dense retrieval holds several numbers per logit, streamed fewer, by the compiler's memory plan."""
     sizes = (2000, 8000)
     report, text = measured(
         tmp_path_factory, "scale", "--sizes", *map(str, sizes), "--batch-size", "64"
@@ -257,7 +254,7 @@ def test_scale(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_roofline(tmp_path_factory):
+def test_roofline_report(tmp_path_factory):
     report, text = measured(
         tmp_path_factory, "roofline", "--shapes", "600,4,5", "--batch-size", "4"
     )
@@ -272,13 +269,12 @@ def test_roofline(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_dense_is_left_out_where_it_does_not_fit_and_streamed_must(monkeypatch):
+def test_dense_is_left_out_if_it_does_not_fit(monkeypatch):
     shape, sizes = Shape(1000, 4, 5, 256), [20_000]
 
     def needs(retrieval):
         config = Shape(20_000, 4, 5, 256).config("top1_pg", retrieval=retrieval).resolve()
-        world = prepare(config).environment
-        return memory.estimate_memory(build_learner(config, world), 1).total
+        return memory.estimate_memory(prepare(config).learner, 1).total
 
     between = (needs("streamed") + needs("dense")) // 2
     monkeypatch.setattr(memory, "available_memory", lambda: between)
@@ -287,34 +283,34 @@ def test_dense_is_left_out_where_it_does_not_fit_and_streamed_must(monkeypatch):
     assert list(left_out) == [("top1_pg", "dense", 20_000)]
     assert "this run would need about" in left_out["top1_pg", "dense", 20_000]
     monkeypatch.setattr(memory, "available_memory", lambda: 1000)
-    with pytest.raises(ConfigError, match=r"would need about .* fewer --estimators"):
+    with pytest.raises(ConfigError, match=r"would need about .* fewer estimators="):
         scaling._compile(shape, sizes, ["top1_pg"], 1)
 
 
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["throughput", "--rounds", "0"], ["--rounds is 0", "at least 1"]),
-        (["throughput", "--num-items", "0"], ["--num-items is 0", "at least 1"]),
-        (["throughput", "--num-candidates", "70"], ["--num-candidates is 70", "60 items"]),
+        (["throughput", "--rounds", "0"], ["--rounds 0", "at least 1"]),
+        (["throughput", "--num-items", "0"], ["--num-items 0", "at least 1"]),
+        (["throughput", "--num-candidates", "70"], ["--num-candidates", "70", "60 items"]),
         (["throughput", "--estimators", "reinforce"], ["--estimators", "reinforce", "ca_pg_swr"]),
         (
             ["throughput", "--estimators", "ca_pg_exact", "--retrieval", "streamed"],
-            ["--estimators leaves nothing", "ca_pg_exact needs", "dense"],
+            ["--estimators ca_pg_exact leaves nothing", "ca_pg_exact needs", "dense"],
         ),
-        (["scale", "--sizes", "100", "3"], ["--sizes holds 3", "--num-candidates, 5"]),
+        (["scale", "--sizes", "100", "3"], ["--sizes 100 3: 3 is too small", "--num-candidates 5"]),
         (["scale", "--sizes"], ["--sizes"]),
-        (["scale", "--rounds", "-1"], ["--rounds is -1"]),
-        (["roofline", "--shapes", "10,10"], ["--shapes holds '10,10'", "N,D,K"]),
-        (["roofline", "--shapes", "10,10,many"], ["'10,10,many'"]),
-        (["roofline", "--shapes", "10,0,3"], ["--embedding-dim is 0"]),
-        (["roofline", "--rounds", "0"], ["--rounds is 0"]),
+        (["scale", "--rounds", "-1"], ["--rounds -1"]),
+        (["roofline", "--shapes", "10,10"], ["--shapes 10,10;", "N,D,K"]),
+        (["roofline", "--shapes", "10,10,many"], ["10,10,many;"]),
+        (["roofline", "--shapes", "10,0,3"], ["embedding_dim=0"]),
+        (["roofline", "--rounds", "0"], ["--rounds 0"]),
         (["roofline", "--device", "abacus"], ["--device", "abacus"]),
         (["roofline", "--scale", "tiny"], ["--scale", "tiny"]),
         (["rooflin"], ["rooflin"]),
     ],
 )
-def test_refusals(words, parts, tmp_path, capsys):
+def test_invalid_arguments_are_refused(words, parts, tmp_path, capsys):
     out = tmp_path / "out"
     options = ["--out", str(out)] if words != ["rooflin"] else []
     options += ["--scale", "smoke"] if "--scale" not in words and options else []
@@ -323,25 +319,25 @@ def test_refusals(words, parts, tmp_path, capsys):
     except SystemExit as end:
         code = end.code
     assert code == 2
-    noted = capsys.readouterr().err
-    assert "Traceback" not in noted
-    (said,) = [line for line in noted.splitlines() if line.startswith("benchmarks")]
+    output = capsys.readouterr().err
+    assert "Traceback" not in output
+    (error,) = [line for line in output.splitlines() if line.startswith("benchmarks")]
     for part in parts:
-        assert part in said
+        assert part in error
     assert not out.exists()
 
 
-@pytest.mark.skipif(jax.default_backend() == "tpu", reason="there is one")
-def test_a_device_that_is_not_there(capsys):
+@pytest.mark.skipif(jax.default_backend() == "tpu", reason="has a TPU")
+def test_missing_device_is_refused(capsys):
     assert main(["scale", "--scale", "smoke", "--device", "tpu"]) == 2
-    said = capsys.readouterr().err
+    error = capsys.readouterr().err
     device = jax.devices()[0]
-    assert "--device is tpu, but JAX computes on " in said
-    assert f"{device.device_kind} ({device.platform})" in said
+    assert "--device tpu, but JAX computes on " in error
+    assert f"{device.device_kind} ({device.platform})" in error
 
 
-def test_a_folder_that_cannot_be(tmp_path, capsys):
+def test_unwritable_folder_is_refused(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     words = ["roofline", "--scale", "smoke", "--out", str(tmp_path / "file" / "in")]
     assert main(words) == 2
-    assert f"{tmp_path / 'file'} is no folder of yours" in capsys.readouterr().err
+    assert f"{tmp_path / 'file'} is not a writable folder" in capsys.readouterr().err

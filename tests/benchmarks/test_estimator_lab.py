@@ -1,4 +1,4 @@
-"""The laboratory against brute force: expected gradients, variances, and what a baseline does."""
+"""The estimator lab against brute force: expected gradients, variances, effects of a baseline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import optax
 import pytest
 from helpers import oracle
 
-from benchmarks import estimator_lab as laboratory
+from benchmarks import estimator_lab as lab
 from benchmarks.estimator_lab.exact import Moments
 from benchmarks.estimator_lab.sweep import _summarise
 from rankpg import ESTIMATORS, TrainConfig, environments
@@ -27,37 +27,36 @@ BASELINES = np.array([0.0, 1.7])
 ENUMERABLE = [name for name, e in ESTIMATORS.items() if e.statistics != "arrivals"]
 
 
-def problem(stage: str, experts: int = 1) -> laboratory.Problem:
-    return laboratory.Problem(
+def problem(reranker_name: str, experts: int = 1) -> lab.Problem:
+    return lab.Problem(
         logits=jnp.asarray(LOGITS[:experts]),
         rewards=jnp.asarray(REWARDS),
-        inverse_temperature=jnp.asarray(laboratory.RERANKERS[stage]),
+        inverse_temperature=jnp.asarray(lab.RERANKERS[reranker_name]),
     )
 
 
-def reranker(stage: str) -> oracle.Reranker:
-    """The same re-ranker for the oracle."""
-    if stage in ("optimal", "anti"):
-        return oracle.optimal_reranker(REWARDS if stage == "optimal" else -REWARDS, 1)
-    return oracle.plackett_luce_reranker(REWARDS * (stage == "noisy"), 1)
+def reranker(reranker_name: str) -> oracle.Reranker:
+    """Returns the re-ranker for the oracle."""
+    if reranker_name in ("optimal", "anti"):
+        return oracle.optimal_reranker(REWARDS if reranker_name == "optimal" else -REWARDS, 1)
+    return oracle.plackett_luce_reranker(REWARDS * (reranker_name == "noisy"), 1)
 
 
 @partial(jax.jit, static_argnums=1)
 def moments(problem, quotas):
-    """Every estimator that can be enumerated, and the truth, in one program."""
-    truth = laboratory.true_gradients(problem, quotas)
+    """Returns the true gradients and the moments of every enumerable estimator, as one program."""
+    truth = lab.true_gradients(problem, quotas)
     names = [n for n in ENUMERABLE if len(quotas) <= (ESTIMATORS[n].max_experts or 9)]
     baselines = jnp.asarray(BASELINES)
     return truth, {
-        name: laboratory.exact_moments(name, problem, quotas, baselines, truth.v_pg)
-        for name in names
+        name: lab.exact_moments(name, problem, quotas, baselines, truth.v_pg) for name in names
     }
 
 
-def brute_force(name: str, logits, quotas, stage: str, baseline: float):
+def brute_force(name: str, logits, quotas, reranker_name: str, baseline: float):
     """Mean, trace of the covariance and mean cosine of a draw, over every (candidates, shown item)."""
     chosen, p = oracle.probabilities(logits, quotas)
-    truth = oracle.policy_gradient(logits, quotas, reranker(stage), REWARDS, np.ones(1))
+    truth = oracle.policy_gradient(logits, quotas, reranker(reranker_name), REWARDS, np.ones(1))
     included = oracle.inclusion(logits, quotas)
     included_gradients = oracle.inclusion_gradients(logits, quotas)
     of_set = oracle.log_prob_gradients(logits, quotas, chosen)
@@ -78,7 +77,7 @@ def brute_force(name: str, logits, quotas, stage: str, baseline: float):
     }
     weights, draws, cosines = [], [], []
     for index, candidates in enumerate(chosen):
-        for item, shown in enumerate(reranker(stage)(candidates)[0]):
+        for item, shown in enumerate(reranker(reranker_name)(candidates)[0]):
             if name == "v_pg":
                 score = of_set[index]
             elif name == "v_pg_swr":
@@ -95,14 +94,14 @@ def brute_force(name: str, logits, quotas, stage: str, baseline: float):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", laboratory.RERANKERS)
+@pytest.mark.parametrize("reranker_name", lab.RERANKERS)
 @pytest.mark.parametrize("quotas", [pytest.param(q, id=name) for name, q in QUOTAS.items()])
-def test_moments_are_those_of_brute_force(quotas, stage):
-    _, found = moments(problem(stage, len(quotas)), quotas)
+def test_moments_equal_brute_force(quotas, reranker_name):
+    _, found = moments(problem(reranker_name, len(quotas)), quotas)
     for name, of_baselines in found.items():
         for i, baseline in enumerate(BASELINES):
             mean, variance, cosine = brute_force(
-                name, LOGITS[: len(quotas)], quotas, stage, baseline
+                name, LOGITS[: len(quotas)], quotas, reranker_name, baseline
             )
             np.testing.assert_allclose(of_baselines.mean[i], mean, atol=1e-6, err_msg=name)
             np.testing.assert_allclose(of_baselines.variance[i], variance, rtol=1e-5, err_msg=name)
@@ -110,11 +109,11 @@ def test_moments_are_those_of_brute_force(quotas, stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", laboratory.RERANKERS)
-def test_who_is_unbiased_for_what(stage):
+@pytest.mark.parametrize("reranker_name", lab.RERANKERS)
+def test_v_pg_and_ca_pg_exact_are_unbiased(reranker_name):
     """v_pg for the policy gradient under any baseline, ca_pg_exact for its own; top1_pg for neither."""
-    truth, found = moments(problem(stage), (2,))
-    arguments = LOGITS[:1], (2,), reranker(stage), REWARDS, np.ones(1)
+    truth, found = moments(problem(reranker_name), (2,))
+    arguments = LOGITS[:1], (2,), reranker(reranker_name), REWARDS, np.ones(1)
     policy, credit = oracle.policy_gradient(*arguments), oracle.credit_assigned_gradient(*arguments)
     np.testing.assert_allclose(truth.v_pg, policy, atol=1e-6)
     for i in range(len(BASELINES)):
@@ -126,27 +125,25 @@ def test_who_is_unbiased_for_what(stage):
 
 @partial(jax.jit, static_argnums=(1, 4))
 def sampled(key, name, problem, truth, num_draws=20_000):
-    return laboratory.sampled_moments(
-        key, name, problem, (2,), jnp.asarray(BASELINES), truth, num_draws
-    )
+    return lab.sampled_moments(key, name, problem, (2,), jnp.asarray(BASELINES), truth, num_draws)
 
 
 @pytest.mark.slow
-def test_ca_pg_threshold_is_unbiased_where_the_reranker_does_not_look(key):
-    """Under the uniform re-ranker; with the optimal one it knows the company it was in: the control."""
+def test_ca_pg_threshold_is_unbiased_under_the_uniform_reranker(key):
+    """Control: under the optimal re-ranker it is biased, since the score depends on the other candidates."""
     worst = {}
-    for stage in ("uniform", "optimal"):
-        given = problem(stage)
+    for reranker_name in ("uniform", "optimal"):
+        given = problem(reranker_name)
         found = sampled(key, "ca_pg_threshold", given, moments(given, (2,))[0].v_pg)
         target = oracle.credit_assigned_gradient(
-            LOGITS[:1], (2,), reranker(stage), REWARDS, np.ones(1)
+            LOGITS[:1], (2,), reranker(reranker_name), REWARDS, np.ones(1)
         )
-        worst[stage] = np.max(np.abs(found.mean[0] - target) / found.standard_error[0])
+        worst[reranker_name] = np.max(np.abs(found.mean[0] - target) / found.standard_error[0])
     assert worst["uniform"] < 5 < worst["optimal"]
 
 
 @pytest.mark.slow
-def test_monte_carlo_agrees_with_enumeration(key):
+def test_sampled_moments_equal_exact_moments(key):
     given = problem("noisy")
     truth, exact = moments(given, (2,))
     found = sampled(key, "v_pg_swr", given, truth.v_pg)
@@ -156,8 +153,8 @@ def test_monte_carlo_agrees_with_enumeration(key):
     np.testing.assert_allclose(found.cosine, exact.cosine, atol=0.02)
 
 
-def test_the_error_of_sampling_does_not_hide_progress(key):
-    """Means that are as wrong as they are long point as far along the truth as without their error."""
+def test_progress_is_corrected_for_sampling_error(key):
+    """Noise as large as the means does not change the cosine with the truth."""
     contexts, (mean_key, noise_key) = 4096, jax.random.split(key)
     truth = jax.random.normal(mean_key, (contexts, 1, 5))
     mean = truth + 0.5  # not quite its direction
@@ -173,11 +170,11 @@ def test_the_error_of_sampling_does_not_hide_progress(key):
     assert progress(0.0) < 0.95
 
 
-# --- signal and noise from independent draws --------------------------------------------------------------
+# Signal and noise from independent draws.
 
 
 def table_run(batch_size: int):
-    """One context whose logits are the parameters, under the optimal re-ranker, rewards without noise."""
+    """Returns a run of one context: its logits are the parameters, its rewards have no noise."""
     encoder = Encoder(
         init=lambda key: jnp.asarray(LOGITS[None, :1], jnp.float32),
         apply=lambda params, contexts: params[contexts],
@@ -190,10 +187,10 @@ def table_run(batch_size: int):
 
 
 @pytest.mark.slow
-def test_noise_of_a_run_is_that_of_enumeration():
-    """Batches of 4 have a quarter of a draw's variance; another estimator's variance is refused."""
+def test_gradient_noise_of_a_run_equals_enumeration():
+    """Batches of 4 have a quarter of a draw's variance; another estimator's variance fails the check."""
     names = ("v_pg", "top1_pg")
-    found = laboratory.gradient_noise(table_run(4), names, num_rounds=20, num_draws=100)
+    found = lab.gradient_noise(table_run(4), names, num_rounds=20, num_draws=100)
     noise = found["noise"]
     exact = moments(problem("optimal"), (2,))[1]
     for i, name in enumerate(names):
@@ -210,10 +207,10 @@ def test_noise_of_a_run_is_that_of_enumeration():
     np.testing.assert_allclose(noise.cosine[0, 1], cosine, atol=0.1)
 
 
-def test_sums_stand_for_all_pairs():
+def test_noise_from_draws_averages_all_pairs():
     """Averages of g . g' and of |g - g'|^2 / 2 over every pair of five draws."""
     draws = np.random.default_rng(0).normal(size=(5, 2, 3))  # five draws of two gradients
-    noise = laboratory.noise_from_draws(
+    noise = lab.noise_from_draws(
         jnp.asarray(draws.sum(axis=0)[None]),
         jnp.asarray(np.einsum("dip,djp->ij", draws, draws)[None]),
         5,
@@ -225,64 +222,64 @@ def test_sums_stand_for_all_pairs():
     np.testing.assert_allclose(noise.signal, signal)
     np.testing.assert_allclose(noise.variance, variance)
     np.testing.assert_allclose(noise.inner, inner)
-    assert np.isnan(noise.variance_error).all()  # one round tells nothing of its error
+    assert np.isnan(noise.variance_error).all()  # one round has no standard error
 
 
-# --- what a baseline does ---------------------------------------------------------------------------------
+# Effects of a baseline.
 
 
 @jax.jit
 def split(problem):
     names = "v_pg", "ca_pg_exact", "top1_pg"
-    return {name: laboratory.split_update(name, problem, (2,)) for name in names}
+    return {name: lab.split_update(name, problem, (2,)) for name in names}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", laboratory.RERANKERS)
-def test_a_constant_reward_imitates_the_reranker(stage):
+@pytest.mark.parametrize("reranker_name", lab.RERANKERS)
+def test_constant_reward_imitates_the_reranker(reranker_name):
     """E[grad log P(a in S)] = sum_a P(a shown | a in S) grad P(a in S).
 
-    Along the truth if the re-ranker is right, against it if it is wrong, and 0 if it does not care; for the
-    draw's own log-probability always 0.
+    It points along the policy gradient if the re-ranker is right, against it if the re-ranker is wrong, and
+    is 0 for the uniform re-ranker. For the log-probability of the draw it is always 0.
     """
-    parts = split(problem(stage))
+    parts = split(problem(reranker_name))
     _, p = oracle.probabilities(LOGITS[:1], (2,))
-    shown = p @ oracle.shown_weights(LOGITS[:1], (2,), reranker(stage), np.ones(1))
+    shown = p @ oracle.shown_weights(LOGITS[:1], (2,), reranker(reranker_name), np.ones(1))
     conditional = shown / oracle.inclusion(LOGITS[:1], (2,))
     drift = np.einsum("a,amn->mn", conditional, oracle.inclusion_gradients(LOGITS[:1], (2,)))
     np.testing.assert_allclose(parts["ca_pg_exact"].imitation, drift, atol=1e-6)
     np.testing.assert_allclose(parts["v_pg"].imitation, 0, atol=1e-6)
-    truth = moments(problem(stage), (2,))[0].v_pg
+    truth = moments(problem(reranker_name), (2,))[0].v_pg
     along = float(np.sum(parts["ca_pg_exact"].imitation * truth))
-    if stage == "uniform":
+    if reranker_name == "uniform":
         np.testing.assert_allclose(parts["ca_pg_exact"].imitation, 0, atol=1e-6)
-        assert np.abs(parts["top1_pg"].imitation).max() > 0.01  # it is no inclusion probability
+        assert np.abs(parts["top1_pg"].imitation).max() > 0.01  # not a log inclusion probability
     else:
-        assert along < -0.01 if stage == "anti" else along > 0.01
+        assert along < -0.01 if reranker_name == "anti" else along > 0.01
 
 
-def test_the_batch_mean_holds_poor_contexts_back():
-    """Two contexts that differ by a constant reward: where b is above V, what is shown is pushed away."""
+def test_batch_mean_holds_poor_contexts_back():
+    """Two contexts differ by a constant reward: where b is above V, the shown items are pushed away."""
     rewards = jnp.stack([jnp.asarray(REWARDS), jnp.asarray(REWARDS + 4)])
-    kinds = tuple(laboratory.BASELINES.values())
+    kinds = tuple(lab.BASELINES.values())
 
     @jax.jit
     def ascend(steepness, kind):
-        problems = laboratory.Problem(
+        problems = lab.Problem(
             jnp.broadcast_to(jnp.asarray(LOGITS[:1]), (2, 1, 4)),
             rewards,
             jnp.broadcast_to(steepness, (2,)),
         )
-        values = laboratory.expected_ascent(
+        values = lab.expected_ascent(
             "ca_pg_swr", problems, (2,), partial(jax.lax.switch, kind, kinds), optax.sgd(0.1), 300,
             problems.logits, lambda logits: logits,
         )  # fmt: skip
         return values[-1] - values[0]
 
     gain = {
-        (stage, name): np.asarray(ascend(jnp.asarray(laboratory.RERANKERS[stage]), i))
-        for stage in ("optimal", "anti")
-        for i, name in enumerate(laboratory.BASELINES)
+        (reranker_name, name): np.asarray(ascend(jnp.asarray(lab.RERANKERS[reranker_name]), i))
+        for reranker_name in ("optimal", "anti")
+        for i, name in enumerate(lab.BASELINES)
     }
     assert (gain["optimal", "none"] > 1).all()
     assert (gain["optimal", "context"] > 1).all()
@@ -292,35 +289,35 @@ def test_the_batch_mean_holds_poor_contexts_back():
     assert (gain["anti", "context"] > 0.1).all()
 
 
-# --- refusals and the report ------------------------------------------------------------------------------
+# Invalid arguments and the report.
 
 
-def test_refusals():
+def test_invalid_arguments_are_refused():
     given, one = problem("optimal"), jnp.zeros(1)
     truth = jnp.zeros((1, 4))
     with pytest.raises(
         ValueError, match=r"'ca_pg_threshold' depends on the noise .* sampled_moments"
     ):
-        laboratory.exact_moments("ca_pg_threshold", given, (2,), one, truth)
-    with pytest.raises(ValueError, match="num_draws is 1"):
-        laboratory.sampled_moments(jax.random.key(0), "v_pg", given, (2,), one, truth, 1)
-    large = laboratory.Problem(jnp.zeros((1, 8)), jnp.ones(8), jnp.asarray(0.0))
+        lab.exact_moments("ca_pg_threshold", given, (2,), one, truth)
+    with pytest.raises(ValueError, match="num_draws=1"):
+        lab.sampled_moments(jax.random.key(0), "v_pg", given, (2,), one, truth, 1)
+    large = lab.Problem(jnp.zeros((1, 8)), jnp.ones(8), jnp.asarray(0.0))
     with pytest.raises(ValueError, match=r"N = 8 items.* at most 7"):
-        laboratory.policy_value(large, (2,))
-    with pytest.raises(ValueError, match="seed 5 was not trained"):
-        laboratory.gradient_noise(table_run(4), seed=5)
-    with pytest.raises(ValueError, match="num_draws is 1"):
-        laboratory.gradient_noise(table_run(4), ("v_pg",), num_rounds=1, num_draws=1)
+        lab.policy_value(large, (2,))
+    with pytest.raises(ValueError, match="seed=5 was not trained"):
+        lab.gradient_noise(table_run(4), seed=5)
+    with pytest.raises(ValueError, match="num_draws=1"):
+        lab.gradient_noise(table_run(4), ("v_pg",), num_rounds=1, num_draws=1)
 
 
 @pytest.mark.slow
-def test_report(tmp_path):
+def test_report_writes_json_and_pictures(tmp_path):
     with jax.numpy_dtype_promotion("standard"):  # optax.adam counts its steps in integers
-        text = laboratory.report(
+        text = lab.report(
             tmp_path / "lab", sizes=((3, (2,)),), num_contexts=4, num_draws=16, run=table_run(4)
         )
-    body = json.loads((tmp_path / "lab" / "laboratory.json").read_text())
-    settings = len(laboratory.RERANKERS) * 3 * len(laboratory.BASELINES)
+    body = json.loads((tmp_path / "lab" / "lab.json").read_text())
+    settings = len(lab.RERANKERS) * 3 * len(lab.BASELINES)
     assert len(body["estimators"]) == settings * len(ESTIMATORS)
     for picture in ("estimators", "baselines", "ascent"):
         assert (tmp_path / "lab" / f"{picture}.png").stat().st_size > 10_000
