@@ -10,7 +10,7 @@ from typing import Any
 
 from rankpg.cli.arguments import Parser, folder_name
 from rankpg.cli.main import run_command
-from rankpg.config.fields import flag
+from rankpg.cli.flags import flag
 from rankpg.core.estimators import ESTIMATORS
 from rankpg.errors import ConfigError
 

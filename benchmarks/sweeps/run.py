@@ -128,7 +128,7 @@ def _train(row: Row, folder: RunFolder, bar: Any, stop: StopRequest) -> Run:
     def follow(run: Run, progress: Progress) -> None:
         if progress.phase == "compile":
             write_json(folder.path / VERSIONS, versions())
-        bar.follow(run, progress)
+        bar.update(run, progress)
         if not stop.signal:
             return
         if progress.phase == "train":  # else this state is there already

@@ -30,7 +30,7 @@ def demo(out: Path, num_steps: int) -> str:
             config = TrainConfig(
                 estimator=name, num_steps=num_steps, eval_every=max(num_steps // 8, 1)
             )
-            runs[name] = train(config, out=folder / name, on_progress=bar.follow)
+            runs[name] = train(config, out=folder / name, on_progress=bar.update)
             bar.finish(runs[name])
     picture = folder / "learning_curves.png"
     learning_curves({name: run.metrics for name, run in runs.items()}, picture)

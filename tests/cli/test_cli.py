@@ -16,8 +16,8 @@ from helpers.run_files import metrics_rows
 
 import rankpg
 from rankpg import TrainConfig
+from rankpg.cli.flags import flag
 from rankpg.cli.main import main
-from rankpg.config.fields import flag
 from rankpg.runs.storage.load import load_config, load_run
 
 ENABLE_X64 = False

@@ -121,7 +121,7 @@ def train(out: str, settings: dict, *place: str) -> None:
     run, folder = prepare(TrainConfig(**{**fixed, **settings})), RunFolder(out)
     (folder.resume if (folder.path / "checkpoint").exists() else folder.open)(run)
     for progress in training_loop(run):
-        folder.follow(run, progress)
+        folder.on_progress(run, progress)
     folder.close(run)
     placement = run.pipeline.placement
     rows = placement.shard.rows if isinstance(placement, MeshSharding) else 37

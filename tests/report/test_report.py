@@ -272,7 +272,7 @@ def folder_of(path: Path, **changes) -> Path:
     run, folder = prepare(TrainConfig(**(SMALL | changes))), RunFolder(path)
     folder.open(run)
     for progress in training_loop(run):
-        folder.follow(run, progress)
+        folder.on_progress(run, progress)
     folder.close(run)
     return path
 
@@ -498,7 +498,7 @@ def test_a_folder_without_rewards_shows_candidates_and_dashes_for_what_takes_rew
     run, folder = prepare(TrainConfig(**SMALL), data), RunFolder(tmp_path / "kept")
     folder.open(run)
     for progress in training_loop(run):
-        folder.follow(run, progress)
+        folder.on_progress(run, progress)
     folder.close(run)
     again = count_places(load_run(tmp_path / "kept"))
     np.testing.assert_array_equal(again.candidates, count_places(run).candidates)

@@ -247,7 +247,7 @@ def evaluated(folder: RunFolder, run, step: int, value: float | None) -> None:
     """As after an evaluation that found this value for both seeds."""
     rows = tuple({"step": step, "seed": seed, "policy_value": value} for seed in (0, 1))
     run.metrics.extend(rows)
-    folder.follow(run, Progress("evaluate", step, None, rows))
+    folder.on_progress(run, Progress("evaluate", step, None, rows))
 
 
 @pytest.mark.parametrize(
@@ -477,7 +477,7 @@ def test_rows_that_do_not_fit_are_taken_back(straight, tmp_path):
     before = (copy / "metrics.jsonl").read_bytes()
     rows = tuple(row | {"step": 240} for row in run.metrics[-2:])
     with files_up_to(len(before) + 100), pytest.raises(SaveError, match="rows of step 240"):
-        folder.follow(run, Progress("evaluate", 240, None, rows))
+        folder.on_progress(run, Progress("evaluate", 240, None, rows))
     assert (copy / "metrics.jsonl").read_bytes() == before
 
 

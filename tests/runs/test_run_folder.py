@@ -47,7 +47,7 @@ def settings(**changes) -> TrainConfig:
 def finish(run, folder, until=None):
     """As the command line does it; `until` leaves at a step, as if the power had gone."""
     for progress in training_loop(run):
-        folder.follow(run, progress)
+        folder.on_progress(run, progress)
         if until is not None and progress.phase == "evaluate" and progress.step >= until:
             return run
     folder.close(run)
@@ -85,7 +85,7 @@ def straight(tmp_path_factory):
     folder, run = RunFolder(base / "whole"), prepare(settings())
     folder.open(run)
     for progress in training_loop(run):
-        folder.follow(run, progress)
+        folder.on_progress(run, progress)
         if progress.phase == "evaluate" and progress.step == 4:
             shutil.copytree(folder.path, base / "interrupted")
     folder.close(run)
@@ -218,7 +218,7 @@ def test_a_crash_while_the_state_is_saved_loses_one_evaluation(half, monkeypatch
     monkeypatch.setattr(checkpoint, "save", crash)
     rows = tuple(row | {"step": 8} for row in run.metrics[-2:])
     with pytest.raises(OSError, match="no space"):
-        folder.follow(run, Progress("evaluate", 8, 1.0, rows))
+        folder.on_progress(run, Progress("evaluate", 8, 1.0, rows))
     again = load_run(half)
     assert again.step == 4
     assert again.state.step.tolist() == [4, 4]
@@ -555,7 +555,7 @@ def from_a_table(tmp_path_factory):
     run, folder = prepare(config), RunFolder(base / "run")
     folder.open(run)
     row = {"step": 0, "seed": 0, "policy_value": 1.0}  # as after an evaluation at the start
-    folder.follow(run, Progress("evaluate", 0, None, (row,)))
+    folder.on_progress(run, Progress("evaluate", 0, None, (row,)))
     return folder.path, base / "ratings.csv"
 
 

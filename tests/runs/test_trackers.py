@@ -43,7 +43,7 @@ def evaluated(folder, run, *steps):
             for seed in (0, 4)
         )
         run.metrics.extend(rows)
-        folder.follow(run, Progress("evaluate", step, None, rows))
+        folder.on_progress(run, Progress("evaluate", step, None, rows))
 
 
 def expected(*steps):
