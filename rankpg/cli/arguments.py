@@ -107,11 +107,15 @@ def setting_argument(field: dataclasses.Field, hint: Any, names: Collection[str]
     if hint is bool:
         return options | {"action": argparse.BooleanOptionalAction}
     if get_origin(hint) is tuple:
-        element = get_args(hint)[0]
-        return options | {"nargs": "*", "type": element, "metavar": element.__name__.upper()}
-    if choices:
-        return options | {"choices": choices, "metavar": "|".join(choices)}
-    return options | {"type": hint, "metavar": hint.__name__.upper()}
+        kind = get_args(hint)[0]
+        options |= {"nargs": "*", "type": kind}
+    elif choices:
+        kind = str
+        options["choices"] = choices
+    else:
+        kind = options["type"] = hint
+    metavar = field.metadata["metavar"] or "|".join(choices) or kind.__name__.upper()
+    return options | {"metavar": metavar}
 
 
 def _default(field: dataclasses.Field) -> str:

@@ -21,6 +21,7 @@ def setting(
     choices: tuple[str, ...] = (),
     needs: Mapping[str, str | tuple[str, ...]] = types.MappingProxyType({}),
     default_help: str = "",
+    metavar: str = "",
 ) -> Any:
     """Returns a field of a config.
 
@@ -32,6 +33,7 @@ def setting(
       needs: settings and their values, one or several, any of which gives this one an effect; empty if it
         always has one.
       default_help: the default in words, where its value does not say it.
+      metavar: its value in the help of the command line; by default its type or its choices.
     """
     ways = [
         (name, value)
@@ -44,6 +46,7 @@ def setting(
         "choices": choices,
         "needs": ways,
         "default_help": default_help,
+        "metavar": metavar,
     }
     return dataclasses.field(default=default, metadata=metadata)
 

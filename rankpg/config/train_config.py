@@ -66,6 +66,7 @@ class TrainConfig:
         "ratings: csv, parquet or npz file of (user, item, value) triples, or matrix as npy, npz or csv "
         "without header; text: folder with corpus.jsonl, queries.jsonl, qrels, corpus.npy and queries.npy",
         needs=_FILES,
+        metavar="FILE|FOLDER",
     )
     columns: tuple[str, ...] | None = setting(
         None,
@@ -73,6 +74,7 @@ class TrainConfig:
         "ratings: names of the user, item and value columns",
         needs=_RATINGS,
         default_help="recognised by their names",
+        metavar="NAME",
     )
     missing: Literal["zero", "error"] = setting(
         "zero",
@@ -162,7 +164,7 @@ class TrainConfig:
     mesh: tuple[int, ...] | None = setting(
         None,
         _POLICY,
-        "two numbers, BATCH ITEMS: devices that share the batch, and devices that share the items",
+        "number of devices that share the batch, and of devices that share the items",
         needs=_SHARDED,
         default_help="1 and all devices",
     )
@@ -193,13 +195,14 @@ class TrainConfig:
         tuple(PRESETS),
     )
     optimizer: str | None = setting(
-        None, _LEARNING, "name of an optax optimizer", default_help=_FROM_PRESET
+        None, _LEARNING, "name of an optax optimizer", default_help=_FROM_PRESET, metavar="NAME"
     )
     optimizer_options: tuple[str, ...] | None = setting(
         None,
         _LEARNING,
-        "further arguments of the optimizer, as NAME=NUMBER",
+        "further arguments of the optimizer",
         default_help=_FROM_PRESET,
+        metavar="NAME=NUMBER",
     )
     learning_rate: float | None = setting(
         None, _LEARNING, "step size of the optimizer", default_help=_FROM_PRESET
@@ -220,6 +223,7 @@ class TrainConfig:
         "uniform",
         _LEARNING,
         "alpha, weight of each position: uniform, dcg, or L numbers separated by commas",
+        metavar="uniform|dcg|NUMBERS",
     )
     advantage: str | None = setting(
         None,
