@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from rankpg.advantages import ADVANTAGES
 from rankpg.config.fields import check_effects, checked, setting, setting_type
 from rankpg.config.presets import PRESETS
 from rankpg.config.renamed import RENAMED
 from rankpg.core.estimators import ESTIMATORS, check_estimator
+from rankpg.encoders import TOWERS
 from rankpg.errors import ConfigError, argument
 from rankpg.rerankers import RERANKERS
 
@@ -27,11 +29,9 @@ _PROBLEM, _POLICY, _RERANKER, _LEARNING, _RUN = (
     "the run",
 )
 
-# Their tables are built above the config, from it: a test compares the names.
+# Their tables are not below the config: a test compares the names.
 _ENVIRONMENTS = ("synthetic", "ratings", "text")
 _RETRIEVALS = ("auto", "dense", "streamed", "sharded")
-_TOWERS = ("ids", "features", "adapter", "given")
-_ADVANTAGES = ("none", "group", "batch", "context", "learned")
 
 _SHARDED = {"retrieval": "sharded"}
 _SYNTHETIC, _RATINGS = {"environment": "synthetic"}, {"environment": "ratings"}
@@ -128,9 +128,11 @@ class TrainConfig:
         _POLICY,
         "embedding of contexts. ids: a table; features: a perceptron over their features; adapter: their "
         "features plus a perceptron that is 0 at first; given: their features, not trained",
-        _TOWERS,
+        tuple(TOWERS),
     )
-    item_tower: str = setting("ids", _POLICY, "embedding of items, with the same choices", _TOWERS)
+    item_tower: str = setting(
+        "ids", _POLICY, "embedding of items, with the same choices", tuple(TOWERS)
+    )
     hidden: tuple[int, ...] = setting(
         (64,),
         _POLICY,
@@ -231,7 +233,7 @@ class TrainConfig:
         "factor of the score: the reward (none), or the reward normalised within its group of draws (group), "
         "less the mean of the other rewards of the batch (batch), a running mean per context (context), or a "
         "learned baseline (learned)",
-        _ADVANTAGES,
+        tuple(ADVANTAGES),
         default_help=_FROM_PRESET,
     )
     entropy_bonus: float = setting(

@@ -11,15 +11,18 @@ import numpy as np
 import pytest
 import yaml
 
+from rankpg.advantages import ADVANTAGES
 from rankpg.cli.flags import with_flags
 from rankpg.config.fields import choices_of
 from rankpg.config.presets import PRESETS
 from rankpg.config.renamed import RENAMED
 from rankpg.config.train_config import TrainConfig
 from rankpg.core.estimators import ESTIMATORS
+from rankpg.encoders import TOWERS
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.errors import ConfigError
 from rankpg.rerankers import RERANKERS
+from rankpg.retrieval import RETRIEVALS
 from rankpg.runs.storage.load import load_config, load_settings
 from rankpg.training import build
 from rankpg.training.build import assemble
@@ -362,10 +365,13 @@ def test_a_former_name_is_refused_with_the_current_one(old):
 def test_choices_agree_with_their_tables():
     hints = typing.get_type_hints(TrainConfig)
     choices = {f.name: choices_of(f, hints[f.name]) for f in dataclasses.fields(TrainConfig)}
+    assert choices["advantage"] == tuple(ADVANTAGES)
+    assert choices["context_tower"] == choices["item_tower"] == tuple(TOWERS)
     assert choices["environment"] == tuple(build.ENVIRONMENTS)
     assert choices["estimator"] == tuple(ESTIMATORS)
     assert choices["preset"] == tuple(PRESETS)
     assert choices["reranker"] == tuple(RERANKERS)
+    assert choices["retrieval"] == ("auto", *RETRIEVALS)
 
 
 def test_messages_in_flags():

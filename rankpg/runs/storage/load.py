@@ -11,6 +11,7 @@ from rankpg.config.renamed import with_current_names
 from rankpg.config.train_config import TrainConfig
 from rankpg.errors import ConfigError, argument
 from rankpg.rerankers import uniform
+from rankpg.retrieval.choice import SAME_DRAW
 from rankpg.runs.run import MetricAccumulator, Run, prepare
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import dataset_file as saved_data
@@ -34,9 +35,6 @@ MAY_CHANGE = ("num_steps", "eval_every", "eval_contexts", "mesh")
 
 LIVE, OWNER = "live", "retriever.json"
 """Folder of an online retriever's open draws, and the file that identifies the retriever."""
-
-_SAME_DRAW = {"streamed", "sharded"}
-"""Retrievals that draw the same candidates from a key, so that one may replace the other."""
 
 
 def load_config(path: Path | str) -> TrainConfig:
@@ -228,7 +226,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, A
     """Returns the first setting that differs and may not, with both values; None if there is none."""
     for name in [name for name in before if name in now]:
         then, this = before[name], now[name]
-        same_draw = name == "retrieval" and {then, this} <= _SAME_DRAW
+        same_draw = name == "retrieval" and {then, this} <= SAME_DRAW
         if name not in MAY_CHANGE and then != this and not same_draw:
             return name, then, this
     return None
