@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 __all__ = ["ConfigError", "argument"]
 
 
@@ -11,7 +9,7 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message names it, its value and what is required."""
 
 
-def argument(name: str, value: Any) -> str:
+def argument(name: str, value: object) -> str:
     """Returns an argument and its value as an error message writes them: the command line makes a flag of it.
 
     >>> argument("retrieval", "dense")

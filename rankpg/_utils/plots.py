@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.typing import ColorType
 
 __all__ = ["COLORS", "curve", "learning_curves", "mean_interval", "pyplot"]
 
@@ -91,7 +95,7 @@ def learning_curves(
     plt.close(figure)
 
 
-def _mark_stopped(axes: Any, metrics: list[dict[str, Any]], color: Any) -> None:
+def _mark_stopped(axes: Axes, metrics: list[dict[str, Any]], color: ColorType) -> None:
     """Marks with a cross where a seed stopped early."""
     for row in metrics:
         if row.get("stopped_at_step") is not None and row["policy_value"] is not None:

@@ -92,7 +92,9 @@ def checkpoint_step(text: str) -> int | str:
     return text if text == "best" else int(text)
 
 
-def setting_argument(field: dataclasses.Field, hint: Any, names: Collection[str]) -> dict[str, Any]:
+def setting_argument(
+    field: dataclasses.Field, hint: object, names: Collection[str]
+) -> dict[str, Any]:
     """Returns the arguments of `add_argument` for a setting.
 
     Args:
@@ -101,19 +103,19 @@ def setting_argument(field: dataclasses.Field, hint: Any, names: Collection[str]
       names: all settings, which its help may mention.
     """
     choices = choices_of(field, hint)
-    hint, _ = setting_type(hint)
+    kind, _ = setting_type(hint)
     text = f"{with_flags(field.metadata['help'], names)} [{_default(field)}]"
     options: dict[str, Any] = {"help": text.replace("%", "%%")}
-    if hint is bool:
+    if kind is bool:
         return options | {"action": argparse.BooleanOptionalAction}
-    if get_origin(hint) is tuple:
-        kind = get_args(hint)[0]
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
         options |= {"nargs": "*", "type": kind}
     elif choices:
         kind = str
         options["choices"] = choices
     else:
-        kind = options["type"] = hint
+        options["type"] = kind
     metavar = field.metadata["metavar"] or "|".join(choices) or kind.__name__.upper()
     return options | {"metavar": metavar}
 

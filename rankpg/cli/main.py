@@ -9,7 +9,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jax.errors import JaxRuntimeError
 
@@ -91,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_evaluate(subcommands: Any) -> None:
+def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
     evaluate = subcommands.add_parser("evaluate", help="metrics of a trained run, from its folder")
     evaluate.add_argument(
         "run", type=Path, metavar="RUN", help="folder of the run (--out of train)"
@@ -103,7 +102,7 @@ def _add_evaluate(subcommands: Any) -> None:
     evaluate.set_defaults(command=commands.evaluate)
 
 
-def _add_demo(subcommands: Any) -> None:
+def _add_demo(subcommands: argparse._SubParsersAction) -> None:
     demo = subcommands.add_parser(
         "demo", help="comparison of four estimators on the paper's instance, in a few minutes"
     )
@@ -124,7 +123,7 @@ def _add_demo(subcommands: Any) -> None:
     demo.set_defaults(command=commands.demo)
 
 
-def _add_report(subcommands: Any) -> None:
+def _add_report(subcommands: argparse._SubParsersAction) -> None:
     report = subcommands.add_parser(
         "report",
         help="comparison of runs on one HTML page",
@@ -151,7 +150,7 @@ def _add_report(subcommands: Any) -> None:
     report.set_defaults(command=commands.report)
 
 
-def _add_export(subcommands: Any) -> None:
+def _add_export(subcommands: argparse._SubParsersAction) -> None:
     export = subcommands.add_parser(
         "export",
         help="files of a trained run for serving without rankpg",

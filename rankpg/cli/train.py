@@ -188,7 +188,7 @@ a seed; 130 after Ctrl-C and 143 after SIGTERM, with the state of the last updat
 """
 
 
-def add_train(subcommands: Any) -> None:
+def add_train(subcommands: argparse._SubParsersAction) -> None:
     """Adds the parser of `train`: flags about files and processes, and one flag per setting."""
     parser = subcommands.add_parser(
         "train",
@@ -207,7 +207,7 @@ def add_train(subcommands: Any) -> None:
         "the first, their number, and index from 0; empty where Slurm, Open MPI, Kubernetes or a TPU pod "
         "provides it [one process]",
     )
-    groups: dict[str, Any] = {}
+    groups: dict[str, argparse._ArgumentGroup] = {}
     hints = get_type_hints(TrainConfig)
     for field in dataclasses.fields(TrainConfig):
         title = field.metadata["group"]
@@ -218,7 +218,7 @@ def add_train(subcommands: Any) -> None:
     parser.set_defaults(command=train)
 
 
-def _add_files(files: Any) -> None:
+def _add_files(files: argparse._ArgumentGroup) -> None:
     files.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings [none]")
     files.add_argument(
         "--out", type=folder_name, metavar="FOLDER", help="output folder of the run [not saved]"

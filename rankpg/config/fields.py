@@ -7,15 +7,18 @@ import numbers
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args, get_origin
 
 from rankpg.errors import ConfigError, argument
+
+if TYPE_CHECKING:
+    from rankpg.config.train_config import TrainConfig
 
 __all__ = ["check_effects", "checked", "choices_of", "setting", "setting_type"]
 
 
 def setting(
-    default: Any,
+    default: object,
     group: str,
     help: str,
     choices: tuple[str, ...] = (),
@@ -51,7 +54,7 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def check_effects(config: Any) -> None:
+def check_effects(config: TrainConfig) -> None:
     """Rejects a setting that is not its default and has no effect beside the others."""
     for field in dataclasses.fields(config):
         value, ways = getattr(config, field.name), field.metadata["needs"]
@@ -66,7 +69,7 @@ def check_effects(config: Any) -> None:
             )
 
 
-def setting_type(hint: Any) -> tuple[Any, bool]:
+def setting_type(hint: object) -> tuple[Any, bool]:
     """Returns the type of a setting without None, and whether None is allowed."""
     if get_origin(hint) in (types.UnionType, typing.Union):
         inner = [arm for arm in get_args(hint) if arm is not type(None)]
@@ -74,13 +77,13 @@ def setting_type(hint: Any) -> tuple[Any, bool]:
     return hint, False
 
 
-def choices_of(field: dataclasses.Field, hint: Any) -> tuple[str, ...]:
+def choices_of(field: dataclasses.Field, hint: object) -> tuple[str, ...]:
     """Returns the values that a setting may take; empty if all values of its type are allowed."""
     hint = setting_type(hint)[0]
     return get_args(hint) if get_origin(hint) is Literal else field.metadata["choices"]
 
 
-def checked(field: dataclasses.Field, hint: Any, value: Any) -> Any:
+def checked(field: dataclasses.Field, hint: object, value: object) -> Any:
     """Returns a value in the setting's type, whether it comes from YAML or from Python.
 
     Raises:
@@ -103,7 +106,7 @@ def checked(field: dataclasses.Field, hint: Any, value: Any) -> Any:
     return value
 
 
-def _scalar(field: dataclasses.Field, hint: Any, value: Any) -> Any:
+def _scalar(field: dataclasses.Field, hint: object, value: object) -> Any:
     if hint is bool or isinstance(value, bool):
         if hint is bool and isinstance(value, bool):
             return value
@@ -113,21 +116,29 @@ def _scalar(field: dataclasses.Field, hint: Any, value: Any) -> Any:
             return float(value)  # YAML reads 1e-2 as a string
         except ValueError:
             raise _wrong(field, value, hint) from None
-    if hint is int and hasattr(value, "__index__"):
+    if hint is int and isinstance(value, SupportsIndex):
         return int(value)
     if hint is str and isinstance(value, str):
         return value
     raise _wrong(field, value, hint)
 
 
-def _wrong(field: dataclasses.Field, value: Any, hint: Any) -> ConfigError:
+def _wrong(field: dataclasses.Field, value: object, hint: object) -> ConfigError:
     return ConfigError(f"{argument(field.name, value)}; expected {_describe(hint)}")
 
 
-def _describe(hint: Any) -> str:
+_TYPES: dict[object, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+}
+
+
+def _describe(hint: object) -> str:
     """Returns a setting's type in words."""
     if get_origin(hint) is tuple:
         return f"a list, each entry {_describe(get_args(hint)[0])}"
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(get_args(hint))
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+    return _TYPES[hint]

@@ -36,7 +36,8 @@ _RETRIEVALS = ("auto", "dense", "streamed", "sharded")
 _SHARDED = {"retrieval": "sharded"}
 _SYNTHETIC, _RATINGS = {"environment": "synthetic"}, {"environment": "ratings"}
 _FILES = {"environment": ("ratings", "text")}
-_OVER_FEATURES = ("features", "adapter")
+_OVER_FEATURES = tuple(n for n, kind in TOWERS.items() if kind.reads_features and kind.learns)
+_KEEP_WIDTH = {name for name, kind in TOWERS.items() if kind.keeps_width}
 _FROM_PRESET = "from the preset"
 _LARGEST_BONUS = 1e6
 """More would leave nothing of a reward in float32."""
@@ -352,7 +353,7 @@ class TrainConfig:
                 "environment='text' needs path=FOLDER (corpus.jsonl, queries.jsonl and qrels)"
             )
         towers = {self.context_tower, self.item_tower}
-        if {"adapter", "given"} & towers and self.embedding_dim != type(self).embedding_dim:
+        if _KEEP_WIDTH & towers and self.embedding_dim != type(self).embedding_dim:
             raise ConfigError(
                 f"{self._argument('embedding_dim')} has no effect: {self._argument('context_tower')} and "
                 f"{self._argument('item_tower')} keep the width of the features; leave it out"

@@ -63,7 +63,7 @@ class Saved:
     step: int
     metadata: dict[str, Any]
 
-    def state(self, template: Any) -> Any:
+    def state(self, template: object) -> Any:
         """Returns the state, in the structure of `template` (arrays or their shapes).
 
         Raises:
@@ -89,7 +89,7 @@ class Saved:
 def save(
     folder: Path,
     step: int,
-    state: Any,
+    state: object,
     *,
     metadata: Mapping[str, Any] | None = None,
     keep: Collection[int] = (),
@@ -126,7 +126,7 @@ def save(
             shutil.rmtree(old)
 
 
-def _write(partial: Path, state: Any, metadata: Mapping[str, Any]) -> None:
+def _write(partial: Path, state: object, metadata: Mapping[str, Any]) -> None:
     _cleared(partial).parent.mkdir(parents=True, exist_ok=True)
     with _checkpointer() as checkpointer, _plainly(partial.parent) as folder:
         checkpointer.save(folder / partial.name, _flat(state))
@@ -238,7 +238,7 @@ def find(folder: Path, step: int | None = None) -> Saved:
     return Saved(path, step, metadata)
 
 
-def restore(folder: Path, template: Any) -> tuple[int, Any]:
+def restore(folder: Path, template: object) -> tuple[int, Any]:
     """Returns the step and state of the newest checkpoint; see `find` and `Saved.state`."""
     saved = find(folder)
     return saved.step, saved.state(template)
@@ -286,7 +286,7 @@ def _unreadable(checkpoint: Path, reason: str) -> CheckpointError:
     return CheckpointError(f"the checkpoint {checkpoint} cannot be read ({reason}); {advice}")
 
 
-def _not_saved(folder: Path, step: int, state: Any, error: Exception) -> SaveError:
+def _not_saved(folder: Path, step: int, state: object, error: Exception) -> SaveError:
     size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
     steps = [saved for saved in saved_steps(folder) if saved != step]
     kept = (
@@ -342,11 +342,11 @@ def _checkpointer() -> Any:
     )
 
 
-def _flat(state: Any) -> dict[str, Any]:
+def _flat(state: object) -> dict[str, Any]:
     """Returns path -> leaf: free of any library's containers, so that all versions can read it."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def _words(leaf: Any) -> str:
+def _words(leaf: jax.Array | np.ndarray | jax.ShapeDtypeStruct | None) -> str:
     return "absent" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"

@@ -22,6 +22,7 @@ from rankpg.data.read import load_arrays
 from rankpg.environments.catalogue import catalogue
 from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError
+from rankpg.types import Environment
 
 __all__ = ["IDS", "load", "save"]
 
@@ -137,7 +138,7 @@ def _array(held: dict[str, Any]) -> np.ndarray:
     return np.array(held["values"], kind)
 
 
-def _save_arrays(file: Path, world: Any) -> None:
+def _save_arrays(file: Path, world: Environment) -> None:
     arrays: dict[str, Any] = {
         f"{side}_features": np.asarray(rows)
         for side in _SIDES
