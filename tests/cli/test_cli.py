@@ -373,3 +373,13 @@ def test_the_module_is_a_program(tmp_path):
     assert done.returncode == 2
     assert done.stderr == "rankpg: --num-candidates 0; expected at least 1\n"
     assert done.stdout == ""
+
+
+def test_import_is_light():
+    """Plots, tables and files of other libraries are imported where they are needed."""
+    program = "import sys, rankpg; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"matplotlib", "pandas", "pyarrow", "faiss", "wandb", "lightgbm"}

@@ -76,7 +76,7 @@ def saved_state(folder: Path, step: int | None = None):
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Bit by bit the same parameters, and the same rows but for the clock's."""
+    """Asserts equal parameters, bit by bit, and equal rows except for the speed."""
     left, right = saved_state(one), saved_state(other)
     assert left.keys() == right.keys()
     for name in left:
