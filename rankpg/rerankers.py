@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -299,6 +299,7 @@ def fit_scorer(
     return scorer
 
 
+@runtime_checkable
 class RerankerSettings(Protocol):
     """Settings from which the re-rankers of the table are built; a `TrainConfig` has these fields."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ Tree = TypeVar("Tree")
 """Any pytree of arrays."""
 
 
+@runtime_checkable
 class Sharding(Protocol):
     """Moves arrays between the host and the devices of a run, and keeps them where they belong."""
 

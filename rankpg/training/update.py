@@ -10,7 +10,7 @@ came from outside (`Logged`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -111,6 +111,7 @@ class ContextSampler(NamedTuple):
         return jnp.repeat(contexts, self.draws_per_context)
 
 
+@runtime_checkable
 class Batch(Protocol):
     """B contexts, and where their candidates, ranking and rewards come from."""
 

@@ -221,7 +221,7 @@ FILES = {
         (["train", "--num-steps", "0"], ["--num-steps 0;", "at least 1"]),
         (
             ["train", "--num-candidates", "11", "--num-items", "10"],
-            ["--num-candidates is 11", "10"],
+            ["--num-candidates 11,", "10"],
         ),
         (["train", "--ranking-length", "4", "--num-candidates", "3"], ["--ranking-length 4"]),
         (["train", "--seeds", "1", "1"], ["--seeds 1 1;"]),
@@ -229,7 +229,7 @@ FILES = {
             ["train", "--estimator", "ca_pg_exact", "--num-experts", "2"],
             ["--estimator", "ca_pg_exact"],
         ),
-        (["train", "--optimizer", "adamm"], ["--optimizer is 'adamm'", "adagrad"]),
+        (["train", "--optimizer", "adamm"], ["--optimizer adamm;", "adagrad"]),
         (["train", "--optimizer-options", "b3=1"], ["--optimizer-options", "'b3=1'", "b1"]),
         (["train", "--position-weights", "1,2"], ["--position-weights", "L = 1"]),
         (["train", "--environment", "ratings"], ["--path"]),
@@ -249,7 +249,7 @@ FILES = {
         ),
         (
             ["train", "--environment", "ratings", "--path", "ok.csv", "--num-candidates", "9"],
-            ["--num-candidates is 9", "8 items"],
+            ["--num-candidates 9,", "8 items"],
         ),
         (
             [

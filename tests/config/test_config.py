@@ -25,7 +25,7 @@ from rankpg.rerankers import RERANKERS
 from rankpg.retrieval import RETRIEVALS
 from rankpg.runs.storage.load import load_config, load_settings
 from rankpg.training import build
-from rankpg.training.build import assemble
+from rankpg.training.build import build_learner
 
 ENABLE_X64 = False
 
@@ -200,10 +200,10 @@ def test_k_is_compared_with_the_actual_catalogue():
         num_candidates=2000
     )  # for train(config, environment) with 10,000 items, say
     many = from_matrix(np.zeros((2, 2000))).environment
-    assert sum(assemble(config, many).quotas) == 2000
+    assert sum(build_learner(config, many).policy.quotas) == 2000
     few = from_matrix(np.zeros((2, 1999))).environment
-    with pytest.raises(ConfigError, match=r"num.candidates( is |=)2000,? .* only 1999 items"):
-        assemble(config, few)
+    with pytest.raises(ConfigError, match=r"num_candidates=2000, .* only 1999 items"):
+        build_learner(config, few)
 
 
 def test_edges_that_are_allowed():
