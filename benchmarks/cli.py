@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rankpg.cli.arguments import Parser, folder_name
+from rankpg.cli.flags import flag
 from rankpg.cli.main import run_command
-from rankpg.config.fields import flag
 from rankpg.core.estimators import ESTIMATORS
 
 __all__ = ["main"]

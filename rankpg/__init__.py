@@ -1,4 +1,4 @@
-"""rankpg: train an early-stage ranker on the reward of the final list, by policy gradient, in JAX."""
+"""rankpg: policy-gradient training of a retriever on the reward of the final list, in JAX."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RUN.md, the card of a run: what was run, with what, and how it ended."""
+"""The version of the package, and those that a result depends on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["versions"]
 
 
 def versions() -> dict[str, str]:
-    """The versions and the hardware that a figure depends on."""
+    """Returns the versions and the hardware that a result depends on."""
     names = ("jax", "jaxlib", "flax", "optax", "numpy")
     found = {"python": platform.python_version(), "rankpg": __version__}
     for name in names:

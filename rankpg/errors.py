@@ -1,9 +1,18 @@
-"""Settings as dataclass fields: their help, their types and choices, and one door for their values."""
+"""Errors that every layer of the package raises."""
 
 from __future__ import annotations
 
-__all__ = ["ConfigError"]
+__all__ = ["ConfigError", "argument"]
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be; the message names its flag and says what would do."""
+    """A setting that cannot be used; the message names it, its value and what is required."""
+
+
+def argument(name: str, value: object) -> str:
+    """Returns an argument and its value as an error message writes them: the command line makes a flag of it.
+
+    >>> argument("retrieval", "dense")
+    "retrieval='dense'"
+    """
+    return f"{name}={value!r}"

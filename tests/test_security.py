@@ -1,4 +1,4 @@
-"""What SECURITY.md promises of files, seen in the source and tried with files."""
+"""The promises of SECURITY.md about files: no loader runs code."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from rankpg.runs.storage.load import load_settings
 
 SOURCES = sorted(Path(rankpg.__file__).parent.rglob("*.py"))
 MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
-"""What runs code when it loads a file."""
+"""Modules that run code when they load a file."""
 FUNCTIONS = {"eval", "exec", "compile", "__import__"}
 
 
 def forbidden(source: str) -> list[str]:
-    """Loaders that execute, and calls that evaluate text."""
+    """Returns loaders that run code, and calls that evaluate text."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -54,12 +54,12 @@ def test_no_source_loads_code(file):
         "np.load(file, allow_pickle=True)",
     ],
 )
-def test_the_search_finds_what_it_looks_for(source):
+def test_forbidden_loaders_are_found(source):
     assert forbidden(source)
 
 
 class Bomb:
-    """Pickled, it makes a file when it is loaded."""
+    """An object whose pickle makes a file when it is loaded."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -69,7 +69,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
-def test_a_pickle_within_a_numpy_file_stays_asleep(suffix, tmp_path):
+def test_a_pickle_in_a_numpy_file_is_not_loaded(suffix, tmp_path):
     gone_off, file = tmp_path / "gone off", tmp_path / f"matrix{suffix}"
     bombs = np.array([[Bomb(gone_off)]], dtype=object)
     np.save(file, bombs) if suffix == ".npy" else np.savez(file, matrix=bombs)
@@ -80,7 +80,7 @@ def test_a_pickle_within_a_numpy_file_stays_asleep(suffix, tmp_path):
     assert gone_off.exists()
 
 
-def test_yaml_makes_no_objects(tmp_path):
+def test_yaml_objects_are_not_made(tmp_path):
     gone_off, file = tmp_path / "gone off", tmp_path / "config.yaml"
     file.write_text(f"estimator: !!python/object/apply:os.mkdir ['{gone_off}']\n")
     with pytest.raises(ValueError, match=r"config\.yaml is not YAML"):

@@ -40,8 +40,7 @@ from rankpg.environments.tabular import Ratings
 from rankpg.evaluation.metrics import ndcg, relevant_recall
 from rankpg.policy import Policy
 from rankpg.training.build import build_learner
-from rankpg.training.update import train_chunk
-from rankpg.training.update import Learner, TrainState
+from rankpg.training.update import Learner, TrainState, train_chunk
 from rankpg.types import Array, Float, record
 
 FOLDS, SHOWN = 5, 10

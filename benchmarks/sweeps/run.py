@@ -127,7 +127,7 @@ def _train(trial: Trial, folder: RunFolder, bar: ProgressBar, stop: StopRequest)
     def on_progress(run: Run, progress: Progress) -> None:
         if progress.phase == "compile":
             write_json(folder.path / VERSIONS, versions())
-        bar.follow(run, progress)
+        bar.update(run, progress)
         if not stop.signal:
             return
         if progress.phase == "train":  # in the other phases this state is saved already

@@ -1,59 +1,59 @@
-"""Several processes that train one run together, and which of them speaks."""
+"""Several processes that train one run together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
-from rankpg.errors import ConfigError
+from rankpg.errors import ConfigError, argument
 
 __all__ = ["agreed", "is_writer", "join_processes"]
 
 
-def join_processes(place: Sequence[str] = ()) -> None:
-    """Meet the other processes of this run, before JAX does anything else (`jax.distributed`).
+def join_processes(distributed: Sequence[str] = ()) -> None:
+    """Connects this process to the others of its run; call it before any other use of JAX.
 
     Args:
-      place: ADDRESS:PORT of the first process, how many there are, and which one this is, from 0; empty
-        where the cluster tells: Slurm, a TPU pod, Open MPI, Kubernetes.
+      distributed: ADDRESS:PORT of the first process, their number, and the index of this one from 0; empty
+        where the cluster provides these: Slurm, a TPU pod, Open MPI, Kubernetes.
 
     Raises:
-      ConfigError: the place is none, nobody tells it, or the others did not come.
+      ConfigError: impossible arguments, a cluster that does not provide them, or a process that is missing.
 
     >>> join_processes(["here"])
     Traceback (most recent call last):
-    rankpg.errors.ConfigError: --distributed is here; expected nothing (where Slurm, ...
+    rankpg.errors.ConfigError: distributed=('here',); expected nothing where Slurm, ...
     """
     wrong = ConfigError(
-        f"--distributed is {' '.join(place)}; expected nothing (where Slurm, Open MPI, Kubernetes or a "
-        "TPU pod tells the rest), or ADDRESS:PORT COUNT INDEX, for instance 10.0.0.1:9876 2 0"
+        f"{argument('distributed', tuple(distributed))}; expected nothing where Slurm, Open MPI, Kubernetes "
+        "or a TPU pod provides the rest, else ADDRESS:PORT COUNT INDEX, for instance "
+        "distributed=('10.0.0.1:9876', '2', '0')"
     )
-    if not place:
-        _meet()
+    if not distributed:
+        _initialise()
         return
     try:
-        address, count, index = place[0], int(place[1]), int(place[2])
+        address, count, index = distributed[0], int(distributed[1]), int(distributed[2])
     except (ValueError, IndexError):
         raise wrong from None
-    if len(place) > 3 or ":" not in address or not 0 <= index < count:
+    if len(distributed) > 3 or ":" not in address or not 0 <= index < count:
         raise wrong
-    _meet(address, count, index)
+    _initialise(address, count, index)
 
 
-def _meet(*place: Any) -> None:
-    # CPUs talk over the network, too.
+def _initialise(*arguments: str | int) -> None:
+    # Collectives between CPUs go over the network as well.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(*place)
+        jax.distributed.initialize(*arguments)  # pyright: ignore[reportArgumentType]
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"--distributed: {error}") from error
+        raise ConfigError(f"distributed=: {error}") from error
 
 
 def is_writer() -> bool:
-    """Whether this process writes files and reports: the first one does.
+    """Returns True in the first process, which writes files and reports.
 
     >>> is_writer()
     True
@@ -62,7 +62,7 @@ def is_writer() -> bool:
 
 
 def agreed(number: int) -> int:
-    """The largest of all processes' numbers: what one was told, all of them know. Every process must call it.
+    """Returns the largest of all processes' numbers; every process must call it.
 
     >>> agreed(15)
     15

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: written beside their place, then moved to it."""
+"""Atomic writes and file locks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Held", "Taken", "acquire", "atomic_write", "atomic_write_text", "loc
 
 @contextlib.contextmanager
 def atomic_write(file: Path) -> Iterator[Path]:
-    """Where to write what becomes `file` at the end of the block; nothing is left of a block that raises.
+    """Yields a temporary path that replaces `file` at the end of the block, unless the block raises.
 
-    Of several that write one file at once each has a place of its own, and the last to end stays.
+    Several writers of one file each have a temporary path of their own; the last one to end stays.
 
     >>> import tempfile
-    >>> file = Path(tempfile.mkdtemp()) / "notes"
+    >>> file = Path(tempfile.mkdtemp()) / "metadata"
     >>> with atomic_write(file) as partial:
     ...     _ = partial.write_text("all of it")
     >>> file.read_text(), partial.exists()
@@ -36,21 +36,21 @@ def atomic_write(file: Path) -> Iterator[Path]:
 
 
 def atomic_write_text(file: Path, content: str | bytes) -> None:
-    """Write text, as UTF-8, or bytes.
+    """Writes text, as UTF-8, or bytes.
 
     Raises:
-      OSError: the disk does not take it; what was there stays.
+      OSError: it cannot be written, on a full disk for instance; the former content stays.
     """
     with atomic_write(file) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 class Taken(Exception):
-    """Somebody else works on it; the message says who."""
+    """A lock that another process holds; the message names it."""
 
 
 class Held:
-    """A lock until it is released, or nobody has this object any more, or the process ends."""
+    """A lock, held until it is released, this object is deleted, or the process ends."""
 
     def __init__(self, descriptor: int):
         self._descriptor: int | None = descriptor
@@ -65,11 +65,11 @@ class Held:
 
 
 def acquire(file: Path) -> Held:
-    """Take `file`.
+    """Locks `file`.
 
     Raises:
-      Taken: another process, here or on a host that shares the folder, holds it; or this one does already.
-      OSError: it cannot be written, or its file system knows no locks.
+      Taken: a process holds it already: this one, or another one here or on a host that shares the folder.
+      OSError: it cannot be written, or its file system does not support locks.
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "row"
@@ -91,7 +91,7 @@ def acquire(file: Path) -> Held:
 
 @contextlib.contextmanager
 def lock(file: Path) -> Iterator[None]:
-    """Hold `file` for the length of the block.
+    """Locks `file` for the duration of the block.
 
     Raises:
       Taken, OSError: as `acquire`.

@@ -1,18 +1,22 @@
-"""Figures over seeds: means with intervals, and tables of them."""
+"""Means over seeds with intervals, and learning curves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.typing import ColorType
 
 __all__ = ["COLORS", "curve", "learning_curves", "mean_interval", "pyplot"]
 
 
 def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:
-    """The mean and the half-width of its 95 % interval, t * s / sqrt(n); None from a single value.
+    """Returns the mean and the half-width of its 95 % interval, t * s / sqrt(n) (None for one value).
 
     >>> mean, half = mean_interval([1.0, 2.0, 3.0])
     >>> f"{mean:.2f} +- {half:.2f}"  # t of 2 degrees of freedom is 4.303
@@ -30,7 +34,7 @@ def mean_interval(values: Iterable[float]) -> tuple[float, float | None]:
 def curve(
     metrics: Iterable[dict[str, Any]], name: str = "policy_value"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A metric over training: steps, means over seeds, half-widths of their intervals (0 for one seed)."""
+    """Returns the learning curve of a metric: steps, means over seeds, half-widths (0 for one seed)."""
     by_step: dict[int, list[float]] = {}
     for row in metrics:
         if row.get(name) is not None:
@@ -49,21 +53,21 @@ COLORS = {
     "ca_pg_swr": "tab:red",
     "ca_pg_threshold": "tab:purple",
 }
-"""estimator -> its colour in every picture that compares them."""
+"""estimator -> its colour in every plot that compares estimators."""
 
 
 def learning_curves(
     runs: Mapping[str, list[dict[str, Any]]], path: Path, *, title: str = ""
 ) -> None:
-    """Policy value against steps: the mean over seeds with its 95 % interval, and the optimum.
+    """Plots the policy value against steps: the mean over seeds, its 95 % interval, and the optimum.
 
     Args:
       runs: label -> metrics rows.
-      path: the PNG that is written.
-      title: above the picture.
+      path: the PNG file to write.
+      title: above the plot; the number of seeds if empty.
 
     Raises:
-      ModuleNotFoundError: matplotlib is missing; names the extra.
+      ModuleNotFoundError: matplotlib is missing; the message names the extra.
     """
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
@@ -91,21 +95,23 @@ def learning_curves(
     plt.close(figure)
 
 
-def _mark_stopped(axes: Any, metrics: list[dict[str, Any]], color: Any) -> None:
-    """A cross where a seed stopped before the end."""
+def _mark_stopped(axes: Axes, metrics: list[dict[str, Any]], color: ColorType) -> None:
+    """Marks with a cross where a seed stopped early."""
     for row in metrics:
         if row.get("stopped_at_step") is not None and row["policy_value"] is not None:
             axes.plot(row["stopped_at_step"], row["policy_value"], "x", color=color, markersize=9)
 
 
 def pyplot() -> Any:
-    """matplotlib.pyplot without a display; ModuleNotFoundError names the extra where it is missing."""
+    """Returns matplotlib.pyplot for use without a display.
+
+    Raises:
+      ModuleNotFoundError: matplotlib is missing; the message names the extra.
+    """
     try:
         import matplotlib
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "a picture needs matplotlib: pip install 'rankpg[cli]'"
-        ) from error
+        raise ModuleNotFoundError("a plot needs matplotlib: pip install 'rankpg[cli]'") from error
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 

@@ -1,7 +1,7 @@
-"""Being asked to stop: Ctrl-C and SIGTERM, which training hears between chunks of updates.
+"""Ctrl-C and SIGTERM as stop requests, which training checks between chunks of updates.
 
-The first signal is a request. The second, half a second later or more, ends the process there and then:
-Python's own handlers would wait until the compiled program returns, so a thread listens in their place.
+The first signal is a request. The second, half a second later or more, ends the process at once. Python's
+own handlers run only when the compiled program returns, so a thread listens in their place.
 """
 
 from __future__ import annotations
@@ -20,43 +20,43 @@ __all__ = ["StopRequest", "Stopped", "listening"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-_ONE = 0.5
-"""Seconds within which two signals are one: a terminal's and the same one passed on by `make` or `srun`."""
+_SAME_SIGNAL_SECONDS = 0.5
+"""Signals that are closer count as one: a terminal's, and the copy that `make` or `srun` passes on."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A run that was asked to stop, and did."""
+    """A run that a signal has stopped."""
 
-    def __init__(self, number: int, what_became: str):
-        super().__init__(f"stopped by {signal.Signals(number).name}. {what_became}")
+    def __init__(self, number: int, outcome: str):
+        super().__init__(f"stopped by {signal.Signals(number).name}. {outcome}")
         self.code = 128 + number
-        """What a shell calls the end by that signal: 130 after Ctrl-C, 143 after SIGTERM."""
+        """Exit code: 130 after Ctrl-C, 143 after SIGTERM, as in a shell."""
 
 
 class StopRequest:
-    """Whether somebody asked. It changes once, from a thread."""
+    """The first signal that came, if any; a thread sets it once."""
 
     def __init__(self) -> None:
         self.signal = 0
-        """The number of the first signal; 0 while there was none."""
-        self._asked_at = 0.0
+        """Number of the first signal; 0 before it."""
+        self._requested_at = 0.0
 
-    def hear(self, number: int) -> None:
-        """A signal came: the first is noted, a later one ends the process."""
+    def receive(self, number: int) -> None:
+        """Records the first signal; ends the process at a later one."""
         now = time.monotonic()
-        if self.signal and now - self._asked_at >= _ONE:
-            _leave(number)
+        if self.signal and now - self._requested_at >= _SAME_SIGNAL_SECONDS:
+            _exit(number)
         if not self.signal:
-            self.signal, self._asked_at = number, now
+            self.signal, self._requested_at = number, now
             name = signal.Signals(number).name
-            _say(f"{name}: stopping after the updates under way; a second one stops at once")
+            _print(f"{name}: stopping after the updates under way; a second one stops at once")
 
 
 @contextlib.contextmanager
 def listening() -> Iterator[StopRequest]:
-    """For the length of the block Ctrl-C and SIGTERM are requests, to be looked at now and then.
+    """Makes Ctrl-C and SIGTERM stop requests for the duration of the block.
 
-    Outside of the main thread Python hears no signals: nobody will have asked.
+    Outside of the main thread Python receives no signals, and the request stays empty.
 
     >>> with listening() as stop:
     ...     signal.raise_signal(signal.SIGTERM)
@@ -69,11 +69,11 @@ def listening() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    ear, mouth = socket.socketpair()
-    mouth.setblocking(False)
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
     before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
-    others = signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
-    thread = threading.Thread(target=_listen, args=(ear, stop), name="stopping", daemon=True)
+    others = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    thread = threading.Thread(target=_listen, args=(reader, stop), name="stopping", daemon=True)
     thread.start()
     try:
         yield stop
@@ -81,24 +81,24 @@ def listening() -> Iterator[StopRequest]:
         signal.set_wakeup_fd(others)
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)  # None: not set from Python
-        mouth.close()  # which ends the thread
+        writer.close()  # which ends the thread
         thread.join()
-        ear.close()
+        reader.close()
 
 
-def _listen(ear: socket.socket, stop: StopRequest) -> None:
-    while heard := ear.recv(1):
-        if heard[0] in SIGNALS:
-            stop.hear(heard[0])
+def _listen(reader: socket.socket, stop: StopRequest) -> None:
+    while received := reader.recv(1):
+        if received[0] in SIGNALS:
+            stop.receive(received[0])
 
 
-def _leave(number: int) -> NoReturn:
+def _exit(number: int) -> NoReturn:
     if sys.stderr.isatty():
         sys.stderr.write("\x1b[?25h")  # a progress bar hides the cursor
-    _say(f"{signal.Signals(number).name} again: stopped at once; what was saved before is there")
+    _print(f"{signal.Signals(number).name} again: stopped at once; earlier checkpoints are kept")
     sys.stderr.flush()
     os._exit(128 + number)
 
 
-def _say(sentence: str) -> None:
+def _print(sentence: str) -> None:
     print(f"rankpg: {sentence}", file=sys.stderr)

@@ -1,21 +1,30 @@
-"""What the commands of the command line do; `cli` says how they are spelled.
-
-Each answers its exit code. What a command needs is imported when it runs: `--help` waits for nothing.
-"""
+"""Parsers and argument types that the commands share."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
+from rankpg.cli.flags import flag, with_flags
 from rankpg.config.fields import choices_of, setting_type
-from rankpg.config.presets import PRESET_SETTINGS
+from rankpg.config.renamed import RENAMED
+
+__all__ = [
+    "Parser",
+    "checkpoint_step",
+    "folder_name",
+    "former_flag",
+    "metrics_table",
+    "option_names",
+    "setting_argument",
+]
 
 
-def metrics_table(rows: list[dict[str, Any]]) -> str:
-    """Mean over seeds and 95 % interval, one line a figure."""
+def metrics_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Returns the mean over seeds and its 95 % interval, one line per metric."""
     from rankpg._utils.plots import mean_interval
 
     lines = []
@@ -31,45 +40,91 @@ def metrics_table(rows: list[dict[str, Any]]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that says what is wrong in one message."""
+    """argparse.ArgumentParser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+def option_names(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:
+    """Returns the names of the options of the command that `argv` chooses.
+
+    >>> parser = Parser()
+    >>> _ = parser.add_subparsers().add_parser("train").add_argument("--num-steps")
+    >>> sorted(option_names(parser, ["train"]))
+    ['help', 'num_steps']
+    """
+    names = {action.dest for action in parser._actions if action.option_strings}
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for position, word in enumerate(argv):
+                if word in action.choices:
+                    names |= option_names(action.choices[word], argv[position + 1 :])
+                    break
+    return names
+
+
+def former_flag(argv: Sequence[str]) -> str | None:
+    """Returns the message that refuses a flag under its former name, if `argv` has one.
+
+    >>> former_flag(["train", "--late-stage=optimal"])
+    '--late-stage is now named --reranker'
+    """
+    current = {flag(old): flag(new) for old, new in RENAMED.items()}
+    for word in argv:
+        former = word.partition("=")[0]
+        if former in current:
+            return f"{former} is now named {current[former]}"
+    return None
+
+
 def folder_name(text: str) -> Path:
+    """Returns the path of a folder."""
     if not text.strip():
         raise argparse.ArgumentTypeError("empty; expected the name of a folder")
     return Path(text)
 
 
 def checkpoint_step(text: str) -> int | str:
-    """The step of a checkpoint, or best."""
+    """Returns the step of a checkpoint, or "best"."""
     if text != "best" and not (text.isascii() and text.isdigit()):
         raise argparse.ArgumentTypeError(f"{text!r}; expected the step of a checkpoint, or best")
     return text if text == "best" else int(text)
 
 
-def setting_argument(field: dataclasses.Field, hint: Any) -> dict[str, Any]:
-    """A setting as arguments of `add_argument`."""
+def setting_argument(
+    field: dataclasses.Field, hint: object, names: Collection[str]
+) -> dict[str, Any]:
+    """Returns the arguments of `add_argument` for a setting.
+
+    Args:
+      field: of `TrainConfig`.
+      hint: its type.
+      names: all settings, which its help may mention.
+    """
     choices = choices_of(field, hint)
-    hint, _ = setting_type(hint)
-    default = field.default
-    if isinstance(default, tuple):
-        default = " ".join(map(str, default))
-    suffix = (
-        "from the preset"
-        if field.name in PRESET_SETTINGS
-        else "none"
-        if default is None
-        else default
-    )
-    options: dict[str, Any] = {"help": f"{field.metadata['help']} [{suffix}]".replace("%", "%%")}
-    if hint is bool:
+    kind, _ = setting_type(hint)
+    text = f"{with_flags(field.metadata['help'], names)} [{_default(field)}]"
+    options: dict[str, Any] = {"help": text.replace("%", "%%")}
+    if kind is bool:
         return options | {"action": argparse.BooleanOptionalAction}
-    if get_origin(hint) is tuple:
-        element = get_args(hint)[0]
-        return options | {"nargs": "*", "type": element, "metavar": element.__name__.upper()}
-    if choices:
-        return options | {"choices": choices, "metavar": "|".join(choices)}
-    return options | {"type": hint, "metavar": hint.__name__.upper()}
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+        options |= {"nargs": "*", "type": kind}
+    elif choices:
+        kind = str
+        options["choices"] = choices
+    else:
+        options["type"] = kind
+    metavar = field.metadata["metavar"] or "|".join(choices) or kind.__name__.upper()
+    return options | {"metavar": metavar}
+
+
+def _default(field: dataclasses.Field) -> str:
+    if field.metadata["default_help"]:
+        return field.metadata["default_help"]
+    if field.default is None:
+        return "none"
+    if isinstance(field.default, tuple):
+        return " ".join(map(str, field.default))
+    return str(field.default)

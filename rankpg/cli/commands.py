@@ -1,6 +1,6 @@
-"""What the commands of the command line do; `cli` says how they are spelled.
+"""The commands evaluate, export, demo and report; each returns its exit code.
 
-Each answers its exit code. What a command needs is imported when it runs: `--help` waits for nothing.
+A command imports what it needs when it runs, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ __all__ = ["demo", "evaluate", "export", "report"]
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
+    """Prints the metrics of a saved run."""
     from rankpg.runs.evaluator import evaluate_run
     from rankpg.runs.storage.load import load_run
 
@@ -31,6 +32,7 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
+    """Exports a saved run and prints the head of its card."""
     from rankpg.export.folder import check_free, export
     from rankpg.runs.storage.load import load_run
 
@@ -45,19 +47,21 @@ def export(arguments: argparse.Namespace) -> int:
 
 
 def demo(arguments: argparse.Namespace) -> int:
+    """Trains four estimators and prints their values."""
     from rankpg.cli import demo as demonstration
 
     if arguments.num_steps < 1:
-        raise ConfigError(f"--num-steps is {arguments.num_steps}; expected at least 1")
+        raise ConfigError(f"num_steps={arguments.num_steps}; expected at least 1")
     print(demonstration.demo(arguments.out, arguments.num_steps))
     return 0
 
 
 def report(arguments: argparse.Namespace) -> int:
+    """Writes the page that compares runs and prints its path."""
     from rankpg.report.command import report as compare
 
-    def tell(sentence: str) -> None:
+    def on_progress(sentence: str) -> None:
         print(f"rankpg: {sentence}", file=sys.stderr)
 
-    print(compare(arguments.runs, arguments.out, groups=arguments.groups, on_progress=tell))
+    print(compare(arguments.runs, arguments.out, groups=arguments.groups, on_progress=on_progress))
     return 0

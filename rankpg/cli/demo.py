@@ -16,11 +16,11 @@ DEMO_ESTIMATORS = ("v_pg_swr", "top1_pg", "ca_pg", "ca_pg_swr")
 
 
 def demo(out: Path, num_steps: int) -> str:
-    """Train, write the run folders and one picture, and answer a table in words.
+    """Trains four estimators, saves their runs and learning curves, and returns a table of values.
 
     Args:
-      out: a folder of this name, or of this name with a number if it is there already.
-      num_steps: updates of each estimator and seed.
+      out: the folder; gets a number if it exists.
+      num_steps: number of updates of each estimator and seed.
     """
     folder = _unused(out)
     runs: dict[str, Run] = {}
@@ -30,7 +30,7 @@ def demo(out: Path, num_steps: int) -> str:
             config = TrainConfig(
                 estimator=name, num_steps=num_steps, eval_every=max(num_steps // 8, 1)
             )
-            runs[name] = train(config, out=folder / name, on_progress=bar.follow)
+            runs[name] = train(config, out=folder / name, on_progress=bar.update)
             bar.finish(runs[name])
     picture = folder / "learning_curves.png"
     learning_curves({name: run.metrics for name, run in runs.items()}, picture)
@@ -38,7 +38,7 @@ def demo(out: Path, num_steps: int) -> str:
 
 
 def table(runs: dict[str, Run]) -> str:
-    """Value at several steps, mean and 95 % interval over seeds, share of the optimum, steps per second."""
+    """Returns a table of the value at several steps, mean and 95 % interval over seeds, and of the speed."""
     any_run = next(iter(runs.values()))
     steps = sorted({row["step"] for row in any_run.metrics})
     shown = [steps[round(i * (len(steps) - 1) / 4)] for i in range(5)] if len(steps) > 5 else steps
@@ -49,9 +49,9 @@ def table(runs: dict[str, Run]) -> str:
         for step in shown:
             mean, half = mean_interval(_at(run, step, "policy_value"))
             cells.append(f"{mean:.3f}" if half is None else f"{mean:.3f} ± {half:.3f}")
-        share, _ = mean_interval(_at(run, run.step, "normalised_value"))
+        normalised, _ = mean_interval(_at(run, run.step, "normalised_value"))
         speeds = [row["steps_per_second"] for row in run.metrics if row["steps_per_second"]]
-        lines.append([*cells, f"{share:.1%}", f"{mean_interval(speeds)[0]:,.0f}"])
+        lines.append([*cells, f"{normalised:.1%}", f"{mean_interval(speeds)[0]:,.0f}"])
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     text = [
         "  ".join(
@@ -86,12 +86,12 @@ def _what_next(folder: Path, picture: Path) -> str:
             f"  python -m rankpg evaluate {folder / 'ca_pg_swr'}",
             "  python -m rankpg train --estimator ca_pg --num-candidates 20 --out runs/k20",
             "  python -m rankpg train --environment ratings --path YOURS.csv --out runs/mine",
-            "  (.venv/bin/python, unless the environment is active)",
         ]
     )
 
 
 def _unused(folder: Path) -> Path:
+    """Returns the folder, with a number if it exists."""
     number, candidate = 2, folder
     while candidate.exists():
         candidate, number = folder.with_name(f"{folder.name}-{number}"), number + 1

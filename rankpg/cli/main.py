@@ -1,4 +1,4 @@
-"""The command line: `python -m rankpg train | evaluate | export | demo | report | reproduce | benchmark`.
+"""The command line: `python -m rankpg train | evaluate | export | demo | report`.
 
 Every setting of TrainConfig is a flag of `train`.
 """
@@ -9,32 +9,50 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jax.errors import JaxRuntimeError
 
 from rankpg._utils.signals import Stopped
 from rankpg.cli import commands
-from rankpg.cli.arguments import Parser, checkpoint_step, folder_name
+from rankpg.cli.arguments import Parser, checkpoint_step, folder_name, former_flag, option_names
+from rankpg.cli.flags import with_flags
 from rankpg.cli.train import add_train
+from rankpg.export.context_tower import PLATFORMS
 from rankpg.export.indexes import index_choices
 
 __all__ = ["main", "parser", "run_command"]
-
 
 OUT_OF_MEMORY = (
     "out of memory. Dense retrieval holds logits[B, M, N] of every seed: lower --batch-size, --num-items, "
     "--num-experts, --embedding-dim, or train fewer --seeds at once"
 )
 
+_MOVED = {
+    "reproduce": "python -m benchmarks reproduce",
+    "benchmark": "python -m benchmarks lab | hard-problems | throughput | scale | roofline",
+}
+"""Former commands, and where they are now."""
+
+_STEP_HELP = "checkpoint to load: a step, or best [the latest]"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command of rankpg and returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in _MOVED:
+        now = _MOVED[argv[0]]
+        print(f"rankpg: the command {argv[0]!r} has moved; run {now}", file=sys.stderr)
+        return 2
     return run_command(parser(), argv)
 
 
 def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
     """Runs the command that a parser finds in `argv`; an error becomes one message and an exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    refusal = former_flag(argv)
+    if refusal:
+        print(f"{parser.prog}: {refusal}", file=sys.stderr)
+        return 2
     arguments = parser.parse_args(argv)
     try:
         return arguments.command(arguments)
@@ -45,7 +63,8 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
         print(f"{parser.prog}: interrupted. {interrupt}".rstrip(), file=sys.stderr)
         return 130
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        message = with_flags(str(error), option_names(parser, argv))
+        print(f"{parser.prog}: {message}", file=sys.stderr)
         return 2
     except MemoryError as error:
         print(f"{parser.prog}: {OUT_OF_MEMORY} ({error})", file=sys.stderr)
@@ -58,76 +77,121 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="rankpg", description="Policy gradients for early-stage retrieval.")
-    kinds = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
-    add_train(kinds)
-    evaluate = kinds.add_parser("evaluate", help="measure a trained run again, from its folder")
-    evaluate.add_argument("run", type=Path, help="the --out folder of a run")
-    evaluate.add_argument(
-        "--step",
-        type=checkpoint_step,
-        metavar="N|best",
-        help="of the checkpoint; the newest if left out",
+    """Returns the parser of all commands."""
+    parser = Parser(
+        prog="rankpg", description="Policy-gradient training of an early-stage retriever."
     )
-    evaluate.add_argument("--json", action="store_true", help="one JSON object per seed")
-    evaluate.set_defaults(command=commands.evaluate)
-    _add_export(kinds)
-    demo = kinds.add_parser(
-        "demo", help="four estimators on the paper's instance, in a few minutes"
-    )
-    demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s")
-    demo.add_argument("--num-steps", type=int, default=2000, help="default: %(default)s")
-    demo.set_defaults(command=commands.demo)
-    _add_report(kinds)
+    subcommands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    add_train(subcommands)
+    _add_evaluate(subcommands)
+    _add_export(subcommands)
+    _add_demo(subcommands)
+    _add_report(subcommands)
     return parser
 
 
-def _add_report(kinds: Any) -> None:
-    report = kinds.add_parser(
+def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
+    evaluate = subcommands.add_parser("evaluate", help="metrics of a trained run, from its folder")
+    evaluate.add_argument(
+        "run", type=Path, metavar="RUN", help="folder of the run (--out of train)"
+    )
+    evaluate.add_argument("--step", type=checkpoint_step, metavar="N|best", help=_STEP_HELP)
+    evaluate.add_argument(
+        "--json", action="store_true", help="output as JSON, one object per seed [a table]"
+    )
+    evaluate.set_defaults(command=commands.evaluate)
+
+
+def _add_demo(subcommands: argparse._SubParsersAction) -> None:
+    demo = subcommands.add_parser(
+        "demo", help="comparison of four estimators on the paper's instance, in a few minutes"
+    )
+    demo.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        default=Path("runs/demo"),
+        help="output folder; gets a number if it exists [%(default)s]",
+    )
+    demo.add_argument(
+        "--num-steps",
+        type=int,
+        metavar="INT",
+        default=2000,
+        help="number of updates of each estimator and seed [%(default)s]",
+    )
+    demo.set_defaults(command=commands.demo)
+
+
+def _add_report(subcommands: argparse._SubParsersAction) -> None:
+    report = subcommands.add_parser(
         "report",
-        help="runs compared on one HTML page",
+        help="comparison of runs on one HTML page",
         description="Write one page that compares runs: summary, settings, learning curves, recall, regret, "
-        "calibration, exposure of items, item map. It holds its pictures and needs no network. What a run "
-        "lacks is said on the page.",
+        "calibration, exposure of items, item map. The page contains its pictures and needs no network. It "
+        "says what a run lacks.",
     )
     report.add_argument(
-        "runs", nargs="+", type=folder_name, metavar="RUN", help="--out folders of runs"
+        "runs", nargs="+", type=folder_name, metavar="RUN", help="folders of runs (--out of train)"
     )
     report.add_argument(
-        "--out", type=Path, metavar="FILE", default=Path("report.html"), help="default: %(default)s"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        default=Path("report.html"),
+        help="output page; replaced if it exists [%(default)s]",
     )
     report.add_argument(
-        "--groups", type=Path, metavar="FILE", help="item id and group: csv, tsv or parquet"
+        "--groups",
+        type=Path,
+        metavar="FILE",
+        help="csv, tsv or parquet file of item ids and their groups, for exposure by group [none]",
     )
     report.set_defaults(command=commands.report)
 
 
-def _add_export(kinds: Any) -> None:
-    export = kinds.add_parser(
+def _add_export(subcommands: argparse._SubParsersAction) -> None:
+    export = subcommands.add_parser(
         "export",
-        help="a trained run as files that serve without rankpg",
-        description="Write item embeddings and ids, the context tower as a program of jax.export, an index "
-        "an expert with its recall measured against exact search, a card, and a manifest with the sums of "
-        "all. docs/examples/serve.py answers from them.",
+        help="files of a trained run for serving without rankpg",
+        description="Write item embeddings and ids, the context tower as a jax.export program, an index per "
+        "expert with its measured recall against exact search, a card, and a manifest with the checksums of "
+        "all files. docs/examples/serve.py serves from them.",
     )
-    export.add_argument("run", type=Path, help="the --out folder of a run")
+    export.add_argument("run", type=Path, metavar="RUN", help="folder of the run (--out of train)")
     export.add_argument(
-        "--out", type=folder_name, metavar="FOLDER", required=True, help="does not exist yet"
+        "--out",
+        type=folder_name,
+        metavar="FOLDER",
+        required=True,
+        help="output folder; must not exist [required]",
+    )
+    export.add_argument("--step", type=checkpoint_step, metavar="N|best", help=_STEP_HELP)
+    export.add_argument(
+        "--seed", type=int, metavar="INT", help="seed of the run to export [its first]"
+    )
+    indexes = index_choices()
+    export.add_argument(
+        "--index",
+        choices=indexes,
+        default="all",
+        metavar="|".join(indexes),
+        help="index libraries [%(default)s]",
     )
     export.add_argument(
-        "--step",
-        type=checkpoint_step,
-        metavar="N|best",
-        help="of the checkpoint; the newest if left out",
-    )
-    export.add_argument("--seed", type=int, help="one of the run's [its first]")
-    export.add_argument("--index", choices=index_choices(), default="all", help="[all]")
-    platforms = ("cpu", "cuda", "tpu")
-    export.add_argument(
-        "--platforms", nargs="+", choices=platforms, default=platforms, help="of the tower [all]"
+        "--platforms",
+        nargs="+",
+        choices=PLATFORMS,
+        default=PLATFORMS,
+        metavar="|".join(PLATFORMS),
+        help="platforms that can run the context tower [all three]",
     )
     export.add_argument(
-        "--recall", type=float, default=0.99, metavar="SHARE",
-        help="what an index should find of an expert's K best; it looks harder until it does [%(default)s]",
-    )  # fmt: skip
+        "--recall",
+        type=float,
+        default=0.99,
+        metavar="SHARE",
+        help="required share of an expert's K best items that an index finds; its search effort is raised "
+        "until it does [%(default)s]",
+    )
     export.set_defaults(command=commands.export)

@@ -1,7 +1,8 @@
-"""Presets: start, optimizer, step size and advantage, for the settings that a config leaves open."""
+"""Presets: values of the settings that a config leaves open."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rankpg.core.estimators import ESTIMATORS
@@ -20,7 +21,7 @@ PRESET_SETTINGS = (
 
 
 def _paper(estimator: str, over_features: bool) -> dict[str, Any]:
-    """Kiyohara et al. 2026, Appendix: Adagrad from 0 on tables that start N(0, 1)."""
+    """Settings of Kiyohara et al. 2026, Appendix: Adagrad from 0 on tables initialised from N(0, 1)."""
     del over_features  # the paper has tables only
     credit_assigned = ESTIMATORS[estimator].credit_assigned
     return {
@@ -36,8 +37,8 @@ def _paper(estimator: str, over_features: bool) -> dict[str, Any]:
 def _tuned(estimator: str, over_features: bool) -> dict[str, Any]:
     """The best settings of benchmarks/scripts/sweep.py and tower_rates.py; see docs/settings.md.
 
-    All scores want a start that is nearly uniform, and Adam. The score of the whole candidate set wants each
-    context's own mean taken off the reward; a credit-assigned score is harmed by that. A step of a tower over
+    All estimators gain from Adam and a nearly uniform initial policy. The score of the whole candidate set
+    gains from a baseline per context; a credit-assigned score is harmed by it. A step of a tower over
     features moves all contexts or items at once, and has to be smaller.
     """
     return {
@@ -50,5 +51,5 @@ def _tuned(estimator: str, over_features: bool) -> dict[str, Any]:
     }
 
 
-PRESETS = {"tuned": _tuned, "paper": _paper}
-"""name -> settings, of an estimator, and whether a tower learns over features (`features`, `adapter`)."""
+PRESETS: dict[str, Callable[[str, bool], dict[str, Any]]] = {"tuned": _tuned, "paper": _paper}
+"""name -> settings, given an estimator and whether a tower learns over features (`features`, `adapter`)."""

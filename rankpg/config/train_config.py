@@ -1,4 +1,4 @@
-"""Every choice of a run, typed and frozen: the same settings as Python fields, YAML keys and flags."""
+"""Every choice of a run, typed and frozen: the same settings as Python arguments, YAML keys and flags."""
 
 from __future__ import annotations
 
@@ -10,219 +10,256 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rankpg.config.fields import check_effects, checked, flag, setting, setting_type
+from rankpg.advantages import ADVANTAGES
+from rankpg.config.fields import check_effects, checked, setting, setting_type
 from rankpg.config.presets import PRESETS
+from rankpg.config.renamed import RENAMED
 from rankpg.core.estimators import ESTIMATORS, check_estimator
-from rankpg.errors import ConfigError
+from rankpg.encoders import TOWERS
+from rankpg.errors import ConfigError, argument
 from rankpg.rerankers import RERANKERS
 
 __all__ = ["TrainConfig"]
 
-_PROBLEM, _POLICY, _LATE, _LEARN, _RUN = (
+_PROBLEM, _POLICY, _RERANKER, _LEARNING, _RUN = (
     "the problem",
     "the policy (early stage)",
     "the re-ranker",
     "learning",
     "the run",
 )
+
+# Their tables are not below the config: a test compares the names.
+_ENVIRONMENTS = ("synthetic", "ratings", "text")
+_RETRIEVALS = ("auto", "dense", "streamed", "sharded")
+
 _SHARDED = {"retrieval": "sharded"}
 _SYNTHETIC, _RATINGS = {"environment": "synthetic"}, {"environment": "ratings"}
 _FILES = {"environment": ("ratings", "text")}
-_OVER_FEATURES = ("features", "adapter")
+_OVER_FEATURES = tuple(n for n, kind in TOWERS.items() if kind.reads_features and kind.learns)
+_KEEP_WIDTH = {name for name, kind in TOWERS.items() if kind.keeps_width}
+_FROM_PRESET = "from the preset"
 _LARGEST_BONUS = 1e6
 """More would leave nothing of a reward in float32."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The settings of a training run. Fields left at None are filled in by the preset.
+    """The settings of a training run. The preset fills in the fields that are None.
 
     >>> TrainConfig(estimator="ca_pg").resolve().learning_rate
     0.01
     >>> TrainConfig(num_candidates=0)
     Traceback (most recent call last):
-    rankpg.errors.ConfigError: --num-candidates is 0; expected at least 1
+    rankpg.errors.ConfigError: num_candidates=0; expected at least 1
     """
 
     environment: str = setting(
         "synthetic",
         _PROBLEM,
-        "where contexts and rewards come from: synthetic (at 1000 x 1000 and 10 features the "
-        "paper's own instance), ratings or text (--path)",
-        ("synthetic", "ratings", "text"),
+        "source of contexts and rewards: synthetic (the paper's instance at 1000 x 1000 and 10 features, "
+        "else a generated one), or ratings or text from path=",
+        _ENVIRONMENTS,
     )
     path: str | None = setting(
         None,
         _PROBLEM,
-        "ratings: a csv, parquet or npz file of (user, item, value) triples, or a matrix as npy, npz or csv "
-        "without header; text: a folder with corpus.jsonl, queries.jsonl, qrels, corpus.npy and queries.npy",
+        "ratings: csv, parquet or npz file of (user, item, value) triples, or matrix as npy, npz or csv "
+        "without header; text: folder with corpus.jsonl, queries.jsonl, qrels, corpus.npy and queries.npy",
         needs=_FILES,
+        metavar="FILE|FOLDER",
     )
     columns: tuple[str, ...] | None = setting(
         None,
         _PROBLEM,
-        "ratings: the names of the user, item and value columns; guessed where unambiguous",
+        "ratings: names of the user, item and value columns",
         needs=_RATINGS,
+        default_help="recognised by their names",
+        metavar="NAME",
     )
     missing: Literal["zero", "error"] = setting(
         "zero",
         _PROBLEM,
-        "ratings: what a pair without a row is worth",
+        "ratings: value of a pair without a row; error rejects the file",
         needs=_RATINGS,
     )
     duplicates: Literal["mean", "last", "error"] = setting(
         "error",
         _PROBLEM,
-        "ratings: what several rows for one pair mean",
+        "ratings: value of a pair with several rows; error rejects the file",
         needs=_RATINGS,
     )
     num_contexts: int = setting(
         1000, _PROBLEM, "synthetic: number of contexts (users, queries)", needs=_SYNTHETIC
     )
-    num_items: int = setting(1000, _PROBLEM, "synthetic: number of items N", needs=_SYNTHETIC)
+    num_items: int = setting(
+        1000, _PROBLEM, "synthetic: N, number of items in the catalogue", needs=_SYNTHETIC
+    )
     num_features: int = setting(
         10, _PROBLEM, "synthetic: width of the feature vectors", needs=_SYNTHETIC
     )
     instance_seed: int | None = setting(
         None,
         _PROBLEM,
-        "synthetic: generate the instance from this seed instead of loading the paper's",
+        "seed of a generated instance, and of the learned re-ranker",
         needs=_SYNTHETIC | {"reranker": "learned"},
+        default_help="the paper's instance at its own size, else 0",
     )
     noise_scale: float = setting(
-        1.0, _PROBLEM, "synthetic: multiplies the standard deviation of rewards", needs=_SYNTHETIC
+        1.0,
+        _PROBLEM,
+        "synthetic: factor on the standard deviation of rewards",
+        needs=_SYNTHETIC,
     )
     held_out_contexts: int = setting(
         0,
         _PROBLEM,
-        "contexts, a fixed random choice, that training never sees and on which alone values are measured "
-        "(--context-tower features, adapter or given)",
+        "number of contexts, a fixed random choice, that are left out of training and are the only ones "
+        "evaluated; needs context_tower=features, adapter or given",
     )
-    num_candidates: int = setting(10, _POLICY, "K, how many candidates the early stage hands over")
-    num_experts: int = setting(1, _POLICY, "M, experts that share the K slots")
+    num_candidates: int = setting(10, _POLICY, "K, number of candidates for the re-ranker")
+    num_experts: int = setting(1, _POLICY, "M, number of experts that share the K slots")
     embedding_dim: int = setting(
         10,
         _POLICY,
-        "D, width of the towers' embeddings; beside adapter or given, that of the features",
+        "D, width of the embeddings; with an adapter or given tower, that of the features",
     )
-    context_tower: Literal["ids", "features", "adapter", "given"] = setting(
+    context_tower: str = setting(
         "ids",
         _POLICY,
-        "embed contexts by a table of ids, by a perceptron over their features, by an adapter: the "
-        "features themselves, and a perceptron on top that starts at 0, or as given: the features alone",
+        "embedding of contexts. ids: a table; features: a perceptron over their features; adapter: their "
+        "features plus a perceptron that is 0 at first; given: their features, not trained",
+        tuple(TOWERS),
     )
-    item_tower: Literal["ids", "features", "adapter", "given"] = setting(
-        "ids", _POLICY, "the same for items"
+    item_tower: str = setting(
+        "ids", _POLICY, "embedding of items, with the same choices", tuple(TOWERS)
     )
     hidden: tuple[int, ...] = setting(
         (64,),
         _POLICY,
-        "hidden widths of the towers over features; none is a linear map",
+        "hidden widths of the perceptrons; none makes them linear",
         needs={"context_tower": _OVER_FEATURES, "item_tower": _OVER_FEATURES},
     )
-    temperature: float = setting(1.0, _POLICY, "divides the logits")
+    temperature: float = setting(1.0, _POLICY, "divisor of the logits")
     init_scale: float | None = setting(
         None,
         _POLICY,
-        "standard deviation of the embeddings at the start",
+        "standard deviation of the embeddings at initialisation",
+        default_help=_FROM_PRESET,
     )
     table_dtype: Literal["float32", "bfloat16"] = setting(
         "float32",
         _POLICY,
-        "of the towers' parameters; the optimizer reckons in float32 all the same",
+        "dtype of the towers' parameters; the optimizer computes in float32 with either",
     )
     product_dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", _POLICY, "of the embeddings that are multiplied; sums are float32 all the same"
+        "float32",
+        _POLICY,
+        "dtype of the embeddings in inner products, which accumulate in float32 with either",
     )
-    retrieval: Literal["auto", "dense", "streamed", "sharded"] = setting(
+    retrieval: str = setting(
         "auto",
         _POLICY,
-        "how candidates are found. dense: all logits in memory; streamed: the catalogue in chunks; "
-        "sharded: in chunks, on many devices; auto: what suits its size and the devices",
+        "candidate generation. dense: all logits in memory; streamed: the catalogue in chunks; sharded: "
+        "in chunks, on several devices; auto: by the catalogue's size and the devices",
+        _RETRIEVALS,
     )
     mesh: tuple[int, ...] | None = setting(
         None,
         _POLICY,
-        "two numbers, BATCH ITEMS: devices that share the batch, and devices that share the items; "
-        "all devices share the items if left out",
+        "number of devices that share the batch, and of devices that share the items",
         needs=_SHARDED,
+        default_help="1 and all devices",
     )
     reranker: str = setting(
         "optimal",
-        _LATE,
-        "the re-ranker between candidates and user",
+        _RERANKER,
+        "re-ranker, which picks the shown items among the candidates",
         tuple(RERANKERS),
     )
-    ranking_length: int = setting(1, _LATE, "L, how many of the K candidates are shown")
+    ranking_length: int = setting(1, _RERANKER, "L, number of candidates that are shown")
     inverse_temperature: float = setting(
         1.0,
-        _LATE,
-        "of the noisy re-ranker; below 0 it prefers the worst",
+        _RERANKER,
+        "inverse temperature of the noisy re-ranker; below 0 it prefers the worst",
         needs={"reranker": "noisy"},
     )
     estimator: str = setting(
         "ca_pg_swr",
-        _LEARN,
-        "the score whose gradient is followed",
+        _LEARNING,
+        "policy-gradient estimator, named after its score",
         tuple(ESTIMATORS),
     )
-    preset: Literal["tuned", "paper"] = setting(
+    preset: str = setting(
         "tuned",
-        _LEARN,
-        "start, optimizer and step size: tuned for the estimator and its towers, or as in the paper",
+        _LEARNING,
+        "initialisation, optimizer, learning rate and advantage where they are not given: tuned for the "
+        "estimator and its towers, or those of the paper",
+        tuple(PRESETS),
     )
-    optimizer: str | None = setting(None, _LEARN, "any optimizer of optax, by name")
+    optimizer: str | None = setting(
+        None, _LEARNING, "name of an optax optimizer", default_help=_FROM_PRESET, metavar="NAME"
+    )
     optimizer_options: tuple[str, ...] | None = setting(
         None,
-        _LEARN,
-        "its further arguments, as NAME=NUMBER",
+        _LEARNING,
+        "further arguments of the optimizer",
+        default_help=_FROM_PRESET,
+        metavar="NAME=NUMBER",
     )
-    learning_rate: float | None = setting(None, _LEARN, "step size")
+    learning_rate: float | None = setting(
+        None, _LEARNING, "step size of the optimizer", default_help=_FROM_PRESET
+    )
     adaptive_learning_rate: bool | None = setting(
         None,
-        _LEARN,
-        "divide the step by the re-ranker's mean propensity of its greedy ranking (Eq. 9)",
+        _LEARNING,
+        "division of the step by the re-ranker's mean propensity of its greedy ranking (Eq. 9)",
+        default_help=_FROM_PRESET,
     )
-    batch_size: int = setting(128, _LEARN, "B, draws per step")
+    batch_size: int = setting(128, _LEARNING, "B, number of draws per update")
     draws_per_context: int = setting(
         1,
-        _LEARN,
-        "draws that share a context within a batch (group transform)",
+        _LEARNING,
+        "number of draws of each context in a batch; advantage='group' compares them",
     )
     position_weights: str = setting(
         "uniform",
-        _LEARN,
-        "alpha: uniform, dcg, or L numbers separated by commas",
+        _LEARNING,
+        "alpha, weight of each position: uniform, dcg, or L numbers separated by commas",
+        metavar="uniform|dcg|NUMBERS",
     )
-    advantage: Literal["none", "group", "batch", "context", "learned"] | None = setting(
+    advantage: str | None = setting(
         None,
-        _LEARN,
-        "what multiplies a score: the reward itself, or after normalisation by group, batch, "
-        "running mean per context, or learned baseline",
+        _LEARNING,
+        "factor of the score: the reward (none), or the reward normalised within its group of draws (group), "
+        "less the mean of the other rewards of the batch (batch), a running mean per context (context), or a "
+        "learned baseline (learned)",
+        tuple(ADVANTAGES),
+        default_help=_FROM_PRESET,
     )
     entropy_bonus: float = setting(
         0.0,
-        _LEARN,
-        "added to a reward for every nat by which what was drawn is unlikely, in units of the reward, so "
-        "that a policy goes on exploring: with --advantage context, a tenth to a half of how much "
-        "the mean rewards of one context differ; 0 is off",
+        _LEARNING,
+        "entropy-regularisation weight, in reward units (0: off; try 0.1 to 0.5 times the spread of mean "
+        "rewards within a context, with advantage='context')",
     )
-    num_steps: int = setting(20_000, _RUN, "updates")
+    num_steps: int = setting(20_000, _RUN, "number of updates")
     seeds: tuple[int, ...] = setting(
         (0, 1, 2),
         _RUN,
-        "one run each, trained side by side in one program",
+        "random seeds, trained side by side in one program",
     )
-    eval_every: int = setting(1000, _RUN, "steps between evaluations")
+    eval_every: int = setting(1000, _RUN, "number of updates between evaluations")
     eval_contexts: int = setting(
         10_000,
         _RUN,
-        "contexts an evaluation visits at most; of more, a fixed random subset",
+        "largest number of contexts per evaluation; of more, a fixed random subset",
     )
     recall_depth: int | None = setting(
         None,
         _RUN,
-        "candidate_recall is of so many best items of each context; K of them if left out",
+        "T in candidate_recall@T, the share of the T best items that are candidates",
+        default_help="K",
     )
 
     def __post_init__(self) -> None:
@@ -235,6 +272,28 @@ class TrainConfig:
         check_effects(self)
 
     def _check_ranges(self) -> None:
+        self._check_counts()
+        for name in ("temperature", "init_scale", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                self._reject(name, "a number above 0")
+        if not math.isfinite(self.inverse_temperature):
+            self._reject("inverse_temperature", "a finite number")
+        if not 0 <= self.noise_scale < math.inf:
+            self._reject("noise_scale", "at least 0")
+        if not 0 <= self.entropy_bonus <= _LARGEST_BONUS:
+            expected = f"at least 0, in units of the reward, and at most {_LARGEST_BONUS:g}"
+            self._reject("entropy_bonus", expected)
+        if self.path is not None and not self.path.strip():
+            self._reject("path", "the name of a file or folder")
+        distinct = len(set(self.seeds)) == len(self.seeds) > 0
+        if not distinct or not all(0 <= seed < 2**32 for seed in self.seeds):
+            expected = "distinct integers from 0 to 2^32 - 1, for instance seeds=(0, 1, 2)"
+            self._reject("seeds", expected)
+        if self.instance_seed is not None and not 0 <= self.instance_seed < 2**32:
+            self._reject("instance_seed", "an integer from 0 to 2^32 - 1")
+
+    def _check_counts(self) -> None:
         at_least_one = (
             "num_contexts num_items num_features num_candidates num_experts embedding_dim "
             "ranking_length batch_size draws_per_context num_steps eval_every eval_contexts"
@@ -242,117 +301,90 @@ class TrainConfig:
         for name in at_least_one.split():
             value = getattr(self, name)
             if value < 1:
-                raise ConfigError(f"{flag(name)} is {value}; expected at least 1")
+                self._reject(name, "at least 1")
             if value >= 2**31:
-                raise ConfigError(f"{flag(name)} is {value}; expected less than 2^31")
+                self._reject(name, "less than 2^31")
         if self.recall_depth is not None and not 1 <= self.recall_depth < 2**31:
-            raise ConfigError(f"--recall-depth is {self.recall_depth}; expected at least 1")
+            self._reject("recall_depth", "at least 1")
         if self.num_features > 2**16:  # the problem's matrices are num_features squared
-            raise ConfigError(f"--num-features is {self.num_features}; expected at most {2**16}")
-        if self.path is not None and not self.path.strip():
-            raise ConfigError("--path is empty; expected the name of a file or folder")
-        for name in ("temperature", "init_scale", "learning_rate"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{flag(name)} is {value}; expected a number above 0")
-        if not math.isfinite(self.inverse_temperature):
-            raise ConfigError(
-                f"--inverse-temperature is {self.inverse_temperature}; expected a finite number"
-            )
-        if not 0 <= self.noise_scale < math.inf:
-            raise ConfigError(f"--noise-scale is {self.noise_scale}; expected at least 0")
-        if not 0 <= self.entropy_bonus <= _LARGEST_BONUS:
-            raise ConfigError(
-                f"--entropy-bonus is {self.entropy_bonus}; expected at least 0, in units of the reward, and "
-                f"at most {_LARGEST_BONUS:g}"
-            )
+            self._reject("num_features", f"at most {2**16}")
         if not 0 <= self.held_out_contexts < 2**31:
-            raise ConfigError(
-                f"--held-out-contexts is {self.held_out_contexts}; expected at least 0"
-            )
-        distinct = len(set(self.seeds)) == len(self.seeds) > 0
-        if not distinct or not all(0 <= seed < 2**32 for seed in self.seeds):
-            raise ConfigError(
-                f"--seeds is {' '.join(map(str, self.seeds)) or 'empty'}; "
-                "expected distinct integers from 0 to 2^32 - 1, for instance --seeds 0 1 2"
-            )
-        if self.instance_seed is not None and not 0 <= self.instance_seed < 2**32:
-            raise ConfigError(
-                f"--instance-seed is {self.instance_seed}; expected an integer from 0 to 2^32 - 1"
-            )
+            self._reject("held_out_contexts", "at least 0")
         if any(width < 1 for width in self.hidden):
-            raise ConfigError(f"--hidden is {self.hidden}; expected widths of at least 1")
+            self._reject("hidden", "widths of at least 1")
+
+    def _reject(self, name: str, expected: str) -> typing.NoReturn:
+        raise ConfigError(f"{self._argument(name)}; expected {expected}")
+
+    def _argument(self, name: str) -> str:
+        return argument(name, getattr(self, name))
 
     def _check_together(self) -> None:
         try:
             check_estimator(self.estimator, self.num_experts)
         except ValueError as error:
-            raise ConfigError(f"--estimator: {error}") from None
+            raise ConfigError(f"{self._argument('estimator')}: {error}") from None
         if (
             self.retrieval in ("streamed", "sharded")
             and ESTIMATORS[self.estimator].statistics == "catalogue"
         ):
             raise ConfigError(
-                f"--estimator {self.estimator} needs the logits of the whole catalogue; "
-                "choose --retrieval dense"
+                f"{self._argument('estimator')} needs the logits of the whole catalogue; "
+                "choose retrieval='dense'"
             )
         if self.mesh is not None:
             if len(self.mesh) != 2 or min(self.mesh) < 1:
-                raise ConfigError(
-                    f"--mesh is {' '.join(map(str, self.mesh)) or 'empty'}; expected two numbers of at least "
-                    "1, BATCH ITEMS, for instance --mesh 2 4"
-                )
+                expected = "two numbers of at least 1, BATCH ITEMS, for instance mesh=(2, 4)"
+                self._reject("mesh", expected)
             if self.batch_size % self.mesh[0]:
                 raise ConfigError(
-                    f"--batch-size {self.batch_size} does not divide among the {self.mesh[0]} devices that "
-                    "--mesh gives it; expected a multiple"
+                    f"{self._argument('batch_size')} does not divide among the {self.mesh[0]} devices that "
+                    f"share the batch in {self._argument('mesh')}; expected a multiple"
                 )
         if self.ranking_length > self.num_candidates:
             raise ConfigError(
-                f"--ranking-length is {self.ranking_length}, but only --num-candidates "
-                f"{self.num_candidates} are handed over; L can be at most K"
+                f"{self._argument('ranking_length')} exceeds {self._argument('num_candidates')}; "
+                "expected L at most K"
             )
         if self.environment == "ratings" and self.path is None:
-            raise ConfigError("--environment ratings needs --path FILE (csv, parquet or npz)")
+            raise ConfigError("environment='ratings' needs path=FILE (csv, parquet or npz)")
         if self.environment == "text" and self.path is None:
             raise ConfigError(
-                "--environment text needs --path FOLDER (corpus.jsonl, queries.jsonl and qrels)"
+                "environment='text' needs path=FOLDER (corpus.jsonl, queries.jsonl and qrels)"
             )
-        towers = self.context_tower, self.item_tower
-        if {"adapter", "given"} & {*towers} and self.embedding_dim != type(self).embedding_dim:
+        towers = {self.context_tower, self.item_tower}
+        if _KEEP_WIDTH & towers and self.embedding_dim != type(self).embedding_dim:
             raise ConfigError(
-                f"--embedding-dim is {self.embedding_dim}, but --context-tower {towers[0]} --item-tower "
-                f"{towers[1]} keep the width of the features; leave it out"
+                f"{self._argument('embedding_dim')} has no effect: {self._argument('context_tower')} and "
+                f"{self._argument('item_tower')} keep the width of the features; leave it out"
             )
         if self.columns is not None and len(self.columns) != 3:
-            raise ConfigError(
-                f"--columns has {len(self.columns)} names; expected three: USER ITEM VALUE"
-            )
+            self._reject("columns", "three names: USER ITEM VALUE")
         self._check_batch()
 
     def _check_batch(self) -> None:
-        """What a batch must hold for its rewards to become advantages."""
+        """Rejects batches from which the advantage cannot be computed."""
         if self.batch_size % self.draws_per_context:
             raise ConfigError(
-                f"--batch-size {self.batch_size} is not a multiple of --draws-per-context "
-                f"{self.draws_per_context}"
+                f"{self._argument('batch_size')} is not a multiple of "
+                f"{self._argument('draws_per_context')}"
             )
         if self.advantage == "group" and self.draws_per_context < 2:
             raise ConfigError(
-                "--advantage group compares draws of one context; it needs "
-                "--draws-per-context of at least 2, for instance 8"
+                "advantage='group' compares draws of one context; it needs draws_per_context of at least 2, "
+                "for instance draws_per_context=8"
             )
         if self.advantage == "group" and self.entropy_bonus:
             raise ConfigError(
-                f"--entropy-bonus {self.entropy_bonus:g} is in units of the reward, and --advantage "
-                "group rescales every group, until the bonus alone is left where its rewards are equal; "
-                "choose --advantage context"
+                f"{self._argument('entropy_bonus')} is in units of the reward, and advantage='group' "
+                "rescales every group: where its rewards are equal, only the bonus is left; "
+                "choose advantage='context'"
             )
         if self.advantage == "batch" and self.batch_size < 2:
-            raise ConfigError("--advantage batch needs --batch-size of at least 2")
+            raise ConfigError("advantage='batch' needs a batch_size of at least 2")
 
     def resolve(self) -> TrainConfig:
-        """The same settings with everything that was left open filled in by the preset."""
+        """Returns a copy in which the preset has filled in every setting that was left open."""
         over_features = not {self.context_tower, self.item_tower}.isdisjoint(_OVER_FEATURES)
         preset = PRESETS[self.preset](self.estimator, over_features)
         if self.optimizer is not None and self.optimizer != preset["optimizer"]:
@@ -361,7 +393,7 @@ class TrainConfig:
         return dataclasses.replace(self, **missing)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for YAML and JSON."""
+        """Returns plain values, for YAML and JSON."""
         return {
             field.name: list(value) if isinstance(value, tuple) else value
             for field in dataclasses.fields(self)
@@ -370,15 +402,24 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any], source: str = "config") -> TrainConfig:
-        """Settings from a mapping; an unknown name is refused."""
+        """Returns the config of a mapping, such as a YAML file's.
+
+        Args:
+          settings: name -> value.
+          source: where they come from, for errors.
+
+        Raises:
+          ConfigError: an unknown or former name, or a value that cannot be used.
+        """
         known = {field.name for field in dataclasses.fields(cls)}
         for name in settings:
-            if name not in known:
-                near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
-                guess = (
-                    f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
-                )
-                raise ConfigError(f"{source} holds the unknown setting {name!r}; {guess}")
+            if name in known:
+                continue
+            if name in RENAMED:
+                raise ConfigError(f"{source} holds {name!r}, which is now named {RENAMED[name]!r}")
+            near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+            guess = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}"
+            raise ConfigError(f"{source} holds the unknown setting {name!r}; {guess}")
         hints = typing.get_type_hints(cls)
         several = {n for n in settings if typing.get_origin(setting_type(hints[n])[0]) is tuple}
         values: dict[str, Any] = {  # YAML has lists, a frozen config has tuples

@@ -22,8 +22,8 @@ class ProgressBar:
         self._value = "-"
         self._bar.update(self._task, description=label, doing="compiling")
 
-    def follow(self, run: Run, progress: Progress) -> None:
-        """Pass it to `train` as `on_progress`."""
+    def update(self, run: Run, progress: Progress) -> None:
+        """Shows the progress of a run; `train` takes it as `on_progress`."""
         if progress.rows:
             self._value = f"{run.policy_value:.3f}"
         speed = progress.steps_per_second

@@ -66,7 +66,7 @@ def train(
             folder.resume(run) if resume else folder.open(run)
         for progress in training_loop(run):
             if folder is not None:
-                folder.follow(run, progress)
+                folder.on_progress(run, progress)
             if on_progress is not None:
                 on_progress(run, progress)
     finally:

@@ -1,4 +1,4 @@
-"""The command line: exit codes, one message for what can be mended, and what a run leaves and gives back."""
+"""The command line: exit codes, one message per error, and the files of a run."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from helpers.run_files import metrics_rows
 
 import rankpg
 from rankpg import TrainConfig
+from rankpg.cli.flags import flag, with_flags
 from rankpg.cli.main import main
-from rankpg.config.fields import flag
 from rankpg.runs.storage.load import load_config, load_run
 
 ENABLE_X64 = False
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("as_a_user")
 
 
 def call(*arguments) -> int:
-    """The exit code of the process that this would be."""
+    """Returns the exit code of a command."""
     try:
         return main([str(a) for a in arguments])
     except SystemExit as end:
@@ -59,7 +59,7 @@ def ratings(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(ratings, tmp_path_factory):
-    """A run of a ratings file: its folder, and what was said on the way."""
+    """A run of a ratings file: its folder, stdout and stderr."""
     out = tmp_path_factory.mktemp("runs") / "a"
     with pytest.MonkeyPatch.context() as patch:
         said = {"out": [], "err": []}
@@ -88,7 +88,7 @@ class _Tee:
 # What a run leaves.
 
 
-def test_the_folder(trained):
+def test_files_of_the_folder(trained):
     out, *_ = trained
     names = {
         "config.yaml", "metrics.jsonl", "learning_curve.png", "checkpoint", "data.json", "RUN.md",
@@ -107,7 +107,7 @@ def test_the_folder(trained):
     assert (out / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_what_is_said(trained):
+def test_printed_text(trained):
     out, said, noted = trained
     value = np.mean([row["policy_value"] for row in metrics_rows(out)[-2:]])
     assert f"{value:.4f}" in said
@@ -132,7 +132,7 @@ def test_candidates_are_ids_of_the_file(trained):
         run.candidates(["zoe"])
 
 
-def test_evaluate_says_what_training_said(trained, capsys):
+def test_evaluate_repeats_the_last_metrics(trained, capsys):
     out, *_ = trained
     assert call("evaluate", out, "--json") == 0
     again = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -142,12 +142,12 @@ def test_evaluate_says_what_training_said(trained, capsys):
         assert {k: row[k] for k in common} == {k: last[k] for k in common}
 
 
-def test_resume_goes_on_and_refuses(trained, tmp_path, capsys):
+def test_resume(trained, tmp_path, capsys):
     out = shutil.copytree(trained[0], tmp_path / "run")
     assert call("train", "--resume", "--out", out) == 2
-    message(capsys, "already at step 4", "--num-steps above 4")
+    message(capsys, "already at step 4", "--resume needs --num-steps above 4")
     assert call("train", "--resume", "--out", out, "--num-steps", 6, "--learning-rate", 0.5) == 2
-    message(capsys, "learning_rate = 0.01", "now it is 0.5")
+    message(capsys, "--learning-rate 0.01, not --learning-rate 0.5")
     assert call("train", "--resume", "--out", out, "--num-steps", 6) == 0
     capsys.readouterr()
     assert [row["step"] for row in metrics_rows(out)] == [0, 0, 2, 2, 4, 4, 6, 6]
@@ -169,6 +169,7 @@ def test_resume_from_a_damaged_checkpoint(trained, tmp_path, capsys):
 def test_a_seed_that_stops_is_exit_code_3(tmp_path, capsys):
     out = tmp_path / "run"
     world = ("--num-contexts", 5, "--num-items", 8)
+    names = [field.name for field in dataclasses.fields(TrainConfig)]
     wild = ("--optimizer", "sgd", "--learning-rate", "1e30")
     assert call("train", *world, *SMALL, *wild, "--out", out) == 3
     noted = capsys.readouterr().err
@@ -176,7 +177,7 @@ def test_a_seed_that_stops_is_exit_code_3(tmp_path, capsys):
     assert len(sentences) == 2
     for seed, sentence in enumerate(sentences):
         assert f"seed {seed} stopped at step " in sentence
-        assert sentence.removeprefix("rankpg: ") in (out / "RUN.md").read_text()
+        assert sentence.removeprefix("rankpg: ") in with_flags((out / "RUN.md").read_text(), names)
     assert "Traceback" not in noted
     last = metrics_rows(out)[-1]
     assert last["step"] == 4
@@ -188,7 +189,7 @@ def test_a_seed_that_stops_is_exit_code_3(tmp_path, capsys):
 
 
 def message(capsys, *parts):
-    """The message on stderr; what a run says of itself before may stand above it."""
+    """Asserts that stderr ends with one message that has these parts."""
     noted = capsys.readouterr().err
     assert "Traceback" not in noted
     lines = [line for line in noted.splitlines() if line.startswith("rankpg")]
@@ -207,6 +208,7 @@ FILES = {
     "wrong.yaml": "num_stpes: 3\n",
     "type.yaml": "num_steps: [3]\n",
     "no.yaml": "a: [1\n",
+    "former.yaml": "late_stage: noisy\n",
 }
 
 
@@ -216,18 +218,18 @@ FILES = {
         (["train", "--num-stepps", "3"], ["--num-stepps"]),
         (["train", "--estimator", "reinforce"], ["--estimator", "reinforce", "ca_pg_swr"]),
         (["train", "--num-steps", "many"], ["--num-steps", "many"]),
-        (["train", "--num-steps", "0"], ["--num-steps is 0", "at least 1"]),
+        (["train", "--num-steps", "0"], ["--num-steps 0;", "at least 1"]),
         (
             ["train", "--num-candidates", "11", "--num-items", "10"],
-            ["--num-candidates is 11", "10"],
+            ["--num-candidates 11,", "10"],
         ),
-        (["train", "--ranking-length", "4", "--num-candidates", "3"], ["--ranking-length is 4"]),
-        (["train", "--seeds", "1", "1"], ["--seeds is 1 1"]),
+        (["train", "--ranking-length", "4", "--num-candidates", "3"], ["--ranking-length 4"]),
+        (["train", "--seeds", "1", "1"], ["--seeds 1 1;"]),
         (
             ["train", "--estimator", "ca_pg_exact", "--num-experts", "2"],
             ["--estimator", "ca_pg_exact"],
         ),
-        (["train", "--optimizer", "adamm"], ["--optimizer is 'adamm'", "adagrad"]),
+        (["train", "--optimizer", "adamm"], ["--optimizer adamm;", "adagrad"]),
         (["train", "--optimizer-options", "b3=1"], ["--optimizer-options", "'b3=1'", "b1"]),
         (["train", "--position-weights", "1,2"], ["--position-weights", "L = 1"]),
         (["train", "--environment", "ratings"], ["--path"]),
@@ -247,7 +249,7 @@ FILES = {
         ),
         (
             ["train", "--environment", "ratings", "--path", "ok.csv", "--num-candidates", "9"],
-            ["--num-candidates is 9", "8 items"],
+            ["--num-candidates 9,", "8 items"],
         ),
         (
             [
@@ -257,7 +259,7 @@ FILES = {
             ["--item-tower is features", "--item-tower ids"],
         ),
         (["train", "--config", "wrong.yaml"], ["wrong.yaml", "'num_stpes'", "num_steps"]),
-        (["train", "--config", "type.yaml"], ["--num-steps is [3]"]),
+        (["train", "--config", "type.yaml"], ["--num-steps [3];"]),
         (["train", "--config", "no.yaml"], ["no.yaml", "not YAML"]),
         (["train", "--config", "none.yaml"], ["none.yaml does not exist"]),
         (["train", "--resume"], ["--resume needs --out"]),
@@ -272,14 +274,19 @@ FILES = {
         ),
         (
             ["train", "--environment", "ratings", "--path", "ok.csv", "--num-items", "50"],
-            ["--num-items is 50", "no effect", "--environment synthetic"],
+            ["--num-items 50 has no effect", "--environment synthetic"],
         ),
         (["train", "--inverse-temperature", "2"], ["--inverse-temperature", "--reranker noisy"]),
         (["evaluate", "nothing"], ["nothing", "does not exist"]),
-        (["evaluate"], ["run"]),
+        (["evaluate"], ["RUN"]),
         (["trian"], ["trian", "train"]),
         ([], ["COMMAND"]),
-        (["demo", "--num-steps", "0"], ["--num-steps is 0"]),
+        (["demo", "--num-steps", "0"], ["--num-steps 0;"]),
+        (["train", "--late-stage", "noisy"], ["--late-stage is now named --reranker"]),
+        (["train", "--reward-transform=none"], ["--reward-transform is now named --advantage"]),
+        (["train", "--config", "former.yaml"], ["former.yaml holds 'late_stage'", "'reranker'"]),
+        (["reproduce", "table2"], ["python -m benchmarks reproduce"]),
+        (["benchmark", "variance"], ["python -m benchmarks lab"]),
     ],
 )
 def test_refusals(arguments, parts, tmp_path, monkeypatch, capsys):
@@ -314,7 +321,7 @@ def test_a_flag_overrides_the_file_and_both_override_the_preset(tmp_path, monkey
 
 
 def test_a_preset_or_estimator_on_top_of_a_runs_own_settings(trained, monkeypatch):
-    """config.yaml of a run is resolved: what its preset chose is chosen anew, what was given stays."""
+    """The preset's values in the config.yaml of a run are chosen again; given values stay."""
     seen = []
 
     def stop(config):
@@ -333,7 +340,7 @@ def test_a_preset_or_estimator_on_top_of_a_runs_own_settings(trained, monkeypatc
 
 
 def others(config: TrainConfig) -> dict:
-    """What neither the preset nor the estimator says."""
+    """Returns the settings that neither the preset nor the estimator decides."""
     decided = {
         *("estimator", "preset", "init_scale", "optimizer", "optimizer_options"),
         *("learning_rate", "adaptive_learning_rate"),
@@ -353,7 +360,7 @@ def test_help_lists_every_setting_with_its_default(capsys):
 
 
 def test_the_module_is_a_program(tmp_path):
-    """From any folder; the interpreter turns the answer into an exit code."""
+    """Runs from any folder and ends with the exit code of the command."""
     command = [sys.executable, "-m", "rankpg", "train", "--num-candidates", "0"]
     where = {
         "PYTHONPATH": str(Path(rankpg.__file__).parents[1]),
@@ -364,5 +371,15 @@ def test_the_module_is_a_program(tmp_path):
         command, cwd=tmp_path, capture_output=True, text=True, env=where, timeout=120
     )
     assert done.returncode == 2
-    assert done.stderr == "rankpg: --num-candidates is 0; expected at least 1\n"
+    assert done.stderr == "rankpg: --num-candidates 0; expected at least 1\n"
     assert done.stdout == ""
+
+
+def test_import_is_light():
+    """Plots, tables and files of other libraries are imported where they are needed."""
+    program = "import sys, rankpg; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"matplotlib", "pandas", "pyarrow", "faiss", "wandb", "lightgbm"}

@@ -1,4 +1,4 @@
-"""Settings: every refusal names its flag, presets fill what was left open, YAML gives the config back."""
+"""Settings: refusals name the argument, presets fill what was left open, YAML round trips."""
 
 from __future__ import annotations
 
@@ -11,11 +11,20 @@ import numpy as np
 import pytest
 import yaml
 
-from rankpg.config.fields import choices_of, flag
+from rankpg.advantages import ADVANTAGES
+from rankpg.cli.flags import with_flags
+from rankpg.config.fields import choices_of
+from rankpg.config.presets import PRESETS
+from rankpg.config.renamed import RENAMED
 from rankpg.config.train_config import TrainConfig
+from rankpg.core.estimators import ESTIMATORS
+from rankpg.encoders import TOWERS
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.errors import ConfigError
+from rankpg.rerankers import RERANKERS
+from rankpg.retrieval import RETRIEVALS
 from rankpg.runs.storage.load import load_config, load_settings
+from rankpg.training import build
 from rankpg.training.build import build_learner
 
 ENABLE_X64 = False
@@ -23,7 +32,7 @@ ENABLE_X64 = False
 
 @pytest.fixture(scope="module", autouse=True)
 def own_checks(jax_flags):
-    """The config refuses wrong types in words of its own: those are what is tested, not beartype's."""
+    """The config refuses wrong types in words of its own, which are tested here, not beartype's."""
     jax.config.update("jax_numpy_dtype_promotion", "standard")  # for optax's Adam
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainConfig, "__init__", inspect.unwrap(TrainConfig.__init__))
@@ -54,47 +63,48 @@ def refusal(settings, *parts):
     ("settings", "parts"),
     [
         # combinations
-        ({"ranking_length": 4, "num_candidates": 3}, ["--ranking-length is 4", "--num-candidates 3"]),
-        ({"estimator": "reinforce"}, ["--estimator", "'reinforce'", "ca_pg_swr", "v_pg"]),
-        ({"estimator": "ca_pg_exact", "num_experts": 2}, ["--estimator", "num_experts=2", "ca_pg"]),
-        ({"seeds": [0, 1, 0]}, ["--seeds is 0 1 0", "distinct"]),
-        ({"seeds": []}, ["--seeds is empty"]),
-        ({"seeds": [-1]}, ["--seeds is -1", "from 0"]),
-        ({"seeds": [2**32]}, ["--seeds is 4294967296", "2^32 - 1"]),
-        ({"instance_seed": -1}, ["--instance-seed is -1"]),
-        ({"instance_seed": 2**32}, ["--instance-seed is 4294967296"]),
-        ({"advantage": "group"}, ["--advantage group", "--draws-per-context"]),
+        ({"ranking_length": 4, "num_candidates": 3}, ["ranking_length=4", "num_candidates=3"]),
+        ({"estimator": "reinforce"}, ["estimator='reinforce'", "ca_pg_swr", "v_pg"]),
+        ({"estimator": "ca_pg_exact", "num_experts": 2},
+         ["estimator='ca_pg_exact'", "num_experts is 2", "ca_pg"]),
+        ({"seeds": [0, 1, 0]}, ["seeds=(0, 1, 0)", "distinct"]),
+        ({"seeds": []}, ["seeds=()", "distinct"]),
+        ({"seeds": [-1]}, ["seeds=(-1,)", "from 0"]),
+        ({"seeds": [2**32]}, ["seeds=(4294967296,)", "2^32 - 1"]),
+        ({"instance_seed": -1}, ["instance_seed=-1"]),
+        ({"instance_seed": 2**32}, ["instance_seed=4294967296"]),
+        ({"advantage": "group"}, ["advantage='group'", "draws_per_context"]),
         ({"advantage": "group", "draws_per_context": 2, "entropy_bonus": 0.1},
-         ["--entropy-bonus 0.1", "--advantage group", "--advantage context"]),
-        ({"advantage": "batch", "batch_size": 1}, ["--advantage batch", "--batch-size"]),
-        ({"batch_size": 10, "draws_per_context": 4}, ["--batch-size 10", "--draws-per-context 4"]),
-        ({"environment": "ratings"}, ["--environment ratings", "--path FILE"]),
-        ({"environment": "text"}, ["--environment text", "--path FOLDER"]),
-        ({"path": "a.csv"}, ["--path", "--environment synthetic", "--environment ratings"]),
+         ["entropy_bonus=0.1", "advantage='group'", "advantage='context'"]),
+        ({"advantage": "batch", "batch_size": 1}, ["advantage='batch'", "batch_size"]),
+        ({"batch_size": 10, "draws_per_context": 4}, ["batch_size=10", "draws_per_context=4"]),
+        ({"environment": "ratings"}, ["environment='ratings'", "path=FILE"]),
+        ({"environment": "text"}, ["environment='text'", "path=FOLDER"]),
+        ({"path": "a.csv"}, ["path='a.csv'", "environment='synthetic'", "environment='ratings'"]),
         (
             {"columns": ["user", "item"], "environment": "ratings", "path": "a.csv"},
-            ["--columns has 2 names", "USER ITEM VALUE"],
+            ["columns=('user', 'item')", "three names: USER ITEM VALUE"],
         ),
         # choices
-        ({"environment": "movies"}, ["--environment is 'movies'", "synthetic, ratings, text"]),
-        ({"reranker": "best"}, ["--reranker is 'best'", "optimal", "anti"]),
-        ({"preset": "fast"}, ["--preset is 'fast'", "tuned, paper"]),
-        ({"missing": "mean"}, ["--missing is 'mean'", "zero, error"]),
-        ({"retrieval": "faiss"}, ["--retrieval is 'faiss'", "auto, dense"]),
+        ({"environment": "movies"}, ["environment='movies'", "synthetic, ratings, text"]),
+        ({"reranker": "best"}, ["reranker='best'", "optimal", "anti"]),
+        ({"preset": "fast"}, ["preset='fast'", "tuned, paper"]),
+        ({"missing": "mean"}, ["missing='mean'", "zero, error"]),
+        ({"retrieval": "faiss"}, ["retrieval='faiss'", "auto, dense"]),
         # types
-        ({"num_steps": "many"}, ["--num-steps is 'many'", "a whole number"]),
-        ({"num_steps": 1.5}, ["--num-steps is 1.5", "a whole number"]),
-        ({"num_steps": True}, ["--num-steps is True", "a whole number"]),
-        ({"num_steps": None}, ["--num-steps is empty", "a whole number"]),
-        ({"learning_rate": "fast"}, ["--learning-rate is 'fast'", "a number"]),
-        ({"learning_rate": [1]}, ["--learning-rate is [1]", "a number"]),
-        ({"adaptive_learning_rate": "yes"}, ["--adaptive-learning-rate is 'yes'", "true or false"]),
-        ({"seeds": 3}, ["--seeds is 3", "a list, each entry a whole number"]),
-        ({"seeds": "012"}, ["--seeds is '012'", "a list"]),
-        ({"seeds": [0, "one"]}, ["--seeds is 'one'", "a whole number"]),
-        ({"hidden": [0]}, ["--hidden", "at least 1"]),
-        ({"path": 3, "environment": "ratings"}, ["--path is 3", "text"]),
-        ({"reranker": ["optimal"]}, ["--reranker", "text"]),
+        ({"num_steps": "many"}, ["num_steps='many'", "a whole number"]),
+        ({"num_steps": 1.5}, ["num_steps=1.5", "a whole number"]),
+        ({"num_steps": True}, ["num_steps=True", "a whole number"]),
+        ({"num_steps": None}, ["num_steps=None", "a whole number"]),
+        ({"learning_rate": "fast"}, ["learning_rate='fast'", "a number"]),
+        ({"learning_rate": [1]}, ["learning_rate=[1]", "a number"]),
+        ({"adaptive_learning_rate": "yes"}, ["adaptive_learning_rate='yes'", "true or false"]),
+        ({"seeds": 3}, ["seeds=3", "a list, each entry a whole number"]),
+        ({"seeds": "012"}, ["seeds='012'", "a list"]),
+        ({"seeds": [0, "one"]}, ["seeds='one'", "a whole number"]),
+        ({"hidden": [0]}, ["hidden=(0,)", "at least 1"]),
+        ({"path": 3, "environment": "ratings"}, ["path=3", "text"]),
+        ({"reranker": ["optimal"]}, ["reranker=['optimal']", "text"]),
         # an unknown name
         ({"num_itmes": 10}, ["my.yaml", "'num_itmes'", "num_items"]),
     ],
@@ -109,43 +119,43 @@ RATINGS = {"environment": "ratings", "path": "a.csv"}
 @pytest.mark.parametrize(
     ("settings", "given", "instead"),
     [
-        ({"path": "a.csv"}, "--path is a.csv", "--environment ratings or --environment text"),
-        ({"columns": ["u", "i", "v"]}, "--columns is u i v", "--environment ratings"),
-        ({"missing": "error"}, "--missing is error", "--environment ratings"),
-        ({"duplicates": "mean"}, "--duplicates is mean", "--environment ratings"),
-        (RATINGS | {"num_contexts": 50}, "--num-contexts is 50", "--environment synthetic"),
-        (RATINGS | {"num_items": 50}, "--num-items is 50", "--environment synthetic"),
-        (RATINGS | {"num_features": 5}, "--num-features is 5", "--environment synthetic"),
+        ({"path": "a.csv"}, "path='a.csv'", "environment='ratings' or environment='text'"),
+        ({"columns": ["u", "i", "v"]}, "columns=('u', 'i', 'v')", "environment='ratings'"),
+        ({"missing": "error"}, "missing='error'", "environment='ratings'"),
+        ({"duplicates": "mean"}, "duplicates='mean'", "environment='ratings'"),
+        (RATINGS | {"num_contexts": 50}, "num_contexts=50", "environment='synthetic'"),
+        (RATINGS | {"num_items": 50}, "num_items=50", "environment='synthetic'"),
+        (RATINGS | {"num_features": 5}, "num_features=5", "environment='synthetic'"),
         (
             RATINGS | {"instance_seed": 0},
-            "--instance-seed is 0",
-            "--environment synthetic or --reranker learned",
+            "instance_seed=0",
+            "environment='synthetic' or reranker='learned'",
         ),
         (
             {"hidden": [8, 4]},
-            "--hidden is 8 4",
-            "--context-tower features or --context-tower adapter or --item-tower features or "
-            "--item-tower adapter",
+            "hidden=(8, 4)",
+            "context_tower='features' or context_tower='adapter' or item_tower='features' or "
+            "item_tower='adapter'",
         ),
-        ({"inverse_temperature": 2.0}, "--inverse-temperature is 2.0", "--reranker noisy"),
+        ({"inverse_temperature": 2.0}, "inverse_temperature=2.0", "reranker='noisy'"),
     ],
     ids=lambda case: case if isinstance(case, str) else "",
 )
 def test_a_setting_without_an_effect_is_refused(settings, given, instead):
-    """It is taken where it has one, and its default anywhere."""
-    refusal(settings, f"{given}, but has no effect with --", f"leave it out, or choose {instead}")
+    """The setting is accepted where it has an effect, and its default anywhere."""
+    refusal(settings, f"{given} has no effect with ", f"leave it out, or choose {instead}")
     *_, name = settings
     default = {f.name: f.default for f in dataclasses.fields(TrainConfig)}[name]
     assert getattr(TrainConfig.from_dict(settings | {name: default}), name) == default
     for choice in instead.split(" or "):
-        setting, value = choice.removeprefix("--").replace("-", "_").split()
+        setting, value = choice.replace("'", "").split("=")
         apt = {k: v for k, v in settings.items() if k == name or setting != "environment"}
         apt |= RATINGS if value == "ratings" else {setting: value}
         found = TrainConfig.from_dict(apt | {name: settings[name]})
         assert found.to_dict()[name] == settings[name]
 
 
-def test_every_need_is_a_setting_and_a_value_it_may_take():
+def test_needs_name_settings_and_their_choices():
     hints = typing.get_type_hints(TrainConfig)
     fields = {f.name: f for f in dataclasses.fields(TrainConfig)}
     needs = [pair for f in fields.values() for pair in f.metadata["needs"]]
@@ -163,29 +173,29 @@ def test_every_need_is_a_setting_and_a_value_it_may_take():
     ],
 )  # fmt: skip
 def test_counts_are_at_least_one(name):
-    refusal({name: 0}, f"{flag(name)} is 0; expected at least 1")
-    refusal({name: -3}, f"{flag(name)} is -3")
+    refusal({name: 0}, f"{name}=0; expected at least 1")
+    refusal({name: -3}, f"{name}=-3")
 
 
 @pytest.mark.parametrize("name", ["temperature", "init_scale", "learning_rate"])
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
 def test_scales_are_above_zero(name, value):
-    refusal({name: value}, flag(name), "expected a number above 0")
+    refusal({name: value}, f"{name}=", "expected a number above 0")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf")])
 def test_the_inverse_temperature_is_any_finite_number(value):
-    refusal({"inverse_temperature": value}, "--inverse-temperature", "expected a finite number")
+    refusal({"inverse_temperature": value}, "inverse_temperature=", "expected a finite number")
     for beta in (0, -0.5):
         assert TrainConfig(inverse_temperature=beta, reranker="noisy").inverse_temperature == beta
 
 
 @pytest.mark.parametrize("name", ["noise_scale", "held_out_contexts", "entropy_bonus"])
-def test_what_may_be_zero_and_no_less(name):
-    refusal({name: -1}, flag(name), "expected at least 0")
+def test_lower_bound_zero(name):
+    refusal({name: -1}, f"{name}=-1", "expected at least 0")
 
 
-def test_k_is_compared_with_the_catalogue_that_there_is():
+def test_k_is_compared_with_the_actual_catalogue():
     config = TrainConfig(
         num_candidates=2000
     )  # for train(config, environment) with 10,000 items, say
@@ -204,7 +214,7 @@ def test_edges_that_are_allowed():
     assert TrainConfig(environment="ratings", path="a.csv", num_candidates=5000).num_items == 1000
 
 
-def test_numbers_in_the_forms_people_write():
+def test_numbers_in_several_forms():
     config = TrainConfig.from_dict(
         yaml.safe_load("{learning_rate: 1e-2, temperature: 2, num_steps: 30, seeds: [5]}")
     )
@@ -275,13 +285,13 @@ def test_a_preset_fills_only_what_was_left_open():
             one = TrainConfig(preset=preset, **{name: given[name]}).resolve()
             assert getattr(one, name) == given[name]
     adam = TrainConfig(preset="paper", optimizer="adam").resolve()
-    assert adam.optimizer_options == ()  # Adagrad's accumulator is no business of Adam's
+    assert adam.optimizer_options == ()  # Adagrad's accumulator does not apply to Adam
     again = TrainConfig(preset="paper", optimizer="adagrad").resolve()
     assert again.optimizer_options == TrainConfig(preset="paper").resolve().optimizer_options
 
 
 @pytest.mark.parametrize("preset", ["tuned", "paper"])
-def test_yaml_gives_the_resolved_config_back(tmp_path, preset):
+def test_yaml_round_trip(tmp_path, preset):
     config = TrainConfig(
         preset=preset,
         estimator="v_pg",
@@ -313,7 +323,7 @@ def test_yaml_gives_the_resolved_config_back(tmp_path, preset):
         ("!!python/object/apply:os.system ['true']\n", ["is not YAML"]),
         (b"\xff\xfe\x00", ["cannot be read"]),
         ("num_stpes: 3\n", ["'num_stpes'"]),
-        ("num_steps: soon\n", ["--num-steps is 'soon'"]),
+        ("num_steps: soon\n", ["num_steps='soon'"]),
     ],
 )
 def test_wrong_files(tmp_path, text, parts):
@@ -325,11 +335,10 @@ def test_wrong_files(tmp_path, text, parts):
     assert "\n" not in message
     for part in parts:
         assert part in message, message
-    if "--" not in message:
-        assert str(file) in message
+    assert str(file) in message
 
 
-def test_an_empty_file_is_all_defaults_and_a_missing_one_is_named(tmp_path):
+def test_an_empty_file_is_all_defaults(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
     assert load_config(tmp_path / "empty.yaml") == TrainConfig()
     with pytest.raises(ConfigError, match=r"none\.yaml does not exist"):
@@ -338,10 +347,64 @@ def test_an_empty_file_is_all_defaults_and_a_missing_one_is_named(tmp_path):
         load_settings(tmp_path)
 
 
-def test_a_problem_too_wide_for_any_machine_is_refused():
-    refusal({"num_features": 2**31 - 1}, "--num-features is 2147483647", "at most 65536")
+def test_too_many_features_are_refused():
+    refusal({"num_features": 2**31 - 1}, "num_features=2147483647", "at most 65536")
 
 
 @pytest.mark.parametrize("path", ["", "  "])
-def test_a_path_that_is_empty(path):
-    refusal({"environment": "ratings", "path": path}, "--path is empty")
+def test_an_empty_path_is_refused(path):
+    refusal({"environment": "ratings", "path": path}, f"path={path!r}")
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_a_former_name_is_refused_with_the_current_one(old):
+    assert RENAMED[old] in {field.name for field in dataclasses.fields(TrainConfig)}
+    refusal({old: "none"}, f"my.yaml holds '{old}', which is now named '{RENAMED[old]}'")
+
+
+def test_choices_agree_with_their_tables():
+    hints = typing.get_type_hints(TrainConfig)
+    choices = {f.name: choices_of(f, hints[f.name]) for f in dataclasses.fields(TrainConfig)}
+    assert choices["advantage"] == tuple(ADVANTAGES)
+    assert choices["context_tower"] == choices["item_tower"] == tuple(TOWERS)
+    assert choices["environment"] == tuple(build.ENVIRONMENTS)
+    assert choices["estimator"] == tuple(ESTIMATORS)
+    assert choices["preset"] == tuple(PRESETS)
+    assert choices["reranker"] == tuple(RERANKERS)
+    assert choices["retrieval"] == ("auto", *RETRIEVALS)
+
+
+def test_messages_in_flags():
+    """Every refusal reads as a sentence about flags once the command line has rewritten it."""
+    names = {field.name for field in dataclasses.fields(TrainConfig)}
+    for settings, message in (
+        ({"num_candidates": 0}, "--num-candidates 0; expected at least 1"),
+        (
+            {"seeds": (1, 1)},
+            "--seeds 1 1; expected distinct integers from 0 to 2^32 - 1, for instance --seeds 0 1 2",
+        ),
+        (
+            {"retrieval": "faiss"},
+            "--retrieval faiss; expected one of auto, dense, streamed, sharded",
+        ),
+        (
+            {"mesh": (2,), "retrieval": "sharded"},
+            "--mesh 2; expected two numbers of at least 1, BATCH ITEMS, for instance --mesh 2 4",
+        ),
+        (
+            RATINGS | {"num_items": 50},
+            "--num-items 50 has no effect with --environment ratings; leave it out, or choose "
+            "--environment synthetic",
+        ),
+        (
+            {"environment": "ratings"},
+            "--environment ratings needs --path FILE (csv, parquet or npz)",
+        ),
+        (
+            {"advantage": "batch", "batch_size": 1},
+            "--advantage batch needs a --batch-size of at least 2",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            TrainConfig(**settings)
+        assert with_flags(str(caught.value), names) == message

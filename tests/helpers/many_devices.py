@@ -106,7 +106,7 @@ def train(out: str, settings: dict, *place: str) -> None:
     run, folder = prepare(TrainConfig(**{**fixed, **settings})), RunFolder(out)
     (folder.resume if (folder.path / "checkpoint").exists() else folder.open)(run)
     for progress in training_loop(run):
-        folder.follow(run, progress)
+        folder.on_progress(run, progress)
     folder.close(run)
     rows = run.policy.retrieval.sharding.rows_per_device(37)
     held = {

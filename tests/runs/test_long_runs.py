@@ -53,7 +53,7 @@ def settings(**changes) -> TrainConfig:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory):
-    """The run that nobody stopped."""
+    """The folder of a run that was not stopped."""
     folder = tmp_path_factory.mktemp("straight") / "run"
     assert main(["train", *SHORT, "--out", str(folder)]) == 0
     return folder
@@ -76,7 +76,7 @@ def saved_state(folder: Path, step: int | None = None):
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Bit by bit the same parameters, and the same rows but for the clock's."""
+    """Asserts equal parameters, bit by bit, and equal rows except for the speed."""
     left, right = saved_state(one), saved_state(other)
     assert left.keys() == right.keys()
     for name in left:
@@ -95,25 +95,26 @@ def assert_same(one: Path, other: Path) -> None:
 def test_a_signal_saves_the_step_that_was_reached(
     number, code, at, straight, tmp_path, monkeypatch, capsys
 ):
-    """In the middle of a accumulator, and at its end before it is evaluated."""
-    follow = RunFolder.follow
+    """Between two evaluations, and just before one."""
+    on_progress = RunFolder.on_progress
 
-    def asked_to_stop(self, run, progress):
-        follow(self, run, progress)
+    def stop_at_step(self, run, progress):
+        on_progress(self, run, progress)
         if progress.phase == "train" and progress.step == at:
             signal.raise_signal(number)
-            time.sleep(0.2)  # a thread hears it
+            time.sleep(0.2)  # a thread receives it
 
     monkeypatch.chdir(tmp_path)
     out = Path("-my run")
     with monkeypatch.context() as patch:
-        patch.setattr(RunFolder, "follow", asked_to_stop)
+        patch.setattr(RunFolder, "on_progress", stop_at_step)
         assert main(["train", *SHORT, f"--out={out}"]) == code
     said = capsys.readouterr().err
     assert (
-        f"stopped by {number.name}. The state of step {at} is saved in {out}. Go on with: " in said
+        f"stopped by {number.name}. The state of step {at} is saved in {out}. Resume it with: "
+        in said
     )
-    command = said.split("Go on with: ")[1].strip()
+    command = said.split("Resume it with: ")[1].strip()
     assert command == "python -m rankpg train --resume --out './-my run'"
     assert checkpoint.latest_step(out / "checkpoint") == at
     run = load_run(out)
@@ -126,15 +127,15 @@ def test_a_signal_saves_the_step_that_was_reached(
 def test_without_a_folder_a_signal_says_that_nothing_was_saved(monkeypatch, capsys):
     from rankpg.runs.progress import ProgressBar
 
-    follow = ProgressBar.follow
+    update = ProgressBar.update
 
-    def asked_to_stop(self, run, progress):
-        follow(self, run, progress)
+    def stop_at_step(self, run, progress):
+        update(self, run, progress)
         if progress.step == 40:
             signal.raise_signal(signal.SIGTERM)
             time.sleep(0.2)
 
-    monkeypatch.setattr(ProgressBar, "follow", asked_to_stop)
+    monkeypatch.setattr(ProgressBar, "update", stop_at_step)
     both = signal.SIGINT, signal.SIGTERM
     before = [
         signal.getsignal(number) for number in both
@@ -169,18 +170,18 @@ def test_a_second_signal_stops_at_once():
     assert "SIGTERM again: stopped at once" in said
 
 
-def test_the_same_signal_twice_within_a_moment_is_one(monkeypatch):
-    from rankpg._utils import signals as stopping
+def test_a_repeated_signal_counts_once(monkeypatch):
+    from rankpg._utils import signals
 
-    left = []
-    monkeypatch.setattr(stopping, "_leave", left.append)
-    stop = stopping.StopRequest()
-    stop.hear(signal.SIGINT)
-    stop.hear(signal.SIGINT)
-    assert (stop.signal, left) == (signal.SIGINT, [])
-    monkeypatch.setattr(stopping, "_ONE", 0.0)
-    stop.hear(signal.SIGINT)
-    assert left == [signal.SIGINT]
+    exits = []
+    monkeypatch.setattr(signals, "_exit", exits.append)
+    stop = signals.StopRequest()
+    stop.receive(signal.SIGINT)
+    stop.receive(signal.SIGINT)
+    assert (stop.signal, exits) == (signal.SIGINT, [])
+    monkeypatch.setattr(signals, "_SAME_SIGNAL_SECONDS", 0.0)
+    stop.receive(signal.SIGINT)
+    assert exits == [signal.SIGINT]
 
 
 def run_script(*arguments) -> None:
@@ -244,10 +245,10 @@ def test_two_processes_and_a_lock_that_dies_with_its_owner(tmp_path):
 
 
 def evaluated(folder: RunFolder, run, step: int, value: float | None) -> None:
-    """As after an evaluation that found this value for both seeds."""
+    """Makes the calls after an evaluation with this value for both seeds."""
     rows = tuple({"step": step, "seed": seed, "policy_value": value} for seed in (0, 1))
     run.metrics.extend(rows)
-    folder.follow(run, Progress("evaluate", step, None, rows))
+    folder.on_progress(run, Progress("evaluate", step, None, rows))
 
 
 @pytest.mark.parametrize(
@@ -270,17 +271,17 @@ def test_the_last_and_the_best_are_kept(keep, kept, tmp_path):
     if keep.get("keep_best"):
         assert load_run(folder.path, step="best").step == 20
     else:
-        message = r"the best evaluation of .* was at step 20, whose .*--keep-best.*--step 50"
+        message = r"the best evaluation of .* was at step 20, whose .*keep_best=True.*step=50"
         with pytest.raises(CheckpointError, match=message):
             load_run(folder.path, step="best")
     with pytest.raises(CheckpointError, match="holds no checkpoint of step 7; it has step "):
         load_run(folder.path, step=7)
-    with pytest.raises(ConfigError, match="--step is 'worst'; expected a number or best"):
+    with pytest.raises(ConfigError, match="step='worst'; expected a number or 'best'"):
         load_run(folder.path, step="worst")
 
 
-def test_what_is_kept_is_remembered(tmp_path):
-    """A resumed run must not drop the best because a flag was not given again."""
+def test_a_resumed_run_keeps_the_same_checkpoints(tmp_path):
+    """A resumed run keeps the best checkpoint although keep_best is not given again."""
     run, folder = prepare(settings()), RunFolder(tmp_path / "run", keep_last=1, keep_best=True)
     folder.open(run)
     evaluated(folder, run, 0, 5.0)
@@ -309,9 +310,9 @@ def test_evaluate_at_a_step(straight, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--step", "5", "--out", "x"), "--step says where --resume goes on"),
+        (("--step", "5", "--out", "x"), "--step is the checkpoint of --resume"),
         (("--keep-best",), "--keep-best needs --out"),
-        (("--keep-last", "0", "--out", "x"), "--keep-last is 0; expected at least 1"),
+        (("--keep-last", "0", "--out", "x"), "--keep-last 0; expected at least 1"),
     ],
 )
 def test_flags_without_effect_are_refused(flags, message, capsys):
@@ -335,7 +336,7 @@ def test_a_damaged_checkpoint_offers_the_one_before(straight, tmp_path, capsys):
     assert main(["train", "--resume", "--out", str(copy), "--num-steps", "240"]) == 2
     said = capsys.readouterr().err
     assert damaged.name in said
-    assert "the one of step 80 is whole: go on from there with --resume --step 80" in said
+    assert "the one of step 80 is intact: continue from it with --resume and --step 80" in said
     assert without_speed(copy) == without_speed(straight)  # a refusal changes nothing
     assert main(["train", "--resume", "--step", "80", "--out", str(copy)]) == 0
     assert_same(straight, copy)
@@ -362,19 +363,19 @@ def test_a_crash_while_one_checkpoint_takes_the_place_of_another(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["4"]
 
 
-def renoted(folder: Path, step: int, **changes) -> None:
-    """Change the notes of a checkpoint, and the sums with them, as another version would have written it."""
+def change_metadata(folder: Path, step: int, **changes) -> None:
+    """Changes the metadata of a checkpoint and its checksums, as another version would have saved it."""
     path = folder / "checkpoint" / str(step)
-    notes = json.loads((path / "notes.json").read_text())
-    (path / "notes.json").write_text(json.dumps(notes | changes))
-    sums = checkpoint._sums(path)
-    (path / "SHA256SUMS").write_text("".join(f"{d}  {name}\n" for name, d in sums.items()))
+    metadata = json.loads((path / "notes.json").read_text())
+    (path / "notes.json").write_text(json.dumps(metadata | changes))
+    checksums = checkpoint._checksums(path)
+    (path / "SHA256SUMS").write_text("".join(f"{d}  {name}\n" for name, d in checksums.items()))
 
 
 def test_a_checkpoint_of_another_version(straight, tmp_path):
     copy = shutil.copytree(straight, tmp_path / "run")
-    renoted(copy, 160, format=7, rankpg="9.9.9")
-    message = r"160 is of format 7, .*reads format 1 \(rankpg 9\.9\.9 wrote it, and this is "
+    change_metadata(copy, 160, format=7, rankpg="9.9.9")
+    message = r"160 has format 7, .*reads format 1 \(rankpg 9\.9\.9 wrote it, and this is "
     with pytest.raises(CheckpointError, match=message):
         load_run(copy)
     with (copy / "config.yaml").open("a") as file:
@@ -386,7 +387,7 @@ def test_a_checkpoint_of_another_version(straight, tmp_path):
 def test_a_checkpoint_of_another_run_of_the_same_shape(straight, tmp_path):
     copy = shutil.copytree(straight, tmp_path / "run")
     config = load_config(copy).to_dict()
-    renoted(copy, 160, config=config | {"learning_rate": 0.5})
+    change_metadata(copy, 160, config=config | {"learning_rate": 0.5})
     message = r"160 is of another config: learning_rate is 0\.5 there, and 0\.01 here"
     with pytest.raises(CheckpointError, match=message):
         load_run(copy)
@@ -407,7 +408,7 @@ def test_metrics_cut_in_the_middle_of_a_line(straight, tmp_path):
 
 @contextlib.contextmanager
 def small_disk(folder: Path, kib: int):
-    """A file system of so many KiB."""
+    """Mounts a file system of `kib` KiB."""
     folder.mkdir()
     done = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", str(folder)], capture_output=True
@@ -421,7 +422,7 @@ def small_disk(folder: Path, kib: int):
 
 
 def filled(disk: Path, but: int) -> None:
-    """Leave so many bytes."""
+    """Fills the disk except for `but` bytes."""
     free = os.statvfs(disk)
     (disk / "filler").write_bytes(bytes(max(0, free.f_bavail * free.f_frsize - but)))
 
@@ -436,7 +437,7 @@ def test_a_disk_that_is_full(straight, tmp_path, capsys):
         said = capsys.readouterr().err
         assert "the state of step 240 (" in said
         assert "No space left on device" in said
-        assert "Nothing that was saved before is lost: the checkpoint of step 160 stays" in said
+        assert "Earlier checkpoints are kept: --resume continues from step 160" in said
         assert "--keep-last 1" in said
         assert "Traceback" not in said
         assert checkpoint.saved_steps(copy / "checkpoint") == [80, 160]
@@ -449,7 +450,7 @@ def test_a_disk_that_is_full(straight, tmp_path, capsys):
 
 @contextlib.contextmanager
 def files_up_to(size: int):
-    """No file of this process may grow beyond so many bytes: the kernel answers EFBIG."""
+    """Limits the size of files that this process writes; beyond it the kernel returns EFBIG."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # half a .pyc would stay
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
@@ -463,25 +464,25 @@ def files_up_to(size: int):
 def test_a_state_that_does_not_fit(tmp_path):
     small, large = {"a": jnp.zeros(10)}, {"a": jax.random.normal(jax.random.key(0), (300_000,))}
     checkpoint.save(tmp_path, 4, small)
-    message = r"the state of step 8 \(1\.1 MiB\) could not be saved in .*checkpoint of step 4 stays"
+    message = r"the state of step 8 \(1\.1 MiB\) could not be saved in .*continues from step 4"
     with files_up_to(200_000), pytest.raises(SaveError, match=message):
         checkpoint.save(tmp_path, 8, large)
     assert [entry.name for entry in tmp_path.iterdir()] == ["4"]
     assert checkpoint.restore(tmp_path, small)[0] == 4
 
 
-def test_rows_that_do_not_fit_are_taken_back(straight, tmp_path):
+def test_rows_that_do_not_fit_are_removed(straight, tmp_path):
     copy = shutil.copytree(straight, tmp_path / "run")
     run, folder = prepare(settings(num_steps=240)), RunFolder(copy)
     folder.resume(run)
     before = (copy / "metrics.jsonl").read_bytes()
     rows = tuple(row | {"step": 240} for row in run.metrics[-2:])
     with files_up_to(len(before) + 100), pytest.raises(SaveError, match="rows of step 240"):
-        folder.follow(run, Progress("evaluate", 240, None, rows))
+        folder.on_progress(run, Progress("evaluate", 240, None, rows))
     assert (copy / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_card_that_cannot_be_written_is_told(straight, tmp_path):
+def test_a_card_that_cannot_be_written_is_reported(straight, tmp_path):
     copy = shutil.copytree(straight, tmp_path / "run")
     card, run = (copy / "RUN.md").read_text(), load_run(copy)
     with files_up_to(100):
@@ -493,7 +494,7 @@ def test_a_card_that_cannot_be_written_is_told(straight, tmp_path):
 
 
 def test_the_loop_can_be_left_and_entered_anywhere(tmp_path):
-    """In Python, without a folder: the run itself is where it stands."""
+    """In Python, without a folder, a run keeps its own position."""
     config, whole, parts = settings(num_steps=160), None, prepare(settings(num_steps=160))
     whole = prepare(config)
     for _ in training_loop(whole):

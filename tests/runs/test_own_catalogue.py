@@ -446,7 +446,7 @@ def saved(run, path):
     folder = RunFolder(path)
     folder.open(run)
     for progress in training_loop(run):
-        folder.follow(run, progress)
+        folder.on_progress(run, progress)
     folder.close(run)
     return folder.path
 

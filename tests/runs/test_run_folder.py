@@ -1,7 +1,8 @@
-"""The folder of a run: what is written, what a crash leaves behind, and going on from there, bit by bit."""
+"""The folder of a run: its files, what a crash leaves, and bit-identical resumption."""
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import json
@@ -16,6 +17,7 @@ from helpers.run_files import metrics_rows
 
 from rankpg import TrainConfig
 from rankpg.cli.main import main
+from rankpg.config.renamed import RENAMED
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.errors import ConfigError
 from rankpg.runs.evaluator import evaluate_run
@@ -45,9 +47,9 @@ def settings(**changes) -> TrainConfig:
 
 
 def finish(run, folder, until=None):
-    """As the command line does it; `until` leaves at a step, as if the power had gone."""
+    """Trains as the command line does; `until` leaves at a step, as after a power cut."""
     for progress in training_loop(run):
-        folder.follow(run, progress)
+        folder.on_progress(run, progress)
         if until is not None and progress.phase == "evaluate" and progress.step >= until:
             return run
     folder.close(run)
@@ -55,10 +57,8 @@ def finish(run, folder, until=None):
 
 
 @pytest.mark.slow
-def test_parameters_that_are_lost_do_not_take_the_place_of_the_last_good_ones(
-    tmp_path, monkeypatch
-):
-    """A model that is stepped in place has no copy in memory: the one on disk stays."""
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    """A model that is updated in place has no copy in memory: the one on disk stays."""
     monkeypatch.setattr(optimizing, "_COPIED", 0)
     world = from_matrix(1e8 * np.random.default_rng(0).uniform(1, 2, (20, 30))).environment
     config = settings(
@@ -85,7 +85,7 @@ def straight(tmp_path_factory):
     folder, run = RunFolder(base / "whole"), prepare(settings())
     folder.open(run)
     for progress in training_loop(run):
-        folder.follow(run, progress)
+        folder.on_progress(run, progress)
         if progress.phase == "evaluate" and progress.step == 4:
             shutil.copytree(folder.path, base / "interrupted")
     folder.close(run)
@@ -130,7 +130,7 @@ def same(one, other) -> bool:
 # Going on.
 
 
-def test_two_halves_are_the_whole_bit_by_bit(whole, resumed):
+def test_a_resumed_run_is_bit_identical(whole, resumed):
     (one, its_path), (other, path) = whole, resumed
     assert same(one.state, other.state)
     assert one.state.step.tolist() == [8, 8]
@@ -167,7 +167,7 @@ def test_halves_at_other_places(tmp_path, eval_every, until):
 
 
 @pytest.mark.slow
-def test_more_steps_than_were_asked_for(tmp_path):
+def test_more_steps_than_before(tmp_path):
     config = settings(num_steps=3, eval_every=2)
     run, folder = prepare(config), RunFolder(tmp_path / "run")
     folder.open(run)
@@ -202,7 +202,7 @@ def test_rows_beyond_the_checkpoint_are_dropped(half):
 
 @pytest.mark.parametrize("rows_left", [2, 3])
 def test_a_checkpoint_without_its_rows_is_refused(half, rows_left):
-    """Rows are written first, so nothing but an editor leaves this; the step would be the wrong one."""
+    """Rows are written first, so only an editor leaves this; the step would be wrong."""
     lines = (half / "metrics.jsonl").read_text().splitlines(keepends=True)
     (half / "metrics.jsonl").write_text("".join(lines[:rows_left]))
     with pytest.raises(ConfigError, match=r"metrics\.jsonl lacks rows of step 4"):
@@ -218,7 +218,7 @@ def test_a_crash_while_the_state_is_saved_loses_one_evaluation(half, monkeypatch
     monkeypatch.setattr(checkpoint, "save", crash)
     rows = tuple(row | {"step": 8} for row in run.metrics[-2:])
     with pytest.raises(OSError, match="no space"):
-        folder.follow(run, Progress("evaluate", 8, 1.0, rows))
+        folder.on_progress(run, Progress("evaluate", 8, 1.0, rows))
     again = load_run(half)
     assert again.step == 4
     assert again.state.step.tolist() == [4, 4]
@@ -328,7 +328,9 @@ def test_a_flipped_bit_of_a_parameter_is_noticed(tmp_path):
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(bytes(content))
-    with pytest.raises(CheckpointError, match=rf"its file .*{file.name} is missing or not the one"):
+    with pytest.raises(
+        CheckpointError, match=rf"its file .*{file.name} is missing or differs from its checksum"
+    ):
         checkpoint.restore(tmp_path, {"a": jnp.zeros(4000)})
 
 
@@ -342,10 +344,10 @@ def test_a_checkpoint_without_a_manifest_is_refused(tmp_path):
 def test_the_manifest_is_what_sha256sum_reads(tmp_path):
     checkpoint.save(tmp_path, 4, state_like())
     lines = (tmp_path / "4" / "SHA256SUMS").read_text().splitlines()
-    sums = dict(reversed(line.split("  ")) for line in lines)
+    checksums = dict(reversed(line.split("  ")) for line in lines)
     there = {p.relative_to(tmp_path / "4").as_posix(): p for p in files_of(tmp_path)}
-    assert sums.keys() == there.keys() - {"SHA256SUMS"}
-    for name, digest in sums.items():
+    assert checksums.keys() == there.keys() - {"SHA256SUMS"}
+    for name, digest in checksums.items():
         assert digest == hashlib.sha256(there[name].read_bytes()).hexdigest()
 
 
@@ -354,27 +356,27 @@ def test_the_manifest_is_what_sha256sum_reads(tmp_path):
 
 def test_a_folder_that_holds_a_run_is_refused(half):
     run = prepare(settings())
-    message = r"already holds a run \(metrics\.jsonl, checkpoint\); .*--resume"
+    message = r"already has a run \(metrics\.jsonl, checkpoint\); .*resume=True"
     with pytest.raises(ConfigError, match=message):
         RunFolder(half).open(run)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):
-    with pytest.raises(ConfigError, match=r"--out /proc/runs is no folder that can be written"):
+    with pytest.raises(ConfigError, match=r"out='/proc/runs' cannot be written"):
         RunFolder("/proc/runs").open(prepare(settings()))
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"--out .*file is a file; expected the name of a folder"):
+    with pytest.raises(ConfigError, match=r"out='.*file' is a file; expected the name of a folder"):
         RunFolder(tmp_path / "file").open(prepare(settings()))
 
 
 def test_other_settings_and_finished_runs_are_refused(whole):
     folder = RunFolder(whole[1])
     with pytest.raises(
-        ConfigError, match=r"was run with learning_rate = 0\.01, and now it is 0\.5"
+        ConfigError, match=r"was trained with learning_rate=0\.01, not learning_rate=0\.5"
     ):
         folder.resume(prepare(settings(learning_rate=0.5)))
     with pytest.raises(
-        ConfigError, match=r"is already at step 8; ask for more with --num-steps above 8"
+        ConfigError, match=r"is already at step 8; resume=True needs num_steps above 8"
     ):
         folder.resume(prepare(settings()))
     assert load_config(folder.path) == whole[0].config  # a refusal writes nothing
@@ -407,7 +409,7 @@ def test_the_folder_of_a_finished_run(whole):
         assert part in card, part
 
 
-def test_the_picture_is_a_picture(whole):
+def test_the_learning_curve_is_drawn(whole):
     content = (whole[1] / "learning_curve.png").read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     width, height = (int.from_bytes(content[at : at + 4]) for at in (16, 20))
@@ -421,7 +423,7 @@ def test_the_picture_is_a_picture(whole):
 
 def test_without_matplotlib_the_rest_is_written(half, monkeypatch):
     def missing(*_, **__):
-        raise ModuleNotFoundError("a picture needs matplotlib: pip install 'rankpg[cli]'")
+        raise ModuleNotFoundError("a plot needs matplotlib: pip install 'rankpg[cli]'")
 
     monkeypatch.setattr(run_folder, "learning_curves", missing)
     run = load_run(half)
@@ -429,20 +431,64 @@ def test_without_matplotlib_the_rest_is_written(half, monkeypatch):
     assert (half / "RUN.md").exists()
 
 
+# Folders of an earlier version.
+
+FORMER_COLUMNS = {"normalised_value": "share_of_optimum", "reranker_regret": "late_stage_regret"}
+
+
+def former(names, mapping):
+    """Returns a mapping under the names of an earlier version."""
+    return {names.get(name, name): value for name, value in mapping.items()}
+
+
+@pytest.fixture
+def of_an_earlier_version(half):
+    """The interrupted run, under the former names of settings, columns and metadata."""
+    settings = {current: old for old, current in RENAMED.items()}
+    config = former(settings, yaml.safe_load((half / "config.yaml").read_text()))
+    assert {"late_stage", "reward_transform"} <= config.keys()
+    (half / "config.yaml").write_text(yaml.safe_dump(config))
+    rows = [former(FORMER_COLUMNS, row) for row in metrics_rows(half)]
+    assert all({"share_of_optimum", "late_stage_regret"} <= row.keys() for row in rows)
+    (half / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = half / "checkpoint" / "4"
+    metadata = former({"accumulator": "stretch"}, json.loads((path / "notes.json").read_text()))
+    metadata["config"] = former(settings, metadata["config"])
+    (path / "notes.json").write_text(json.dumps(metadata))
+    lines = (f"{digest}  {name}\n" for name, digest in checkpoint._checksums(path).items())
+    (path / "SHA256SUMS").write_text("".join(lines))
+    return half
+
+
+def test_a_folder_of_an_earlier_version_is_resumed(of_an_earlier_version, whole):
+    path, (one, its_path) = of_an_earlier_version, whole
+    assert load_run(path).step == 4
+    assert main(["train", "--resume", "--out", str(path)]) == 0
+    assert same(load_run(path).state, one.state)
+    assert without_speed(metrics_rows(path)) == without_speed(metrics_rows(its_path))
+    assert load_config(path) == one.config
+
+
+def test_settings_of_an_earlier_version_are_compared(of_an_earlier_version):
+    changed = dataclasses.replace(load_config(of_an_earlier_version), reranker="uniform")
+    with pytest.raises(ConfigError, match="with reranker='optimal', not reranker='uniform'"):
+        RunFolder(of_an_earlier_version).resume(prepare(changed))
+
+
 # From Python, with one call.
 
 
-def test_train_keeps_what_was_evaluated_and_goes_on(tmp_path, monkeypatch, whole):
-    """An error on the way leaves the folder to whoever goes on; two halves are the whole."""
+def test_train_resumes_after_an_error(tmp_path, monkeypatch, whole):
+    """An error during training releases the folder; the resumed run equals the whole one."""
     (one, its_path), path, world = whole, tmp_path / "run", from_matrix(np.eye(20, 30))
 
     def fail(run, progress):
         if progress.step == 4:
-            raise RuntimeError("the listener fell over")
+            raise RuntimeError("the callback failed")
 
-    with pytest.raises(RuntimeError, match="fell over"):
+    with pytest.raises(RuntimeError, match="the callback failed"):
         train(settings(), out=path, on_progress=fail)
-    with pytest.raises(ConfigError, match=r"already holds a run .* continue it with --resume"):
+    with pytest.raises(ConfigError, match=r"already has a run .* continue it with resume=True"):
         train(settings(), world, out=path)
     other = train(settings(), out=RunFolder(path, keep_best=True), resume=True)
     assert same(one.state, other.state)
@@ -470,9 +516,9 @@ def test_train_refuses_a_folder_before_it_reads_anything(tmp_path, monkeypatch):
         train(settings(), resume=True)
 
 
-def test_train_leaves_a_folder_that_it_refuses_to_others(half):
+def test_a_refused_run_releases_the_folder(half):
     keeper = RunFolder(half)
-    with pytest.raises(ConfigError, match="was run with batch_size = 8, and now it is 4"):
+    with pytest.raises(ConfigError, match="was trained with batch_size=8, not batch_size=4"):
         train(settings(batch_size=4), out=keeper, resume=True)
     assert train(settings(), out=half, resume=True).step == 8
 
@@ -510,7 +556,7 @@ def test_a_value_that_is_not_finite_can_be_reported(half):
     assert RunFolder(half).close(run) is None
 
 
-# Found by a reviewer.
+# Files that were edited.
 
 
 @pytest.mark.parametrize(
@@ -521,7 +567,7 @@ def test_a_row_that_was_edited_is_named(half, name, value):
     lines = (half / "metrics.jsonl").read_text().splitlines()
     lines[1] = json.dumps(json.loads(lines[1]) | {name: value})
     (half / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 2 is no row of metrics"):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 2 is not a row of metrics"):
         load_run(half)
 
 
@@ -534,7 +580,7 @@ def test_files_that_are_nested_too_deeply(half, tmp_path):
         load_config(tmp_path / "deep.yaml")
 
 
-def test_what_is_no_step_is_no_checkpoint(half):
+def test_other_folders_are_not_checkpoints(half):
     (half / "checkpoint" / "²").mkdir()
     assert load_run(half).step == 4
 
@@ -555,7 +601,7 @@ def from_a_table(tmp_path_factory):
     run, folder = prepare(config), RunFolder(base / "run")
     folder.open(run)
     row = {"step": 0, "seed": 0, "policy_value": 1.0}  # as after an evaluation at the start
-    folder.follow(run, Progress("evaluate", 0, None, (row,)))
+    folder.on_progress(run, Progress("evaluate", 0, None, (row,)))
     return folder.path, base / "ratings.csv"
 
 
@@ -574,7 +620,7 @@ def test_a_run_belongs_to_the_table_it_was_trained_on(from_a_table, old, new, na
     table.write_text(TABLE)
     assert load_run(folder).step == 0
     table.write_text(TABLE.replace(old, new))
-    with pytest.raises(ConfigError, match=f"was trained on other data: {named} of"):
+    with pytest.raises(ConfigError, match=f"was trained on other data: the checksum of {named} of"):
         load_run(folder)
 
 
@@ -593,8 +639,8 @@ def test_a_run_on_data_from_python_is_not_resumed_on_the_generated_problem(
     finish(run, writer)
     before = (folder / "metrics.jsonl").read_bytes()
     assert main(["train", "--resume", "--out", str(folder), "--num-steps", "12"]) == 2
-    assert "was trained on" in (told := capsys.readouterr().err)
-    assert "RunFolder(path).resume(run)" in told
+    assert "was trained on" in (message := capsys.readouterr().err)
+    assert "RunFolder(path).resume(prepare(config, environment))" in message
     assert (folder / "metrics.jsonl").read_bytes() == before
 
     again = prepare(settings(num_steps=12), world)
@@ -610,7 +656,7 @@ def test_a_run_on_data_from_python_is_not_resumed_on_the_generated_problem(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a b $x <c> &'\"q é#%?*", "lr=[0.1]", "a\\b [x", "-dash"])
-def test_odd_names_are_no_hindrance(name, tmp_path):
+def test_odd_folder_names(name, tmp_path):
     folder = tmp_path / name / "run"
     writer, run = RunFolder(folder), prepare(settings(num_steps=4))
     writer.open(run)

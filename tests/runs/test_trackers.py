@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases, offline: what is in their files, and nothing twice."""
+"""TensorBoard and Weights & Biases, offline: their files have every point once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_of():
 
 
 def evaluated(folder, run, *steps):
-    """As after evaluations, whose values tell their step and seed."""
+    """Makes the calls after evaluations, whose values encode step and seed."""
     for step in steps:
         rows = tuple(
             {
@@ -43,7 +43,7 @@ def evaluated(folder, run, *steps):
             for seed in (0, 4)
         )
         run.metrics.extend(rows)
-        folder.follow(run, Progress("evaluate", step, None, rows))
+        folder.on_progress(run, Progress("evaluate", step, None, rows))
 
 
 def expected(*steps):
@@ -78,7 +78,7 @@ def interrupted_and_resumed(path, run_of, name, step=None):
 
 
 def events(folder: Path):
-    """The scalars of all event files, read record by record: length, its sum, content, its sum."""
+    """The scalars of all event files, read record by record: length, its checksum, content, its checksum."""
     from tensorboardX.proto.event_pb2 import Event
 
     found = []
@@ -123,7 +123,7 @@ def records(file: Path):
     return found
 
 
-def told(folder: Path):
+def logged(folder: Path):
     """(name, step, value) of every point of every track, by the track's id."""
     tracks = {}
     for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
@@ -147,7 +147,7 @@ def told(folder: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [None, 10])
 def test_wandb_offline(step, run_of, tmp_path, monkeypatch):
-    """Going on is the same track; going back is another one, which is whole again."""
+    """A resumed run continues its track; from an earlier step it begins another one, which is complete."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     for name in ("CONFIG", "CACHE", "DATA"):
@@ -155,11 +155,11 @@ def test_wandb_offline(step, run_of, tmp_path, monkeypatch):
     interrupted_and_resumed(tmp_path / "run", run_of, "wandb", step)
     import wandb
 
-    wandb.teardown()  # finish() comes back before the file is whole; a process that ends waits for it
-    tracks = told(tmp_path / "run")
-    known = json.loads((tmp_path / "run" / "wandb.json").read_text())
-    assert known["step"] == 40
-    assert tracks[known["id"]] == expected(0, 10, 20, 30, 40)
+    wandb.teardown()  # finish() returns before the file is complete; a process that ends waits for it
+    tracks = logged(tmp_path / "run")
+    track = json.loads((tmp_path / "run" / "wandb.json").read_text())
+    assert track["step"] == 40
+    assert tracks[track["id"]] == expected(0, 10, 20, 30, 40)
     assert len(tracks) == (1 if step is None else 2)
 
 
@@ -170,12 +170,12 @@ def test_a_missing_package_names_the_extra(tmp_path, monkeypatch):
     from rankpg.runs.storage import trackers
 
     monkeypatch.setitem(trackers._PACKAGES, "wandb", "a_package_that_is_not_there")
-    with pytest.raises(ModuleNotFoundError, match=r"--track wandb needs .*rankpg\[track\]"):
+    with pytest.raises(ModuleNotFoundError, match=r"track='wandb' needs .*rankpg\[track\]"):
         RunFolder(tmp_path, track=["wandb"])
 
 
 def test_an_unknown_tracker(tmp_path):
-    with pytest.raises(ConfigError, match="--track is paper; expected one of tensorboard, wandb"):
+    with pytest.raises(ConfigError, match="track='paper'; expected one of tensorboard, wandb"):
         RunFolder(tmp_path, track=["paper"])
 
 
@@ -193,7 +193,7 @@ def test_a_tracker_that_fails_does_not_end_the_run(run_of, tmp_path, capsys):
     tracker.log = full
     evaluated(folder, run, 10, 20)
     said = capsys.readouterr().err
-    assert said.count("--track tensorboard failed and is left out: no space left on device") == 1
+    assert said.count("the tracker tensorboard failed and is dropped: no space left on device") == 1
     rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(rows) == 6
     folder.close(run)
@@ -211,7 +211,7 @@ def test_a_tracker_that_does_not_open_is_one_sentence(run_of, tmp_path, monkeypa
         folder.open(run_of())
 
 
-def test_a_tracker_that_does_not_close_takes_nothing_along(run_of, tmp_path, capsys):
+def test_a_tracker_that_does_not_close_keeps_the_run(run_of, tmp_path, capsys):
     run, folder = run_of(), RunFolder(tmp_path / "run", track=["tensorboard"])
     folder.open(run)
     evaluated(folder, run, 0)
@@ -222,6 +222,6 @@ def test_a_tracker_that_does_not_close_takes_nothing_along(run_of, tmp_path, cap
 
     folder._tracks._open["tensorboard"].close = no_network
     assert folder.close(run) is None
-    assert "--track tensorboard did not close: no network" in capsys.readouterr().err
+    assert "the tracker tensorboard did not close: no network" in capsys.readouterr().err
     assert (tmp_path / "run" / "RUN.md").exists()
     RunFolder(tmp_path / "run").resume(run_of())  # the lock was given back

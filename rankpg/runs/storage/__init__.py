@@ -1,1 +1,1 @@
-
+"""Files of a run: settings, metrics, checkpoints, dataset, card and trackers."""

@@ -1,4 +1,4 @@
-"""RUN.md, the card of a run: what was run, with what, and how it ended."""
+"""RUN.md, the card of a run: results, diagnostics, data, settings, versions and limits."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _OF_A_NAMED_PROBLEM = (
     "path", "columns", "missing", "duplicates", "num_contexts", "num_items", "num_features",
     "instance_seed", "noise_scale",
 )  # fmt: skip
-"""Settings that say nothing of an environment that was handed over."""
+"""Settings that do not apply to an environment that was passed in Python."""
 
 
 def handed_over(run: Run) -> bool:
-    """Whether the environment came in Python, so that the config does not say what it is."""
+    """Returns True if the environment was passed in Python, so that the config does not describe it."""
     return run.config.environment == "synthetic" and not isinstance(run.environment, Synthetic)
 
 
 def settings_of(run: Run) -> dict[str, Any]:
-    """The settings of a config; of a problem that your own data has replaced, what that is."""
+    """Returns the settings of a run; an environment that was passed in Python is described in their place."""
     settings = dataclasses.asdict(run.config)
     if not handed_over(run):
         return settings
@@ -49,12 +49,12 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 
 def card(run: Run, *, step: int | None = None, curve: bool = True) -> str:
-    """The run card, in Markdown.
+    """Returns the run card, in Markdown.
 
     Args:
-      run: what it is of.
-      step: updates made; those that the run's own loop made by default.
-      curve: whether the picture lies beside the card.
+      run: the run to describe.
+      step: number of updates; those of the run's own loop if None.
+      curve: True if the card links the learning curve beside it.
     """
     lines = [f"# {run.config.estimator}, step {run.step if step is None else step}", ""]
     if run.accumulator.steps:
@@ -68,7 +68,7 @@ def card(run: Run, *, step: int | None = None, curve: bool = True) -> str:
     lines += _data(run)
     lines += ["", "## Settings", "", *(f"- {k}: {v}" for k, v in settings_of(run).items())]
     lines += ["", "## Versions", "", *(f"- {k}: {v}" for k, v in versions().items())]
-    judged = (
+    contexts = (
         f"on {run.config.held_out_contexts} contexts that training never drew; it says nothing about items "
         if run.config.held_out_contexts
         else "on contexts that training drew from as well; it says nothing about contexts or items "
@@ -77,13 +77,13 @@ def card(run: Run, *, step: int | None = None, curve: bool = True) -> str:
     if any(row.get("policy_value") is not None for row in run.last_rows):
         limits = (
             "The value is the mean reward under this run's environment and re-ranker, evaluated "
-            f"{judged}that were not there."
+            f"{contexts}that were not there."
         )
     return "\n".join([*lines, "", "## Limits", "", limits, ""])
 
 
 def _figures(run: Run, names: tuple[str, ...]) -> list[str]:
-    """One line for each that the last evaluation has, with its interval."""
+    """Returns one line for each metric of the last evaluation, with its interval."""
     lines = []
     for name in names:
         values = [row[name] for row in run.last_rows if row.get(name) is not None]
@@ -96,7 +96,7 @@ def _figures(run: Run, names: tuple[str, ...]) -> list[str]:
 
 
 def _data(run: Run) -> list[str]:
-    """What the run card says of a dataset."""
+    """Returns the lines about a dataset."""
     data = run.dataset
     if data.ids_are_rows:
         return []

@@ -1,4 +1,4 @@
-"""Checkpoints: the training state of all seeds on disk, written whole or not at all (Orbax)."""
+"""Checkpoints: the training state of all seeds on disk, saved atomically (Orbax)."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ __all__ = [
     "writer_of",
 ]
 
-SUMS = "SHA256SUMS"
-"""The sums of a checkpoint's files, as `sha256sum --check` reads them."""
+CHECKSUMS = "SHA256SUMS"
+"""The checksums of a checkpoint's files, as `sha256sum --check` reads them."""
 
-NOTES = "notes.json"
-"""What belongs to a state and is no array of it."""
+METADATA = "notes.json"
+"""What belongs to a checkpoint beside the arrays of its state."""
 
 _BEFORE = ".before"
-"""Behind the step of a checkpoint while another one takes its place."""
+"""Suffix of a checkpoint while another one replaces it."""
 
 FORMAT = 1
-"""Of the notes and the state's names. What this version does not know it refuses."""
+"""Format of the metadata and of the state's names; other formats are refused."""
 
 
 class CheckpointError(ValueError):
@@ -52,19 +52,19 @@ class CheckpointError(ValueError):
 
 
 class SaveError(OSError):
-    """What was to be saved could not be written."""
+    """A checkpoint or metrics that could not be written."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint whose files are as they were written."""
+    """A checkpoint whose files match their checksums."""
 
     path: Path
     step: int
-    notes: dict[str, Any]
+    metadata: dict[str, Any]
 
-    def state(self, template: Any) -> Any:
-        """The state, in the shape of `template` (arrays or their shapes).
+    def state(self, template: object) -> Any:
+        """Returns the state, in the structure of `template` (arrays or their shapes).
 
         Raises:
           CheckpointError: it cannot be read, or belongs to another config.
@@ -80,7 +80,7 @@ class Saved:
             if have is None or want is None or (have.shape, have.dtype) != (want.shape, want.dtype):
                 raise CheckpointError(
                     f"the checkpoint {self.path} is of another config: {name} is {_words(have)} there, "
-                    f"and this config needs {_words(want)}{_other_version(self.notes)}"
+                    f"and this config needs {_words(want)}{_other_version(self.metadata)}"
                 )
         leaves = [np.asarray(saved[name]) for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(template), leaves)
@@ -89,30 +89,30 @@ class Saved:
 def save(
     folder: Path,
     step: int,
-    state: Any,
+    state: object,
     *,
-    notes: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, Any] | None = None,
     keep: Collection[int] = (),
 ) -> None:
-    """Write the state under `folder/<step>` and then drop the other steps; a half-written one never counts.
+    """Saves the state under `folder/<step>` atomically, and then removes other steps.
 
-    Of several processes one writes.
+    Of several processes, only one may call it.
 
     Args:
-      folder: of all checkpoints of a run.
-      step: the name of this one.
-      state: a tree of arrays.
-      notes: what JSON can hold and `find` gives back.
-      keep: other steps that stay.
+      folder: all checkpoints of a run.
+      step: the number of updates, which names this one.
+      state: a pytree of arrays.
+      metadata: JSON values, which `find` returns.
+      keep: other steps to keep.
 
     Raises:
-      SaveError: it could not be written, on a full disk for instance. What was there stays.
+      SaveError: it could not be written, on a full disk for instance; earlier checkpoints stay.
     """
     state = jax.device_get(state)
     target = folder.resolve() / str(step)
     partial = target.with_name(f"{step}.partial")
     try:
-        _write(partial, state, notes or {})
+        _write(partial, state, metadata or {})
         if target.exists():
             os.replace(target, _cleared(target.with_name(f"{step}{_BEFORE}")))
         os.replace(partial, target)  # from here on it counts
@@ -126,8 +126,7 @@ def save(
             shutil.rmtree(old)
 
 
-def _write(partial: Path, state: Any, notes: Mapping[str, Any]) -> None:
-
+def _write(partial: Path, state: object, metadata: Mapping[str, Any]) -> None:
     _cleared(partial).parent.mkdir(parents=True, exist_ok=True)
     with _checkpointer() as checkpointer, _plainly(partial.parent) as folder:
         checkpointer.save(folder / partial.name, _flat(state))
@@ -135,16 +134,17 @@ def _write(partial: Path, state: Any, notes: Mapping[str, Any]) -> None:
         raise OSError(f"nothing was written to {partial}")
     if any(partial.glob("ocdbt.process_*")) and not (partial / "manifest.ocdbt").is_file():
         raise OSError(f"Orbax left the parts of {partial} apart, and could not read them back")
-    known = {"format": FORMAT, "rankpg": __version__, **notes}
-    (partial / NOTES).write_text(json.dumps(known, allow_nan=False, indent=1) + "\n")
-    sums = "".join(f"{digest}  {name}\n" for name, digest in _sums(partial).items())
-    (partial / SUMS).write_text(sums)
+    content = {"format": FORMAT, "rankpg": __version__, **metadata}
+    (partial / METADATA).write_text(json.dumps(content, allow_nan=False, indent=1) + "\n")
+    lines = "".join(f"{digest}  {name}\n" for name, digest in _checksums(partial).items())
+    (partial / CHECKSUMS).write_text(lines)
 
 
 @contextlib.contextmanager
 def _plainly(folder: Path) -> Iterator[Path]:
-    """A name of the folder that stays a name: Orbax takes brackets for a pattern, TensorStore a backslash for
-    a slash.
+    """Yields a path of the folder that Orbax and TensorStore read literally.
+
+    Orbax takes brackets for a pattern, TensorStore a backslash for a slash.
     """
     real = folder.resolve()
     if not set(str(real)) & set("[]\\"):
@@ -157,14 +157,14 @@ def _plainly(folder: Path) -> Iterator[Path]:
 
 
 def _cleared(path: Path) -> Path:
-    """The path, with nothing there."""
+    """Returns the path, after removing what it holds."""
     if path.exists():
         shutil.rmtree(path)
     return path
 
 
 def saved_steps(folder: Path) -> list[int]:
-    """The steps that have a checkpoint, ascending."""
+    """Returns the steps that have a checkpoint, ascending."""
     if not folder.is_dir():
         return []
     names = {entry.name.removesuffix(_BEFORE) for entry in folder.iterdir()}
@@ -172,28 +172,30 @@ def saved_steps(folder: Path) -> list[int]:
 
 
 def _path(folder: Path, step: int) -> Path:
-    """Where the checkpoint of a step is; the one that was being replaced, if a crash came in between."""
+    """Returns the path of a step's checkpoint, or of the one that a crash left half replaced."""
     path, before = folder / str(step), folder / f"{step}{_BEFORE}"
     return before if before.is_dir() and not path.is_dir() else path
 
 
 def drop_beyond(folder: Path, step: int) -> None:
-    """Remove the checkpoints of later steps: a run goes on from this one."""
+    """Removes the checkpoints of later steps."""
     for later in saved_steps(folder):
         if later > step:
             shutil.rmtree(_path(folder, later))
 
 
 def writer_of(folder: Path) -> str:
-    """Which version of rankpg wrote the newest checkpoint, in brackets; empty if this one did."""
+    """Returns the version of rankpg that wrote the newest checkpoint, in brackets; empty if this one did."""
     try:
-        return _other_version(json.loads((_path(folder, latest_step(folder)) / NOTES).read_text()))
+        return _other_version(
+            json.loads((_path(folder, latest_step(folder)) / METADATA).read_text())
+        )
     except (OSError, ValueError, AttributeError, RecursionError):
         return ""
 
 
 def latest_step(folder: Path) -> int:
-    """The step of the newest whole checkpoint.
+    """Returns the step of the newest checkpoint.
 
     Raises:
       CheckpointError: there is none.
@@ -207,10 +209,10 @@ def latest_step(folder: Path) -> int:
 
 
 def find(folder: Path, step: int | None = None) -> Saved:
-    """The checkpoint of a step, the newest by default, its files checked against their sums.
+    """Returns the checkpoint of a step, by default the newest, after verifying its checksums.
 
     Raises:
-      CheckpointError: there is none, it is damaged, or another version wrote what this one cannot read.
+      CheckpointError: there is none, it is damaged, or its format is that of another version.
     """
     newest = latest_step(folder)
     step = newest if step is None else step
@@ -221,50 +223,50 @@ def find(folder: Path, step: int | None = None) -> Saved:
     damage = _damage(path)
     if damage:
         raise _unreadable(path, damage)
-    if not (path / NOTES).exists():  # written before there were notes
+    if not (path / METADATA).exists():  # saved before there was metadata
         return Saved(path, step, {})
     try:
-        notes = json.loads((path / NOTES).read_text())
-        written = notes["format"]
+        metadata = json.loads((path / METADATA).read_text())
+        written = metadata["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _unreadable(path, f"{NOTES}: {type(error).__name__}") from None
+        raise _unreadable(path, f"{METADATA}: {type(error).__name__}") from None
     if written != FORMAT:
         raise CheckpointError(
-            f"the checkpoint {path} is of format {written}, and this version of rankpg reads format "
-            f"{FORMAT}{_other_version(notes)}. Install that version to go on"
+            f"the checkpoint {path} has format {written}, and this version of rankpg reads format "
+            f"{FORMAT}{_other_version(metadata)}. Install that version to read it"
         )
-    return Saved(path, step, notes)
+    return Saved(path, step, metadata)
 
 
-def restore(folder: Path, template: Any) -> tuple[int, Any]:
-    """The newest checkpoint's step and state; see `find` and `Saved.state`."""
+def restore(folder: Path, template: object) -> tuple[int, Any]:
+    """Returns the step and state of the newest checkpoint; see `find` and `Saved.state`."""
     saved = find(folder)
     return saved.step, saved.state(template)
 
 
 def _damage(checkpoint: Path) -> str | None:
-    """Which file of a checkpoint is not as it was written; known before its values are trusted."""
+    """Returns which file of a checkpoint fails its checksum, in words; None if all are intact."""
     try:
-        lines = (checkpoint / SUMS).read_text().splitlines()
+        lines = (checkpoint / CHECKSUMS).read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        return f"no manifest {SUMS}: {type(error).__name__}"
+        return f"no manifest {CHECKSUMS}: {type(error).__name__}"
     written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    found = _sums(checkpoint)
+    found = _checksums(checkpoint)
     for name in sorted({*written, *found}):
         if written.get(name) != found.get(name):
-            return f"its file {name} is missing or not the one of {SUMS}"
+            return f"its file {name} is missing or differs from its checksum in {CHECKSUMS}"
     return None
 
 
-def _sums(checkpoint: Path) -> dict[str, str]:
-    """The SHA-256 of every file of a checkpoint but the manifest, by its name in there."""
-    sums = {}
+def _checksums(checkpoint: Path) -> dict[str, str]:
+    """Returns file name -> SHA-256, for every file of a checkpoint except the manifest."""
+    checksums = {}
     for file in sorted(checkpoint.rglob("*")):
         name = file.relative_to(checkpoint).as_posix()
-        if file.is_file() and name != SUMS:
+        if file.is_file() and name != CHECKSUMS:
             with file.open("rb") as content:
-                sums[name] = hashlib.file_digest(content, "sha256").hexdigest()
-    return sums
+                checksums[name] = hashlib.file_digest(content, "sha256").hexdigest()
+    return checksums
 
 
 def _unreadable(checkpoint: Path, reason: str) -> CheckpointError:
@@ -272,36 +274,35 @@ def _unreadable(checkpoint: Path, reason: str) -> CheckpointError:
     others = [
         path for path in (_path(folder, s) for s in saved_steps(folder)) if path != checkpoint
     ]
-    whole = next(
+    intact = next(
         (path.name.removesuffix(_BEFORE) for path in others[::-1] if not _damage(path)), None
     )
-    advice = "restore a copy of it, or train again into another --out"
-    if whole is not None:
+    advice = "restore a copy of it, or train again into another out="
+    if intact is not None:
         advice = (
-            f"the one of step {whole} is whole: go on from there with --resume --step {whole}, or read it "
-            f"with load_run(..., step={whole})"
+            f"the one of step {intact} is intact: continue from it with resume=True and step={intact}, or "
+            f"read it with load_run(..., step={intact})"
         )
     return CheckpointError(f"the checkpoint {checkpoint} cannot be read ({reason}); {advice}")
 
 
-def _not_saved(folder: Path, step: int, state: Any, error: Exception) -> SaveError:
+def _not_saved(folder: Path, step: int, state: object, error: Exception) -> SaveError:
     size = sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(state))
     steps = [saved for saved in saved_steps(folder) if saved != step]
     kept = (
-        f"Nothing that was saved before is lost: the checkpoint of step {steps[-1]} stays, and --resume goes "
-        "on from there"
+        f"Earlier checkpoints are kept: resume=True continues from step {steps[-1]}"
         if steps
-        else "There is no earlier checkpoint: the run begins anew"
+        else "There is no earlier checkpoint: the run has to start again"
     )
     return SaveError(
         f"the state of step {step} ({size / 2**20:.1f} MiB) could not be saved in {folder}: "
-        f"{_first_line(error)}. {kept}. Make room, or keep fewer checkpoints (--keep-last 1), first"
+        f"{_first_line(error)}. {kept}. Free some space, or keep fewer checkpoints (keep_last=1), first"
     )
 
 
-def _other_version(notes: Mapping[str, Any]) -> str:
-    """Who wrote it, where that was not this version."""
-    writer = notes.get("rankpg")
+def _other_version(metadata: Mapping[str, Any]) -> str:
+    """Returns the version that wrote a checkpoint, in brackets; empty if it was this one."""
+    writer = metadata.get("rankpg")
     if writer in (None, __version__):
         return ""
     return f" (rankpg {writer} wrote it, and this is {__version__})"
@@ -313,7 +314,7 @@ def _first_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C wait until what is being written is whole; somebody else's handler is left in its place."""
+    """Delays Ctrl-C until the end of the block; a handler that was set elsewhere stays in place."""
     mine = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not mine or threading.current_thread() is not threading.main_thread():
         yield
@@ -331,7 +332,7 @@ def uninterrupted() -> Iterator[None]:
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp  # slow to import, and only runs with a folder need it
 
-    # The state is whole in every process's memory, so none waits for another.
+    # Every process has all of the state in memory, so none waits for another.
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()},
         barrier_sync_key_prefix=f"process{jax.process_index()}",
@@ -341,11 +342,11 @@ def _checkpointer() -> Any:
     )
 
 
-def _flat(state: Any) -> dict[str, Any]:
-    """Leaves by their path: no library's containers, hence readable whatever their version."""
+def _flat(state: object) -> dict[str, Any]:
+    """Returns path -> leaf: free of any library's containers, so that all versions can read it."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
 
 
-def _words(leaf: Any) -> str:
+def _words(leaf: jax.Array | np.ndarray | jax.ShapeDtypeStruct | None) -> str:
     return "absent" if leaf is None else f"{leaf.dtype}{list(leaf.shape)}"

@@ -1,10 +1,10 @@
-"""What a run folder keeps of data that was in memory, so that the folder alone answers.
+"""The part of a dataset that a run folder saves, so that the run can recommend without the original data.
 
     data/ids.json       the ids of contexts and items, in the order of their rows
     data/features.json  how columns become features, where a table was given
-    data/arrays.npz     features and eligibility; only where no file of yours can be read again
+    data/arrays.npz     features and eligibility; only for data that was in memory
 
-Rewards are not kept. No file holds a pickle.
+Rewards are not saved. No file contains a pickle.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rankpg.data.read import load_arrays
 from rankpg.environments.catalogue import catalogue
 from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError
+from rankpg.types import Environment
 
 __all__ = ["IDS", "load", "save"]
 
@@ -30,7 +31,12 @@ _SIDES = ("context", "item")
 
 
 def save(folder: Path, data: Dataset, *, in_memory: bool) -> None:
-    """Write ids and featurizers, and, of rewards that were in memory, features and eligibility.
+    """Saves ids and featurizers, and features and eligibility if the data was in memory.
+
+    Args:
+      folder: where the files go; made if it does not exist.
+      data: of the run.
+      in_memory: True for data that no file holds.
 
     Raises:
       ConfigError: ids that are neither text, numbers nor dates.
@@ -57,7 +63,7 @@ def save(folder: Path, data: Dataset, *, in_memory: bool) -> None:
 
 
 def load(folder: Path) -> Dataset:
-    """The dataset as far as its folder keeps it: an environment without rewards.
+    """Returns the saved dataset, whose environment has no rewards.
 
     Raises:
       ConfigError: it was not saved, or is damaged.
@@ -86,7 +92,7 @@ def load(folder: Path) -> Dataset:
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"{folder} cannot be read ({' '.join(str(error).split())}); restore a copy of it, or bring the "
+            f"{folder} cannot be read ({' '.join(str(error).split())}); restore a copy of it, or pass the "
             "data: load_run(path, environment=data)"
         ) from None
     return Dataset(
@@ -99,7 +105,7 @@ _KINDS = {"context": "user", "item": "item"}
 
 
 def _plain(ids: IdMap) -> dict[str, Any]:
-    """Ids as JSON holds them exactly, and their type."""
+    """Returns ids in a form that JSON stores exactly, with their type."""
     values = ids.ids
     if values.dtype == object:
         values = np.array(values.tolist())
@@ -120,7 +126,7 @@ def _plain(ids: IdMap) -> dict[str, Any]:
 def _array(held: dict[str, Any]) -> np.ndarray:
     if held["type"] == "text":
         if not all(isinstance(value, str) for value in held["values"]):
-            raise TableError("an id is no text")
+            raise TableError("an id is not text")
         return np.array(held["values"], str)
     kind = np.dtype(held["type"])
     if kind.kind not in "iufbM":
@@ -132,7 +138,7 @@ def _array(held: dict[str, Any]) -> np.ndarray:
     return np.array(held["values"], kind)
 
 
-def _save_arrays(file: Path, world: Any) -> None:
+def _save_arrays(file: Path, world: Environment) -> None:
     arrays: dict[str, Any] = {
         f"{side}_features": np.asarray(rows)
         for side in _SIDES

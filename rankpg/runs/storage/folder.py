@@ -1,14 +1,14 @@
-"""The folder of a run: what training writes there, and reading it back.
+"""The folder of a run: files that training writes, and a run that resumes from them.
 
 config.yaml          the settings, resolved
 metrics.jsonl        one object per evaluation and seed
 learning_curve.png   policy value against steps
 checkpoint/<step>/   the state of all seeds: the newest ones, on request the best, and where a run was stopped
-folder.json          which checkpoints are kept, and who else is told
-writer.lock          held by the process that writes here
-data.json            where rewards came from a table: the sums that tell its ids and its numbers
-data/                its ids, and what else the folder needs to answer without it (see saved_data.py)
-RUN.md               the run card: what was run, with what, and how it ended
+folder.json          which checkpoints are kept, and the trackers
+writer.lock          locked by the process that writes here
+data.json            checksums of the dataset's ids and rewards, where the run has a dataset
+data/                its ids, and what candidates need without the data itself (see dataset_file.py)
+RUN.md               the run card: results, diagnostics, data, settings and versions
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from rankpg._utils.distributed import is_writer
 from rankpg._utils.files import Held, Taken, acquire, atomic_write_text
 from rankpg._utils.plots import learning_curves
 from rankpg.config.train_config import TrainConfig
-from rankpg.errors import ConfigError
+from rankpg.errors import ConfigError, argument
 from rankpg.runs.run import Progress, Run
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import dataset_file as saved_data
@@ -54,25 +54,24 @@ __all__ = ["RunFolder"]
 CARD, KEEP, LOCK = "RUN.md", "folder.json", "writer.lock"
 
 _DEFAULTS: dict[str, Any] = {"keep_last": 2, "keep_best": False, "track": []}
-"""Of two checkpoints one is whole even if the disk loses the other."""
+"""Two checkpoints: one is left if the disk damages the other."""
 
 
 class RunFolder:
-    """Writes a run as it goes: `open` or `resume` it, `follow` the training, `close` it; `rankpg.train` does.
+    """Saves a run during training: `open` or `resume`, then `on_progress`, then `close`.
 
-    Of several processes that train one run all call it, and one writes. Another run is refused until `close`,
-    or until this process ends.
+    `rankpg.train` makes these calls. All processes of a run make them, and one of them writes. The folder
+    rejects another run until `close`, or until this process ends.
 
     Args:
       path: the folder.
-      keep_last: how many checkpoints stay, the newest ones.
-      keep_best: whether the one of the largest policy value, mean over seeds, stays as well.
-      track: names of `trackers.TRACKERS`.
-
-    What is None is as the folder has it: 2 checkpoints, not the best, no trackers.
+      keep_last: number of newest checkpoints to keep; by default as the folder has it, else 2.
+      keep_best: True keeps the checkpoint of the largest policy value, mean over seeds, as well; by default
+        as the folder has it, else False.
+      track: names of `trackers.TRACKERS`; by default as the folder has them, else none.
 
     Raises:
-      ConfigError: no checkpoint would be kept, or a tracker is unknown.
+      ConfigError: keep_last below 1, or an unknown tracker.
 
     >>> import tempfile
     >>> from rankpg.runs.storage.load import load_run
@@ -93,34 +92,38 @@ class RunFolder:
     ):
         self.path = Path(path)
         if keep_last is not None and keep_last < 1:
-            raise ConfigError(f"--keep-last is {keep_last}; expected at least 1")
+            raise ConfigError(f"{argument('keep_last', keep_last)}; expected at least 1")
         check_trackers(track or ())
-        given = {"keep_last": keep_last, "keep_best": keep_best}
-        given["track"] = None if track is None else list(track)  # pyright: ignore[reportArgumentType]
+        given: dict[str, Any] = {"keep_last": keep_last, "keep_best": keep_best}
+        given["track"] = None if track is None else list(track)
         self._given = {name: value for name, value in given.items() if value is not None}
         self._keeping = dict(_DEFAULTS)
         self._lock: Held | None = None
         self._tracks: Tracks | None = None
 
     def check_free(self) -> None:
-        """ConfigError where the folder holds a run already, another process writes it, or it is none."""
+        """Rejects a folder that has a run already or that another process writes, and a file of its name.
+
+        Raises:
+          ConfigError: the folder cannot be used for a new run.
+        """
         if self.path.exists() and not self.path.is_dir():
-            raise ConfigError(f"--out {self.path} is a file; expected the name of a folder")
+            raise ConfigError(f"{self._out} is a file; expected the name of a folder")
         if is_writer() and self._lock is None and (self.path / LOCK).exists():
             self._hold()
             self._release()
         held = [name for name in (METRICS, CHECKPOINT) if (self.path / name).exists()]
         if held:
             raise ConfigError(
-                f"--out {self.path} already holds a run ({', '.join(held)}); "
-                "continue it with --resume, or choose another folder"
+                f"{self._out} already has a run ({', '.join(held)}); "
+                "continue it with resume=True, or choose another folder"
             )
 
     def open(self, run: Run) -> None:
-        """Make the folder and write the settings.
+        """Makes the folder and saves the settings.
 
         Raises:
-          ConfigError: the folder holds a run already, another process writes it, or it cannot be made.
+          ConfigError: the folder has a run already, another process writes it, or it cannot be made.
         """
         self.check_free()
         if not is_writer():
@@ -128,7 +131,7 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._hold()
-            self.check_free()  # now that nobody else can begin
+            self.check_free()  # again, now that it is locked
             self._write_settings(run.config)
             if not run.dataset.ids_are_rows:
                 checksums = json.dumps(run.dataset.fingerprint(), indent=1)
@@ -136,45 +139,43 @@ class RunFolder:
                 in_memory = run.config.path is None
                 saved_data.save(self.path / SAVED, run.dataset, in_memory=in_memory)
             elif handed_over(run):
-                told = {"environment": type(run.environment).__name__}
-                atomic_write_text(self.path / DATA, json.dumps(told, indent=1) + "\n")
+                data = {"environment": type(run.environment).__name__}
+                atomic_write_text(self.path / DATA, json.dumps(data, indent=1) + "\n")
         except OSError as error:
-            raise ConfigError(
-                f"--out {self.path} is no folder that can be written: {error}"
-            ) from error
+            raise ConfigError(f"{self._out} cannot be written: {error}") from error
         self._tracks = Tracks(self._keeping["track"], self.path, run)
 
     def resume(self, run: Run, step: int | str | None = None) -> None:
-        """Bring a prepared run to the state this folder holds; what it has beyond that step is dropped.
+        """Loads this folder's state into a prepared run, and drops what was saved after that step.
 
         Args:
           run: from `run.prepare`.
-          step: of the checkpoint to go on from, or "best"; the newest if None.
+          step: number of updates of the checkpoint to continue from, or "best"; the newest if None.
 
         Raises:
-          ConfigError: no run is here, it was run with other settings, it is finished, or another process
-            writes it.
-          CheckpointError: its checkpoint is missing, damaged, or of another config or version.
+          ConfigError: the folder has no run, or one with other settings, or a finished one, or another
+            process writes it.
+          CheckpointError: a checkpoint that is missing, damaged, or of another config or version.
         """
         saved = load_config(self.path)
         if (self.path / LIVE / OWNER).exists():
             raise ConfigError(
-                f"--resume: {self.path} holds a live retriever, whose open draws would be lost; go on with "
-                "online.Retriever.load, or train from load_run(...) in another folder"
+                f"{self.path} has an online retriever, whose open draws resume=True would lose; load it with "
+                "online.Retriever.load, or train a run of load_run(...) in another folder"
             )
         self._hold()
         changed = difference(saved.to_dict(), run.config.to_dict())
         if changed:
             name, before, now = changed
             raise ConfigError(
-                f"--resume: {self.path} was run with {name} = {before}, and now it is {now}; only "
-                f"{', '.join(MAY_CHANGE)} may change. Choose another --out for other settings"
+                f"{self.path} was trained with {argument(name, before)}, not {argument(name, now)}; "
+                f"resume=True allows changes of {', '.join(MAY_CHANGE)} only. Choose another out= for other "
+                "settings"
             )
         load_state(run, self.path, step)
         if run.evaluated >= run.config.num_steps or run.step > run.config.num_steps:
             raise ConfigError(
-                f"--resume: {self.path} is already at step {run.step}; "
-                f"ask for more with --num-steps above {run.step}"
+                f"{self.path} is already at step {run.step}; resume=True needs num_steps above {run.step}"
             )
         if not is_writer():
             return
@@ -184,11 +185,11 @@ class RunFolder:
         atomic_write_text(self.path / METRICS, "".join(line(row) for row in run.metrics))
         self._tracks = Tracks(self._keeping["track"], self.path, run)
 
-    def follow(self, run: Run, progress: Progress) -> None:
-        """After an evaluation: append its rows and save the state, so that nothing computed is lost.
+    def on_progress(self, run: Run, progress: Progress) -> None:
+        """Appends the rows of an evaluation and saves the state.
 
         Raises:
-          SaveError: the disk does not take it.
+          SaveError: they cannot be written.
         """
         if progress.phase != "evaluate":
             return
@@ -197,23 +198,24 @@ class RunFolder:
             self._tracks.log(progress.step, progress.rows)
 
     def save(self, run: Run) -> None:
-        """Save the state between two evaluations, with what its accumulator of updates had so far.
+        """Saves the state between two evaluations, with the running means of its metrics.
 
-        A run that goes on from there is, bit by bit, one that was never stopped.
+        A run that resumes from it is bit-identical to one that was not stopped.
 
         Raises:
-          SaveError: the disk does not take it.
+          SaveError: it cannot be written.
         """
         self._save(run, run.step, ())
 
     def _save(self, run: Run, step: int, rows: Sequence[dict[str, Any]]) -> None:
-        """Parameters that are not finite (only those of a large model that was stepped in place ever are) do
-        not take the place of the last ones that were.
+        """Saves rows and state; parameters that are not finite do not replace the last finite ones.
+
+        Only a large model, which is updated in place, can have such parameters.
         """
         state = run.state_of_hosts()
         if not is_writer():
             return
-        notes = {"config": run.config.to_dict(), "accumulator": run.accumulator.to_json()}
+        metadata = {"config": run.config.to_dict(), "accumulator": run.accumulator.to_json()}
         with checkpoint.uninterrupted():
             # Metrics first: rows beyond the checkpoint are dropped on loading, missing ones are lost.
             try:
@@ -221,14 +223,14 @@ class RunFolder:
             except OSError as error:
                 raise SaveError(
                     f"the rows of step {step} could not be written to {self.path / METRICS}: {error}. "
-                    "What was saved before is not lost: make room, and go on with --resume"
+                    "Earlier steps are kept: free some space, and continue with resume=True"
                 ) from error
             if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)):
                 keep = self._kept(run, step)
-                checkpoint.save(self.path / CHECKPOINT, step, state, notes=notes, keep=keep)
+                checkpoint.save(self.path / CHECKPOINT, step, state, metadata=metadata, keep=keep)
 
     def _kept(self, run: Run, step: int) -> set[int]:
-        """The steps whose checkpoints stay when this one is there."""
+        """Returns the steps whose checkpoints stay once this one is saved."""
         steps = {*checkpoint.saved_steps(self.path / CHECKPOINT), step}
         kept = set(sorted(steps)[-self._keeping["keep_last"] :])
         best = best_step(row for row in run.metrics if row["step"] in steps)
@@ -237,9 +239,10 @@ class RunFolder:
         return kept
 
     def close(self, run: Run) -> str | None:
-        """Draw the learning curve and write the run card of what was evaluated, and let others write here.
+        """Saves the learning curve and the run card, closes the trackers, and unlocks the folder.
 
-        Answers what could not be written, and why.
+        Returns:
+          What could not be written, and why; None if all was.
         """
         if not is_writer():
             return None
@@ -262,19 +265,22 @@ class RunFolder:
         return problem
 
     def _hold(self) -> None:
-        """Be the one that writes here."""
+        """Locks the folder for this process."""
         if self._lock is not None or not is_writer():
             return
         try:
             self._lock = acquire(self.path / LOCK)
         except Taken as owner:
             raise ConfigError(
-                f"--out {self.path} is being written by {owner}, and two runs in one folder would spoil each "
-                "other; wait for it, stop it, or choose another folder"
+                f"{self._out} is being written by {owner}; wait for it, stop it, or choose another folder"
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                raise  # else a file system without locks: nobody can be kept out
+                raise  # else a file system without locks, where other writers cannot be excluded
+
+    @property
+    def _out(self) -> str:
+        return argument("out", str(self.path))
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -290,7 +296,7 @@ class RunFolder:
 
 
 def _read_keeping(path: Path) -> dict[str, Any]:
-    """What folder.json has; the defaults where there is none."""
+    """Returns the content of folder.json; the defaults if there is no such file."""
     file = path / KEEP
     if not file.exists():
         return dict(_DEFAULTS)
@@ -298,7 +304,9 @@ def _read_keeping(path: Path) -> dict[str, Any]:
         found = json.loads(file.read_text())
         kinds = {name: type(found[name]) for name in _DEFAULTS}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{file} cannot be read ({error}); remove it for the defaults") from None
+        raise ConfigError(
+            f"{file} cannot be read ({error}); remove the file for the defaults"
+        ) from None
     if kinds != {name: type(value) for name, value in _DEFAULTS.items()} or found["keep_last"] < 1:
         raise ConfigError(f"{file} holds {found}; expected values like {_DEFAULTS}")
     return {name: found[name] for name in _DEFAULTS}

@@ -1,4 +1,4 @@
-"""Reading a run back from its folder, and refusing what does not belong to it."""
+"""Loading of a run from its folder, with checks that its files belong together."""
 
 from __future__ import annotations
 
@@ -7,38 +7,49 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rankpg.config.renamed import with_current_names
 from rankpg.config.train_config import TrainConfig
-from rankpg.errors import ConfigError
+from rankpg.errors import ConfigError, argument
 from rankpg.rerankers import uniform
+from rankpg.retrieval.choice import SAME_DRAW
 from rankpg.runs.run import MetricAccumulator, Run, prepare
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import dataset_file as saved_data
 from rankpg.runs.storage.checkpoint import CheckpointError, Saved
 from rankpg.runs.storage.metrics_file import best_step, read_metrics
 
-__all__ = ["difference", "load_config", "load_run", "load_settings", "load_state"]
+__all__ = [
+    "difference",
+    "load_config",
+    "load_run",
+    "load_run_settings",
+    "load_settings",
+    "load_state",
+]
 
 CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.jsonl", "checkpoint"
 DATA, SAVED = "data.json", "data"
 
 MAY_CHANGE = ("num_steps", "eval_every", "eval_contexts", "mesh")
-"""Settings that a resumed run may have otherwise than the run it continues."""
+"""Settings that may change when a run is resumed."""
 
 LIVE, OWNER = "live", "retriever.json"
-"""Where a live retriever keeps its open draws, and the file that says whose they are."""
-
-_SAME_DRAW = {"streamed", "sharded"}
-"""Retrievals that may take each other's place."""
+"""Folder of an online retriever's open draws, and the file that identifies the retriever."""
 
 
 def load_config(path: Path | str) -> TrainConfig:
-    """The settings of a run folder, or of a YAML file.
+    """Returns the config of a run folder or of a YAML file.
+
+    A run folder may be of an earlier version, whose settings had other names; a YAML file may not.
 
     Raises:
-      ConfigError: it is missing, no YAML mapping, or holds an unknown or impossible setting.
+      ConfigError: the file is missing, not a YAML mapping, or has an unknown or impossible setting.
     """
-    file = Path(path) / CONFIG if Path(path).is_dir() else Path(path)
-    settings = load_settings(file)
+    file = Path(path)
+    if file.is_dir():
+        file, settings = load_run_settings(file)
+    else:
+        settings = load_settings(file)
     try:
         return TrainConfig.from_dict(settings, source=str(file))
     except ConfigError as error:
@@ -47,13 +58,29 @@ def load_config(path: Path | str) -> TrainConfig:
         raise ConfigError(f"{where}{error}{writer}") from None
 
 
+def load_run_settings(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Returns the settings file of a run folder, and its settings under their current names.
+
+    Raises:
+      ConfigError: the file is missing or not a YAML mapping.
+    """
+    file = path / CONFIG
+    return file, with_current_names(load_settings(file))
+
+
 def load_settings(file: Path) -> dict[str, Any]:
-    """A YAML mapping, safely loaded."""
+    """Returns the mapping of a YAML file, which is loaded without running any code.
+
+    Raises:
+      ConfigError: the file is missing or not a YAML mapping.
+    """
     yaml = yaml_module()
     try:
         settings = yaml.safe_load(file.read_text())
     except FileNotFoundError:
-        raise ConfigError(f"{file} does not exist: no run or settings file is there") from None
+        raise ConfigError(
+            f"{file} does not exist; expected a run folder or a settings file"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     except yaml.YAMLError as error:
@@ -70,38 +97,38 @@ def load_settings(file: Path) -> dict[str, Any]:
 
 
 def load_run(path: Path | str, *, step: int | str | None = None, **overrides: Any) -> Run:
-    """A run as its folder holds it, ready for `candidates`, evaluation, or more training.
+    """Loads a run from its folder, for `candidates`, evaluation, or more training.
 
-    Of rewards that were in memory the folder keeps ids, features and eligibility: without `environment` the
-    run then answers `candidates`, and has no rewards to be evaluated or trained on.
+    A folder does not hold rewards that were in memory. Without `environment` such a run returns `candidates`,
+    but cannot be evaluated or trained.
 
     Args:
       path: the run folder.
-      step: of the checkpoint, or "best": the one of the largest policy value; the newest if None.
-      **overrides: `environment` and components that were your own, as for `train`.
+      step: number of updates of the checkpoint, or "best" for the largest policy value; the newest if None.
+      **overrides: `environment` and components that were passed to `train`.
 
     Raises:
       ConfigError, CheckpointError: as `RunFolder.resume`.
     """
     config, saved = load_config(path), Path(path) / SAVED
     if "environment" not in overrides and config.path is None and saved.exists():
-        run = _prepare_to_answer(config, saved, overrides)
+        run = _prepare_without_rewards(config, saved, overrides)
     else:
         run = prepare(config, **overrides)
     load_state(run, Path(path), step)
     return run
 
 
-def _prepare_to_answer(config: TrainConfig, saved: Path, overrides: dict[str, Any]) -> Run:
-    """A run without rewards: whatever would look at them stays out of it."""
+def _prepare_without_rewards(config: TrainConfig, saved: Path, overrides: dict[str, Any]) -> Run:
+    """Returns a run with the saved dataset and without components that need rewards."""
     components = {"reranker": uniform(config.ranking_length)} | overrides
-    blind = dataclasses.replace(config, adaptive_learning_rate=False)
-    run = prepare(blind, saved_data.load(saved), **components)
+    config_without_rewards = dataclasses.replace(config, adaptive_learning_rate=False)
+    run = prepare(config_without_rewards, saved_data.load(saved), **components)
     return dataclasses.replace(run, config=config.resolve())
 
 
 def _check_data(run: Run, path: Path) -> None:
-    """Refuse a table other than the one that was trained on: its rows would stand for other ids."""
+    """Rejects a dataset other than the one that the run was trained on."""
     file = path / DATA
     if not file.exists():
         return
@@ -113,33 +140,46 @@ def _check_data(run: Run, path: Path) -> None:
         if saved == {"environment": type(run.environment).__name__}:
             return
         raise ConfigError(
-            f"{path} was trained on an environment that was handed over in Python, and the folder does not "
-            "hold its rewards. Go on in Python: run = run.prepare(config, environment), then "
-            "RunFolder(path).resume(run); to look at it, load_run(path, environment=environment)"
+            f"{path} was trained on an environment that was passed in Python, and the folder does not hold "
+            "its rewards. Load it with load_run(path, environment=environment); to train on, "
+            "RunFolder(path).resume(prepare(config, environment))"
         )
     checksums = run.dataset.fingerprint()
-    if not run.environment.knows_rewards:  # from the folder: it holds no numbers
+    if not run.environment.knows_rewards:  # from the folder, which has no rewards
         del checksums["numbers"]
     for name, now in checksums.items():
         if not isinstance(saved, dict) or saved.get(name) != now:
             raise ConfigError(
-                f"{path} was trained on other data: {name.replace('_', ' ')} of {run.config.path or 'yours'} "
-                "are not what they were. Bring the table back, or train again into another --out"
+                f"{path} was trained on other data: the checksum of {name.replace('_', ' ')} of "
+                f"{run.config.path or 'the dataset'} has changed; pass the original data, or train into "
+                "another out="
             )
 
 
 def load_state(run: Run, path: Path, step: int | str | None = None) -> None:
+    """Loads a checkpoint's state and the metrics up to it into a prepared run.
+
+    Args:
+      run: to be changed in place.
+      path: the run folder.
+      step: as for `load_run`.
+
+    Raises:
+      ConfigError: another dataset, or metrics that do not reach the checkpoint.
+      CheckpointError: a checkpoint that is missing, damaged, or of another config.
+    """
     _check_data(run, path)
     rows = read_metrics(path / METRICS)
     saved = checkpoint.find(path / CHECKPOINT, _chosen(path, rows, step))
-    changed = difference(saved.notes.get("config", {}), run.config.to_dict())
+    before = with_current_names(saved.metadata.get("config", {}))
+    changed = difference(before, run.config.to_dict())
     if changed:
         raise CheckpointError(
             f"the checkpoint {saved.path} is of another config: {changed[0]} is {changed[1]} there, and "
             f"{changed[2]} here; was it copied from another run?"
         )
     sharding = run.policy.retrieval.sharding
-    run.accumulator = _stretch(saved)
+    run.accumulator = _accumulator(saved)
     run.state = sharding.put(saved.state(sharding.gathered_shapes(run.state)))
     # Rows beyond the checkpoint belong to an evaluation whose state was not saved.
     evaluated = saved.step - run.accumulator.steps
@@ -147,49 +187,57 @@ def load_state(run: Run, path: Path, step: int | str | None = None) -> None:
     found = {row["seed"] for row in run.metrics if row["step"] == evaluated}
     if found != set(run.config.seeds):
         raise ConfigError(
-            f"{path / METRICS} lacks rows of step {evaluated}, which the checkpoint holds: was it edited? "
-            f"Restore them, or move {path} away and train again"
+            f"{path / METRICS} lacks rows of step {evaluated}, which the checkpoint has; restore them, or "
+            f"move {path} away and train again"
         )
 
 
 def _chosen(path: Path, rows: list[dict[str, Any]], step: int | str | None) -> int | None:
-    """The step that is asked for."""
+    """Returns the step to load; None for the newest."""
     if step is None or isinstance(step, int):
         return step
     if step != "best":
-        raise ConfigError(f"--step is {step!r}; expected a number or best")
+        raise ConfigError(f"{argument('step', step)}; expected a number or 'best'")
     kept = checkpoint.saved_steps(path / CHECKPOINT)
     best, best_kept = best_step(rows), best_step(row for row in rows if row["step"] in kept)
     if best != best_kept:
         raise CheckpointError(
-            f"the best evaluation of {path} was at step {best}, whose checkpoint was not kept (--keep-best); "
-            f"the best of those that were is --step {best_kept}"
+            f"the best evaluation of {path} was at step {best}, whose checkpoint was not kept "
+            f"(keep_best=True keeps it); the best one that was kept is step={best_kept}"
         )
     return best
 
 
-def _stretch(saved: Saved) -> MetricAccumulator:
-    if "accumulator" not in saved.notes:
+def _accumulator(saved: Saved) -> MetricAccumulator:
+    """Returns the running means of a checkpoint, under their current or former name."""
+    metadata = saved.metadata
+    running = metadata.get("accumulator", metadata.get("stretch"))
+    if running is None:
         return MetricAccumulator()
     try:
-        return MetricAccumulator.from_json(saved.notes["accumulator"])
+        return MetricAccumulator.from_json(running)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"the notes of {saved.path} cannot be read ({error}); restore a copy of it"
+            f"the metadata of {saved.path} cannot be read ({error}); restore a copy of it"
         ) from None
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first setting that has changed and may not, with what it was and what it is."""
+    """Returns the first setting that differs and may not, with both values; None if there is none."""
     for name in [name for name in before if name in now]:
         then, this = before[name], now[name]
-        same_draw = name == "retrieval" and {then, this} <= _SAME_DRAW
+        same_draw = name == "retrieval" and {then, this} <= SAME_DRAW
         if name not in MAY_CHANGE and then != this and not same_draw:
             return name, then, this
     return None
 
 
 def yaml_module() -> Any:
+    """Returns PyYAML.
+
+    Raises:
+      ModuleNotFoundError: it is missing; the message names the extra.
+    """
     try:
         import yaml
     except ModuleNotFoundError as error:

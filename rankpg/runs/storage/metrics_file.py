@@ -1,4 +1,4 @@
-"""metrics.jsonl: one object per evaluation and seed, appended as training goes."""
+"""metrics.jsonl: one JSON object per evaluation and seed, appended during training."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from rankpg.runs.run import Row
 __all__ = ["append_rows", "best_step", "line", "read_metrics"]
 
 
+_RENAMED = {"share_of_optimum": "normalised_value", "late_stage_regret": "reranker_regret"}
+"""former name -> name of a column."""
+
+
 def line(row: Row) -> str:
-    """A row as it is written."""
+    """Returns a row as a line of the file."""
     return json.dumps(row, allow_nan=False) + "\n"
 
 
 def append_rows(file: Path, rows: Iterable[Row]) -> None:
-    """Write rows at the end, or none of them: what a full disk cut off is taken back."""
+    """Appends all rows or none: an incomplete write, on a full disk for instance, is undone.
+
+    Raises:
+      OSError: the rows cannot be written.
+    """
     before = file.stat().st_size if file.exists() else 0
     try:
         with file.open("a") as end:
@@ -32,7 +40,7 @@ def append_rows(file: Path, rows: Iterable[Row]) -> None:
 
 
 def best_step(rows: Iterable[Row]) -> int | None:
-    """The step of the largest policy value, mean over seeds, the later of two; None if there is none.
+    """Returns the step of the largest policy value, mean over seeds: the latest of equals, or None.
 
     >>> best_step([{"step": s, "seed": 0, "policy_value": v} for s, v in ((0, 1.0), (5, 3.0), (9, 2.0))])
     5
@@ -46,10 +54,12 @@ def best_step(rows: Iterable[Row]) -> int | None:
 
 
 def read_metrics(file: Path) -> list[Row]:
-    """The rows of a metrics file; a last line that was cut off is left out.
+    """Returns the rows of a metrics file, without a last line that was cut off.
+
+    Columns that an earlier version saved under another name get their current one.
 
     Raises:
-      ConfigError: it cannot be read, or some other line is no row.
+      ConfigError: the file cannot be read, or a line is not a row.
     """
     rows = []
     try:
@@ -67,10 +77,10 @@ def read_metrics(file: Path) -> list[Row]:
             raise ConfigError(f"{file}, line {number} is not JSON: {error}") from None
         if not isinstance(row, dict) or not _is_row(row):
             raise ConfigError(
-                f"{file}, line {number} is no row of metrics: step, seed or policy_value is missing or no "
-                "number; restore that line, or train again into another --out"
+                f"{file}, line {number} is not a row of metrics: step, seed or policy_value is missing or "
+                "not a number; restore that line, or train again into another out="
             )
-        rows.append(row)
+        rows.append({_RENAMED.get(name, name): value for name, value in row.items()})
     return rows
 
 

@@ -1,7 +1,7 @@
-"""Where else the rows of metrics go: TensorBoard, Weights & Biases. Needs the extra `track`.
+"""Trackers: metrics in TensorBoard and Weights & Biases. Needs the extra `track`.
 
-metrics.jsonl is the record; a tracker shows it elsewhere. A resumed run goes on in the same track, and no
-step is told twice.
+metrics.jsonl is the record, of which a tracker shows a copy. A resumed run continues its track, and no step
+is logged twice.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from rankpg.errors import ConfigError
+from rankpg.errors import ConfigError, argument
 from rankpg.runs.run import Row, Run
 
 __all__ = ["TRACKERS", "Tracker", "Tracks", "check_trackers", "points"]
@@ -25,7 +25,7 @@ __all__ = ["TRACKERS", "Tracker", "Tracks", "check_trackers", "points"]
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Takes the points of one evaluation."""
+    """Logs the metrics of evaluations."""
 
     def log(self, step: int, points: dict[str, float]) -> None: ...
 
@@ -33,7 +33,7 @@ class Tracker(Protocol):
 
 
 def points(rows: Iterable[Row]) -> dict[str, float]:
-    """One evaluation as named numbers: means over seeds, and each seed's own where there are several.
+    """Returns one evaluation as named numbers: means over seeds, and each seed's own if there are several.
 
     >>> points([{"step": 5, "seed": s, "loss": float(s)} for s in (1, 3)])
     {'loss': 2.0, 'seed_1/loss': 1.0, 'seed_3/loss': 3.0}
@@ -51,13 +51,13 @@ def points(rows: Iterable[Row]) -> dict[str, float]:
 
 
 class _TensorBoard:
-    """Event files in FOLDER/tensorboard, written anew from the run's rows whenever it is opened."""
+    """Event files in FOLDER/tensorboard, rewritten from the run's rows whenever they are opened."""
 
     def __init__(self, folder: Path, run: Run):
         from tensorboardX import SummaryWriter
 
         shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-        # A TensorBoard that has read the former file forgets what it had from step 0 on.
+        # A TensorBoard that has read the former file drops its points from step 0 on.
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=0)
         for step in sorted({row["step"] for row in run.metrics}):
             self.log(step, points(row for row in run.metrics if row["step"] == step))
@@ -72,19 +72,19 @@ class _TensorBoard:
 
 
 class _WandB:
-    """A run of Weights & Biases; FOLDER/wandb.json has its id and the last step it was told.
+    """A run of Weights & Biases; FOLDER/wandb.json holds its id and the last step that was logged.
 
-    What it was told it keeps: a run that goes back to an earlier step begins another track.
+    Logged steps cannot be removed: a run that resumes from an earlier step begins another track.
     """
 
     def __init__(self, folder: Path, run: Run):
         import wandb
 
         self.file = folder / "wandb.json"
-        known = self._known()
-        if known is None or known["step"] > run.evaluated:
-            known = {"id": secrets.token_hex(4), "step": -1}
-        self.id, self.step = known["id"], known["step"]
+        track = self._read()
+        if track is None or track["step"] > run.evaluated:
+            track = {"id": secrets.token_hex(4), "step": -1}
+        self.id, self.step = track["id"], track["step"]
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "rankpg"),
             id=self.id,
@@ -97,10 +97,10 @@ class _WandB:
         for step in sorted({row["step"] for row in run.metrics}):
             self.log(step, points(row for row in run.metrics if row["step"] == step))
 
-    def _known(self) -> dict[str, Any] | None:
+    def _read(self) -> dict[str, Any] | None:
         try:
-            known = json.loads(self.file.read_text())
-            return {"id": str(known["id"]), "step": int(known["step"])}
+            track = json.loads(self.file.read_text())
+            return {"id": str(track["id"]), "step": int(track["step"])}
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -123,31 +123,32 @@ TRACKERS: dict[str, Callable[[Path, Run], Tracker]] = {
     "tensorboard": _TensorBoard,
     "wandb": _WandB,
 }
-"""name -> what opens it."""
+"""name -> what opens it in a run folder."""
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+"""name -> the package it needs."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse a tracker that is unknown, or whose package is not there.
+    """Rejects a tracker that is unknown, or whose package is not installed.
 
     >>> check_trackers(["paper"])
     Traceback (most recent call last):
-    rankpg.errors.ConfigError: --track is paper; expected one of tensorboard, wandb
+    rankpg.errors.ConfigError: track='paper'; expected one of tensorboard, wandb
     """
     from importlib.util import find_spec
 
     for name in names:
         if name not in TRACKERS:
-            raise ConfigError(f"--track is {name}; expected one of {', '.join(TRACKERS)}")
+            raise ConfigError(f"{argument('track', name)}; expected one of {', '.join(TRACKERS)}")
         if find_spec(_PACKAGES[name]) is None:
             raise ModuleNotFoundError(
-                f"--track {name} needs {_PACKAGES[name]}: pip install 'rankpg[track]'"
+                f"{argument('track', name)} needs {_PACKAGES[name]}: pip install 'rankpg[track]'"
             )
 
 
 class Tracks:
-    """The trackers of one run. One that fails is left out from then on: training does not end for it."""
+    """The trackers of one run; one that fails is dropped, and training continues."""
 
     def __init__(self, names: Sequence[str], folder: Path, run: Run):
         check_trackers(names)
@@ -160,30 +161,32 @@ class Tracks:
             except Exception as error:  # not logged in, no network
                 self.close()
                 raise ConfigError(
-                    f"--track {name} cannot be opened: {_one_line(error)}. Leave it out, or see "
+                    f"{argument('track', name)} cannot be opened: {_one_line(error)}. Leave it out, or see "
                     "docs/long_runs.md"
                 ) from error
 
     def log(self, step: int, rows: Iterable[Row]) -> None:
-        """Tell of an evaluation."""
-        told = points(rows)
+        """Logs an evaluation in every tracker."""
+        named = points(rows)
         for name, tracker in list(self._open.items()):
             try:
-                tracker.log(step, told)
+                tracker.log(step, named)
             except Exception as error:  # whatever a network or a disk may do
                 print(
-                    f"rankpg: --track {name} failed and is left out: {_one_line(error)}",
+                    f"rankpg: the tracker {name} failed and is dropped: {_one_line(error)}",
                     file=sys.stderr,
                 )
                 del self._open[name]
 
     def close(self) -> None:
-        """Let them write what they hold."""
+        """Closes every tracker, which writes what it still holds."""
         for name, tracker in self._open.items():
             try:
                 tracker.close()
             except Exception as error:  # the run is trained and saved
-                print(f"rankpg: --track {name} did not close: {_one_line(error)}", file=sys.stderr)
+                print(
+                    f"rankpg: the tracker {name} did not close: {_one_line(error)}", file=sys.stderr
+                )
         self._open = {}
 
 

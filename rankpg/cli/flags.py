@@ -1,0 +1,80 @@
+"""Flags of the command line, and messages of the library in terms of them."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Collection
+
+__all__ = ["flag", "with_flags"]
+
+_CALL = r"[A-Za-z_][\w.]*\((?:[^()]|\([^()]*\))*\)"
+_VALUE = (
+    r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\([^()]*\)|\[[^\[\]]*\]"
+    r"|[^\s;,:()'\"\[\]]*[^\s;,:()'\"\[\].]"
+)
+
+
+def flag(name: str) -> str:
+    """Returns the flag of a setting or option.
+
+    >>> flag("num_candidates")
+    '--num-candidates'
+    """
+    return "--" + name.replace("_", "-")
+
+
+def with_flags(message: str, names: Collection[str]) -> str:
+    """Rewrites the arguments that a library message names as flags.
+
+    An argument is written `name=value`, `name=`, or, where its name has an underscore, alone. Python calls
+    such as `load_run(path, step=80)` stay as they are.
+
+    Args:
+      message: the text of an error, or a help text.
+      names: arguments that are flags of the command.
+
+    >>> with_flags("num_candidates=0; expected at least 1", ["num_candidates"])
+    '--num-candidates 0; expected at least 1'
+    >>> with_flags("choose retrieval='dense' or mesh=(2, 4), or a lower batch_size",
+    ...     ["retrieval", "mesh", "batch_size"])
+    'choose --retrieval dense or --mesh 2 4, or a lower --batch-size'
+    >>> with_flags("adaptive_learning_rate=False needs path=", ["adaptive_learning_rate", "path"])
+    '--no-adaptive-learning-rate needs --path'
+    >>> with_flags("resume=True, or load_run(path, step=80)", ["resume", "step"])
+    '--resume, or load_run(path, step=80)'
+    """
+    if not names:
+        return message
+    known = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+    pattern = re.compile(
+        rf"(?P<call>{_CALL})"
+        rf"|(?<![\w.'\"/\\-])(?P<name>{known})(?:=(?P<value>{_VALUE})?|(?![\w'\"/\\-]|\.\w))"
+    )
+    return pattern.sub(_replacement, message)
+
+
+def _replacement(match: re.Match[str]) -> str:
+    name, value = match["name"], match["value"]
+    if name is None:
+        return match[0]
+    if value is None:
+        return flag(name) if "=" in match[0] or "_" in name else match[0]
+    if value == "True":
+        return flag(name)
+    if value == "False":
+        return flag("no_" + name)
+    return f"{flag(name)} {_words(value)}".rstrip()
+
+
+def _words(value: str) -> str:
+    """Returns a Python literal as it is typed on a command line; other text unchanged."""
+    if value[0] not in "'\"(":
+        return value
+    try:
+        literal = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return value
+    words = literal if isinstance(literal, tuple) else (literal,)
+    return " ".join(shlex.quote(str(word)) for word in words)
