@@ -11,6 +11,7 @@ import pytest
 
 from rankpg.advantages import ADVANTAGES
 from rankpg.core.estimators import ESTIMATORS
+from rankpg.encoders import TOWERS
 from rankpg.export.indexes import INDEXES
 from rankpg.rerankers import RERANKERS
 from rankpg.retrieval import RETRIEVALS
@@ -23,7 +24,7 @@ DOCS = ROOT / "docs"
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 PAGES = sorted(DOCS.glob("*.md"))
 REFERENCE = sorted((DOCS / "reference").glob("*.md"))
-TABLES = (ADVANTAGES, ENVIRONMENTS, ESTIMATORS, INDEXES, RERANKERS, RETRIEVALS, TRACKERS)
+TABLES = (ADVANTAGES, ENVIRONMENTS, ESTIMATORS, INDEXES, RERANKERS, RETRIEVALS, TOWERS, TRACKERS)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
