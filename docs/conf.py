@@ -1,4 +1,4 @@
-"""The documentation site: `make docs` builds it into docs/_build/html, and a warning is an error."""
+"""Configuration of the documentation site, which `make docs` builds into docs/_build/html."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 
 default_role = "code"
-smartquotes = False  # they would make one dash of two
+smartquotes = False  # -- in a command must stay two dashes
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 
-_OUTSIDE = re.compile(r"(!?)\[([^\]]*)\]\(\.\./(?!\w*\.md)([^)]*)\)")
+_OUTSIDE_LINK = re.compile(r"(!?)\[([^\]]*)\]\(\.\./(?!\w*\.md)([^)]*)\)")
 _FORMULA = re.compile(r"^ {4,}\S")
 
 
-def set_formulas_apart(app, what, name, obj, options, lines: list[str]) -> None:
-    """An indented paragraph of a docstring is a formula or a table, to be shown as it stands."""
+def mark_formulas(app, what, name, obj, options, lines: list[str]) -> None:
+    """Turns an indented paragraph of a docstring, a formula or a table, into a literal block."""
     found: list[str] = []
     inside = False
     for number, line in enumerate(lines):
@@ -54,30 +54,30 @@ def set_formulas_apart(app, what, name, obj, options, lines: list[str]) -> None:
 
 
 def _escape(line: str) -> str:
-    """A bar is an absolute value, and no substitution."""
+    """Escapes bars outside of backticks, which are absolute values and not substitutions."""
     texts = line.split("`")
     return "`".join(
         text if number % 2 else text.replace("|", r"\|") for number, text in enumerate(texts)
     )
 
 
-def shorten(app, what, name, obj, options, signature, annotation):
-    """An array by the name that the code has for it."""
+def shorten_types(app, what, name, obj, options, signature, annotation):
+    """Shortens the type of an array to the name that the code uses."""
     texts = (
         text and text.replace("jaxlib._jax.Array", "Array") for text in (signature, annotation)
     )
     return tuple(texts)
 
 
-def name_what_is_outside(app, docname: str, source: list[str]) -> None:
-    """Links that lead out of docs/ lead to a file of the repository, which a site cannot open: name it."""
-    source[0] = _OUTSIDE.sub(
+def replace_outside_links(app, docname: str, source: list[str]) -> None:
+    """Replaces links out of docs/, which the site cannot open, by the path of the file."""
+    source[0] = _OUTSIDE_LINK.sub(
         lambda link: link.group() if link.group(1) else f"{link.group(2)} (`{link.group(3)}`)",
         source[0],
     )
 
 
 def setup(app) -> None:
-    app.connect("autodoc-process-docstring", set_formulas_apart, priority=100)  # before Napoleon
-    app.connect("autodoc-process-signature", shorten)
-    app.connect("source-read", name_what_is_outside)
+    app.connect("autodoc-process-docstring", mark_formulas, priority=100)  # before Napoleon
+    app.connect("autodoc-process-signature", shorten_types)
+    app.connect("source-read", replace_outside_links)

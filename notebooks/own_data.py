@@ -15,11 +15,11 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/<this repository>/blob/main/notebooks/own_data.ipynb)
 #
-# Tables of clicks, users and items, in whatever they are; ids in and out; users and items that nobody has seen; items that come
-# and go without training. About a minute on a laptop.
+# This notebook reads tables of clicks, users and items in several formats, trains on them, and returns candidates by id: also for
+# users and items that training never saw. It takes about a minute on a laptop.
 
 # %%
-# Where rankpg is missing (in Colab) it is installed beside the jax that is there, which stays as it is.
+# In Colab, this installs rankpg and keeps the version of JAX that is there.
 import importlib.util
 import subprocess
 import sys
@@ -40,14 +40,13 @@ import pandas as pd
 import pyarrow as pa
 
 import rankpg
-from rankpg.data.features import Features
-from rankpg.environments.from_table import from_table
+from rankpg.environments import Features, from_table
 
 # %% [markdown]
 # ## Tables
 #
-# Clicks come from a CSV here, users from pandas, items from pyarrow. Each could be any of these, polars, Parquet or NumPy. Who
-# clicks what depends on what the tables say, so there is something to learn from them.
+# Here, clicks come from a CSV file, users from pandas, and items from pyarrow. Each could also come from polars, Parquet or NumPy.
+# Clicks depend on the columns of the tables, so the features are informative.
 
 # %%
 rng = np.random.default_rng(0)
@@ -94,8 +93,8 @@ print(
 # %% [markdown]
 # ## One call
 #
-# Features are declared by column: numbers are standardised, categories hashed, vectors taken as they are. Mistakes are told at the
-# door, with the place and the remedy.
+# Features are declared by column: numbers are standardised, categories are hashed, vectors are used unchanged. Invalid input is
+# rejected with the place and the remedy.
 
 # %%
 people = Features(id="user_id", numeric=["age"], categorical=["country"], buckets=16)
@@ -125,7 +124,7 @@ except ValueError as mistake:
 # %% [markdown]
 # ## Train
 #
-# A pair that nobody was shown earns 0 here (`missing="zero"`); 60 users are held out, and every figure is of those.
+# A pair without a row has reward 0 (`missing="zero"`). 60 users are held out, and all metrics are computed on them.
 
 # %%
 config = rankpg.TrainConfig(
@@ -159,15 +158,16 @@ plt.show()
 print(run.candidates(["u007", "u123"]))
 
 # %% [markdown]
-# A user that the run does not know is refused, or answered at the mean of all users; how many there are is told.
+# An unknown user is an error by default. With `unknown="mean"` it gets the candidates of the mean user, and a warning counts such
+# users.
 
 # %%
-asked = ["u007", "a stranger"]
-print("known:", run.known(asked))
-print(run.candidates(asked, unknown="mean")[1])
+some = ["u007", "a stranger"]
+print("known:", run.known(some))
+print(run.candidates(some, unknown="mean")[1])
 
 # %% [markdown]
-# With a tower over features a new user is no stranger, once the features are there:
+# With a tower over features, a new user needs features only:
 
 # %%
 newcomers = pd.DataFrame(
@@ -180,9 +180,9 @@ for user in ("new-1", "new-2"):
     print(user, "candidates cost", np.round(np.median(prices), 2), "(median)")
 
 # %% [markdown]
-# ## Items come and go
+# ## Add and remove items
 #
-# No training is needed: the item tower embeds whatever the table says.
+# This needs no training: the item tower embeds the rows of the new table.
 
 # %%
 first = run.candidates(["u007"])[0][0]
@@ -198,10 +198,10 @@ arrivals = pa.table(
     }
 )
 more = run.with_items(arrivals)
-asked = data.context_ids.ids.tolist()
-share = np.mean([("new-sku" in row) for row in more.candidates(asked)])
+everyone = data.context_ids.ids.tolist()
+share = np.mean([("new-sku" in row) for row in more.candidates(everyone)])
 print(f"new-sku is a candidate of {share:.0%} of the users")
 
 # %% [markdown]
-# What may be shown can also be said at question time: `run.candidates(users, eligible=[...])`. The run folder keeps ids and features, so that
-# `rankpg.load_run(folder)` answers ids again; `docs/data.md` has all policies.
+# `run.candidates(users, eligible=[...])` restricts the candidates of one call. A run folder keeps ids and features, so
+# `rankpg.load_run(folder)` works with ids too. `docs/data.md` lists all options.

@@ -15,11 +15,11 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/<this repository>/blob/main/notebooks/own_reranker.ipynb)
 #
-# A re-ranker that JAX cannot trace, a LightGBM LambdaMART here, trains the retriever through a loop around your
-# function; and a system that serves tells rewards later. About two minutes on a laptop.
+# This notebook trains a retriever under a re-ranker that JAX cannot trace, a LightGBM LambdaMART, and then online, with feedback
+# that arrives after the candidates were served. It takes about two minutes on a laptop.
 
 # %%
-# Where rankpg is missing (in Colab) it is installed beside the jax that is there, which stays as it is.
+# In Colab, this installs rankpg and keeps the version of JAX that is there.
 import importlib.util
 import subprocess
 import sys
@@ -45,7 +45,7 @@ USERS, ITEMS, HELD_OUT, CANDIDATES, SHOWN = 300, 300, 60, 20, 5
 # %% [markdown]
 # ## Clicks
 #
-# Users click items with a probability that nobody sees; all there is to learn from is clicks.
+# Users click items with probabilities that are unknown to the learner. It sees only clicks.
 
 # %%
 world = rankpg.environments.generate(jax.random.key(0), USERS, ITEMS, 8)
@@ -57,7 +57,7 @@ user_features, item_features = np.asarray(world.context_features), np.asarray(wo
 print(f"{clicks.mean():.1%} of all pairs are clicked")
 
 # %% [markdown]
-# ## The re-ranker that you have
+# ## The re-ranker
 #
 # `f(context_ids, candidate_ids) -> scores`, in plain Python.
 
@@ -77,11 +77,11 @@ data = rankpg.environments.from_matrix(
     clicks, context_features=user_features, item_features=item_features
 )
 retriever = online.Retriever.new(config, data)
-training = np.asarray(retriever.run.pipeline.training_contexts)  # the others are held out
+training = np.asarray(retriever.run.learner.sampler.contexts)  # the others are held out
 
 
 def pairs(users, items):
-    """What the LambdaMART sees of a user and an item."""
+    """Features of a user and an item for the LambdaMART."""
     user, item = user_features[users], item_features[items]
     return np.concatenate([user, item, user * item], axis=1)
 
@@ -102,8 +102,8 @@ def rerank(users, candidates):
 # %% [markdown]
 # ## Train the retriever under it
 #
-# A loop draws candidates, calls the function with a batch, and makes the update. It can retry, time out, skip what fails,
-# and overlap the call with the device's work.
+# `online.train` draws candidates, calls the function with a batch, and updates. It can retry, time out, skip failed rows, and overlap
+# the call with the computation on the device.
 
 # %%
 run = online.train(retriever, online.HostReranker(rerank, retries=2, timeout=60.0))
@@ -114,10 +114,10 @@ axis.set(xlabel="steps", ylabel=f"clicks of {SHOWN} shown, held-out users", ylim
 plt.show()
 
 # %% [markdown]
-# ## Ask and tell
+# ## Online learning
 #
-# A system that serves has no simulator. It draws candidates with their propensities, shows some, and tells what they
-# earned when it is known: in any order, partly or not at all.
+# A serving system has no simulator. `act` draws candidates with their propensities; `update` takes the shown list and its rewards when
+# they are known, in any order, for some rows or all.
 
 # %%
 catalogue = online.catalogue(
@@ -135,7 +135,7 @@ earned = []
 for _ in range(60):
     users = visits.integers(USERS, size=32)
     drawn = serving.act(users)
-    first = online.answers.best_first(rerank(users, drawn.candidates), drawn.candidates, SHOWN)
+    first = online.validation.best_first(rerank(users, drawn.candidates), drawn.candidates, SHOWN)
     reactions = (visits.uniform(size=first.shape) < chance[users[:, None], first]).astype(float)
     serving.update(drawn.token, first, reactions)
     earned.append(reactions.sum(axis=1).mean())
@@ -144,5 +144,4 @@ print(
 )
 
 # %% [markdown]
-# The draws themselves, with candidates, propensities and what was learnt, can be logged to Parquet
-# (`log=online.Log(folder)`); the docs say how to read them.
+# `log=online.Log(folder)` writes draws, propensities and feedback to Parquet files; `docs/online.md` has the schema.

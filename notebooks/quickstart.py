@@ -15,11 +15,11 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/<this repository>/blob/main/notebooks/quickstart.ipynb)
 #
-# Train a retriever on what the final list earns: from a table of rewards to candidates, in a minute or two on
-# a laptop.
+# This notebook trains a retriever on the reward of the final list: from a table of rewards to candidates. It takes a minute or
+# two on a laptop.
 
 # %%
-# Where rankpg is missing (in Colab) it is installed beside the jax that is there, which stays as it is.
+# In Colab, this installs rankpg and keeps the version of JAX that is there.
 import importlib.util
 import subprocess
 import sys
@@ -43,9 +43,9 @@ from rankpg._utils.plots import mean_interval
 # %% [markdown]
 # ## Rewards
 #
-# A **context** is a user or a query. The retriever hands K of N items to a re-ranker (the *re-ranker*), which
-# shows L of them; what those earn is the reward. Here 200 users like 500 items to different degrees. Yours may
-# come from a file or a table: see the notebook *Your own data*.
+# A **context** is a user or a query. The retriever selects K of N items, the **candidates**. A **re-ranker** shows L of them, and
+# each shown item earns a **reward**. Here, 200 users like 500 items to different degrees. The notebook *Your own data* reads
+# rewards from files and tables.
 
 # %%
 rng = np.random.default_rng(0)
@@ -69,11 +69,11 @@ config = rankpg.TrainConfig(
 )
 run = rankpg.train(config, data)
 mean, half = mean_interval([row["normalised_value"] for row in run.metrics if row["step"] == 300])
-print(f"{mean:.1%} ± {half:.1%} of the best list there is (2 seeds, 95 %)")
+print(f"{mean:.1%} ± {half:.1%} of the value of the best list (2 seeds, 95 %)")
 
 # %% [markdown]
-# `policy_value` is what a list earns on average over contexts. The other columns tell where the rest is lost: in
-# the retriever's choice, or in the re-ranker.
+# `policy_value` is the expected reward of a list, mean over contexts; `normalised_value` divides it by the value of the best list.
+# Other columns say where reward is lost: `candidate_recall` is about the retriever, `reranker_regret` about the re-ranker.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained")
@@ -88,7 +88,7 @@ plt.show()
 # %% [markdown]
 # ## Candidates
 #
-# What goes to the re-ranker: ten items for each context, best first.
+# Ten items per context, best first. They are the input of your re-ranker.
 
 # %%
 print(run.candidates([0, 1, 2]))
@@ -96,27 +96,26 @@ print(run.candidates([0, 1, 2]))
 # %% [markdown]
 # ## A re-ranker of your own
 #
-# Any function that JAX can trace takes the place of the built-in one, which knows the rewards. This one sees half
-# of the features, so it is wrong at times. (One that JAX cannot trace, LightGBM or a service: the notebook *Your own
-# re-ranker*.)
+# The built-in re-ranker knows the rewards. Any function that JAX can trace can replace it. This one uses half of the features, so it
+# makes mistakes. (For a re-ranker that JAX cannot trace, such as LightGBM or a service, see the notebook *Your own re-ranker*.)
 
 # %%
-half_sighted = jnp.asarray(users[:, :2] @ items[:, :2].T)
+half_scores = jnp.asarray(users[:, :2] @ items[:, :2].T)
 
 
 def by_half(key, context, candidates):
-    return candidates[jnp.argsort(-half_sighted[context, candidates])][:3]
+    return candidates[jnp.argsort(-half_scores[context, candidates])][:3]
 
 
-stage = rankpg.rerankers.custom(3, by_half)
-plain = rankpg.train(config, data, reranker=stage)
-against_mean = rankpg.train(replace(config, advantage="context"), data, reranker=stage)
+reranker = rankpg.rerankers.custom(3, by_half)
+plain = rankpg.train(config, data, reranker=reranker)
+centred = rankpg.train(replace(config, advantage="context"), data, reranker=reranker)
 
 
 def value(run):
-    """What by_half's first three of a run's candidates earn, mean over contexts."""
+    """Mean reward of the three candidates that `by_half` shows."""
     candidates = run.candidates(np.arange(200))
-    scores = np.take_along_axis(np.asarray(half_sighted), candidates, axis=1)
+    scores = np.take_along_axis(np.asarray(half_scores), candidates, axis=1)
     first = np.argsort(-scores, axis=1)[:, :3]
     shown = np.take_along_axis(candidates, first, axis=1)
     return np.take_along_axis(liking, shown, axis=1).sum(axis=1).mean()
@@ -125,20 +124,20 @@ def value(run):
 for name, trained in (
     ("for the optimal re-ranker", run),
     ("for this one", plain),
-    ("for this one, baseline per context", against_mean),
+    ("for this one, baseline per context", centred),
 ):
-    print(f"trained {name:36} earns {value(trained):.2f} under this one")
+    print(f"trained {name:36} has value {value(trained):.2f} under this re-ranker")
 
 # %% [markdown]
-# The second retriever is the worst. Every reward here is above 0, so being shown is rewarded in itself, and a
-# credit-assigned score learns to hand over what this re-ranker would choose, right or wrong. A baseline per context takes
-# most of that away; what is left, more steps may mend, and the retriever that was trained for a perfect re-ranker is hard to
-# beat where errors are as random as here. Leave the baseline out where the re-ranker can be trusted, use it where it cannot;
-# the notebook *Estimators and their variance* derives why.
+# The second retriever is the worst. Every reward here is above 0, so every shown item is reinforced, and a credit-assigned score
+# learns to select what this re-ranker prefers, right or wrong. A baseline per context removes most of that effect, and more steps may
+# remove the rest. The retriever that was trained for a perfect re-ranker is hard to beat here, because the errors are random. Omit the
+# baseline if you trust the re-ranker, and use it if you do not. The notebook *Estimators and their variance* derives why.
 #
 # ## Which estimator?
 #
-# They differ in the credit that a shown item gets. `v_pg_swr` gives it that of the whole candidate set, the others its own.
+# Estimators differ in the credit that a shown item receives: `v_pg_swr` uses the log-probability of the whole candidate set, the
+# others that of the item.
 
 # %%
 figure, axis = plt.subplots(figsize=(6, 3.4), layout="constrained")
@@ -147,9 +146,9 @@ for name in ("v_pg_swr", "top1_pg", "ca_pg_swr"):
     steps = sorted({row["step"] for row in rows})
     means = [np.mean([r["normalised_value"] for r in rows if r["step"] == step]) for step in steps]
     axis.plot(steps, means, label=name)
-axis.set(xlabel="steps", ylabel="share of optimum, mean of 2 seeds", ylim=(0, 1.02))
+axis.set(xlabel="steps", ylabel="normalised value, mean of 2 seeds", ylim=(0, 1.02))
 axis.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-# Why they differ is the subject of the notebook *Estimators and their variance*.
+# The notebook *Estimators and their variance* explains the differences.

@@ -15,12 +15,12 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/<this repository>/blob/main/notebooks/rag.ipynb)
 #
-# Queries, documents and judgements; a retriever that starts as the embeddings you have and is trained on the relevance of
-# what is shown. The collection is made here, from the documentation of Python's own standard library, so that nothing needs
-# to be downloaded. About a minute on a laptop.
+# This notebook trains a text retriever on the relevance of the documents that are shown, starting from given embeddings. The
+# collection is built from the documentation of Python's standard library, so nothing is downloaded. It takes about a minute on a
+# laptop.
 
 # %%
-# Where rankpg is missing (in Colab) it is installed beside the jax that is there, which stays as it is.
+# In Colab, this installs rankpg and keeps the version of JAX that is there.
 import importlib.util
 import subprocess
 import sys
@@ -41,13 +41,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import rankpg
-from rankpg import rerankers as rerankers
+from rankpg import rerankers
 
 # %% [markdown]
 # ## A collection
 #
-# A document is what a function of the standard library says about itself, without its first sentence. The query is that first
-# sentence, and the function's own document is the one that is relevant.
+# A document is the docstring of a function in the standard library, without its first sentence. The query is the first sentence, and
+# the document of the same function is the relevant one.
 
 # %%
 MODULES = """
@@ -60,7 +60,7 @@ MODULES = """
 
 
 def documented(name):
-    """(qualified name, docstring) of all functions and classes that a module's source documents."""
+    """Yields qualified name and docstring of every documented function and class in a module's source."""
     try:
         source = inspect.getsource(importlib.import_module(name))
     except (ImportError, OSError, TypeError):  # not on this platform, or written in C
@@ -83,8 +83,8 @@ print(len(names), "documents;", "a query:", queries[0])
 # %% [markdown]
 # ## Embeddings
 #
-# Yours come from a model. Here: logarithms of word counts, brought to 128 dimensions by an SVD and divided by their lengths. No
-# weighting of words, so that there is something to learn: a model that was not made for this collection.
+# Yours come from a model. Here they are log word counts, reduced to 128 dimensions by an SVD and normalised. Words are not weighted,
+# which leaves something to learn, as with a model that was not made for this collection.
 
 
 # %%
@@ -117,8 +117,8 @@ query_embeddings = unit(log_counts(queries) @ directions.T)
 # %% [markdown]
 # ## Train
 #
-# The towers are *adapters*: the embeddings themselves, and a learned change that starts at 0. A quarter of the queries is held
-# out; every figure below is of those.
+# The towers are *adapters*: the given embeddings plus a learned change that is initialised to 0. A quarter of the queries is held
+# out, and all metrics below are computed on them.
 
 # %%
 data = rankpg.environments.from_text(
@@ -164,12 +164,12 @@ for step in (0, config.num_steps):
     print(f"step {step:3}: recall@10 {recall:.3f} (mean of 2 seeds, held-out queries)")
 
 # %% [markdown]
-# A few hundredths, of some two hundred held-out queries: see `docs/text.md` for how such a difference is judged. A held-out
-# curve that falls while the reward in training rises is overfitting: fewer steps, a smaller step size, or weight decay.
+# The gain is a few hundredths on about two hundred held-out queries; `docs/text.md` shows how to test such a difference. If the
+# held-out curve falls while the training reward rises, the adapter overfits: use fewer steps, a smaller step size, or weight decay.
 #
 # ## What goes into the prompt
 #
-# The re-ranker behind the retriever shows three of ten. Here that is the inner product of the given embeddings.
+# The re-ranker shows three of the ten candidates. Here it is the inner product of the given embeddings.
 
 # %%
 shown = rankpg.train(config, data, reranker=rerankers.similarity(3))

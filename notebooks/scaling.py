@@ -15,11 +15,12 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/<this repository>/blob/main/notebooks/scaling.ipynb)
 #
-# What a step costs as the catalogue grows, how candidates are drawn without holding all logits, and what a run will need
-# before it starts. About two minutes on a laptop; `docs/scaling.md` has a million items and many devices.
+# This notebook estimates the memory of a run, shows how candidates are drawn without holding all logits, and measures time and
+# memory of a step as the catalogue grows. It takes about two minutes on a laptop. `docs/scaling.md` covers a million items and many
+# devices.
 
 # %%
-# Where rankpg is missing (in Colab) it is installed beside the jax that is there, which stays as it is.
+# In Colab, this installs rankpg and keeps the version of JAX that is there.
 import importlib.util
 import subprocess
 import sys
@@ -29,6 +30,13 @@ if importlib.util.find_spec("rankpg") is None:
 
     wanted = ["rankpg[cli] @ git+<this repository>", f"jax=={jax.__version__}"]
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], check=True)
+
+if (
+    importlib.util.find_spec("benchmarks") is None
+):  # scripts of the repository, not part of the package
+    clone = ["git", "clone", "--quiet", "--depth", "1", "<this repository>", "rankpg-checkout"]
+    subprocess.run(clone, check=True)
+    sys.path.append("rankpg-checkout")
 
 # %%
 import jax
@@ -42,9 +50,9 @@ from rankpg.core.sampling import block_race, block_width, gumbel_top_k
 from rankpg.runs.run import prepare
 
 # %% [markdown]
-# ## What will it need?
+# ## Memory of a run
 #
-# A run says before it starts. `--retrieval auto` picks dense or streamed, and tells why.
+# rankpg estimates the memory before a run starts. `retrieval="auto"` chooses dense, streamed or sharded retrieval.
 
 # %%
 for num_items in (1000, 100_000):
@@ -57,22 +65,22 @@ for num_items in (1000, 100_000):
         seeds=(0,),
     )
     run = prepare(config)
-    print(f"N = {num_items:,}: {run.pipeline.retrieval.name}; {run.memory}")
+    print(f"N = {num_items:,}: {run.policy.retrieval.name}; {run.memory}")
 
 # %% [markdown]
-# What does not fit is refused, with what would:
+# A run that does not fit is rejected, with a suggestion:
 
 # %%
 try:
     prepare(rankpg.TrainConfig(num_items=10**9, embedding_dim=64, seeds=(0,)))
-except ValueError as refusal:
-    print(refusal)
+except ValueError as error:
+    print(error)
 
 # %% [markdown]
 # ## The draw: a race of blocks
 #
-# Gumbel top-K draws a random number for every item. The same draw, in law, needs only about 2 √(N K) of them: first which
-# *blocks* of items come first, then who within them.
+# Gumbel-top-k draws one random number per item. A race between *blocks* of items, and then within the first blocks, has the same
+# distribution and needs only about 2 √(N K) random numbers.
 
 # %%
 num_items, depth, draws = 200, 3, 20_000
@@ -97,7 +105,7 @@ plt.show()
 # %% [markdown]
 # ## Time and memory against N
 #
-# On this machine, now. Streamed retrieval holds nothing of the size B × N; dense retrieval does.
+# Measured on this machine. Streamed retrieval holds nothing of size B × N; dense retrieval does.
 
 # %%
 found = measure(
@@ -118,7 +126,7 @@ for row in found["rows"]:
         sizes, np.multiply(1000, seconds), "o-", label=f"{row['retrieval']}: N^{exponent:.2f}"
     )
     axes[1].loglog(sizes, memory, "o-", label=row["retrieval"])
-axes[0].set(xlabel="N", ylabel="milliseconds a step")
+axes[0].set(xlabel="N", ylabel="milliseconds per step")
 axes[1].set(xlabel="N", ylabel="temporary memory, MiB")
 for axis in axes:
     axis.set_xticks(sizes, [f"{n:,}" for n in sizes], minor=False)
@@ -129,8 +137,8 @@ plt.show()
 # %% [markdown]
 # ## Training with many items
 #
-# With towers over features one step teaches about all items at once, so some tens of large steps go far even where N is large. A
-# blind choice of K = 50 of 20,000 items has a recall of 0.25 %.
+# With towers over features, every step changes all items, so a few dozen large steps suffice even for large N. A random choice of
+# K = 50 of 20,000 items has a recall of 0.25 %.
 
 # %%
 config = rankpg.TrainConfig(

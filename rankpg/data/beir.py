@@ -1,11 +1,13 @@
 """Text collections in a folder of BEIR or TREC files: ids, relevance judgements and embeddings.
 
-corpus.jsonl     one document a line, {"_id": ...}; its text is not read
-queries.jsonl    one query a line, {"_id": ...}
-qrels.tsv        query id, document id, relevance (a header is skipped), or TREC's four columns: query id,
-                 anything, document id, relevance; also qrels.txt, or every .tsv and .txt of a folder qrels/
-corpus.npy       embeddings of the documents, one row for each line of corpus.jsonl
-queries.npy      embeddings of the queries, one row for each line of queries.jsonl
+The folder has five parts:
+
+    corpus.jsonl     one document a line, {"_id": ...}; its text is not read
+    queries.jsonl    one query a line, {"_id": ...}
+    qrels.tsv        query id, document id, relevance (a header is skipped), or TREC's four columns: query id,
+                     anything, document id, relevance; also qrels.txt, or all .tsv and .txt of a folder qrels/
+    corpus.npy       embeddings of the documents, one row for each line of corpus.jsonl
+    queries.npy      embeddings of the queries, one row for each line of queries.jsonl
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The scripts of docs/examples run, at toy size, with the real parts."""
+"""The scripts of docs/examples run at toy size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("as_scripts_run")
 
 
 @pytest.mark.slow
-def test_lightgbm_reranker_runs(tmp_path, capsys):
+def test_lightgbm_example_reports_every_retriever(tmp_path, capsys):
     script = runpy.run_path(str(EXAMPLES / "lightgbm_reranker.py"))
     means = script["main"](["--toy", "--out", str(tmp_path / "numbers.json")])
     report = json.loads((tmp_path / "numbers.json").read_text())
@@ -41,7 +41,7 @@ def test_lightgbm_reranker_runs(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_clicks_to_index_exports_a_served_index(tmp_path, monkeypatch, capsys):
+def test_clicks_to_index_serves_the_run_candidates(tmp_path, monkeypatch, capsys):
     lightgbm, np = pytest.importorskip("lightgbm"), pytest.importorskip("numpy")
     pd = pytest.importorskip("pandas")
     draw = np.random.default_rng(0)
@@ -65,28 +65,30 @@ def test_clicks_to_index_exports_a_served_index(tmp_path, monkeypatch, capsys):
     files = [str(tmp_path / f"{name}.parquet") for name in ("clicks", "users", "items")]
     script, served = EXAMPLES / "clicks_to_index.py", tmp_path / "served"
     monkeypatch.setattr(sys, "argv", [str(script), *files, str(model), str(served), "20"])
-    names = runpy.run_path(str(script))
+    script_names = runpy.run_path(str(script))
     assert "clicks of a shown list" in capsys.readouterr().out
 
     server = runpy.run_path(str(EXAMPLES / "serve.py"))["Server"](served, "faiss")
-    features = np.asarray(names["data"].environment.context_features)
-    known = names["data"].context_ids.ids.tolist()
-    found = server.candidates(features)
-    assert found.tolist() == names["run"].candidates(known).tolist()
-    assert set(found.ravel()) <= set(items["item_id"])
-    transformed = server.features(str(tmp_path / "users.parquet"))  # whose order is that of the ids
+    features = np.asarray(script_names["data"].environment.context_features)
+    known = script_names["data"].context_ids.ids.tolist()
+    served_ids = server.candidates(features)
+    assert served_ids.tolist() == script_names["run"].candidates(known).tolist()
+    assert set(served_ids.ravel()) <= set(items["item_id"])
+    loaded = server.features(
+        str(tmp_path / "users.parquet")
+    )  # in the order of the file, not of the ids
     order = [known.index(user) for user in users["user_id"]]
-    assert np.array_equal(transformed, features[order])
+    assert np.array_equal(loaded, features[order])
     with pytest.raises(ValueError, match="row 1, hold a number that is not finite"):
         server.candidates(np.array([[0.0], [np.nan]]))
 
     monkeypatch.setattr(sys, "argv", [str(script), *files, str(model), str(served), "20"])
-    with pytest.raises(rankpg.errors.ConfigError, match="exists already"):  # fails before training
+    with pytest.raises(rankpg.errors.ConfigError, match="exists already"):  # before training
         runpy.run_path(str(script))
     assert "clicks of a shown list" not in capsys.readouterr().out
 
 
-def test_clicks_to_index_is_short():
+def test_clicks_to_index_is_under_forty_lines():
     text = (EXAMPLES / "clicks_to_index.py").read_text()
     body = ast.get_docstring(ast.parse(text), clean=False) or ""
     lines = [line for line in text.replace(body, "").splitlines() if line.strip().strip('"')]

@@ -1,4 +1,4 @@
-"""Notebooks: what is committed is what the sources say, and the sources run."""
+"""The committed notebooks match their sources, and the sources run."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def source(request) -> Path:
     return request.param
 
 
-def test_there_is_one_for_every_purpose():
+def test_sources_are_the_six_notebooks():
     assert {source.stem for source in SOURCES} == {
         "quickstart", "estimators_and_their_variance", "own_data", "own_reranker", "scaling", "rag",
     }  # fmt: skip
 
 
-def test_the_committed_notebook_is_the_source_with_outputs(source):
+def test_committed_notebook_matches_source(source):
     committed = nbformat.read(source.with_suffix(".ipynb"), as_version=4)
     wanted = notebooks.read(source)
     cells = [(cell.cell_type, cell.source) for cell in committed.cells]
@@ -44,7 +44,7 @@ def test_the_committed_notebook_is_the_source_with_outputs(source):
     assert "display_data" in kinds  # a picture
 
 
-def test_it_opens_in_colab_and_leaves_the_jax_there(source):
+def test_colab_install_keeps_jax(source):
     text = source.read_text()
     assert f"/blob/main/notebooks/{source.stem}.ipynb)" in text
     installed = re.findall(r"wanted = \[(.*)\]", text)
@@ -53,6 +53,6 @@ def test_it_opens_in_colab_and_leaves_the_jax_there(source):
 
 
 @pytest.mark.slow
-def test_it_runs(source):
+def test_source_runs(source):
     executed = notebooks.execute(notebooks.read(source))
     assert all(cell.execution_count for cell in executed.cells if cell.cell_type == "code")
