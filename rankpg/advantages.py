@@ -8,7 +8,7 @@ An advantage estimator is a pair of pure functions, like an optax transformation
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,13 @@ import optax
 from jax import lax
 
 from rankpg.encoders import Encoder, IdTower, from_nnx
-from rankpg.types import Array, Float, Int, PRNGKey
+from rankpg.types import Array, Float, Int, Params, PRNGKey
 
 __all__ = [
     "ADVANTAGES",
     "Advantage",
     "AdvantageSettings",
+    "BaselineState",
     "batch_baseline",
     "context_baseline",
     "entropy_bonus",
@@ -32,11 +33,18 @@ __all__ = [
 ]
 
 
+BaselineState: TypeAlias = Any
+"""A pytree of arrays: running means, or a network and its optimizer."""
+
+
 class Advantage(NamedTuple):
     """An advantage estimator: state from a key; advantages and the next state from a batch of rewards."""
 
-    init: Callable[[PRNGKey], Any]
-    apply: Callable[[Any, Int[Array, "B"], Float[Array, "B L"]], tuple[Float[Array, "B L"], Any]]
+    init: Callable[[PRNGKey], BaselineState]
+    apply: Callable[
+        [BaselineState, Int[Array, "B"], Float[Array, "B L"]],
+        tuple[Float[Array, "B L"], BaselineState],
+    ]
 
 
 def position_weights(weights: str, ranking_length: int) -> Float[Array, "L"]:
@@ -114,7 +122,9 @@ def group(draws_per_context: int, *, shift: bool) -> Advantage:
     Array([0., 2.], dtype=float32)
     """
 
-    def apply(state, contexts, rewards):
+    def apply(
+        state: BaselineState, contexts: Int[Array, "B"], rewards: Float[Array, "B L"]
+    ) -> tuple[Float[Array, "B L"], BaselineState]:
         del contexts
         if rewards.shape[0] % draws_per_context:
             raise ValueError(
@@ -143,7 +153,9 @@ def batch_baseline() -> Advantage:
       ValueError: on `apply`, a batch of one row.
     """
 
-    def apply(state, contexts, rewards):
+    def apply(
+        state: BaselineState, contexts: Int[Array, "B"], rewards: Float[Array, "B L"]
+    ) -> tuple[Float[Array, "B L"], BaselineState]:
         del contexts
         rows = rewards.shape[0]
         if rows < 2:
@@ -157,11 +169,13 @@ def batch_baseline() -> Advantage:
 def context_baseline(num_contexts: int, ranking_length: int) -> Advantage:
     """The reward minus the running mean of the context's earlier rewards; the reward on its first visit."""
 
-    def init(key):
+    def init(key: PRNGKey) -> BaselineState:
         del key
         return jnp.zeros((num_contexts, ranking_length)), jnp.zeros(num_contexts)
 
-    def apply(state, contexts, rewards):
+    def apply(
+        state: BaselineState, contexts: Int[Array, "B"], rewards: Float[Array, "B L"]
+    ) -> tuple[Float[Array, "B L"], BaselineState]:
         total, count = state
         seen = count[contexts][:, None]
         mean = jnp.where(seen > 0, total[contexts] / jnp.maximum(seen, 1), 0)
@@ -179,14 +193,16 @@ def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> Advantage
     """
     optimizer = optax.adam(learning_rate)
 
-    def init(key):
+    def init(key: PRNGKey) -> BaselineState:
         params = network.init(key)
         return params, optimizer.init(params)
 
-    def apply(state, contexts, rewards):
+    def apply(
+        state: BaselineState, contexts: Int[Array, "B"], rewards: Float[Array, "B L"]
+    ) -> tuple[Float[Array, "B L"], BaselineState]:
         params, optimizer_state = state
 
-        def squared_error(params):
+        def squared_error(params: Params) -> tuple[Float[Array, ""], Float[Array, "B L"]]:
             predicted = jnp.squeeze(jnp.asarray(network.apply(params, contexts)), axis=0)
             return jnp.mean((rewards - predicted) ** 2), predicted
 

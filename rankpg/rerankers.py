@@ -52,21 +52,40 @@ class _Reranker:
         """Whether the greedy ranking is another one than what is drawn."""
         return self.draw is not self.most_likely
 
-    def __call__(self, key, environment, context, candidates) -> Ranking:
+    def __call__(
+        self,
+        key: PRNGKey,
+        environment: Environment,
+        context: Int[Array, ""],
+        candidates: Int[Array, "K"],
+    ) -> Ranking:
         return self.draw(key, environment, context, candidates)
 
-    def greedy(self, key, environment, context, candidates) -> Ranking:
+    def greedy(
+        self,
+        key: PRNGKey,
+        environment: Environment,
+        context: Int[Array, ""],
+        candidates: Int[Array, "K"],
+    ) -> Ranking:
         return self.most_likely(key, environment, context, candidates)
 
 
-def _relevance(environment, context, candidates) -> Float[Array, "K"]:
+def _relevance(
+    environment: Environment, context: Int[Array, ""], candidates: Int[Array, "K"]
+) -> Float[Array, "K"]:
     return environment.relevance(context, candidates)
 
 
 def _sort(scorer: Scorer, ranking_length: int) -> Callable[..., Ranking]:
     """Shows the L candidates of largest score, with probability one."""
 
-    def rank(key, environment, context, candidates) -> Ranking:
+    def rank(
+        key: PRNGKey,
+        environment: Environment,
+        context: Int[Array, ""],
+        candidates: Int[Array, "K"],
+    ) -> Ranking:
         del key
         scores = scorer(environment, context, candidates)
         places = largest(scores, ranking_length)[1]
@@ -78,7 +97,12 @@ def _sort(scorer: Scorer, ranking_length: int) -> Callable[..., Ranking]:
 def _plackett_luce(scorer: Scorer, ranking_length: int, noise: float) -> Callable[..., Ranking]:
     """Draws L of K by Plackett-Luce on the scores; noise=0 gives the most likely ranking."""
 
-    def rank(key, environment, context, candidates) -> Ranking:
+    def rank(
+        key: PRNGKey,
+        environment: Environment,
+        context: Int[Array, ""],
+        candidates: Int[Array, "K"],
+    ) -> Ranking:
         scores = centre(scorer(environment, context, candidates))
         gumbel = jax.random.gumbel(key, scores.shape, scores.dtype, mode="high")
         places = largest(scores + noise * gumbel, ranking_length)[1]
@@ -109,8 +133,10 @@ def anti(ranking_length: int) -> Reranker:
 def noisy(ranking_length: int, inverse_temperature: float = 1.0) -> Reranker:
     """Draws from Plackett-Luce on relevance times the inverse temperature."""
 
-    def scorer(*of):
-        return inverse_temperature * _relevance(*of)
+    def scorer(
+        environment: Environment, context: Int[Array, ""], candidates: Int[Array, "K"]
+    ) -> Float[Array, "K"]:
+        return inverse_temperature * _relevance(environment, context, candidates)
 
     return _Reranker(
         ranking_length,
@@ -137,7 +163,9 @@ def similarity(ranking_length: int) -> Reranker:
     With text embeddings, this is the ranking of the untrained retriever.
     """
 
-    def scorer(environment, context, candidates):
+    def scorer(
+        environment: Environment, context: Int[Array, ""], candidates: Int[Array, "K"]
+    ) -> Float[Array, "K"]:
         of_contexts, of_items = environment.context_features, environment.item_features
         if of_contexts is None or of_items is None:
             raise ValueError(
@@ -163,7 +191,12 @@ def custom(
     Array([7, 3], dtype=int32)
     """
 
-    def rank(key, environment, context, candidates) -> Ranking:
+    def rank(
+        key: PRNGKey,
+        environment: Environment,
+        context: Int[Array, ""],
+        candidates: Int[Array, "K"],
+    ) -> Ranking:
         del environment
         items = jnp.asarray(function(key, context, candidates))
         if items.shape != (ranking_length,) or not jnp.issubdtype(items.dtype, jnp.integer):
@@ -292,7 +325,9 @@ def fit_scorer(
 
     params, _ = run(environment, params)
 
-    def scorer(environment, context, candidates):
+    def scorer(
+        environment: Environment, context: Int[Array, ""], candidates: Int[Array, "K"]
+    ) -> Float[Array, "K"]:
         contexts = jnp.broadcast_to(context, candidates.shape)
         return nnx.merge(graphdef, params)(environment, contexts, candidates)
 

@@ -6,7 +6,7 @@ import dataclasses
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,16 @@ from rankpg.online.update import Importance
 from rankpg.online.validation import check_online, check_ranking, check_rewards
 from rankpg.runs.run import Run, prepare
 from rankpg.training.optimizer import Fault
-from rankpg.training.update import seed_keys
-from rankpg.types import Environment
+from rankpg.training.update import Learner, TrainState, seed_keys
+from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey
 
 __all__ = ["Retriever", "UpdateError", "UpdateResult"]
 
 if TYPE_CHECKING:
     from rankpg.online.log import Log
+
+
+Tree = TypeVar("Tree")
 
 
 class UpdateError(ValueError):
@@ -351,18 +354,32 @@ class Retriever:
     def _compile(self) -> None:
         """Compiles both halves of an update; the state keeps its axis of seeds, of length 1."""
 
-        def only(tree):
+        def only(tree: Tree) -> Tree:
             return jax.tree.map(lambda x: x[0], tree)
 
-        def draws(learner, params, root, serial, contexts):
+        def draws(
+            learner: Learner,
+            params: Params,
+            root: PRNGKey,
+            serial: Int[Array, ""],
+            contexts: Int[Array, "B"],
+        ) -> programs.LoggedDraw:
             keys = programs.keys_of_draw(root, serial, len(contexts)).candidates
             return programs.act(learner, only(params), keys, contexts)
 
-        def rewards(learner, root, serial, contexts, ranking):
+        def rewards(
+            learner: Learner,
+            root: PRNGKey,
+            serial: Int[Array, ""],
+            contexts: Int[Array, "B"],
+            ranking: Int[Array, "B L"],
+        ) -> Float[Array, "B L"]:
             keys = programs.keys_of_draw(root, serial, len(contexts)).rewards
             return programs.sample_rewards(learner, keys, contexts, ranking)
 
-        def updates(learner, state, batch):
+        def updates(
+            learner: Learner, state: TrainState, batch: programs.FeedbackBatch
+        ) -> tuple[TrainState, programs.UpdateMetrics]:
             state, metrics = programs.update_from_feedback(
                 learner, self.importance, self.clip, only(state), batch
             )

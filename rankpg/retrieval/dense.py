@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from rankpg.core.estimators import Candidates, Statistics, draw_candidates, rescore_candidates
 from rankpg.encoders import to_logits
 from rankpg.retrieval.base import FLOAT_BYTES, Encoded, Retrieval, check_rescorable
-from rankpg.types import Array, Environment, Int, Key, Quotas
+from rankpg.types import Array, Environment, Float, Int, Key, PRNGKey, Quotas
 
 __all__ = ["Dense"]
 
@@ -35,7 +35,7 @@ class Dense(Retrieval):
     ) -> Candidates:
         """Draws K candidates by Gumbel-top-k over all items; see `Retrieval.sample`."""
 
-        def one(key, context, logits):
+        def one(key: PRNGKey, context: Int[Array, ""], logits: Float[Array, "M N"]) -> Candidates:
             masked = environment.mask_ineligible(context, logits)
             return draw_candidates(key, masked, quotas, statistics)
 
@@ -53,7 +53,9 @@ class Dense(Retrieval):
         """Rescores given candidates; see `Retrieval.rescore`."""
         check_rescorable(statistics)
 
-        def one(items, context, logits):
+        def one(
+            items: Int[Array, "K"], context: Int[Array, ""], logits: Float[Array, "M N"]
+        ) -> Candidates:
             logits = environment.mask_ineligible(context, logits)
             candidates = rescore_candidates(logits, items, items[:0], quotas, statistics)
             return dataclasses.replace(candidates, sound=jnp.max(logits) < jnp.inf)

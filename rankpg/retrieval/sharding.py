@@ -5,10 +5,9 @@ On a mesh, the item table, its gradient and its moments are sharded by rows; eve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,9 @@ _NUMBERS_AT_A_TIME = 2**24
 
 Tree = TypeVar("Tree")
 """Any pytree of arrays."""
+
+Path = tuple[object, ...]
+"""Keys on the way to a leaf, as `tree_map_with_path` gives them."""
 
 
 @runtime_checkable
@@ -170,13 +172,13 @@ class MeshSharding:
         del num_items
         return self.shard.rows
 
-    def is_item_table(self, path: Sequence[object], shape: tuple[int, ...]) -> bool:
+    def is_item_table(self, path: Path, shape: tuple[int, ...]) -> bool:
         """True for a leaf [..., N, D] of a training state: an item tower's table, or a moment of it."""
         names = {getattr(key, "key", getattr(key, "name", None)) for key in path}
         sizes = self.num_items, self.rows
         return {"items", "table"} <= names and len(shape) > 2 and shape[-2] in sizes
 
-    def sharding(self, path: Sequence[object], shape: tuple[int, ...]) -> NamedSharding:
+    def sharding(self, path: Path, shape: tuple[int, ...]) -> NamedSharding:
         """The sharding of a leaf of a training state."""
         if not self.is_item_table(path, shape):
             return self.everywhere
@@ -187,7 +189,7 @@ class MeshSharding:
         return logits[..., : self.num_items]
 
     def constrain(self, state: Tree) -> Tree:
-        def one(path, x):
+        def one(path: Path, x: jax.Array) -> jax.Array:
             if self.is_item_table(path, x.shape):
                 missing = self.rows - x.shape[-2]
                 x = jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, missing), (0, 0)])
@@ -209,7 +211,7 @@ class MeshSharding:
         return jax.tree.map(one, tree)
 
     def put(self, state: Tree) -> Tree:
-        def one(path, x):
+        def one(path: Path, x: np.ndarray | jax.Array) -> jax.Array:
             values, shape = np.asarray(x), x.shape
             if self.is_item_table(path, shape):
                 shape = (*shape[:-2], self.rows, shape[-1])
@@ -225,7 +227,7 @@ class MeshSharding:
         return jax.tree_util.tree_map_with_path(one, state)
 
     def gather(self, state: Tree) -> Tree:
-        def one(path, x):
+        def one(path: Path, x: jax.Array) -> np.ndarray:
             values = self._fetch(x)
             return values[..., : self.num_items, :] if self.is_item_table(path, x.shape) else values
 
@@ -240,7 +242,7 @@ class MeshSharding:
     def _shapes(self, state: Tree, rows: int) -> Tree:
         """Shapes of a training state whose item tables have `rows` rows."""
 
-        def one(path, x):
+        def one(path: Path, x: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
             shape = x.shape
             if self.is_item_table(path, shape):
                 shape = (*shape[:-2], rows, shape[-1])
@@ -248,7 +250,7 @@ class MeshSharding:
 
         return jax.tree_util.tree_map_with_path(one, state)
 
-    def _fetch(self, x: Any) -> np.ndarray:
+    def _fetch(self, x: jax.Array) -> np.ndarray:
         if x.is_fully_addressable or x.is_fully_replicated:
             return np.asarray(jax.device_get(x))
         # Rows of other hosts: some at a time, so that no device ever holds them all.

@@ -161,7 +161,9 @@ def in_float32(optimizer: optax.GradientTransformation) -> optax.GradientTransfo
     Adam's second moment would not move in bfloat16: it changes by a thousandth of itself a step.
     """
 
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
+    def update(
+        updates: Params, state: optax.OptState, params: Params | None = None
+    ) -> tuple[Params, optax.OptState]:
         given = None if params is None else widened(params)
         return optimizer.update(widened(updates), state, given)
 
@@ -196,7 +198,9 @@ def step(
       take: False makes no step.
     """
 
-    def move(params: Any, memory: Any, gradient: Any) -> Any:
+    def move(
+        params: Params, memory: optax.OptState, gradient: Params
+    ) -> tuple[Params, optax.OptState]:
         updates, memory = optimizer.update(gradient, memory, params)
         if step_size is not None:
             factor = step_size

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from rankpg.advantages import Advantage, entropy_bonus
+from rankpg.advantages import Advantage, BaselineState, entropy_bonus
 from rankpg.core.estimators import Candidates, Estimator
 from rankpg.policy import Policy
 from rankpg.training.optimizer import Fault, check_rows, first_fault, norm, step
@@ -54,7 +54,7 @@ class TrainState:
 
     params: Params
     optimizer_state: optax.OptState
-    baseline_state: Any
+    baseline_state: BaselineState
     """Of the advantage: running means, or a network and its optimizer."""
     step: Int[Array, ""]
     """Updates made so far."""
@@ -272,11 +272,11 @@ class Learner:
 
     def credit(
         self,
-        baseline_state: Any,
+        baseline_state: BaselineState,
         contexts: Int[Array, "B"],
         rewards: Float[Array, "B L"],
         scores: Float[Array, "B L"],
-    ) -> tuple[Float[Array, "B L"], Any]:
+    ) -> tuple[Float[Array, "B L"], BaselineState]:
         """alpha_l * A_l, which multiplies the scores and carries no gradient, and the next baseline state."""
         if self.entropy_bonus:
             slots = 1 if self.estimator.credit_assigned else self.policy.num_candidates
@@ -303,7 +303,7 @@ class Learner:
         self,
         state: TrainState,
         gradient: Params,
-        baseline_state: Any,
+        baseline_state: BaselineState,
         step_size: Float[Array, ""] | None,
         fault: Int[Array, ""],
     ) -> TrainState:
@@ -350,7 +350,7 @@ class _Static(tuple[Any, ...]):
 def update(learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainState, Step]:
     """Makes one step of policy gradient, E[sum_l alpha_l * A_l * grad score_l] (Kiyohara et al. 2026)."""
 
-    def surrogate_loss(params):
+    def surrogate_loss(params: Params) -> tuple[Float[Array, ""], tuple[Any, ...]]:
         candidates = batch.candidates(learner, params)  # [B, K]
         ranking = batch.ranking(learner, candidates)  # [B, L]
         rewards = batch.rewards(learner, ranking)  # [B, L]
@@ -378,8 +378,8 @@ def train_chunk(learner: Learner, length: int) -> Any:
     """
     sharding = learner.policy.retrieval.sharding
 
-    def chunk(learner, state, root):
-        def body(state, _):
+    def chunk(learner: Learner, state: TrainState, root: PRNGKey) -> tuple[TrainState, StepMetrics]:
+        def body(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
             state, metrics = learner.update(state, jax.random.fold_in(root, state.step))
             return sharding.constrain(state), metrics
 
@@ -400,7 +400,7 @@ def over_seeds(function: Callable[[Learner, TrainState, Any], Result]) -> Callab
     Under vmap a condition becomes a selection, which holds both of its results; so one seed goes alone.
     """
 
-    def of_all(learner, states, keys):
+    def of_all(learner: Learner, states: TrainState, keys: Key[Array, "seeds"]) -> Result:
         if len(keys) > 1:
             return jax.vmap(function, in_axes=(None, 0, 0))(learner, states, keys)
         only = function(learner, *jax.tree.map(lambda x: x[0], (states, keys)))
