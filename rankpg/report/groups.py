@@ -20,7 +20,7 @@ _ITEM, _GROUP = ("item", "item_id", "id"), ("group", "item_group", "category")
 
 
 def read_groups(path: Path | str) -> dict[str, str]:
-    """Reads a mapping from item id to group, both as text.
+    r"""Reads a mapping from item id to group, both as text.
 
     The columns are item (or item_id, id) and group (or item_group, category). In a file of two columns with
     other names, the item comes first.
@@ -33,7 +33,7 @@ def read_groups(path: Path | str) -> dict[str, str]:
 
     >>> import tempfile
     >>> file = Path(tempfile.mkdtemp()) / "groups.csv"
-    >>> _ = file.write_text("item,group\\n7,new\\n9,old\\n")
+    >>> _ = file.write_text("item,group\n7,new\n9,old\n")
     >>> read_groups(file)
     {'7': 'new', '9': 'old'}
     """

@@ -62,9 +62,9 @@ def _line(run: ReportedRun) -> Style:
 
 
 def label(text: str, length: int = 30) -> str:
-    """Shortens text in its middle and replaces characters that do not print.
+    r"""Shortens text in its middle and replaces characters that do not print.
 
-    >>> label("_a\\nname")  # matplotlib omits labels that begin with _ from legends
+    >>> label("_a\nname")  # matplotlib omits labels that begin with _ from legends
     ' _a?name'
     """
     shown = "".join(letter if letter.isprintable() else "?" for letter in text)
