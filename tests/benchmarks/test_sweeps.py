@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import shutil
 import signal
 import subprocess
@@ -23,12 +24,12 @@ from benchmarks.sweeps.files import read_json, write_json
 from benchmarks.sweeps.run import has_state, train_trials
 from rankpg._utils.files import Taken, lock
 from rankpg.errors import ConfigError
-from rankpg.runs import loop as loops
 
 ENABLE_X64 = False
 
 pytestmark = pytest.mark.usefixtures("as_a_user")
 
+TRAIN = importlib.import_module("rankpg.runs.train")  # the package exports a function of this name
 TINY = Scale(4, 4, 2, (0, 1), (9, 52))
 """A scale whose stand-in for Table 4 trains in seconds."""
 
@@ -192,7 +193,7 @@ def test_file_with_too_few_items_is_refused_first(tiny, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_signal_saves_the_step_reached(trained, tmp_path, capsys, monkeypatch, number):
     """Also between two evaluations; the same command resumes and ends with the same metrics."""
-    name, whole = "standin9x52-K50-v_pg_swr", loops.training_loop
+    name, whole = "standin9x52-K50-v_pg_swr", TRAIN.training_loop
 
     def signalled(run):
         for progress in whole(run):
@@ -201,13 +202,13 @@ def test_signal_saves_the_step_reached(trained, tmp_path, capsys, monkeypatch, n
                 time.sleep(0.2)  # a thread handles it
             yield progress
 
-    monkeypatch.setattr(loops, "training_loop", signalled)
+    monkeypatch.setattr(TRAIN, "training_loop", signalled)
     words = ["reproduce", "table4", "--scale", "smoke", "--out", str(tmp_path)]
     assert main(words) == 128 + number
     error = capsys.readouterr().err
     assert f"{name} is saved at step 2; run the same command again to resume" in error
     assert [row["step"] for row in metrics_rows(tmp_path / "runs" / name)] == [0, 0]
-    monkeypatch.setattr(loops, "training_loop", whole)
+    monkeypatch.setattr(TRAIN, "training_loop", whole)
     assert main(words) == 0
     assert values(tmp_path, name) == values(trained[1], name)
 
@@ -216,7 +217,7 @@ def test_signal_saves_the_step_reached(trained, tmp_path, capsys, monkeypatch, n
 def test_resumed_trial_equals_an_uninterrupted_one(trained, tmp_path, monkeypatch):
     """Interrupted at step 2 of the first trial; the partial report lists what is missing."""
     _, out = trained
-    whole = loops.training_loop
+    whole = TRAIN.training_loop
 
     def until_step_2(run):
         for progress in whole(run):
@@ -224,10 +225,10 @@ def test_resumed_trial_equals_an_uninterrupted_one(trained, tmp_path, monkeypatc
             if progress.phase == "evaluate" and progress.step == 2:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(loops, "training_loop", until_step_2)
+    monkeypatch.setattr(TRAIN, "training_loop", until_step_2)
     with pytest.raises(KeyboardInterrupt):
         reproduce(["table4"], "smoke", tmp_path)
-    monkeypatch.setattr(loops, "training_loop", whole)
+    monkeypatch.setattr(TRAIN, "training_loop", whole)
 
     partial = reproduce(["table4"], "smoke", tmp_path, report_only=True)
     assert partial.left == ["standin9x52-K50-top1_pg", "standin9x52-K50-v_pg_swr"]
@@ -246,7 +247,7 @@ def test_resumed_trial_equals_an_uninterrupted_one(trained, tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_trial_without_its_last_evaluation_is_not_complete(trained, tmp_path, monkeypatch):
-    name, whole = "standin9x52-K50-v_pg_swr", loops.training_loop
+    name, whole = "standin9x52-K50-v_pg_swr", TRAIN.training_loop
 
     def signalled(run):
         for progress in whole(run):
@@ -255,10 +256,10 @@ def test_trial_without_its_last_evaluation_is_not_complete(trained, tmp_path, mo
                 time.sleep(0.2)  # a thread handles it
             yield progress
 
-    monkeypatch.setattr(loops, "training_loop", signalled)
+    monkeypatch.setattr(TRAIN, "training_loop", signalled)
     with pytest.raises(KeyboardInterrupt, match=f"{name} is saved at step 4"):
         reproduce(["table4"], "smoke", tmp_path)
-    monkeypatch.setattr(loops, "training_loop", whole)
+    monkeypatch.setattr(TRAIN, "training_loop", whole)
     assert name in reproduce(["table4"], "smoke", tmp_path).outcome.trained
     assert values(tmp_path, name) == values(trained[1], name)
 
