@@ -256,7 +256,7 @@ FILES = {
                 *("train", "--environment", "ratings", "--path", "ok.csv"),
                 *("--item-tower", "features", "--num-candidates", "3"),
             ],
-            ["--item-tower is features", "--item-tower ids"],
+            ["--item-tower features,", "--item-tower ids"],
         ),
         (["train", "--config", "wrong.yaml"], ["wrong.yaml", "'num_stpes'", "num_steps"]),
         (["train", "--config", "type.yaml"], ["--num-steps [3];"]),

@@ -66,7 +66,7 @@ def refusal(settings, *parts):
         ({"ranking_length": 4, "num_candidates": 3}, ["ranking_length=4", "num_candidates=3"]),
         ({"estimator": "reinforce"}, ["estimator='reinforce'", "ca_pg_swr", "v_pg"]),
         ({"estimator": "ca_pg_exact", "num_experts": 2},
-         ["estimator='ca_pg_exact'", "num_experts is 2", "ca_pg"]),
+         ["estimator='ca_pg_exact'", "num_experts=2", "ca_pg"]),
         ({"seeds": [0, 1, 0]}, ["seeds=(0, 1, 0)", "distinct"]),
         ({"seeds": []}, ["seeds=()", "distinct"]),
         ({"seeds": [-1]}, ["seeds=(-1,)", "from 0"]),

@@ -21,6 +21,6 @@ def train_into(path: Path, data=None, **changes) -> Run:
     run, folder = prepare(TrainConfig(**(SMALL | changes)), data), RunFolder(path)
     folder.open(run)
     for progress in training_loop(run):
-        folder.follow(run, progress)
+        folder.on_progress(run, progress)
     folder.close(run)
     return run
