@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 __all__ = [
+    "ArrayLike",
     "Id",
     "IdMap",
     "TableError",
@@ -27,7 +28,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-else:  # beartype takes no float for one
+else:  # beartype rejects tuples and floats of the type that NumPy declares
     ArrayLike = Any
 
 _DAY, _TIME = "datetime64[D]", "datetime64[us]"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rankpg.config.train_config import TrainConfig
+from rankpg.data.ids import ArrayLike
 from rankpg.environments.dataset import Dataset
 from rankpg.online import snapshot
 from rankpg.online import update as programs

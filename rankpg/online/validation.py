@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from rankpg.data.ids import IdMap
+from rankpg.data.ids import ArrayLike, IdMap
 from rankpg.errors import ConfigError
 from rankpg.runs.run import Run
 

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rankpg.data.features import feature_rows
 from rankpg.data.frame import Table
-from rankpg.data.ids import IdMap, TableError, id_array, id_kind
+from rankpg.data.ids import ArrayLike, IdMap, TableError, id_array, id_kind
 from rankpg.data.side_tables import describe
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.edits import add_contexts, add_items, remove_items

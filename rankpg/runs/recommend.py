@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
-from rankpg.data.ids import UnknownIdWarning
+from rankpg.data.ids import ArrayLike, UnknownIdWarning
 from rankpg.types import Params
 
 if TYPE_CHECKING:

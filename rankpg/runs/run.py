@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rankpg.config.train_config import TrainConfig
 from rankpg.data.frame import Table
+from rankpg.data.ids import ArrayLike
 from rankpg.environments.dataset import Dataset, split_contexts
 from rankpg.evaluation.metrics import TwoStage
 from rankpg.policy import Policy

@@ -1,4 +1,4 @@
-"""Text retrieval: from folders as BEIR and TREC lay them out to a retriever that finds more."""
+"""Text retrieval: folders of BEIR and TREC files, adapters, and training that generalises to new queries."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def judged_as_written(data):
     assert rewards(data, "7", DOCUMENTS) == [0.5, 0, 0, 0, 0]  # below 0 is not relevant
 
 
-def test_a_folder_as_beir_has_it(folder):
+def test_beir_folder(folder):
     judged_as_written(from_text_folder(folder))
 
 
-def test_judgements_in_several_files(folder):
+def test_judgements_of_several_files_are_joined(folder):
     (folder / "qrels.tsv").unlink()
     (folder / "qrels").mkdir()
     pairs = list(QRELS.items())
@@ -93,7 +93,7 @@ def test_judgements_in_several_files(folder):
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
-def test_trec_columns_and_ends_of_lines(folder, end):
+def test_trec_columns_and_line_ends(folder, end):
     """Blanks separate where there is no tab, so ids hold none; and an empty line is none."""
     ids = ["d1", "d2"]
     (folder / "qrels.tsv").unlink()
@@ -105,7 +105,7 @@ def test_trec_columns_and_ends_of_lines(folder, end):
     assert rewards(data, "2", ids) == [1, 0]
 
 
-def test_ids_that_are_numbers_are_read_as_text(folder):
+def test_numeric_ids_are_text(folder):
     (folder / "queries.jsonl").write_text('{"_id": 1}\n{"_id": "2"}\n')
     (folder / "qrels.tsv").write_text("1\td3\t1\n2\td4\t1\n")  # and no header
     data = from_text_folder(folder)
@@ -133,7 +133,7 @@ def test_judgements_are_sparse(folder):
         assert np.flatnonzero(found).tolist() == [row]
 
 
-def test_arrays_are_what_the_folder_is(folder):
+def test_arrays_equal_the_folder(folder):
     read = from_text_folder(with_embeddings(folder))
     made = from_text(
         *zip(*QRELS, strict=True), list(QRELS.values()), query_ids=QUERIES, document_ids=DOCUMENTS,
@@ -150,12 +150,12 @@ def test_arrays_are_what_the_folder_is(folder):
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "qrels.tsv"])
-def test_a_file_that_is_not_there(folder, name):
+def test_missing_file_of_a_collection_is_named(folder, name):
     (folder / name).unlink()
     refusal(lambda: from_text_folder(folder), folder, name, error=FileNotFoundError)
 
 
-def test_no_folder(tmp_path):
+def test_missing_folder_is_named(tmp_path):
     refusal(lambda: from_text_folder(tmp_path / "x"), "x: no such folder", error=FileNotFoundError)
 
 
@@ -174,13 +174,13 @@ def test_no_folder(tmp_path):
     ],
 )
 @pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl"])
-def test_a_broken_line(folder, name, line, parts):
+def test_invalid_line_is_named(folder, name, line, parts):
     ids = ["d1", "d2", "d3"]
     (folder / name).write_text(jsonl(ids) + line + "\n" + jsonl(["d5"]))
     refusal(lambda: from_text_folder(folder), f"{folder / name}, line 4: ", *parts)
 
 
-def test_a_file_without_lines_and_one_that_is_no_text(folder):
+def test_empty_and_binary_files_are_rejected(folder):
     (folder / "corpus.jsonl").write_text("\n\n")
     refusal(lambda: from_text_folder(folder), folder / "corpus.jsonl", "no lines")
     (folder / "corpus.jsonl").write_bytes(b'{"_id": "\xff"}\n')
@@ -201,21 +201,21 @@ def test_a_file_without_lines_and_one_that_is_no_text(folder):
         ("7", ["1 columns"]),
     ],
 )
-def test_a_broken_judgement(folder, line, parts):
+def test_invalid_judgement_is_named(folder, line, parts):
     with (folder / "qrels.tsv").open("a", encoding="utf-8") as file:
         file.write(line + "\n")
     where = f"{folder / 'qrels.tsv'}, line {len(QRELS) + 2}: "
     refusal(lambda: from_text_folder(folder), where, *parts)
 
 
-def test_a_broken_first_judgement_is_no_header(folder):
+def test_invalid_first_judgement_is_not_a_header(folder):
     (folder / "qrels.tsv").write_text("q1\td4\thigh\nq1\td3\t1\n")
     refusal(
         lambda: from_text_folder(folder), "qrels.tsv, line 1: ", "'high' is not a finite number"
     )
 
 
-def test_judgements_of_nothing(folder):
+def test_collection_needs_relevant_documents(folder):
     (folder / "qrels.tsv").write_text(tsv({}))
     refusal(lambda: from_text_folder(folder), "qrels.tsv", "no judgements")
     (folder / "qrels.tsv").write_text(tsv({("q1", "d3"): 0}))
@@ -223,7 +223,7 @@ def test_judgements_of_nothing(folder):
 
 
 @pytest.mark.parametrize("name", ["corpus.npy", "queries.npy"])
-def test_broken_embeddings(folder, name):
+def test_invalid_embeddings_are_rejected(folder, name):
     with_embeddings(folder)
     rows = len(np.load(folder / name))
     for array, part in (
@@ -267,17 +267,17 @@ RIGHT = {"query_ids": ["a", "b"], "document_ids": ["x", "y", "z"]}
         ((["a"], ["x"], [1]), {"document_embeddings": np.ones(3)}, ["document_emb", "[3, F]"], TableError),
     ],
 )  # fmt: skip
-def test_broken_arrays(arguments, changes, parts, error):
+def test_invalid_arrays_are_rejected(arguments, changes, parts, error):
     refusal(lambda: from_text(*arguments, **RIGHT | changes), *parts, error=error)
 
 
-def test_a_pair_judged_twice_may_be_merged():
+def test_duplicate_judgements_are_merged():
     twice = (["a", "a"], ["x", "x"], [1, 3])
     for how, worth in (("mean", 2), ("last", 3)):
         assert rewards(from_text(*twice, **RIGHT, duplicates=how), "a", ["x"]) == [worth]
 
 
-def test_features_of_ratings_need_ids_to_follow():
+def test_features_need_ids():
     refusal(
         lambda: from_triples(["a"], ["x"], [1], item_features=[[1.0]]), "item_features", "item_ids"
     )
@@ -333,7 +333,7 @@ def test_adapters_start_at_the_inner_products(hidden, experts):
         assert last_item_bias or jnp.any(before != now)
 
 
-def test_an_adapter_beside_a_table_sets_the_width():
+def test_adapter_sets_the_width_of_a_table():
     data = small(item_width=4)
     config = TrainConfig(item_tower="adapter", num_candidates=2)
     policy = build_learner(config, data.environment).policy
@@ -362,7 +362,7 @@ def test_given_embeddings_stay_and_the_other_side_learns(frozen):
             assert kept == (side == frozen)
 
 
-def test_adapters_that_cannot_be():
+def test_invalid_adapters_are_rejected():
     def assembled(data, **settings):
         config = TrainConfig(num_candidates=2, **settings)
         return lambda: build_learner(config, data.environment)
@@ -445,7 +445,7 @@ def test_recall_and_ndcg_against_loops(depth):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("depth", "recall"), [(None, 1 / 2), (1, 1), (2, 1 / 2), (4, 2 / 3)])
-def test_recall_depth_is_of_eligible_items_and_k_by_default(depth, recall):
+def test_recall_depth_counts_eligible_items(depth, recall):
     """Items 1 and 3 are handed over; the best of those that are eligible are 1, 2 and 3, in this order."""
     world = from_matrix(
         [[4.0, 3, 2, 1]], eligible=np.array([[False, True, True, True]]),
@@ -457,7 +457,7 @@ def test_recall_depth_is_of_eligible_items_and_k_by_default(depth, recall):
     assert float(evaluator(jnp.zeros(1, jnp.int32)).candidate_recall) == pytest.approx(recall)
 
 
-def test_a_recall_depth_that_cannot_be():
+def test_invalid_recall_depth_is_rejected():
     refusal(lambda: TrainConfig(recall_depth=0), "--recall-depth is 0", error=ConfigError)
     world = from_matrix(np.eye(3)).environment
     config = TrainConfig(num_candidates=2, recall_depth=4)
@@ -501,7 +501,7 @@ def collection():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("stage", "gain"), [("optimal", 0.15), ("similarity", 0.07)])
-def test_training_finds_more_for_queries_it_never_saw(collection, stage, gain):
+def test_training_generalises_to_held_out_queries(collection, stage, gain):
     config = TrainConfig(**LEARN, **ADAPTERS, reranker=stage, seeds=(0, 1))
     rows = train(config, collection).metrics
     for seed in (0, 1):
@@ -512,7 +512,7 @@ def test_training_finds_more_for_queries_it_never_saw(collection, stage, gain):
 
 
 @pytest.mark.slow
-def test_relevance_that_has_nothing_to_do_with_the_text_teaches_nothing():
+def test_random_relevance_teaches_nothing():
     """Relevant documents drawn uniformly: what was gained above is no artefact.
 
     Those of another query would not do: some documents are relevant to many, and that can be learned.
@@ -585,7 +585,7 @@ def test_from_a_folder_to_candidates(tmp_path, capsys):
     ("flags", "part"),
     [
         ((), "--environment text needs --path FOLDER"),
-        (("--path", "{}", "columns=(", "a", "b", "c"), "columns=("),
+        (("--path", "{}", "--columns", "a", "b", "c"), "--columns"),
         (("--path", "{}", "--missing", "error"), "--missing"),
         (("--path", "{}/none"), "no such folder"),
         (
@@ -596,7 +596,7 @@ def test_from_a_folder_to_candidates(tmp_path, capsys):
         (("--path", "{}", "--duplicates", "mean"), "--duplicates"),
     ],
 )
-def test_what_can_be_mended_is_said(tmp_path, capsys, flags, part):
+def test_errors_name_flags_and_remedy(tmp_path, capsys, flags, part):
     write_problem(tmp_path)
     assert call("train", *FLAGS, *(str(f).replace("{}", str(tmp_path)) for f in flags)) == 2
     assert part in capsys.readouterr().err
