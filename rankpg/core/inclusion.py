@@ -276,7 +276,7 @@ def _log_at_least_one(log_rates: Float[Array, "n"]) -> Float[Array, ""]:
 
 
 def _log_odds(logit: Float[Array, "..."], log_others: Float[Array, "..."]) -> Float[Array, "..."]:
-    """F - log W; certainty where W = 0, and -inf for a masked item; the gradient stays finite."""
+    """Log odds f - log W: certainty where W = 0, -inf for a masked item; the gradient stays finite."""
     masked, certain = jnp.isneginf(logit), jnp.isneginf(log_others)
     inside = jnp.where(masked | certain, 0, logit) - jnp.where(masked | certain, 0, log_others)
     inside = jnp.minimum(inside, _CERTAIN)

@@ -47,7 +47,7 @@ class LargeInclusion:
     """An inclusion probability and a bound on its relative error."""
 
     log_probability: Float[Array, ""]
-    """log P(a in S): heavy items exactly, the rest as Poisson."""
+    """Log P(a in S): heavy items exactly, the rest as Poisson."""
     error_bound: Float[Array, ""]
     """e such that the true probability lies between P (1 - e) and P (1 + e), apart from the error of the
     quadrature. It carries no gradient."""

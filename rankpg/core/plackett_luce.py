@@ -46,7 +46,7 @@ class SparseLogits:
     """Item ids, ascending. An id may be repeated; its repeats have logits of -inf."""
     logits: Float[Array, "M C"]
     log_rest: Float[Array, "M"]
-    """log of the sum of exp(logit) over all items that are not in `items`, per expert."""
+    """Log of the sum of exp(logit) over all items that are not in `items`, per expert."""
 
     def positions(self, ids: Int[Array, "..."]) -> Int[Array, "..."]:
         """Positions of the given ids in `items`; C for an id of -1, which stands for no item."""

@@ -275,6 +275,7 @@ def test_shared_scores_repeat_the_log_probability(estimator, function, experts):
     np.testing.assert_allclose(found[1], (1 + 4 / 3 + 5 / 3 + 2) * truth[1], atol=1e-11)
 
 
+@pytest.mark.slow
 def test_ca_pg_threshold_is_the_log_inclusion_of_the_same_key(key):
     """Holds for one expert; for several the score is another unbiased estimate, equal in the mean only."""
     logits, _, ranking, quotas = random_case(1, 0)

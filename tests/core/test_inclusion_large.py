@@ -30,7 +30,7 @@ def large(logits, items, slots, head=None):
 
 @functools.partial(jax.jit, static_argnums=2)
 def exact(logits, items, slots):
-    """log P by exact inclusion, likewise."""
+    """Log P by exact inclusion, likewise."""
     return _for_all_items(
         lambda f, a: rankpg.log_inclusion(f[None], a, (slots,), "exact"), logits, items
     )
@@ -115,7 +115,8 @@ def test_a_head_of_all_others_is_exact(head):
     np.testing.assert_array_equal(found.error_bound, 0)
 
 
-@pytest.mark.parametrize("sd", [1.0, slow(3.0)])
+@pytest.mark.slow
+@pytest.mark.parametrize("sd", [1.0, 3.0])
 def test_probabilities_add_up_to_the_number_of_slots(sd):
     """2000 normal logits: 40 quantiles, 50 items each."""
     slots, repeats = 10, 50
@@ -133,7 +134,7 @@ def test_probabilities_add_up_to_the_number_of_slots(sd):
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def values_and_gradients(logits, items, slots, head):
-    """log P [S, n], bound [S, n] and gradient [S, n, N] of some items of every policy."""
+    """Log P [S, n], bound [S, n] and gradient [S, n, N] of some items of every policy."""
 
     def one(f, item):
         found = rankpg.log_inclusion_large(f[None], item, (slots,), head)

@@ -16,7 +16,7 @@ METHODS = ("exact", "greedy", "swr", "sum")
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def all_items(logits, quotas, method):
-    """log P for every item of every policy: logits [S, M, N] -> [S, N]."""
+    """Log P for every item of every policy: logits [S, M, N] -> [S, N]."""
 
     def one(policy, item):
         return rankpg.log_inclusion(policy, item, quotas, method)
@@ -26,7 +26,7 @@ def all_items(logits, quotas, method):
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
 def all_gradients(logits, quotas, method):
-    """log P and its gradient for every item of every policy, [S, N] and [S, N, M, N]."""
+    """Log P and its gradient for every item of every policy, [S, N] and [S, N, M, N]."""
 
     def one(policy, item):
         return rankpg.log_inclusion(policy, item, quotas, method)
