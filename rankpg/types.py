@@ -31,6 +31,7 @@ from flax import struct
 __all__ = [
     "Apply",
     "Array",
+    "ArrayLike",
     "Bool",
     "Embeddings",
     "Environment",
@@ -49,7 +50,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float, Int, Key, UInt
+    from numpy.typing import ArrayLike
 else:
+    ArrayLike = Any  # checked at run time, NumPy's would reject numbers and tuples
     try:
         from jaxtyping import Array, Bool, Float, Int, Key, UInt
     except ModuleNotFoundError:  # shapes are documentation then; the tests always check them

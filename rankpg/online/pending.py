@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+
+from rankpg.types import ArrayLike
 
 __all__ = ["Draw", "FeedbackRows", "OpenDraw", "OpenDraws", "Rows", "TokenError"]
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
@@ -23,7 +22,7 @@ from rankpg.online.validation import check_online, check_ranking, check_rewards
 from rankpg.runs.run import Run, prepare
 from rankpg.training.optimizer import Fault
 from rankpg.training.update import seed_keys
-from rankpg.types import Environment
+from rankpg.types import ArrayLike, Environment
 
 __all__ = ["Retriever", "UpdateError", "UpdateResult"]
 

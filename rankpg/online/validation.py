@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rankpg.data.ids import IdMap
 from rankpg.errors import ConfigError
 from rankpg.runs.run import Run
+from rankpg.types import ArrayLike
 
 __all__ = [
     "Returns",
@@ -136,7 +136,7 @@ def check_ranking(
             "positions or scores"
         )
 
-    def named(items: np.ndarray) -> list[object]:
+    def named(items: np.ndarray | np.generic) -> object:
         return (ids[items] if ids else items).tolist()
 
     foreign = ~(shown[:, :, None] == candidates[:, None, :]).any(axis=2)

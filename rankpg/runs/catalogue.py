@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rankpg.data.features import feature_rows
 from rankpg.data.frame import Table
@@ -20,7 +19,7 @@ from rankpg.data.side_tables import describe
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.edits import add_contexts, add_items, remove_items
 from rankpg.errors import ConfigError
-from rankpg.types import Embeddings
+from rankpg.types import ArrayLike, Embeddings
 
 if TYPE_CHECKING:
     from rankpg.runs.run import Run

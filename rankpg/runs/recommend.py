@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rankpg.data.ids import UnknownIdWarning
-from rankpg.types import Params
+from rankpg.types import ArrayLike, Params
 
 if TYPE_CHECKING:
     from rankpg.runs.run import Run

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 from rankpg.config.train_config import TrainConfig
 from rankpg.data.frame import Table
@@ -22,7 +21,7 @@ from rankpg.runs.memory import Memory, check_memory
 from rankpg.training.build import build_learner, make_environment
 from rankpg.training.optimizer import Fault
 from rankpg.training.update import Learner, TrainState, seed_keys
-from rankpg.types import Environment, Params
+from rankpg.types import ArrayLike, Environment, Params
 
 __all__ = ["MetricAccumulator", "Progress", "Row", "Run", "prepare"]
 
