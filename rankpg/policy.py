@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from rankpg.core.estimators import Candidates, Statistics
 from rankpg.encoders import Encoder, to_logits
-from rankpg.retrieval.base import Encoded, Retrieval, best, greedy_over_rows, require_embeddings
+from rankpg.retrieval.base import Encoded, Retrieval, best, greedy_over_rows
 from rankpg.types import (
     Array,
     Bool,
@@ -153,8 +153,7 @@ class Policy:
         Raises:
           ValueError: the encoder returns logits, and so has no embeddings.
         """
-        encoded = self.encoder.encode(params, environment, known)
-        encoded = require_embeddings(encoded, self.retrieval.name)
+        encoded = self._embeddings(params, environment, known)
         mean = jnp.mean(encoded.contexts.astype(jnp.float32), axis=0, keepdims=True)
         mean = mean.astype(encoded.contexts.dtype)
         logits = to_logits(Embeddings(contexts=mean, items=encoded.items), self.temperature)
@@ -170,9 +169,20 @@ class Policy:
         Raises:
           ValueError: the encoder returns logits.
         """
-        encoded = self.encoder.encode(params, environment, contexts)
-        encoded = require_embeddings(encoded, self.retrieval.name)
+        encoded = self._embeddings(params, environment, contexts)
         return dataclasses.replace(encoded, contexts=encoded.contexts / self.temperature)
+
+    def _embeddings(
+        self, params: Params, environment: Environment, contexts: Int[Array, "B"]
+    ) -> Embeddings:
+        """Encodes contexts and items, and rejects logits."""
+        encoded = self.encoder.encode(params, environment, contexts)
+        if not isinstance(encoded, Embeddings):
+            raise ValueError(
+                "embeddings of contexts and items are required, and the encoder returns logits; return "
+                "rankpg.types.Embeddings from it"
+            )
+        return encoded
 
     def _encode(
         self, params: Params, environment: Environment, contexts: Int[Array, "B"]

@@ -135,7 +135,7 @@ def check_ranking(
             "positions or scores"
         )
 
-    def named(items: np.ndarray) -> list[object]:
+    def named(items: np.ndarray | np.generic) -> object:
         return (ids[items] if ids else items).tolist()
 
     foreign = ~(shown[:, :, None] == candidates[:, None, :]).any(axis=2)

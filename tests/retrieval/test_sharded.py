@@ -209,10 +209,10 @@ def test_auto_shards_a_large_catalogue_over_many_devices():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mesh": (2,)}, r"--mesh is 2; expected two numbers"),
-        ({"mesh": (0, 2)}, r"--mesh is 0 2; expected two numbers of at least 1"),
-        ({"mesh": (3, 1), "batch_size": 8}, r"--batch-size 8 does not divide among the 3 devices"),
-        ({"mesh": (1, 2), "retrieval": "dense"}, r"--mesh is 1 2, but has no effect"),
+        ({"mesh": (2,)}, r"mesh=\(2,\); expected two numbers of at least 1"),
+        ({"mesh": (0, 2)}, r"mesh=\(0, 2\); expected two numbers of at least 1"),
+        ({"mesh": (3, 1), "batch_size": 8}, r"batch_size=8 does not divide among the 3 devices"),
+        ({"mesh": (1, 2), "retrieval": "dense"}, r"mesh=\(1, 2\) has no effect"),
         ({"estimator": "ca_pg_exact"}, r"needs the logits of the whole catalogue"),
     ],
 )
@@ -235,5 +235,5 @@ def test_a_mesh_larger_than_the_machine_is_rejected():
     "place", [["here"], ["host:1", "2"], ["host:1", "2", "2"], ["host:1", "x", "0"]]
 )
 def test_malformed_distributed_addresses_are_rejected(place):
-    with pytest.raises(ConfigError, match=r"expected nothing .* or ADDRESS:PORT COUNT INDEX"):
+    with pytest.raises(ConfigError, match=r"expected nothing .*, else ADDRESS:PORT COUNT INDEX"):
         join_processes(place)

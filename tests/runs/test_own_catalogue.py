@@ -341,7 +341,7 @@ def test_text_ids_do_not_depend_on_the_array_type():
 @pytest.mark.parametrize(
     ("ids", "parts"),
     [
-        ([77.5], ["ids are float64", "the run int64", "convert them to one type"]),
+        ([77.5], ["ids are float64", "those of the run are int64", "convert them to one type"]),
         ([77.0], ["ids are float64", "convert them to one type"]),
         (["77"], ["ids are <U2", "convert them to one type"]),
         (np.array(["2020-01-01"], "M8[D]"), ["ids are datetime64[D]", "convert them to one type"]),
