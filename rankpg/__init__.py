@@ -10,7 +10,8 @@ from rankpg.core.estimators import ESTIMATORS, score
 from rankpg.core.inclusion import log_inclusion, log_inclusion_threshold
 from rankpg.core.inclusion_large import log_inclusion_large
 from rankpg.core.plackett_luce import log_prob, log_prob_swr
-from rankpg.core.sampling import expert_quotas, greedy_candidates, sample_candidates
+from rankpg.core.quotas import expert_quotas
+from rankpg.core.sampling import greedy_candidates, sample_candidates
 from rankpg.errors import ConfigError
 from rankpg.runs.run import Run
 from rankpg.runs.storage.folder import RunFolder

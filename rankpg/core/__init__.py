@@ -32,7 +32,8 @@ from rankpg.core.plackett_luce import (
     log_prob,
     log_prob_swr,
 )
-from rankpg.core.sampling import expert_quotas, greedy_candidates, sample_candidates
+from rankpg.core.quotas import expert_quotas
+from rankpg.core.sampling import greedy_candidates, sample_candidates
 
 __all__ = [
     "ESTIMATORS",

@@ -30,7 +30,8 @@ from rankpg.core.plackett_luce import (
     log_remaining_mass,
     ordered_log_prob_terms,
 )
-from rankpg.core.sampling import arrivals, fill_quotas, greedy_in_turn, slot_experts
+from rankpg.core.quotas import slot_experts
+from rankpg.core.sampling import arrivals, fill_quotas, greedy_in_turn
 from rankpg.core.validation import check_items, check_logits
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankpg.core.numerics import centre, log_add, log_sum_exp, suffix_log_sum_exp
-from rankpg.core.sampling import slot_experts
+from rankpg.core.quotas import slot_experts
 from rankpg.core.validation import check_items, check_logits
 from rankpg.types import Array, Bool, Float, Int, Quotas, record
 

@@ -19,13 +19,11 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
-from rankpg.core.gumbel_noise import gumbel_noise
 from rankpg.core.numerics import centre, finite_masks, largest, log_sum_exp
-from rankpg.core.validation import check_logits, is_whole_number
+from rankpg.core.validation import check_logits
 from rankpg.types import Array, Float, Int, PRNGKey, Quotas
 
 __all__ = [
@@ -34,52 +32,20 @@ __all__ = [
     "block_width",
     "condition_on_maximum",
     "drop_taken",
-    "expert_quotas",
     "fill_quotas",
     "greedy_candidates",
     "greedy_in_turn",
     "greedy_order",
+    "gumbel_noise",
     "gumbel_top_k",
     "in_turn",
     "order_depth",
     "sample_candidates",
-    "slot_experts",
     "take_quotas",
+    "threefry",
 ]
 
 # --- quotas -----------------------------------------------------------------------------------------------
-
-
-def expert_quotas(num_candidates: int, num_experts: int) -> Quotas:
-    """Splits K slots over M experts: K // M each, and one more for the first K % M.
-
-    Args:
-      num_candidates: K, at least 1.
-      num_experts: M, at least 1.
-
-    Returns:
-      (K_1, ..., K_M), with sum K.
-
-    Raises:
-      ValueError: a count that is not a whole number of at least 1.
-
-    >>> expert_quotas(10, 4)
-    (3, 3, 2, 2)
-    """
-    for name, value in (("num_candidates", num_candidates), ("num_experts", num_experts)):
-        if not is_whole_number(value) or value < 1:
-            raise ValueError(f"{name}={value!r}; expected a whole number of at least 1")
-    share, extra = divmod(num_candidates, num_experts)
-    return tuple(share + (m < extra) for m in range(num_experts))
-
-
-def slot_experts(quotas: Quotas) -> np.ndarray:
-    """Expert m(k) that fills each slot k, int[K].
-
-    >>> slot_experts((2, 1)).tolist()
-    [0, 0, 1]
-    """
-    return np.repeat(np.arange(len(quotas)), quotas)
 
 
 def order_depth(num_items: int, quotas: Quotas) -> int:
@@ -435,3 +401,72 @@ def greedy_order(logits: Float[Array, "M N"], depth: int) -> Int[Array, "M depth
     within = jnp.take_along_axis(blocks, opened[:, :, None], axis=1).reshape(experts, -1)
     place = largest(within, depth)[1]
     return jnp.take_along_axis(opened, place // width, axis=1) * width + place % width
+
+
+def gumbel_noise(key: PRNGKey, counters: Int[Array, "n"], dtype: DTypeLike) -> Float[Array, "n"]:
+    """Standard Gumbel noise, a function of key and counter alone.
+
+    -log(-log(1 - x)), with x uniform from the 64 bits to which Threefry hashes a counter. Below 1/2 it has 46
+    bits, as in `jax.random.gumbel(mode="high")`; on the 23-bit grid of JAX's default, the items of large
+    catalogues tie.
+
+    Args:
+      key: of one context and expert; not consumed, every counter is a stream of its own.
+      counters: non-negative, for instance item ids.
+      dtype: float32 or float64.
+
+    >>> noise, key = jax.jit(gumbel_noise, static_argnums=2), jax.random.key(0)
+    >>> first, again = (noise(key, jnp.array(c), jnp.float32).tolist() for c in ([7, 8, 9], [8, 9, 7]))
+    >>> first == again[2:] + again[:2]
+    True
+    """
+    # Keys of other generators are longer; Threefry takes two words.
+    words = jax.random.key_data(key).reshape(-1)
+    low = counters.astype(jnp.uint32)
+    bits = threefry((words[0], words[-1]), (jnp.zeros_like(low), low))
+    high, low = (_unit(x, dtype) for x in bits)
+    fine = high + _GRID[jnp.dtype(dtype).itemsize] * low + jnp.finfo(dtype).tiny
+    return -jnp.log(-jnp.log1p(-jnp.where(high >= 0.5, high, fine)))
+
+
+def threefry(
+    key: tuple[UInt[Array, ""], UInt[Array, ""]],
+    counter: tuple[UInt[Array, "*n"], UInt[Array, "*n"]],
+) -> tuple[UInt[Array, "*n"], UInt[Array, "*n"]]:
+    """Hashes counters by 20-round Threefry-2x32 (Salmon et al. 2011, Sec. 4.2), in plain operations.
+
+    The words are those of `jax.extend.random.threefry_2x32`, whose rounds are a loop on a CPU, so that every
+    four of them pass over memory. Plain operations fuse with their consumer.
+
+    Args:
+      key: two words.
+      counter: two arrays of words.
+
+    >>> words = threefry((jnp.uint32(0), jnp.uint32(0)), (jnp.uint32(0), jnp.uint32(0)))
+    >>> [hex(int(word)) for word in words]
+    ['0x6b200159', '0x99ba4efe']
+    """
+    words = (*key, key[0] ^ key[1] ^ jnp.uint32(_PARITY))
+    x, y = counter[0] + words[0], counter[1] + words[1]
+    for group in range(5):
+        for turn in _ROTATIONS[group % 2]:
+            x = x + y
+            y = (y << jnp.uint32(turn) | y >> jnp.uint32(32 - turn)) ^ x
+        x = x + words[(group + 1) % 3]
+        y = y + words[(group + 2) % 3] + jnp.uint32(group + 1)
+    return x, y
+
+
+_PARITY = 0x1BD11BDA
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+
+_GRID = {4: 2.0**-23, 8: 2.0**-32}
+"""The distance between neighbours in `_unit`, by the bytes of the dtype."""
+
+
+def _unit(bits: UInt[Array, "n"], dtype: DTypeLike) -> Float[Array, "n"]:
+    """Maps 32 bits to [0, 1)."""
+    if jnp.dtype(dtype) == jnp.float64:
+        return bits.astype(dtype) * _GRID[8]
+    from_one_to_two = lax.shift_right_logical(bits, jnp.uint32(9)) | jnp.uint32(0x3F800000)
+    return lax.bitcast_convert_type(from_one_to_two, jnp.float32) - 1

@@ -25,10 +25,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from rankpg.core.estimators import Candidates, Statistics
-from rankpg.core.gumbel_noise import gumbel_noise
 from rankpg.core.numerics import accumulation_dtype, log_add, log_sum_exp
 from rankpg.core.plackett_luce import SparseLogits, repeats
-from rankpg.core.sampling import condition_on_maximum, drop_taken, order_depth, take_quotas
+from rankpg.core.sampling import (
+    condition_on_maximum,
+    drop_taken,
+    gumbel_noise,
+    order_depth,
+    take_quotas,
+)
 from rankpg.retrieval.base import (
     FLOAT_BYTES,
     Encoded,

@@ -13,7 +13,7 @@ import optax
 from rankpg.advantages import ADVANTAGES, Advantage, AdvantageSettings, position_weights
 from rankpg.config.train_config import TrainConfig
 from rankpg.core.estimators import ESTIMATORS, check_estimator
-from rankpg.core.sampling import expert_quotas
+from rankpg.core.quotas import expert_quotas
 from rankpg.encoders import Encoder, towers_of
 from rankpg.environments.dataset import Dataset, split_contexts
 from rankpg.environments.registry import ENVIRONMENTS

@@ -10,7 +10,7 @@ from helpers.policies import slow
 from jax.extend.random import threefry_2x32
 from scipy import stats
 
-from rankpg.core.gumbel_noise import gumbel_noise, threefry
+from rankpg.core.sampling import gumbel_noise, threefry
 
 ENABLE_X64 = False
 

@@ -24,7 +24,7 @@ from helpers.exports import (
 from safetensors.numpy import load_file
 
 from rankpg import ConfigError, TrainConfig
-from rankpg.core.sampling import slot_experts
+from rankpg.core.quotas import slot_experts
 from rankpg.encoders import Encoder
 from rankpg.environments.from_ratings import from_matrix, from_triples
 from rankpg.export.folder import export

@@ -19,7 +19,7 @@ from streaming import Masks
 from rankpg import TrainConfig
 from rankpg._utils.distributed import is_writer, join_processes
 from rankpg.core.estimators import ESTIMATORS
-from rankpg.core.sampling import expert_quotas
+from rankpg.core.quotas import expert_quotas
 from rankpg.retrieval.layout import Layout
 from rankpg.retrieval.sharded import Sharded
 from rankpg.retrieval.sharding import MeshSharding, shard_of

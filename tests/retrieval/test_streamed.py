@@ -16,7 +16,8 @@ from rankpg import TrainConfig, train
 from rankpg.core.estimators import ESTIMATORS, Candidates
 from rankpg.core.numerics import centre
 from rankpg.core.plackett_luce import gather_logits
-from rankpg.core.sampling import expert_quotas, greedy_in_turn
+from rankpg.core.quotas import expert_quotas
+from rankpg.core.sampling import greedy_in_turn
 from rankpg.encoders import Encoder
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.retrieval import streamed
