@@ -13,8 +13,14 @@ from pathlib import Path
 from jax.errors import JaxRuntimeError
 
 from rankpg._utils.signals import Stopped
-from rankpg.cli import commands
-from rankpg.cli.arguments import Parser, checkpoint_step, folder_name, former_flag, option_names
+from rankpg.cli.arguments import (
+    Parser,
+    checkpoint_step,
+    folder_name,
+    former_flag,
+    metrics_table,
+    option_names,
+)
 from rankpg.cli.flags import with_flags
 from rankpg.cli.train import add_train
 from rankpg.export.context_tower import PLATFORMS
@@ -99,7 +105,7 @@ def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
     evaluate.add_argument(
         "--json", action="store_true", help="output as JSON, one object per seed [a table]"
     )
-    evaluate.set_defaults(command=commands.evaluate)
+    evaluate.set_defaults(command=evaluate)
 
 
 def _add_demo(subcommands: argparse._SubParsersAction) -> None:
@@ -120,7 +126,7 @@ def _add_demo(subcommands: argparse._SubParsersAction) -> None:
         default=2000,
         help="number of updates of each estimator and seed [%(default)s]",
     )
-    demo.set_defaults(command=commands.demo)
+    demo.set_defaults(command=demo)
 
 
 def _add_report(subcommands: argparse._SubParsersAction) -> None:
@@ -147,7 +153,7 @@ def _add_report(subcommands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="csv, tsv or parquet file of item ids and their groups, for exposure by group [none]",
     )
-    report.set_defaults(command=commands.report)
+    report.set_defaults(command=report)
 
 
 def _add_export(subcommands: argparse._SubParsersAction) -> None:
@@ -194,4 +200,56 @@ def _add_export(subcommands: argparse._SubParsersAction) -> None:
         help="required share of an expert's K best items that an index finds; its search effort is raised "
         "until it does [%(default)s]",
     )
-    export.set_defaults(command=commands.export)
+    export.set_defaults(command=export)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """Prints the metrics of a saved run."""
+    from rankpg.runs.evaluator import evaluate_run
+    from rankpg.runs.storage.load import load_run
+
+    run = load_run(arguments.run, step=arguments.step)
+    rows = evaluate_run(run)
+    if arguments.json:
+        for row in rows:
+            print(json.dumps(row))
+    else:
+        print(f"{arguments.run}: {run.config.estimator}, step {run.step}")
+        print(metrics_table(rows))
+    return 0
+
+
+def export(arguments: argparse.Namespace) -> int:
+    """Exports a saved run and prints the head of its card."""
+    from rankpg.export.folder import check_free, export
+    from rankpg.runs.storage.load import load_run
+
+    settings = {
+        k: v for k, v in vars(arguments).items() if k not in ("command", "run", "out", "step")
+    }
+    check_free(arguments.out)  # before anything is read or compiled
+    folder = export(load_run(arguments.run, step=arguments.step), arguments.out, **settings)
+    print((folder / "CARD.md").read_text().partition("\n## Data")[0])
+    print(folder)
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Trains four estimators and prints their values."""
+    from rankpg.cli import demo as demonstration
+
+    if arguments.num_steps < 1:
+        raise ConfigError(f"num_steps={arguments.num_steps}; expected at least 1")
+    print(demonstration.demo(arguments.out, arguments.num_steps))
+    return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Writes the page that compares runs and prints its path."""
+    from rankpg.report.command import report as compare
+
+    def on_progress(sentence: str) -> None:
+        print(f"rankpg: {sentence}", file=sys.stderr)
+
+    print(compare(arguments.runs, arguments.out, groups=arguments.groups, on_progress=on_progress))
+    return 0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args, get_ori
 from rankpg.errors import ConfigError, argument
 
 if TYPE_CHECKING:
-    from rankpg.config.train_config import TrainConfig
+    from _typeshed import DataclassInstance
 
 __all__ = ["check_effects", "checked", "choices_of", "setting", "setting_type"]
 
@@ -54,7 +54,7 @@ def setting(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def check_effects(config: TrainConfig) -> None:
+def check_effects(config: DataclassInstance) -> None:
     """Rejects a setting that is not its default and has no effect beside the others."""
     for field in dataclasses.fields(config):
         value, ways = getattr(config, field.name), field.metadata["needs"]

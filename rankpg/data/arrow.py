@@ -8,8 +8,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rankpg.data.columns import positions
-from rankpg.data.ids import TableError
-from rankpg.data.ratings_table import Columns, Encoded, Triples, in_one_line, sorted_ids
+from rankpg.data.ids import Columns, TableError
+from rankpg.data.ratings_table import Encoded, Triples, in_one_line, sorted_ids
 
 __all__ = ["arrow", "arrow_triples", "decoded", "encoded_triples", "is_table", "to_arrow"]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rankpg.data.features import feature_rows
+from rankpg.data.arrays import feature_rows
 from rankpg.data.ids import TableError
 from rankpg.data.ratings_table import in_one_line, numpy_fault
 

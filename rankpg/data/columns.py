@@ -6,8 +6,7 @@ import datetime
 import re
 from collections.abc import Sequence
 
-from rankpg.data.ids import TableError, is_missing
-from rankpg.data.ratings_table import Columns
+from rankpg.data.ids import Columns, TableError, is_missing
 
 __all__ = ["NAME_COLUMNS", "category", "column_role", "guess_columns", "positions"]
 

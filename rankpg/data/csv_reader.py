@@ -16,8 +16,8 @@ import numpy as np
 
 from rankpg.data.arrow import arrow
 from rankpg.data.columns import positions
-from rankpg.data.ids import TableError
-from rankpg.data.ratings_table import Columns, Encoded, Matrix, Triples, in_one_line, sorted_ids
+from rankpg.data.ids import Columns, TableError
+from rankpg.data.ratings_table import Encoded, Matrix, Triples, in_one_line, sorted_ids
 
 __all__ = ["read_csv", "read_text", "whole_numbers"]
 

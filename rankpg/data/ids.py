@@ -13,6 +13,7 @@ import numpy as np
 
 __all__ = [
     "ArrayLike",
+    "Columns",
     "Id",
     "IdMap",
     "TableError",
@@ -35,6 +36,10 @@ _DAY, _TIME = "datetime64[D]", "datetime64[us]"
 """The units of Python's own dates and times. A day is found by its midnight."""
 Id: TypeAlias = str | bytes | int | float | datetime.date
 """An id as a plain Python value."""
+
+
+Columns: TypeAlias = tuple[str, str, str]
+"""Names of the user, the item and the value column."""
 
 
 class TableError(ValueError):

@@ -12,10 +12,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rankpg.data.ids import IdMap, TableError, id_array, is_empty
+from rankpg.data.ids import Columns, IdMap, TableError, id_array, is_empty
 
 __all__ = [
-    "Columns",
     "Compressed",
     "Encoded",
     "Matrix",
@@ -28,8 +27,6 @@ __all__ = [
     "unusable",
 ]
 
-Columns: TypeAlias = tuple[str, str, str]
-"""Names of the user, the item and the value column."""
 Encoded: TypeAlias = tuple[np.ndarray, np.ndarray]
 """A column of ids as (labels, codes): row r holds labels[codes[r]], and every label occurs."""
 

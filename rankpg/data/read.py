@@ -18,8 +18,8 @@ import numpy as np
 from rankpg.data.arrow import arrow, encoded_triples
 from rankpg.data.columns import NAME_COLUMNS, column_role, guess_columns, positions
 from rankpg.data.csv_reader import read_csv
-from rankpg.data.ids import TableError
-from rankpg.data.ratings_table import Columns, Matrix, Triples, encode, in_one_line, numpy_fault
+from rankpg.data.ids import Columns, TableError
+from rankpg.data.ratings_table import Matrix, Triples, encode, in_one_line, numpy_fault
 
 __all__ = ["check_columns", "check_file", "from_arrays", "load_arrays", "open_parquet", "read"]
 

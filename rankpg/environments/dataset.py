@@ -6,13 +6,18 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from rankpg.data.features import Featurizer
 from rankpg.data.ids import IdMap
 from rankpg.types import Array, Environment, check_environment
+
+if TYPE_CHECKING:
+    from rankpg.data.features import Featurizer
+else:
+    Featurizer = Any
 
 __all__ = ["Dataset", "LeftOut", "choose_contexts", "split_contexts"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
-from rankpg.data.features import feature_rows
+from rankpg.data.arrays import feature_rows
 from rankpg.data.ids import IdMap, TableError, id_array
 from rankpg.data.ratings_table import Matrix, Triples, compress, encode
 from rankpg.data.read import read

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankpg.data.arrays import feature_rows
 from rankpg.data.beir import read_collection
-from rankpg.data.features import feature_rows
 from rankpg.data.ids import IdMap, TableError
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.from_ratings import Duplicates, from_triples

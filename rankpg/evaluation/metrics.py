@@ -20,6 +20,7 @@ from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Quotas
 
 __all__ = [
     "Evaluation",
+    "Row",
     "TwoStage",
     "correlation",
     "evaluate",
@@ -28,6 +29,9 @@ __all__ = [
     "relevant_recall",
     "share_aligned",
 ]
+
+Row = dict[str, Any]
+"""One evaluation of one seed: plain numbers, or None for a missing value."""
 
 _DRAWS = 16
 """Rankings per context over which a re-ranker that draws is averaged; the sampled policy has four."""

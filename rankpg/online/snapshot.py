@@ -29,9 +29,9 @@ from rankpg.online.pending import FeedbackRows, OpenDraw, OpenDraws, Rows, join
 from rankpg.online.update import Importance
 from rankpg.runs.run import Run
 from rankpg.runs.storage import checkpoint
-from rankpg.runs.storage.card import card
+from rankpg.runs.storage.card import CARD, card
 from rankpg.runs.storage.checkpoint import CheckpointError
-from rankpg.runs.storage.folder import CARD, LOCK, RunFolder
+from rankpg.runs.storage.folder import LOCK, RunFolder
 from rankpg.runs.storage.load import CHECKPOINT, LIVE, METRICS, OWNER, load_run
 
 __all__ = ["Owner", "Saved", "load", "save"]

@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rankpg.errors import ConfigError
-from rankpg.report.gather import ReportedRun, measure, read_run, short_names
+from rankpg.report.gather import measure, read_run, short_names
 from rankpg.report.groups import read_groups
 from rankpg.report.page import render, write
+from rankpg.report.records import ReportedRun
 from rankpg.report.sections import SECTIONS, summary
 from rankpg.runs.run import Run
 

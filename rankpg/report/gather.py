@@ -2,100 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jax.errors import JaxRuntimeError
 
 from rankpg._version import versions
-from rankpg.config.train_config import TrainConfig
 from rankpg.errors import ConfigError
 from rankpg.evaluation.fairness import MEASURES
 from rankpg.report.groups import group_of_items
 from rankpg.report.measure import (
-    Calibration,
-    Exposure,
-    ItemMap,
     measure_calibration,
     measure_exposure,
     project_items,
     rank_items,
 )
+from rankpg.report.records import MOST_GROUPS, GroupFairness, ReportedRun
 from rankpg.runs.run import Run
-from rankpg.runs.storage.folder import CARD
+from rankpg.runs.storage.card import CARD
 from rankpg.runs.storage.load import METRICS, load_config, load_run
 from rankpg.runs.storage.metrics_file import read_metrics
 
-__all__ = ["MOST_GROUPS", "GroupFairness", "ReportedRun", "measure", "read_run", "short_names"]
+__all__ = ["measure", "read_run", "short_names"]
 
 _MEASUREMENT_ERRORS = (
     ValueError, TypeError, KeyError, OSError, ImportError, MemoryError, ArithmeticError,
     JaxRuntimeError,
 )  # fmt: skip
 """Errors of a measurement that the page reports instead of failing."""
-
-MOST_GROUPS = 12
-
-
-@dataclasses.dataclass(frozen=True)
-class GroupFairness:
-    """Fairness of the policy's ranking of the catalogue for one group against all other items."""
-
-    group: str
-    values: dict[str, list[float]]
-    """name of the measure -> mean over contexts, by seed; empty if the group has all items"""
-
-
-@dataclasses.dataclass
-class ReportedRun:
-    """A run on the page. A measurement that failed is None, and `missing` holds the reason."""
-
-    name: str
-    source: str
-    """folder of the run, or `in memory`"""
-    index: int
-    """number of the run on the page, which sets its colour and marker"""
-    config: TrainConfig
-    metrics: list[dict[str, Any]]
-    versions: dict[str, str] = dataclasses.field(default_factory=dict)
-    measured_at: int | None = None
-    """step of the measured checkpoint"""
-    exposure: Exposure | None = None
-    calibration: Calibration | None = None
-    item_map: ItemMap | None = None
-    item_ids: np.ndarray | None = None
-    groups: np.ndarray | None = None
-    """group of every item, [N]"""
-    group_fairness: list[GroupFairness] = dataclasses.field(default_factory=list)
-    cutoff_step: int = 10
-    """distance between the cut-offs of the fairness measures"""
-    missing: dict[str, str] = dataclasses.field(default_factory=dict)
-    """name of the measurement -> reason why the run does not have it"""
-
-    @property
-    def step(self) -> int:
-        """Step of the last evaluation."""
-        return max(row["step"] for row in self.metrics)
-
-    @property
-    def last(self) -> list[dict[str, Any]]:
-        """Rows of the last evaluation, one per seed."""
-        return [row for row in self.metrics if row["step"] == self.step]
-
-    def final(self, name: str) -> list[float]:
-        """Returns a metric of the last evaluation, of the seeds that have it."""
-        return [row[name] for row in self.last if row.get(name) is not None]
-
-    def stopped(self) -> list[str]:
-        """Returns the step and reason for every seed that stopped."""
-        return [
-            f"seed {row['seed']} at step {row.get('stopped_at_step')}: {row['stopped_by']}"
-            for row in self.last
-            if row.get("stopped_by")
-        ]
 
 
 def read_run(source: Path | Run, name: str, index: int) -> tuple[ReportedRun, Callable[[], Run]]:

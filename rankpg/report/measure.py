@@ -5,7 +5,6 @@ Exposure and ranking use greedy candidates, as in serving; calibration uses samp
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -22,6 +21,7 @@ from rankpg.core.sampling import greedy_candidates, sample_candidates
 from rankpg.environments.dataset import choose_contexts
 from rankpg.evaluation.calibration import INCLUSION_OF_ESTIMATOR
 from rankpg.evaluation.metrics import evaluation_block
+from rankpg.report.records import Calibration, Exposure, ItemMap
 from rankpg.runs.evaluator import evaluation_contexts
 from rankpg.runs.run import Run
 from rankpg.training.update import seed_keys
@@ -39,9 +39,6 @@ from rankpg.types import (
 )
 
 __all__ = [
-    "Calibration",
-    "Exposure",
-    "ItemMap",
     "measure_calibration",
     "measure_exposure",
     "project_items",
@@ -61,46 +58,6 @@ _MOST_MAPPED = 3000
 
 Measure: TypeAlias = Callable[[Environment, Float[Array, "M N"], Int[Array, ""], PRNGKey], Any]
 """Measurement of one context: environment, logits, context, key -> tree of arrays."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Exposure:
-    """Number of contexts in which each item is a candidate, is shown, and is among the best."""
-
-    num_contexts: int
-    candidates: np.ndarray
-    """int[seeds, N]: contexts in which the item is a candidate"""
-    shown: np.ndarray | None
-    """int[seeds, N]: contexts in which the item is shown; None if rewards are unknown"""
-    best: np.ndarray | None
-    """int[N]: contexts in which the item is among the K of largest reward; None if rewards are unknown"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Calibration:
-    """Predicted inclusion probabilities and observed draws of pairs of context and item, of one seed."""
-
-    method: str | None
-    """method of `log_inclusion`; None if the score does not approximate an inclusion probability"""
-    predicted: np.ndarray | None
-    """P(a in S) by that method, [pairs]"""
-    exact: np.ndarray | None
-    """exact P(a in S), [pairs]; None for several experts or a large catalogue"""
-    hits: np.ndarray
-    """number of draws that hold the item, int[pairs]"""
-    num_draws: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ItemMap:
-    """The first two principal components of item embeddings."""
-
-    items: np.ndarray
-    """rows, int[n]"""
-    coordinates: np.ndarray
-    """[n, 2]"""
-    explained_variance: np.ndarray
-    """share of the variance that each component explains, [2]"""
 
 
 def sampled_contexts(run: Run, most: int) -> Int[Array, "contexts"]:

@@ -17,7 +17,7 @@ import numpy as np
 from rankpg._utils.plots import curve, mean_interval
 from rankpg.evaluation.calibration import reliability
 from rankpg.evaluation.exposure import lorenz
-from rankpg.report.gather import ReportedRun
+from rankpg.report.records import ReportedRun
 from rankpg.types import Float, Int
 
 if TYPE_CHECKING:  # matplotlib is an extra, and slow to import

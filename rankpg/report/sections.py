@@ -8,8 +8,8 @@ import numpy as np
 
 from rankpg._utils.plots import mean_interval
 from rankpg.report import pictures
-from rankpg.report.gather import ReportedRun
 from rankpg.report.page import Panel, Section, Table
+from rankpg.report.records import ReportedRun
 from rankpg.report.trained import calibration, exposure, groups, item_maps
 
 __all__ = ["SECTIONS", "summary"]

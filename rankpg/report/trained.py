@@ -11,9 +11,8 @@ from rankpg.evaluation.calibration import calibration_error, reliability
 from rankpg.evaluation.exposure import coverage, gini, group_shares
 from rankpg.evaluation.fairness import MEASURES
 from rankpg.report import pictures
-from rankpg.report.gather import MOST_GROUPS, ReportedRun
-from rankpg.report.measure import Calibration, Exposure
 from rankpg.report.page import Panel, Section, Table
+from rankpg.report.records import MOST_GROUPS, Calibration, Exposure, ReportedRun
 
 __all__ = ["calibration", "exposure", "groups", "item_maps"]
 

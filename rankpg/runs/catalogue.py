@@ -6,23 +6,19 @@ data, and none for any other.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankpg.data.features import feature_rows
+from rankpg.data.arrays import feature_rows
 from rankpg.data.frame import Table
 from rankpg.data.ids import ArrayLike, IdMap, TableError, id_array, id_kind
 from rankpg.data.side_tables import describe
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.edits import add_contexts, add_items, remove_items
 from rankpg.errors import ConfigError
+from rankpg.policy import Policy
 from rankpg.types import Embeddings
-
-if TYPE_CHECKING:
-    from rankpg.runs.run import Run
 
 __all__ = ["with_contexts", "with_items", "without_items"]
 
@@ -41,18 +37,17 @@ def _check_features(data: Dataset, side: str) -> None:
         raise _no_row(side)
 
 
-def with_items(run: Run, items: Table, item_ids: ArrayLike | None = None) -> Dataset:
+def with_items(policy: Policy, data: Dataset, items: Table, item_ids: ArrayLike | None) -> Dataset:
     """The dataset of `Run.with_items`."""
-    _check_features(run.dataset, "item")
-    added = add_items(run.dataset, *_rows(run.dataset, "item", items, item_ids))
-    if not _embeds(run, added):
+    _check_features(data, "item")
+    added = add_items(data, *_rows(data, "item", items, item_ids))
+    if not _embeds(policy, added):
         raise _no_row("item")
     return added
 
 
-def without_items(run: Run, item_ids: ArrayLike) -> Dataset:
+def without_items(policy: Policy, data: Dataset, item_ids: ArrayLike) -> Dataset:
     """The dataset of `Run.without_items`."""
-    data = run.dataset
     _check_ids(data)
     rows = np.unique(data.item_ids.rows(item_ids))
     if len(rows) == len(data.item_ids):
@@ -61,17 +56,19 @@ def without_items(run: Run, item_ids: ArrayLike) -> Dataset:
         )
     if data.environment.allowed is None:
         renumbered = remove_items(data, rows, renumber=True)
-        if _embeds(run, renumbered):
+        if _embeds(policy, renumbered):
             return renumbered
     return remove_items(data, rows, renumber=False)
 
 
-def with_contexts(run: Run, contexts: Table, context_ids: ArrayLike | None = None) -> Dataset:
+def with_contexts(
+    data: Dataset, context_tower: str, contexts: Table, context_ids: ArrayLike | None
+) -> Dataset:
     """The dataset of `Run.with_contexts`."""
-    _check_features(run.dataset, "context")
-    if run.config.context_tower == "ids":
+    _check_features(data, "context")
+    if context_tower == "ids":
         raise _no_row("context")
-    return add_contexts(run.dataset, *_rows(run.dataset, "context", contexts, context_ids))
+    return add_contexts(data, *_rows(data, "context", contexts, context_ids))
 
 
 def _no_row(side: str) -> ConfigError:
@@ -119,9 +116,9 @@ def _rows(
     return new, rows
 
 
-def _embeds(run: Run, data: Dataset) -> bool:
+def _embeds(policy: Policy, data: Dataset) -> bool:
     """True if the encoder has an embedding for every item of this catalogue, from shapes alone."""
-    params = jax.eval_shape(lambda x: jax.tree.map(lambda leaf: leaf[0], x), run.state.params)
+    params = jax.eval_shape(policy.init, jax.random.key(0))
     two = jax.ShapeDtypeStruct((2,), jnp.int32)
-    encoded = jax.eval_shape(run.policy.encoder.encode, params, data.environment, two)
+    encoded = jax.eval_shape(policy.encoder.encode, params, data.environment, two)
     return isinstance(encoded, Embeddings) and encoded.items.shape[1] == len(data.item_ids)

@@ -14,8 +14,8 @@ import numpy as np
 from rankpg.environments.dataset import choose_contexts
 from rankpg.errors import ConfigError
 from rankpg.evaluation.diagnostics import Diagnostics, diagnose, number_of_draws
-from rankpg.evaluation.metrics import evaluate, share_aligned
-from rankpg.runs.run import MetricAccumulator, Progress, Row, Run
+from rankpg.evaluation.metrics import Row, evaluate, share_aligned
+from rankpg.runs.run import MetricAccumulator, Progress, Run
 from rankpg.training.optimizer import Fault
 from rankpg.training.update import over_seeds, seed_keys
 from rankpg.types import Int

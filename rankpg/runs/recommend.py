@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rankpg.data.ids import ArrayLike, UnknownIdWarning
+from rankpg.environments.dataset import Dataset
+from rankpg.training.update import Learner
 from rankpg.types import Params
-
-if TYPE_CHECKING:
-    from rankpg.runs.run import Run
 
 __all__ = ["candidates", "context_rows", "known"]
 
 
 def candidates(
-    run: Run, contexts: ArrayLike, seed: int | None, unknown: str, eligible: ArrayLike | None
+    learner: Learner,
+    dataset: Dataset,
+    params: Params,
+    contexts: ArrayLike,
+    unknown: str,
+    eligible: ArrayLike | None,
 ) -> np.ndarray:
     """Implements `Run.candidates`."""
     if unknown not in ("error", "mean"):
         raise ValueError(f"unknown={unknown!r}; expected 'error' or 'mean'")
-    wanted = _context_list(run, contexts)
-    fits = np.ones(len(wanted), bool) if unknown == "error" else known(run, wanted)
-    rows = context_rows(run, wanted[fits]) if fits.any() else np.zeros(0, np.int32)
+    wanted = _context_list(dataset, contexts)
+    fits = np.ones(len(wanted), bool) if unknown == "error" else known(dataset, wanted)
+    rows = context_rows(dataset, wanted[fits]) if fits.any() else np.zeros(0, np.int32)
     if not fits.all():
         warnings.warn(
             f"{int(np.sum(~fits))} of {len(fits)} contexts ({np.mean(~fits):.1%}) are unknown, such as "
@@ -35,23 +38,26 @@ def candidates(
             UnknownIdWarning,
             stacklevel=3,  # the caller of the run
         )
-    items = _candidates_of(run, run.params(seed), rows, fits, eligible, wanted)
-    return run.dataset.item_ids[items]
+    allowed = _allowed_items(
+        eligible, dataset.item_ids.rows, len(fits), learner.environment.num_items
+    )
+    items = _candidates_of(learner, params, rows, fits, allowed, wanted)
+    return dataset.item_ids[items]
 
 
-def known(run: Run, contexts: ArrayLike) -> np.ndarray:
+def known(dataset: Dataset, contexts: ArrayLike) -> np.ndarray:
     """Implements `Run.known`."""
-    return np.atleast_1d(run.dataset.context_ids.find(contexts) >= 0)
+    return np.atleast_1d(dataset.context_ids.find(contexts) >= 0)
 
 
-def context_rows(run: Run, contexts: ArrayLike) -> np.ndarray:
+def context_rows(dataset: Dataset, contexts: ArrayLike) -> np.ndarray:
     """Implements `Run.context_rows`."""
-    return run.dataset.context_ids.rows(_context_list(run, contexts))
+    return dataset.context_ids.rows(_context_list(dataset, contexts))
 
 
-def _context_list(run: Run, contexts: ArrayLike) -> np.ndarray:
+def _context_list(dataset: Dataset, contexts: ArrayLike) -> np.ndarray:
     """Context ids as an array, in the form in which they are looked up."""
-    wanted = np.atleast_1d(run.dataset.context_ids.labels(contexts))
+    wanted = np.atleast_1d(dataset.context_ids.labels(contexts))
     if wanted.ndim > 1 or not wanted.size:
         raise ValueError(
             f"contexts has shape {list(wanted.shape)}; expected one context id or a list of them"
@@ -60,24 +66,24 @@ def _context_list(run: Run, contexts: ArrayLike) -> np.ndarray:
 
 
 def _candidates_of(
-    run: Run,
+    learner: Learner,
     params: Params,
     rows: np.ndarray,
     fits: np.ndarray,
-    eligible: ArrayLike | None,
+    allowed: np.ndarray | None,
     wanted: np.ndarray,
 ) -> np.ndarray:
     """Candidates int32[contexts, K]: of `rows` where the context is known, else of the mean embedding."""
-    size, policy, world = run.config.num_candidates, run.policy, run.environment
-    allowed = _allowed_items(eligible, run.dataset.item_ids.rows, len(fits), world.num_items)
+    policy, world = learner.policy, learner.environment
+    size, replicate = policy.num_candidates, policy.retrieval.sharding.replicate
     items, choice = np.zeros((len(fits), size), np.int32), np.zeros(len(fits), np.int32)
 
     def own(which):
         mask = allowed if allowed is None or allowed.ndim == 1 else allowed[which]
-        return None if mask is None else run.copies(jnp.asarray(mask))
+        return None if mask is None else replicate(jnp.asarray(mask))
 
     if fits.any():
-        contexts = run.copies(jnp.asarray(rows, jnp.int32))
+        contexts = replicate(jnp.asarray(rows, jnp.int32))
         items[fits], choice[fits] = jax.device_get(
             policy.greedy(params, world, contexts, own(fits))
         )
@@ -86,7 +92,7 @@ def _candidates_of(
             policy.greedy_for_unknown(
                 params,
                 world,
-                jnp.asarray(run.learner.sampler.contexts),
+                jnp.asarray(learner.sampler.contexts),
                 int(np.sum(~fits)),
                 own(~fits),
             )

@@ -15,7 +15,7 @@ from rankpg.config.train_config import TrainConfig
 from rankpg.data.frame import Table
 from rankpg.data.ids import ArrayLike
 from rankpg.environments.dataset import Dataset, split_contexts
-from rankpg.evaluation.metrics import TwoStage
+from rankpg.evaluation.metrics import Row, TwoStage
 from rankpg.policy import Policy
 from rankpg.runs import catalogue, recommend
 from rankpg.runs.memory import Memory, check_memory
@@ -24,7 +24,7 @@ from rankpg.training.optimizer import Fault
 from rankpg.training.update import Learner, TrainState, seed_keys
 from rankpg.types import Environment, Params
 
-__all__ = ["MetricAccumulator", "Progress", "Row", "Run", "prepare"]
+__all__ = ["MetricAccumulator", "Progress", "Run", "prepare"]
 
 
 Tree = TypeVar("Tree")
@@ -95,9 +95,6 @@ if TYPE_CHECKING:
     UnknownContexts = Literal["error", "mean"]
 else:  # checked at run time with messages of our own
     UnknownContexts = Any
-
-Row = dict[str, Any]
-"""One evaluation of one seed: plain numbers, or None for a missing value."""
 
 
 @dataclass(frozen=True)
@@ -202,11 +199,13 @@ class Run:
           ValueError, UnknownIdError: an unknown context, an unknown item in `eligible`, or fewer eligible
             items than K.
         """
-        return recommend.candidates(self, contexts, seed, unknown, eligible)
+        return recommend.candidates(
+            self.learner, self.dataset, self.params(seed), contexts, unknown, eligible
+        )
 
     def known(self, contexts: ArrayLike) -> np.ndarray:
         """Mask bool[n] of the contexts that the run knows."""
-        return recommend.known(self, contexts)
+        return recommend.known(self.dataset, contexts)
 
     def with_items(self, items: Table, item_ids: ArrayLike | None = None) -> Run:
         """Adds items to the catalogue without training, for towers over item features; returns a new run.
@@ -222,7 +221,7 @@ class Run:
           ConfigError: the item tower embeds ids, so a new item has no embedding.
           TableError: features or ids that do not fit, or an item that exists already.
         """
-        return self.on(catalogue.with_items(self, items, item_ids))
+        return self.on(catalogue.with_items(self.policy, self.dataset, items, item_ids))
 
     def without_items(self, item_ids: ArrayLike) -> Run:
         """Removes items from the catalogue, so that they are never candidates; returns a new run.
@@ -233,11 +232,13 @@ class Run:
           UnknownIdError: an unknown item.
           ConfigError, ValueError: fewer items than candidates would remain.
         """
-        return self.on(catalogue.without_items(self, item_ids))
+        return self.on(catalogue.without_items(self.policy, self.dataset, item_ids))
 
     def with_contexts(self, contexts: Table, context_ids: ArrayLike | None = None) -> Run:
         """Adds contexts, as `with_items` adds items, for towers over context features; returns a new run."""
-        return self.on(catalogue.with_contexts(self, contexts, context_ids))
+        return self.on(
+            catalogue.with_contexts(self.dataset, self.config.context_tower, contexts, context_ids)
+        )
 
     def on(self, dataset: Dataset) -> Run:
         """The run on another dataset, with a copy of its parameters, so that both may be trained further.
@@ -273,7 +274,7 @@ class Run:
         Raises:
           ValueError: an unknown context, or another kind of value.
         """
-        return recommend.context_rows(self, contexts)
+        return recommend.context_rows(self.dataset, contexts)
 
     def copies(self, tree: Tree) -> Tree:
         """Replicates arrays on every device of a sharded run, as its programs take them."""

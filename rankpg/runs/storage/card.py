@@ -10,8 +10,9 @@ from rankpg._version import versions
 from rankpg.environments.synthetic import Synthetic
 from rankpg.runs.run import Run
 
-__all__ = ["CURVE", "card", "handed_over", "settings_of"]
+__all__ = ["CARD", "CURVE", "card", "handed_over", "settings_of"]
 
+CARD = "RUN.md"
 CURVE = "learning_curve.png"
 
 _FIGURES = ("policy_value", "normalised_value", "candidate_recall", "steps_per_second")

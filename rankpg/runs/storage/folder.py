@@ -30,7 +30,7 @@ from rankpg.errors import ConfigError, argument
 from rankpg.runs.run import Progress, Run
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import dataset_file as saved_data
-from rankpg.runs.storage.card import CURVE, card, handed_over
+from rankpg.runs.storage.card import CARD, CURVE, card, handed_over
 from rankpg.runs.storage.checkpoint import SaveError
 from rankpg.runs.storage.load import (
     CHECKPOINT,
@@ -51,7 +51,7 @@ from rankpg.runs.storage.trackers import Tracks, check_trackers
 
 __all__ = ["RunFolder"]
 
-CARD, KEEP, LOCK = "RUN.md", "folder.json", "writer.lock"
+KEEP, LOCK = "folder.json", "writer.lock"
 
 _DEFAULTS: dict[str, Any] = {"keep_last": 2, "keep_best": False, "track": []}
 """Two checkpoints: one is left if the disk damages the other."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rankpg.errors import ConfigError
-from rankpg.runs.run import Row
+from rankpg.evaluation.metrics import Row
 
 __all__ = ["append_rows", "best_step", "line", "read_metrics"]
 

@@ -18,7 +18,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from rankpg.errors import ConfigError, argument
-from rankpg.runs.run import Row, Run
+from rankpg.evaluation.metrics import Row
+from rankpg.runs.run import Run
 
 __all__ = ["TRACKERS", "Tracker", "Tracks", "check_trackers", "points"]
 
