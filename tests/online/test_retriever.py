@@ -541,7 +541,7 @@ def test_an_interrupted_first_save_can_be_repeated(tmp_path, monkeypatch):
 def test_training_does_not_resume_in_a_folder_of_a_retriever(tmp_path):
     retriever = new()
     retriever.save(tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"holds a live retriever.*online\.Retriever\.load"):
+    with pytest.raises(ConfigError, match=r"has an online retriever.*online\.Retriever\.load"):
         RunFolder(tmp_path / "run").resume(retriever.run)
 
 
