@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import rankpg
-from rankpg.environments.from_ratings import from_file
+from rankpg.environments.from_file import from_file
 from rankpg.runs.storage.load import load_settings
 
 SOURCES = sorted(Path(rankpg.__file__).parent.rglob("*.py"))

@@ -6,7 +6,7 @@ import dataclasses
 import numbers
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args, get_origin
 
 from rankpg.errors import ConfigError, argument
@@ -21,7 +21,7 @@ def setting(
     default: object,
     group: str,
     help: str,
-    choices: tuple[str, ...] = (),
+    choices: Collection[str] | Callable[[], Collection[str]] = (),
     needs: Mapping[str, str | tuple[str, ...]] = types.MappingProxyType({}),
     default_help: str = "",
     metavar: str = "",
@@ -32,7 +32,8 @@ def setting(
       default: its default value.
       group: the heading under which it is listed.
       help: a noun phrase, with the unit.
-      choices: the values it may take; empty if its type says so, or if all values of its type are allowed.
+      choices: its values, or a table or function that gives them when they are needed; empty if its type
+        says so, or if all values of its type are allowed.
       needs: settings and their values, one or several, any of which gives this one an effect; empty if it
         always has one.
       default_help: the default in words, where its value does not say it.
@@ -80,7 +81,10 @@ def setting_type(hint: object) -> tuple[Any, bool]:
 def choices_of(field: dataclasses.Field, hint: object) -> tuple[str, ...]:
     """Returns the values that a setting may take; empty if all values of its type are allowed."""
     hint = setting_type(hint)[0]
-    return get_args(hint) if get_origin(hint) is Literal else field.metadata["choices"]
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    choices = field.metadata["choices"]
+    return tuple(choices() if callable(choices) else choices)
 
 
 def checked(field: dataclasses.Field, hint: object, value: object) -> Any:

@@ -16,8 +16,10 @@ from rankpg.config.presets import PRESETS
 from rankpg.config.renamed import RENAMED
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.encoders import TOWERS
+from rankpg.environments.dataset import ENVIRONMENTS
 from rankpg.errors import ConfigError, argument
 from rankpg.rerankers import RERANKERS
+from rankpg.retrieval.base import RETRIEVALS
 
 __all__ = ["TrainConfig"]
 
@@ -29,15 +31,10 @@ _PROBLEM, _POLICY, _RERANKER, _LEARNING, _RUN = (
     "the run",
 )
 
-# Their tables are not below the config: a test compares the names.
-_ENVIRONMENTS = ("synthetic", "ratings", "text")
-_RETRIEVALS = ("auto", "dense", "streamed", "sharded")
-
 _SHARDED = {"retrieval": "sharded"}
 _SYNTHETIC, _RATINGS = {"environment": "synthetic"}, {"environment": "ratings"}
 _FILES = {"environment": ("ratings", "text")}
 _OVER_FEATURES = tuple(n for n, kind in TOWERS.items() if kind.reads_features and kind.learns)
-_KEEP_WIDTH = {name for name, kind in TOWERS.items() if kind.keeps_width}
 _FROM_PRESET = "from the preset"
 _LARGEST_BONUS = 1e6
 """More would leave nothing of a reward in float32."""
@@ -59,7 +56,7 @@ class TrainConfig:
         _PROBLEM,
         "source of contexts and rewards: synthetic (the paper's instance at 1000 x 1000 and 10 features, "
         "else a generated one), or ratings or text from path=",
-        _ENVIRONMENTS,
+        ENVIRONMENTS,
     )
     path: str | None = setting(
         None,
@@ -129,11 +126,9 @@ class TrainConfig:
         _POLICY,
         "embedding of contexts. ids: a table; features: a perceptron over their features; adapter: their "
         "features plus a perceptron that is 0 at first; given: their features, not trained",
-        tuple(TOWERS),
+        TOWERS,
     )
-    item_tower: str = setting(
-        "ids", _POLICY, "embedding of items, with the same choices", tuple(TOWERS)
-    )
+    item_tower: str = setting("ids", _POLICY, "embedding of items, with the same choices", TOWERS)
     hidden: tuple[int, ...] = setting(
         (64,),
         _POLICY,
@@ -162,7 +157,7 @@ class TrainConfig:
         _POLICY,
         "candidate generation. dense: all logits in memory; streamed: the catalogue in chunks; sharded: "
         "in chunks, on several devices; auto: by the catalogue's size and the devices",
-        _RETRIEVALS,
+        lambda: ("auto", *RETRIEVALS),
     )
     mesh: tuple[int, ...] | None = setting(
         None,
@@ -175,7 +170,7 @@ class TrainConfig:
         "optimal",
         _RERANKER,
         "re-ranker, which picks the shown items among the candidates",
-        tuple(RERANKERS),
+        RERANKERS,
     )
     ranking_length: int = setting(1, _RERANKER, "L, number of candidates that are shown")
     inverse_temperature: float = setting(
@@ -188,7 +183,7 @@ class TrainConfig:
         "ca_pg_swr",
         _LEARNING,
         "policy-gradient estimator, named after its score",
-        tuple(ESTIMATORS),
+        ESTIMATORS,
     )
     preset: str = setting(
         "tuned",
@@ -234,7 +229,7 @@ class TrainConfig:
         "factor of the score: the reward (none), or the reward normalised within its group of draws (group), "
         "less the mean of the other rewards of the batch (batch), a running mean per context (context), or a "
         "learned baseline (learned)",
-        tuple(ADVANTAGES),
+        ADVANTAGES,
         default_help=_FROM_PRESET,
     )
     entropy_bonus: float = setting(
@@ -353,7 +348,10 @@ class TrainConfig:
                 "environment='text' needs path=FOLDER (corpus.jsonl, queries.jsonl and qrels)"
             )
         towers = {self.context_tower, self.item_tower}
-        if _KEEP_WIDTH & towers and self.embedding_dim != type(self).embedding_dim:
+        if (
+            any(TOWERS[name].keeps_width for name in towers)
+            and self.embedding_dim != type(self).embedding_dim
+        ):
             raise ConfigError(
                 f"{self._argument('embedding_dim')} has no effect: {self._argument('context_tower')} and "
                 f"{self._argument('item_tower')} keep the width of the features; leave it out"
@@ -385,7 +383,8 @@ class TrainConfig:
 
     def resolve(self) -> TrainConfig:
         """Returns a copy in which the preset has filled in every setting that was left open."""
-        over_features = not {self.context_tower, self.item_tower}.isdisjoint(_OVER_FEATURES)
+        towers = [TOWERS[name] for name in (self.context_tower, self.item_tower)]
+        over_features = any(tower.reads_features and tower.learns for tower in towers)
         preset = PRESETS[self.preset](self.estimator, over_features)
         if self.optimizer is not None and self.optimizer != preset["optimizer"]:
             preset["optimizer_options"] = ()  # options belong to the preset's own optimizer

@@ -9,7 +9,8 @@ from rankpg.environments import from_text as text
 from rankpg.environments import synthetic
 from rankpg.environments.catalogue import catalogue
 from rankpg.environments.dataset import Dataset, LeftOut
-from rankpg.environments.from_ratings import from_file, from_matrix, from_triples
+from rankpg.environments.from_file import from_file
+from rankpg.environments.from_ratings import from_matrix, from_triples
 from rankpg.environments.from_table import from_table
 from rankpg.environments.from_text import from_text, from_text_folder
 from rankpg.environments.registry import ENVIRONMENTS

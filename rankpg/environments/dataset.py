@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 else:
     Featurizer = Any
 
-__all__ = ["Dataset", "LeftOut", "choose_contexts", "split_contexts"]
+__all__ = ["ENVIRONMENTS", "Dataset", "LeftOut", "choose_contexts", "split_contexts"]
 
 
 def split_contexts(num_contexts: int, held_out: int) -> tuple[np.ndarray, np.ndarray]:
@@ -159,3 +159,7 @@ def _checksum(parts: Iterable[str | bytes]) -> str:
         digest.update(part.encode() if isinstance(part, str) else part)
         digest.update(b"\0")
     return digest.hexdigest()
+
+
+ENVIRONMENTS: dict[str, Callable[[Any], Environment | Dataset]] = {}
+"""name -> builder from settings; the values of the setting `environment`, filled in registry.py."""

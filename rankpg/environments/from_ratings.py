@@ -1,4 +1,4 @@
-"""Ratings as an environment: users are contexts, and the rating of an item is its mean reward.
+"""Ratings in memory as an environment: users are contexts, and the rating of an item is its mean reward.
 
 Rewards are stored as `Ratings` or as a `RewardMatrix` (see tabular.py), inside a `Dataset`, which keeps the
 ids of the rows.
@@ -7,8 +7,6 @@ ids of the rows.
 from __future__ import annotations
 
 import dataclasses
-import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax.numpy as jnp
@@ -17,16 +15,18 @@ import numpy as np
 from rankpg.data.arrays import feature_rows
 from rankpg.data.ids import IdMap, TableError, id_array
 from rankpg.data.ratings_table import Matrix, Triples, compress, encode
-from rankpg.data.read import read
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.tabular import Ratings, RewardMatrix
 from rankpg.types import Array, Bool, Float
 
 __all__ = [
+    "RELATIVE_NOISE",
+    "Clip",
+    "Duplicates",
+    "Missing",
     "clip_of",
     "dataset_of_matrix",
     "dataset_of_triples",
-    "from_file",
     "from_matrix",
     "from_triples",
     "with_features",
@@ -45,53 +45,6 @@ else:  # checked here, with messages of our own
 RELATIVE_NOISE = 0.3
 CLIPS = {"watch_ratio": (0.0, 10.0)}
 """Bounds of clip='auto' by column: a KuaiRec video that runs in a loop has a ratio of hundreds."""
-
-
-def from_file(
-    path: str | os.PathLike[str],
-    *,
-    columns: Sequence[str] | None = None,
-    missing: Missing = "zero",
-    duplicates: Duplicates = "error",
-    clip: Clip | Literal["auto"] = "auto",
-    relative_noise: float | int = RELATIVE_NOISE,
-    eligible: ArrayLike | None = None,
-) -> Dataset:
-    r"""Reads ratings from a CSV, TSV, Parquet, .npz or .npy file, such as `small_matrix.csv` of KuaiRec.
-
-    Args:
-      path: triples (user, item, value), or a dense matrix; see `data.read.read`.
-      columns: names of the user, item and value columns; found by their names if None.
-      missing: `zero` gives a pair without rating the reward 0; `error` rejects it.
-      duplicates: `error` rejects a pair with several ratings; `mean` averages them; `last` keeps the last.
-      clip: (lowest, highest) value, applied to each row; `auto` is (0, 10) for a column named
-        watch_ratio and None, no clipping, for any other.
-      relative_noise: standard deviation of a reward, in units of its mean.
-      eligible: bool[num_contexts, N], in the order of `context_ids` and `item_ids`; all items if None.
-
-    Returns:
-      A dataset whose contexts are the users.
-
-    Raises:
-      FileNotFoundError: the file does not exist.
-      TableError: the file, or a row or cell of it, is invalid.
-      ValueError: an option has an unknown value.
-      ImportError: CSV and Parquet need pyarrow.
-
-    >>> import pathlib, tempfile
-    >>> file = pathlib.Path(tempfile.mkdtemp()) / "ratings.csv"
-    >>> _ = file.write_text("user_id,video_id,watch_ratio\nann,7,0.5\nann,9,25\nbob,9,1.25\n")
-    >>> data = from_file(file)
-    >>> data.environment.mean_rewards(jnp.int32(0), jnp.array(data.item_ids.rows([9, 7])))
-    Array([10. ,  0.5], dtype=float32)
-    >>> data.context_ids[0].item(), data.missing_share
-    ('ann', 0.25)
-    """
-    table = read(path, columns)
-    bounds = clip_of(table, clip)
-    if isinstance(table, Matrix):
-        return dataset_of_matrix(table, relative_noise, 0.0, bounds, eligible)
-    return dataset_of_triples(table, missing, duplicates, bounds, relative_noise, eligible)
 
 
 def from_triples(

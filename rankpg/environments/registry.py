@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
 
-from rankpg.environments.dataset import Dataset
-from rankpg.environments.from_ratings import Duplicates, Missing, from_file
+from rankpg.environments.dataset import ENVIRONMENTS, Dataset
+from rankpg.environments.from_file import from_file
+from rankpg.environments.from_ratings import Duplicates, Missing
 from rankpg.environments.from_text import from_text_folder
 from rankpg.environments.synthetic import Synthetic, generate, paper_instance
-from rankpg.types import Environment
 
 __all__ = ["ENVIRONMENTS", "EnvironmentSettings"]
 
@@ -70,9 +70,4 @@ def _text(settings: EnvironmentSettings) -> Dataset:
     return from_text_folder(settings.path or "")
 
 
-ENVIRONMENTS: dict[str, Callable[[EnvironmentSettings], Environment | Dataset]] = {
-    "synthetic": _synthetic,
-    "ratings": _ratings,
-    "text": _text,
-}
-"""name -> builder from settings; the values of the setting `environment`."""
+ENVIRONMENTS.update({"synthetic": _synthetic, "ratings": _ratings, "text": _text})

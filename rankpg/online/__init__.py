@@ -17,8 +17,8 @@ from rankpg.environments.catalogue import Catalogue, catalogue
 from rankpg.online.host_reranker import HostReranker, RerankError
 from rankpg.online.log import Log, read_log
 from rankpg.online.loop import train, training_loop
-from rankpg.online.pending import Draw, TokenError
-from rankpg.online.retriever import Retriever, UpdateError, UpdateResult
+from rankpg.online.pending import Draw, TokenError, UpdateResult
+from rankpg.online.retriever import Retriever, UpdateError
 
 __all__ = [
     "Catalogue",

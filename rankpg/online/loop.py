@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -23,11 +23,15 @@ import numpy as np
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import evaluate
 from rankpg.online.host_reranker import Call, HostReranker, RerankError
-from rankpg.online.pending import Draw
-from rankpg.online.retriever import Retriever, UpdateResult
+from rankpg.online.pending import Draw, UpdateResult
 from rankpg.runs.evaluator import evaluation_contexts
 from rankpg.runs.run import Progress, Run
 from rankpg.training.update import seed_keys
+
+if TYPE_CHECKING:
+    from rankpg.online.retriever import Retriever
+else:  # the retriever is an argument; it is imported by its users
+    Retriever = Any
 
 __all__ = ["train", "training_loop"]
 
@@ -43,6 +47,7 @@ def train(
     """Trains a retriever under a re-ranker in plain Python; see `training_loop`.
 
     >>> from rankpg import TrainConfig, environments
+    >>> from rankpg.online.retriever import Retriever
     >>> config = TrainConfig(num_candidates=2, batch_size=4, num_steps=2, eval_every=2, seeds=(0,))
     >>> retriever = Retriever.new(config, environments.from_matrix(np.eye(6)))
     >>> nearest = HostReranker(lambda contexts, candidates: -abs(candidates - contexts[:, None]))

@@ -16,7 +16,7 @@ import numpy as np
 
 from rankpg.data.ids import ArrayLike
 
-__all__ = ["Draw", "FeedbackRows", "OpenDraw", "OpenDraws", "Rows", "TokenError"]
+__all__ = ["Draw", "FeedbackRows", "OpenDraw", "OpenDraws", "Rows", "TokenError", "UpdateResult"]
 
 
 class TokenError(ValueError):
@@ -193,3 +193,15 @@ class Draw:
     """float32[n, K]: log P(a in S) of every candidate, by `Retriever.inclusion_method`."""
     step: int
     """Updates made before the draw."""
+
+
+@dataclass(frozen=True)
+class UpdateResult:
+    """The result of passing feedback."""
+
+    step: int
+    """Updates made so far."""
+    waiting: int
+    """Rows of feedback that wait until they fill a batch."""
+    metrics: tuple[dict[str, float], ...] = ()
+    """Metrics of every update that this call made."""

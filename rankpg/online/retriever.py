@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +16,7 @@ from rankpg.data.ids import ArrayLike
 from rankpg.environments.dataset import Dataset
 from rankpg.online import snapshot
 from rankpg.online import update as programs
-from rankpg.online.pending import Draw, FeedbackRows, OpenDraws, Rows, join
+from rankpg.online.pending import Draw, FeedbackRows, OpenDraws, Rows, UpdateResult, join
 from rankpg.online.update import Importance
 from rankpg.online.validation import check_online, check_ranking, check_rewards
 from rankpg.runs.run import Run, prepare
@@ -36,18 +35,6 @@ Tree = TypeVar("Tree")
 
 class UpdateError(ValueError):
     """Raised for an update that met a fault; the parameters are those before it."""
-
-
-@dataclass(frozen=True)
-class UpdateResult:
-    """The result of passing feedback."""
-
-    step: int
-    """Updates made so far."""
-    waiting: int
-    """Rows of feedback that wait until they fill a batch."""
-    metrics: tuple[dict[str, float], ...] = ()
-    """Metrics of every update that this call made."""
 
 
 class Retriever:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,8 @@ from rankpg.retrieval.sharding import OneDevice, Sharding
 from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, Quotas
 
 __all__ = [
+    "RETRIEVALS",
+    "Catalogue",
     "Encoded",
     "Retrieval",
     "best",
@@ -28,8 +30,6 @@ Encoded = Embeddings | Float[Array, "B M N"]
 
 _CONTEXTS_AT_A_TIME = 64
 """Contexts whose logits are in memory together when the greedy candidates are taken."""
-
-FLOAT_BYTES = 4
 
 
 class Retrieval(ABC):
@@ -126,6 +126,21 @@ class Retrieval(ABC):
             )
 
         return greedy_over_rows(one, contexts, eligible)
+
+
+class Catalogue(NamedTuple):
+    """Sizes and mesh from which a retrieval is built."""
+
+    num_items: int
+    """N"""
+    num_candidates: int
+    """K"""
+    mesh: tuple[int, ...] | None = None
+    """Devices along the batch and along the items; None puts all of them along the items."""
+
+
+RETRIEVALS: dict[str, Callable[[Catalogue, str], Retrieval]] = {}
+"""name -> builder from a catalogue and the reason for the choice; filled in choice.py."""
 
 
 def check_rescorable(statistics: Statistics) -> None:

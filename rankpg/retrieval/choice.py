@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
 
-from rankpg.retrieval.base import Retrieval
+from rankpg.retrieval.base import RETRIEVALS, Catalogue, Retrieval
 from rankpg.retrieval.dense import Dense
 from rankpg.retrieval.sharded import Sharded
 from rankpg.retrieval.sharding import shard_over
@@ -22,25 +19,15 @@ _FEW_BYTES = 2**30
 """On another device, logits of up to this size stay in memory."""
 
 
-class Catalogue(NamedTuple):
-    """Sizes and mesh from which a retrieval is built."""
-
-    num_items: int
-    """N"""
-    num_candidates: int
-    """K"""
-    mesh: tuple[int, ...] | None = None
-    """Devices along the batch and along the items; None puts all of them along the items."""
-
-
-RETRIEVALS: dict[str, Callable[[Catalogue, str], Retrieval]] = {
-    "dense": lambda catalogue, reason: Dense(reason=reason),
-    "streamed": lambda catalogue, reason: Streamed(reason=reason),
-    "sharded": lambda catalogue, reason: Sharded(
-        shard_over(catalogue.mesh, catalogue.num_items, catalogue.num_candidates), reason=reason
-    ),
-}
-"""name -> builder from a catalogue and the reason for the choice."""
+RETRIEVALS.update(
+    {
+        "dense": lambda catalogue, reason: Dense(reason=reason),
+        "streamed": lambda catalogue, reason: Streamed(reason=reason),
+        "sharded": lambda catalogue, reason: Sharded(
+            shard_over(catalogue.mesh, catalogue.num_items, catalogue.num_candidates), reason=reason
+        ),
+    }
+)
 
 SAME_DRAW = frozenset({"streamed", "sharded"})
 """Retrievals that draw the same candidates from the same keys: a run may change between them."""

@@ -13,7 +13,9 @@ from jax import lax
 from rankpg.core.numerics import largest, log_sum_exp, scan_rows
 from rankpg.types import Array, Bool, Float, Int
 
-__all__ = ["Layout", "Shard", "layout_for"]
+__all__ = ["FLOAT_BYTES", "Layout", "Shard", "layout_for"]
+
+FLOAT_BYTES = 4
 
 _CHUNK = 4096
 """Approximate number of items in a chunk: a batch's logits of one chunk stay in the processor's cache."""

@@ -21,9 +21,8 @@ from jax.sharding import Mesh, PartitionSpec
 from rankpg.core.estimators import Candidates, Statistics
 from rankpg.retrieval.base import Encoded, Retrieval, require_embeddings
 from rankpg.retrieval.layout import Shard
-from rankpg.retrieval.passes import pull_back, with_gradient
+from rankpg.retrieval.passes import bytes_per_context, find, pull_back, with_gradient
 from rankpg.retrieval.sharding import BATCH, ITEMS, MeshSharding
-from rankpg.retrieval.streamed import bytes_per_context, find
 from rankpg.types import Array, Embeddings, Environment, Int, Key, Quotas
 
 __all__ = ["Sharded"]

@@ -7,8 +7,6 @@ stepped in place, and parameters that have become infinite are noticed one step 
 from __future__ import annotations
 
 import enum
-import inspect
-import math
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -16,10 +14,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rankpg.config.train_config import TrainConfig
 from rankpg.core.estimators import Candidates
 from rankpg.core.numerics import accumulation_dtype
-from rankpg.errors import ConfigError
 from rankpg.types import Array, Bool, Float, Int, Params
 
 __all__ = [
@@ -29,7 +25,6 @@ __all__ = [
     "check_rows",
     "first_fault",
     "in_float32",
-    "make_optimizer",
     "norm",
     "step",
     "stepped_in_place",
@@ -99,46 +94,6 @@ def first_fault(
     finite = jnp.stack([jnp.isfinite(loss), jnp.isfinite(gradient_norm)])
     sound = jnp.concatenate([jnp.ones(1, bool), jnp.all(rows, axis=0), finite])
     return jnp.argmin(sound).astype(jnp.int32)
-
-
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Builds `optax.<name>(learning_rate, **options)` from the settings."""
-    name, options = config.optimizer or "", {}
-    builder = getattr(optax, name, None)
-    part = name.startswith("scale_by_")  # of an optimizer: its updates point uphill
-    if (
-        part
-        or name == "lbfgs"  # its line search asks for the loss, which a policy gradient has not got
-        or not callable(builder)
-        or "learning_rate" not in inspect.signature(builder).parameters
-    ):
-        raise ConfigError(
-            f"optimizer={name!r}; expected an optimizer of optax that takes a learning_rate, such as "
-            "adam, adagrad, sgd, adamw or rmsprop"
-        )
-    known = inspect.signature(builder).parameters
-    for option in config.optimizer_options or ():
-        key, separator, value = option.partition("=")
-        if key in options:
-            raise ConfigError(f"optimizer_options gives {key} twice; give it once")
-        try:
-            options[key] = float(value)
-        except ValueError:
-            separator = ""
-        if not math.isfinite(options.get(key, 0.0)):
-            separator = ""
-        if not separator or key not in known or key == "learning_rate":
-            raise ConfigError(
-                f"optimizer_options holds {option!r}; expected NAME=NUMBER with a name that optax.{name} "
-                f"takes: {', '.join(k for k in known if k != 'learning_rate')}"
-            )
-    try:
-        optimizer: Any = builder(learning_rate=config.learning_rate, **options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"optimizer={name!r} cannot be built from learning_rate and optimizer_options: {error}"
-        ) from error
-    return optimizer if config.table_dtype == "float32" else in_float32(optimizer)
 
 
 def all_finite(tree: Params) -> Bool[Array, ""]:

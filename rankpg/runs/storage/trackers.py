@@ -127,7 +127,7 @@ TRACKERS: dict[str, Callable[[Path, Run], Tracker]] = {
 """name -> what opens it in a run folder."""
 
 _PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-"""name -> the package it needs."""
+"""name -> the package it needs, where it needs one."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -142,9 +142,10 @@ def check_trackers(names: Sequence[str]) -> None:
     for name in names:
         if name not in TRACKERS:
             raise ConfigError(f"{argument('track', name)}; expected one of {', '.join(TRACKERS)}")
-        if find_spec(_PACKAGES[name]) is None:
+        package = _PACKAGES.get(name)
+        if package is not None and find_spec(package) is None:
             raise ModuleNotFoundError(
-                f"{argument('track', name)} needs {_PACKAGES[name]}: pip install 'rankpg[track]'"
+                f"{argument('track', name)} needs {package}: pip install 'rankpg[track]'"
             )
 
 
