@@ -6,6 +6,7 @@ Every setting of TrainConfig is a flag of `train`.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from rankpg.cli.arguments import (
 )
 from rankpg.cli.flags import with_flags
 from rankpg.cli.train import add_train
+from rankpg.errors import ConfigError
 from rankpg.export.context_tower import PLATFORMS
 from rankpg.export.indexes import index_choices
 

@@ -83,7 +83,7 @@ def choices_of(field: dataclasses.Field, hint: object) -> tuple[str, ...]:
     hint = setting_type(hint)[0]
     if get_origin(hint) is Literal:
         return get_args(hint)
-    choices = field.metadata["choices"]
+    choices: Any = field.metadata["choices"]
     return tuple(choices() if callable(choices) else choices)
 
 

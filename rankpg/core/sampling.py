@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 
 from rankpg.core.numerics import centre, finite_masks, largest, log_sum_exp
 from rankpg.core.validation import check_logits
-from rankpg.types import Array, Float, Int, PRNGKey, Quotas
+from rankpg.types import Array, Float, Int, PRNGKey, Quotas, UInt
 
 __all__ = [
     "arrivals",

@@ -18,7 +18,14 @@ from rankpg.report.measure import (
     project_items,
     rank_items,
 )
-from rankpg.report.records import MOST_GROUPS, GroupFairness, ReportedRun
+from rankpg.report.records import (
+    MOST_GROUPS,
+    Calibration,
+    Exposure,
+    GroupFairness,
+    ItemMap,
+    ReportedRun,
+)
 from rankpg.runs.run import Run
 from rankpg.runs.storage.card import CARD
 from rankpg.runs.storage.load import METRICS, load_config, load_run
