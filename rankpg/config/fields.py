@@ -6,8 +6,8 @@ import dataclasses
 import numbers
 import types
 import typing
-from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, get_args, get_origin
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast, get_args, get_origin
 
 from rankpg.errors import ConfigError, argument
 
@@ -83,7 +83,7 @@ def choices_of(field: dataclasses.Field, hint: object) -> tuple[str, ...]:
     hint = setting_type(hint)[0]
     if get_origin(hint) is Literal:
         return get_args(hint)
-    choices: Any = field.metadata["choices"]
+    choices = cast(Iterable[str] | Callable[[], Iterable[str]], field.metadata["choices"])
     return tuple(choices() if callable(choices) else choices)
 
 
@@ -103,7 +103,10 @@ def checked(field: dataclasses.Field, hint: object, value: object) -> Any:
         element = get_args(hint)[0]
         if isinstance(value, str) or not isinstance(value, list | tuple | range):
             raise _wrong(field, value, hint)
-        return tuple(_scalar(field, element, v) for v in value)
+        try:
+            return tuple(_scalar(field, element, v) for v in value)
+        except ConfigError:
+            raise _wrong(field, tuple(value), hint) from None
     value = _scalar(field, str if get_origin(hint) is Literal else hint, value)
     if choices and value not in choices:
         raise ConfigError(f"{argument(field.name, value)}; expected one of {', '.join(choices)}")

@@ -61,7 +61,7 @@ class TrainConfig:
     path: str | None = setting(
         None,
         _PROBLEM,
-        "ratings: csv, parquet or npz file of (user, item, value) triples, or matrix as npy, npz or csv "
+        "ratings: csv, tsv, parquet or npz file of (user, item, value) triples, or matrix as npy, npz or csv "
         "without header; text: folder with corpus.jsonl, queries.jsonl, qrels, corpus.npy and queries.npy",
         needs=_FILES,
         metavar="FILE|FOLDER",
@@ -318,7 +318,7 @@ class TrainConfig:
         try:
             check_estimator(self.estimator, self.num_experts)
         except ValueError as error:
-            raise ConfigError(f"{self._argument('estimator')}: {error}") from None
+            raise ConfigError(str(error)) from None
         if (
             self.retrieval in ("streamed", "sharded")
             and ESTIMATORS[self.estimator].statistics == "catalogue"
@@ -342,7 +342,7 @@ class TrainConfig:
                 "expected L at most K"
             )
         if self.environment == "ratings" and self.path is None:
-            raise ConfigError("environment='ratings' needs path=FILE (csv, parquet or npz)")
+            raise ConfigError("environment='ratings' needs path=FILE (csv, tsv, parquet or npz)")
         if self.environment == "text" and self.path is None:
             raise ConfigError(
                 "environment='text' needs path=FOLDER (corpus.jsonl, queries.jsonl and qrels)"
@@ -369,8 +369,8 @@ class TrainConfig:
             )
         if self.advantage == "group" and self.draws_per_context < 2:
             raise ConfigError(
-                "advantage='group' compares draws of one context; it needs draws_per_context of at least 2, "
-                "for instance draws_per_context=8"
+                "advantage='group' compares draws of one context and needs draws_per_context of at least 2, "
+                f"got {self.draws_per_context}; for instance draws_per_context=8"
             )
         if self.advantage == "group" and self.entropy_bonus:
             raise ConfigError(

@@ -27,8 +27,7 @@ def check_quotas(quotas: Quotas, num_experts: int, num_items: int) -> None:
     """Raises ValueError for quotas that do not fit the experts or the catalogue."""
     if not isinstance(quotas, tuple) or not all(map(is_whole_number, quotas)):
         raise ValueError(
-            f"quotas={quotas!r}; expected a tuple of ints, one per expert, "
-            "for instance expert_quotas(10, 1)"
+            f"quotas={quotas!r}; expected a tuple of ints, one per expert, for instance (10,)"
         )
     if len(quotas) != num_experts:
         raise ValueError(

@@ -226,7 +226,7 @@ def frame_of(table: Table, source: str) -> Frame:
         return _checked(Frame({name: found[name] for name in found.column_names}, source))
     raise TypeError(
         f"{source} is a {type(table).__name__}; expected a table of pandas, polars or pyarrow, a mapping of "
-        "names to NumPy arrays, or the path of a csv, parquet or npz file"
+        "names to NumPy arrays, or the path of a csv, tsv, parquet or npz file"
     )
 
 

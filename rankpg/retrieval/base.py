@@ -16,9 +16,9 @@ from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, 
 
 __all__ = [
     "RETRIEVALS",
-    "Catalogue",
     "Encoded",
     "Retrieval",
+    "RetrievalSettings",
     "best",
     "check_rescorable",
     "greedy_over_rows",
@@ -128,7 +128,7 @@ class Retrieval(ABC):
         return greedy_over_rows(one, contexts, eligible)
 
 
-class Catalogue(NamedTuple):
+class RetrievalSettings(NamedTuple):
     """Sizes and mesh from which a retrieval is built."""
 
     num_items: int
@@ -139,7 +139,7 @@ class Catalogue(NamedTuple):
     """Devices along the batch and along the items; None puts all of them along the items."""
 
 
-RETRIEVALS: dict[str, Callable[[Catalogue, str], Retrieval]] = {}
+RETRIEVALS: dict[str, Callable[[RetrievalSettings, str], Retrieval]] = {}
 """name -> builder from a catalogue and the reason for the choice; filled in choice.py."""
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import jax
 
-from rankpg.retrieval.base import RETRIEVALS, Catalogue, Retrieval
+from rankpg.retrieval.base import RETRIEVALS, Retrieval, RetrievalSettings
 from rankpg.retrieval.dense import Dense
 from rankpg.retrieval.sharded import Sharded
 from rankpg.retrieval.sharding import shard_over
 from rankpg.retrieval.streamed import Streamed
 
-__all__ = ["RETRIEVALS", "SAME_DRAW", "Catalogue", "choose_retrieval"]
+__all__ = ["RETRIEVALS", "SAME_DRAW", "RetrievalSettings", "choose_retrieval"]
 
 _FEW_ITEMS = 8192
 """On a CPU dense is faster below: its logits stay in cache (benchmarks/scripts/retrievals.py)."""
@@ -35,7 +35,7 @@ SAME_DRAW = frozenset({"streamed", "sharded"})
 
 def choose_retrieval(
     wanted: str,
-    catalogue: Catalogue,
+    catalogue: RetrievalSettings,
     num_logits: int,
     *,
     whole_catalogue: bool,
@@ -55,7 +55,7 @@ def choose_retrieval(
       devices: number of devices; those that JAX sees if None.
 
     >>> known = {"whole_catalogue": False, "towers": True, "platform": "cpu", "devices": 1}
-    >>> chosen = choose_retrieval("auto", Catalogue(10**6, 100), 128 * 10**6, **known)
+    >>> chosen = choose_retrieval("auto", RetrievalSettings(10**6, 100), 128 * 10**6, **known)
     >>> chosen.name, chosen.reason
     ('streamed', 'chunks of 1000000 items are faster than all their logits at once')
     """

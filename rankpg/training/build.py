@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +21,12 @@ from rankpg.errors import ConfigError
 from rankpg.policy import Policy
 from rankpg.rerankers import RERANKERS
 from rankpg.retrieval.base import Retrieval, require_embeddings
-from rankpg.retrieval.choice import Catalogue, choose_retrieval
-from rankpg.training.optimizer import in_float32
+from rankpg.retrieval.choice import RetrievalSettings, choose_retrieval
+from rankpg.training.optimizer import make_optimizer
 from rankpg.training.update import ContextSampler, Learner
 from rankpg.types import Embeddings, Environment, Reranker, check_environment
 
-__all__ = ["build_learner", "make_environment", "make_optimizer"]
+__all__ = ["build_learner", "make_environment"]
 
 
 Result = TypeVar("Result")
@@ -108,7 +106,7 @@ def _retrieval(config: TrainConfig, environment: Environment, encoder: Encoder) 
     estimator = check_estimator(config.estimator, config.num_experts)
     retrieval = choose_retrieval(
         config.retrieval,
-        Catalogue(num_items, config.num_candidates, config.mesh),
+        RetrievalSettings(num_items, config.num_candidates, config.mesh),
         len(config.seeds) * config.batch_size * config.num_experts * num_items,
         whole_catalogue=estimator.statistics == "catalogue",
         towers=_has_towers(encoder, environment),
@@ -310,43 +308,3 @@ def _traced(name: str, function: Callable[..., Result], *arguments: object) -> R
         return jax.eval_shape(function, *arguments)
     except Exception as error:
         raise ValueError(f"{name} raised {type(error).__name__}: {error}") from error
-
-
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Builds `optax.<name>(learning_rate, **options)` from the settings."""
-    name, options = config.optimizer or "", {}
-    builder = getattr(optax, name, None)
-    part = name.startswith("scale_by_")  # of an optimizer: its updates point uphill
-    if (
-        part
-        or name == "lbfgs"  # its line search asks for the loss, which a policy gradient has not got
-        or not callable(builder)
-        or "learning_rate" not in inspect.signature(builder).parameters
-    ):
-        raise ConfigError(
-            f"optimizer={name!r}; expected an optimizer of optax that takes a learning_rate, such as "
-            "adam, adagrad, sgd, adamw or rmsprop"
-        )
-    known = inspect.signature(builder).parameters
-    for option in config.optimizer_options or ():
-        key, separator, value = option.partition("=")
-        if key in options:
-            raise ConfigError(f"optimizer_options gives {key} twice; give it once")
-        try:
-            options[key] = float(value)
-        except ValueError:
-            separator = ""
-        if not math.isfinite(options.get(key, 0.0)):
-            separator = ""
-        if not separator or key not in known or key == "learning_rate":
-            raise ConfigError(
-                f"optimizer_options holds {option!r}; expected NAME=NUMBER with a name that optax.{name} "
-                f"takes: {', '.join(k for k in known if k != 'learning_rate')}"
-            )
-    try:
-        optimizer: Any = builder(learning_rate=config.learning_rate, **options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"optimizer={name!r} cannot be built from learning_rate and optimizer_options: {error}"
-        ) from error
-    return optimizer if config.table_dtype == "float32" else in_float32(optimizer)

@@ -7,7 +7,9 @@ stepped in place, and parameters that have become infinite are noticed one step 
 from __future__ import annotations
 
 import enum
-from typing import Any, NamedTuple, TypeVar
+import inspect
+import math
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +18,20 @@ from jax import lax
 
 from rankpg.core.estimators import Candidates
 from rankpg.core.numerics import accumulation_dtype
+from rankpg.errors import ConfigError
 from rankpg.types import Array, Bool, Float, Int, Params
 
 __all__ = [
     "Fault",
+    "OptimizerSettings",
     "Stepped",
     "all_finite",
     "check_rows",
     "first_fault",
+    "guarded_step",
     "in_float32",
+    "make_optimizer",
     "norm",
-    "step",
     "stepped_in_place",
 ]
 
@@ -96,6 +101,63 @@ def first_fault(
     return jnp.argmin(sound).astype(jnp.int32)
 
 
+@runtime_checkable
+class OptimizerSettings(Protocol):
+    """Settings from which the optimizer is built; a `TrainConfig` has these fields."""
+
+    @property
+    def optimizer(self) -> str | None: ...
+
+    @property
+    def optimizer_options(self) -> tuple[str, ...] | None: ...
+
+    @property
+    def learning_rate(self) -> float | None: ...
+
+    @property
+    def table_dtype(self) -> str: ...
+
+
+def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
+    """Builds `optax.<name>(learning_rate, **options)` from the settings."""
+    name, options = settings.optimizer or "", {}
+    builder = getattr(optax, name, None)
+    part = name.startswith("scale_by_")  # of an optimizer: its updates point uphill
+    if (
+        part
+        or name == "lbfgs"  # its line search asks for the loss, which a policy gradient has not got
+        or not callable(builder)
+        or "learning_rate" not in inspect.signature(builder).parameters
+    ):
+        raise ConfigError(
+            f"optimizer={name!r}; expected an optimizer of optax that takes a learning_rate, such as "
+            "adam, adagrad, sgd, adamw or rmsprop"
+        )
+    known = inspect.signature(builder).parameters
+    for option in settings.optimizer_options or ():
+        key, separator, value = option.partition("=")
+        if key in options:
+            raise ConfigError(f"optimizer_options gives {key} twice; give it once")
+        try:
+            options[key] = float(value)
+        except ValueError:
+            separator = ""
+        if not math.isfinite(options.get(key, 0.0)):
+            separator = ""
+        if not separator or key not in known or key == "learning_rate":
+            raise ConfigError(
+                f"optimizer_options holds {option!r}; expected NAME=NUMBER with a name that optax.{name} "
+                f"takes: {', '.join(k for k in known if k != 'learning_rate')}"
+            )
+    try:
+        optimizer: Any = builder(learning_rate=settings.learning_rate, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"optimizer={name!r} cannot be built from learning_rate and optimizer_options: {error}"
+        ) from error
+    return optimizer if settings.table_dtype == "float32" else in_float32(optimizer)
+
+
 def all_finite(tree: Params) -> Bool[Array, ""]:
     """True if no leaf holds NaN or infinity."""
     return jnp.all(jnp.stack([jnp.max(jnp.abs(x)) < jnp.inf for x in jax.tree.leaves(tree)]))
@@ -134,7 +196,7 @@ class Stepped(NamedTuple):
     """True if all parameters are finite: the new ones, or the old ones of a large model."""
 
 
-def step(
+def guarded_step(
     optimizer: optax.GradientTransformation,
     params: Params,
     optimizer_state: optax.OptState,

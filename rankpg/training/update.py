@@ -1,6 +1,7 @@
 """The learner: what one update of policy gradient is made of, and the update itself.
 
-    contexts -> candidates -> ranking -> rewards -> scores -> credit -> loss -> gradient -> optimizer
+    contexts -> encoder -> retrieval -> re-ranker -> rewards
+             -> scores -> credit -> loss -> gradient -> optimizer
 
 `update` is this diagram. Training runs it on batches that are drawn inside of it (`Simulated`). Online
 learning runs the same function on batches whose candidates were drawn before and whose ranking and rewards
@@ -22,7 +23,7 @@ from jax import lax
 from rankpg.advantages import Advantage, BaselineState, entropy_bonus
 from rankpg.core.estimators import Candidates, Estimator
 from rankpg.policy import Policy
-from rankpg.training.optimizer import Fault, check_rows, first_fault, norm, step
+from rankpg.training.optimizer import Fault, check_rows, first_fault, guarded_step, norm
 from rankpg.types import Array, Environment, Float, Int, Key, Params, PRNGKey, Reranker, record
 
 __all__ = [
@@ -31,10 +32,10 @@ __all__ = [
     "Learner",
     "Logged",
     "Simulated",
-    "Step",
     "StepKeys",
     "StepMetrics",
     "TrainState",
+    "UpdateDetails",
     "over_seeds",
     "seed_keys",
     "train_chunk",
@@ -67,14 +68,14 @@ class StepMetrics:
     """Diagnostics of one update."""
 
     loss: Float[Array, ""]
-    """The surrogate: - mean over the batch of sum_l credit_l * score_l."""
+    """The surrogate: - mean over the batch of sum_l w_l * credit_l * score_l, w the importance weights."""
     reward: Float[Array, ""]
     """Mean over the batch of sum_l alpha_l r_l."""
     gradient_norm: Float[Array, ""]
 
 
 @record
-class Step:
+class UpdateDetails:
     """What one update computed, besides the new state; records have a leading axis B."""
 
     metrics: StepMetrics
@@ -97,8 +98,9 @@ class StepKeys(NamedTuple):
         return cls(*jax.random.split(key, 4))
 
     def rows(self, count: int) -> StepKeys:
-        """Splits every stream into a key for each row."""
-        return StepKeys(*(jax.random.split(key, count) for key in self))
+        """Splits every stream but that of the contexts, which are drawn already, into a key for each row."""
+        rows = (jax.random.split(key, count) for key in self[1:])
+        return StepKeys(self.contexts, *rows)
 
 
 class ContextSampler(NamedTuple):
@@ -145,7 +147,7 @@ class Simulated:
 
     contexts: Int[Array, "B"]
     keys: StepKeys
-    """A key of every stream for each row."""
+    """A key of every stream for each row; see `StepKeys.rows`."""
 
     @property
     def weights(self) -> float:
@@ -180,7 +182,8 @@ class Logged:
     shown: Int[Array, "B L"]
     observed: Float[Array, "B L"]
     weights: Float[Array, "B L"]
-    """Importance weights of the policy that learns against the policy that drew."""
+    """Importance weights, P_theta / P_theta' of the candidate set or of each shown item, clipped: see
+    `online.importance_weights`."""
 
     def candidates(self, learner: Learner, params: Params) -> Candidates:
         """Rescores the candidates under the present parameters."""
@@ -252,7 +255,8 @@ class Learner:
     def update(self, state: TrainState, key: PRNGKey) -> tuple[TrainState, StepMetrics]:
         """Makes one step of policy gradient on a fresh batch.
 
-        An update that meets a `Fault` changes nothing but `state.fault`; so does every later one.
+        An update that meets a `Fault` changes nothing but `state.fault`; so does every later one. (A model
+        of more than 2^22 numbers is stepped in place: its parameters are checked one update later.)
         """
         state, done = update(self, state, self.simulate(key))
         return state, done.metrics
@@ -309,7 +313,7 @@ class Learner:
     ) -> TrainState:
         """Takes the optimizer's step; after a fault, here or earlier, only `state.fault` changes."""
         take = (state.fault == 0) & (fault == 0)
-        stepped = step(
+        stepped = guarded_step(
             self.optimizer, state.params, state.optimizer_state, gradient, step_size, take
         )
         fault = jnp.where((fault == 0) & ~stepped.sound, Fault.PARAMETERS.value, fault)
@@ -347,11 +351,11 @@ class _Static(tuple[Any, ...]):
         return hash(tuple(map(id, self)))
 
 
-def update(learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainState, Step]:
+def update(learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainState, UpdateDetails]:
     """Makes one step of policy gradient, E[sum_l alpha_l * A_l * grad score_l] (Kiyohara et al. 2026)."""
 
     def surrogate_loss(params: Params) -> tuple[Float[Array, ""], tuple[Any, ...]]:
-        candidates = batch.candidates(learner, params)  # [B, K]
+        candidates = batch.candidates(learner, params)  # a record; its items are [B, K]
         ranking = batch.ranking(learner, candidates)  # [B, L]
         rewards = batch.rewards(learner, ranking)  # [B, L]
         scores = learner.score(candidates, ranking)  # [B, L], the gradient's only way
@@ -367,7 +371,9 @@ def update(learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStat
     state = learner.apply_gradient(state, gradient, baseline, step_size, fault)
     reward = jnp.mean(rewards @ learner.position_weights.astype(rewards.dtype))
     metrics = StepMetrics(loss=loss, reward=reward, gradient_norm=length)
-    return state, Step(metrics=metrics, gradient=gradient, candidates=candidates, credit=credit)
+    return state, UpdateDetails(
+        metrics=metrics, gradient=gradient, candidates=candidates, credit=credit
+    )
 
 
 def train_chunk(learner: Learner, length: int) -> Any:

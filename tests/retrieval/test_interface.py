@@ -12,7 +12,7 @@ from rankpg.core.estimators import Candidates
 from rankpg.core.sampling import greedy_candidates
 from rankpg.encoders import to_logits
 from rankpg.retrieval import RETRIEVALS, Retrieval
-from rankpg.retrieval.choice import SAME_DRAW, Catalogue
+from rankpg.retrieval.choice import SAME_DRAW, RetrievalSettings
 from rankpg.retrieval.sharding import Sharding
 
 BATCH, ITEMS, QUOTAS = 3, 37, (4, 2)
@@ -21,7 +21,7 @@ CONTEXTS = jnp.arange(BATCH, dtype=jnp.int32)
 
 def built(name: str) -> Retrieval:
     mesh = (1, 1) if name == "sharded" else None
-    return RETRIEVALS[name](Catalogue(ITEMS, sum(QUOTAS), mesh), "a reason")
+    return RETRIEVALS[name](RetrievalSettings(ITEMS, sum(QUOTAS), mesh), "a reason")
 
 
 @pytest.fixture(params=RETRIEVALS)

@@ -14,8 +14,7 @@ from rankpg.core.estimators import ESTIMATORS
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.retrieval.dense import Dense
 from rankpg.retrieval.streamed import Streamed
-from rankpg.training.build import make_optimizer
-from rankpg.training.optimizer import in_float32, norm
+from rankpg.training.optimizer import in_float32, make_optimizer, norm
 
 ENABLE_X64 = False
 

@@ -18,7 +18,7 @@ from helpers.run_files import metrics_rows
 from rankpg import TrainConfig
 from rankpg._utils.distributed import join_processes
 from rankpg.errors import ConfigError
-from rankpg.retrieval.choice import Catalogue, choose_retrieval
+from rankpg.retrieval.choice import RetrievalSettings, choose_retrieval
 from rankpg.retrieval.layout import Layout, Shard
 from rankpg.retrieval.sharding import shard_over
 from rankpg.training.build import build_learner
@@ -200,10 +200,10 @@ def test_put_then_gather_returns_the_state():
 
 def test_auto_shards_a_large_catalogue_over_many_devices():
     known = {"whole_catalogue": False, "towers": True, "platform": "cpu", "devices": 8}
-    many = choose_retrieval("auto", Catalogue(10**6, 10), 10**8, **known)
+    many = choose_retrieval("auto", RetrievalSettings(10**6, 10), 10**8, **known)
     assert many.name == "sharded"
     assert "8 devices share them" in many.reason
-    assert choose_retrieval("auto", Catalogue(100, 10), 10**4, **known).name == "dense"
+    assert choose_retrieval("auto", RetrievalSettings(100, 10), 10**4, **known).name == "dense"
 
 
 @pytest.mark.parametrize(

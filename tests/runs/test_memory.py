@@ -12,7 +12,7 @@ from rankpg import TrainConfig
 from rankpg.environments.synthetic import generate
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import evaluation_block
-from rankpg.retrieval.choice import Catalogue, choose_retrieval
+from rankpg.retrieval.choice import RetrievalSettings, choose_retrieval
 from rankpg.runs import memory
 from rankpg.runs.memory import available_memory, check_memory, estimate_memory
 from rankpg.runs.run import prepare
@@ -136,18 +136,19 @@ def test_available_memory_of_this_machine():
     ("changes", "name", "reason"),
     [
         ({}, "streamed", "chunks of 100000 items are faster"),
-        ({"catalogue": Catalogue(1000, 10)}, "dense", "1000 items fit in cache"),
+        ({"catalogue": RetrievalSettings(1000, 10)}, "dense", "1000 items fit in cache"),
         ({"whole_catalogue": True}, "dense", "reads the logits of the whole catalogue"),
         ({"towers": False}, "dense", "the encoder returns logits"),
         ({"platform": "gpu"}, "dense", "fit on the device"),
         ({"platform": "gpu", "num_logits": 10**9}, "streamed", "3.7 GiB of logits"),
         ({"wanted": "dense"}, "dense", "as requested"),
-        ({"wanted": "streamed", "catalogue": Catalogue(10, 2)}, "streamed", "as requested"),
+        ({"wanted": "streamed", "catalogue": RetrievalSettings(10, 2)}, "streamed", "as requested"),
     ],
 )
 def test_auto_names_its_choice_and_reason(changes, name, reason):
     case = {
-        "wanted": "auto", "catalogue": Catalogue(10**5, 10), "num_logits": 10**6, "whole_catalogue": False,
+        "wanted": "auto", "catalogue": RetrievalSettings(10**5, 10),
+        "num_logits": 10**6, "whole_catalogue": False,
         "towers": True, "platform": "cpu", **changes,
     }  # fmt: skip
     chosen = choose_retrieval(**case)
