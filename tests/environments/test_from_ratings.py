@@ -230,7 +230,7 @@ CELLS = st.tuples(st.integers(0, 3), st.integers(0, 6))
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.sets(CELLS, min_size=12, max_size=12), st.randoms(use_true_random=False))
 def test_sparse_equals_dense(cells, random):
-    """In rows of 0 to 7 ratings, whatever the order of the file."""
+    """Rows have 0 to 7 ratings, in any order of the file."""
     rows = sorted(cells)
     random.shuffle(rows)
     users, items = np.array(rows).T
@@ -348,11 +348,11 @@ def test_bfloat16_matrix_is_accepted():
 def test_fingerprint_covers_ids_and_numbers(change):
     ids = {"context_ids": ["a", "b"], "item_ids": [1, 2, 3]}
     matrix = np.arange(6.0).reshape(2, 3)
-    sums = ratings.from_matrix(matrix, **ids).fingerprint()
-    assert ratings.from_matrix(matrix.copy(), **ids).fingerprint() == sums
+    before = ratings.from_matrix(matrix, **ids).fingerprint()
+    assert ratings.from_matrix(matrix.copy(), **ids).fingerprint() == before
     if change == "numbers":
         matrix[1, 1] += 1
     else:
         ids[change] = [*ids[change][:-1], "zz" if change == "context_ids" else 9]
     other = ratings.from_matrix(matrix, **ids).fingerprint()
-    assert [name for name in sums if sums[name] != other[name]] == [change]
+    assert [name for name in before if before[name] != other[name]] == [change]
