@@ -24,10 +24,11 @@ test: lint types ## lint, types, core tests and doctests
 test-core: setup ## tests of the core mathematics alone: half a minute
 	$(PY) -m pytest -n $(JOBS) --dist worksteal tests/core rankpg/core $(ARGS)
 
-lint: setup ## ruff: rules and formatting; import-linter: the layers
+lint: setup ## ruff, the layers of the package, the words of code and documentation
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	.venv/bin/lint-imports --no-cache
+	$(PY) tools/check_language.py
 
 types: setup ## pyright
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 PYRIGHT_PYTHON_FORCE_VERSION= $(PY) -m pyright

@@ -87,7 +87,7 @@ def entropy_bonus(
     For other re-rankers and scores see docs/mathematics.md.
 
     Args:
-      rewards: of the shown items.
+      rewards: rewards of the shown items.
       scores: log-probabilities of the shown items, used without their gradient.
       weight: reward units per nat. An advantage that rescales removes the units.
       slots: the number of candidates that a score covers: 1, or K.

@@ -301,7 +301,7 @@ def two_tower(
       context_features: [contexts, F]; None for a table.
       item_features: [N, G]; None for a table.
       hidden: widths of the perceptrons' hidden layers.
-      dtype: of the parameters.
+      dtype: dtype of the parameters.
 
     >>> encoder = two_tower(num_contexts=4, num_items=6, dim=2, num_experts=3)
     >>> params = encoder.init(jax.random.key(0))

@@ -80,7 +80,7 @@ class Policy:
 
         Args:
           keys: one for each context, consumed.
-          params: of the encoder.
+          params: parameters of the encoder.
           environment: says which items are eligible, and holds the features that towers read.
           contexts: ids.
           statistics: `Estimator.statistics`.
@@ -119,7 +119,7 @@ class Policy:
         """Takes the K most probable candidates of each context, and counts the items it could choose from.
 
         Args:
-          params: of the encoder.
+          params: parameters of the encoder.
           environment: says which items are eligible.
           contexts: ids.
           eligible: a further mask, one for all contexts or one for each.
@@ -144,7 +144,7 @@ class Policy:
         is eligible for any context.
 
         Args:
-          params: of the encoder.
+          params: parameters of the encoder.
           environment: says which items are eligible.
           known: ids of the contexts that training draws from.
           count: number of unknown contexts.

@@ -49,7 +49,7 @@ class _Reranker:
 
     @property
     def draws(self) -> bool:
-        """Whether the greedy ranking is another one than what is drawn."""
+        """True if the greedy ranking differs from the drawn one."""
         return self.draw is not self.most_likely
 
     def __call__(

@@ -5,7 +5,7 @@
     M  experts (logit models)                      D  embedding width
     C  items with sparse logits (see core/plackett_luce.py)
 
-`quotas = (K_1, ..., K_M)` says how many of the K slots each expert fills, in block order.
+`quotas = (K_1, ..., K_M)` gives the number of slots of each expert, in block order.
 A context and an item are int32 ids, `0 <= context < num_contexts`, `0 <= item < num_items`;
 features, where there are any, are looked up by the towers and by the environment.
 """
@@ -92,7 +92,7 @@ class Ranking:
 
     items: Int[Array, "L"]
     log_propensity: Float[Array, ""]
-    """log P_LSR(ranking | candidates); NaN where it is unknown."""
+    """log P(ranking | candidates); NaN where it is unknown."""
 
 
 @runtime_checkable

@@ -42,7 +42,16 @@ def findings():
     return {finding.name: finding for finding in found}
 
 
-@pytest.mark.parametrize("name", ["functions above 60 lines"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "import depth",
+        "import circles",
+        "share of parameters without a type",
+        "functions above 60 lines",
+        "files above 500 lines",
+    ],
+)
 def test_within_its_limit(findings, name):
     finding = findings[name]
     assert not finding.too_large, "\n".join([f"{name}: {finding.value:.3g}", *finding.details])

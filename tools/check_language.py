@@ -110,7 +110,7 @@ WORDS = (
 _BE = r"(is|are|was|were|be)"
 _IS_NO = "is no|are no|was no|were no|be no"
 _OLD_NAMES = "late stage|late stages|reward transform|reward transforms|laboratory|campaign|live"
-_OLD_NAME = r"[\"' ](--)?(late[_-]stage|reward[_-]transform|laboratory|campaign|live)[\w-]*[\"'= ]"
+_OLD_NAME = r"[\"' ](--)?(late[_-]stage|reward[_-]transform|laboratory|campaign|live)[\w-]*[\"'=: ]"
 
 ALLOWED = (
     # "There is no such item" is idiomatic, and so is a comparison.
@@ -133,6 +133,9 @@ ALLOWED = (
     ),
     # The folder of an online retriever's open draws, on disk.
     Allowed("live", r"[\"'`/]live[\"'`/]|\blive/(retriever\.json|<step>)"),
+    # Keys in files of earlier or present versions: of a checkpoint's metadata, and of saved draws.
+    Allowed("stretch", r"[\"']stretch[\"']", only=("rankpg/runs/storage/load.py", "tests/runs/*")),
+    Allowed("told", r"[\"']told[\"']", only=("rankpg/online/snapshot.py",)),
     # Files on disk: the key of a manifest, a checkpoint's SHA256SUMS.
     Allowed("sums", r"[\"']sums[\"']|SHA256SUMS|\bSUMS\b|sha256sum"),
     Allowed("sums", r"(?i)\bsums (since|over|to|of (the )?(metrics|blocks|rewards|weights))\b"),
@@ -142,6 +145,9 @@ ALLOWED = (
     Allowed("late stage", r"(?i)late-stage rank", only=("README.md", "docs/*", "notebooks/*")),
     # Names of earlier versions, which are refused with the new name.
     Allowed(_OLD_NAMES, _OLD_NAME, only=("rankpg/config/*", "rankpg/cli/*", "benchmarks/cli.py")),
+    Allowed(
+        "late stage", r"[\"']late_stage_regret[\"']", only=("rankpg/runs/storage/metrics_file.py",)
+    ),
     Allowed(_OLD_NAMES, _OLD_NAME, only=("tests/config/*", "tests/cli/*", "tests/runs/*")),
 )
 
@@ -157,6 +163,8 @@ HELP_OPENINGS = ("what", "which", "whose", "of", "as", "the same", "where", "how
 
 FLAG_PATHS = ("rankpg/*.py", "benchmarks/*.py")
 FLAGS_ALLOWED = ("rankpg/cli/*", "benchmarks/cli.py", "benchmarks/peers/*")
+SCRIPTS = ("benchmarks/scripts/*.py",)
+"""Commands with parsers of their own: flags may stand in their usage and in a call of `main([...])`."""
 
 EXEMPT = (
     "tools/check_language.py",
@@ -246,6 +254,8 @@ def _matches(path: str, patterns: tuple[str, ...]) -> bool:
 def _opening(text: str, openings: tuple[str, ...]) -> str | None:
     words = re.findall(r"[A-Za-z][\w'-]*|\S", text[:40])[:2]
     begin = " ".join(words).lower()
+    if openings is HELP_OPENINGS and re.match(r"as (in|for) `", text):
+        return None  # an argument of another function: "as in `sample`"
     return next((o for o in openings if begin == o or begin.startswith(f"{o} ")), None)
 
 
@@ -301,13 +311,24 @@ def _is_text(node: ast.AST) -> bool:
 _FLAG = re.compile(r"(?<![\w-])--(?:[a-z][a-z0-9-]*(?![\w-])|\{|[\"'] ?\+)")
 
 
+def _usage_end(text: str) -> int:
+    """Returns the end of the docstring that is a script's usage, 0 without one."""
+    first = re.match(r'\s*"""(.*?)"""', text, re.DOTALL)
+    return first.end() if first and "python -m benchmarks" in first.group() else 0
+
+
 def faults_of_flags(path: str, text: str) -> Iterator[Fault]:
     """Flags in the library: only the command line may name them."""
     if not _matches(path, FLAG_PATHS) or _matches(path, FLAGS_ALLOWED):
         return
+    usage = _usage_end(text) if _matches(path, SCRIPTS) else 0
     for found in _FLAG.finditer(text):
+        if found.start() < usage:
+            continue
         if re.search(r"add_argument\(\s*[\"'][^\n]{0,40}$", text[: found.start()][-80:]):
             continue  # of a script's own parser
+        if usage and re.search(r"\bmain\(\[[^\n]*$", text[: found.start()]):
+            continue  # one command that calls another
         line = text.count("\n", 0, found.start()) + 1
         yield Fault(path, line, found.group(), "name the argument (num_candidates=0), not the flag")
 

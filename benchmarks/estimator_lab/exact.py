@@ -38,7 +38,7 @@ RERANKERS = {"optimal": np.inf, "noisy": 1.0, "uniform": 0.0, "anti": -np.inf}
 """name -> inverse temperature of a re-ranker that samples by softmax(inverse temperature * reward)."""
 
 FAST_COMPILATION: dict[str, bool | int | str] = {"xla_backend_optimization_level": 0}
-"""For `jax.jit(..., compiler_options=)`: optimising these programs takes LLVM longer than running them."""
+"""Options for `jax.jit(..., compiler_options=)`: LLVM optimises these programs longer than they run."""
 
 _LARGEST_CATALOGUE = 7
 _DRAWS_AT_A_TIME = 512

@@ -1,4 +1,4 @@
-"""Hard problems: every estimator's share of the attainable value: `python -m benchmarks hard-problems`.
+"""Hard problems, and every estimator's share of the attainable value: `python -m benchmarks hard-problems`.
 
 problems.py   the problems and their trials
 reach.py      the attainable value: of the best candidates, and of the same encoder fitted to the rewards

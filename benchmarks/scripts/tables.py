@@ -1,4 +1,4 @@
-"""Fills the tables of the README and of docs/ from the committed results.
+"""Fills the tables of docs/ from the committed results.
 
     python -m benchmarks.scripts.tables
 

@@ -130,7 +130,7 @@ def _products(file: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def cross_entropy_chunk(learner: Learner, length: int) -> Any:
-    """As `train_chunk`, for the loss -sum_a relevance(a) log softmax(logits)_a / sum_a relevance(a)."""
+    """`train_chunk` for the loss -sum_a relevance(a) log softmax(logits)_a / sum_a relevance(a)."""
 
     def step(learner, targets, root, state, _):
         environment = learner.environment

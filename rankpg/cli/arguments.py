@@ -98,7 +98,7 @@ def setting_argument(
     """Returns the arguments of `add_argument` for a setting.
 
     Args:
-      field: of `TrainConfig`.
+      field: a field of `TrainConfig`.
       hint: its type.
       names: all settings, which its help may mention.
     """

@@ -1,4 +1,4 @@
-"""Settings that once had another name."""
+"""Former names of settings."""
 
 from __future__ import annotations
 

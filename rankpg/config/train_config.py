@@ -1,4 +1,4 @@
-"""Every choice of a run, typed and frozen: the same settings as Python arguments, YAML keys and flags."""
+"""Settings of a run, typed and frozen, with the same names as Python arguments, YAML keys and flags."""
 
 from __future__ import annotations
 
@@ -405,7 +405,7 @@ class TrainConfig:
 
         Args:
           settings: name -> value.
-          source: where they come from, for errors.
+          source: name of their origin, for errors.
 
         Raises:
           ConfigError: an unknown or former name, or a value that cannot be used.

@@ -5,7 +5,8 @@ Pure, unbatched functions of JAX arrays; use `jax.vmap` for a batch. The files, 
     validation.py       rejects arguments of a wrong shape, dtype or value
     numerics.py         logarithms of sums and differences, centring, top-k
     gumbel_noise.py     counter-based Gumbel noise
-    sampling.py         quotas; candidates by Gumbel-top-k, and greedily
+    quotas.py           slots of each expert
+    sampling.py         candidates by Gumbel-top-k, and greedily
     plackett_luce.py    sparse logits; log-probabilities of ordered candidates
     inclusion_exact.py  P(a in S) by quadrature, for one expert
     inclusion_large.py  P(a in S) for a large catalogue, with an error bound

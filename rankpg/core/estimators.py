@@ -79,8 +79,8 @@ def draw_candidates(
     Args:
       key: consumed by the Gumbel noise.
       logits: f_m(a), divided by the temperature; -inf masks an item.
-      quotas: how many slots each expert fills.
-      statistics: those of the estimator.
+      quotas: slots of each expert.
+      statistics: the name of the statistics that the estimator needs.
     """
     sound = jnp.max(logits) < jnp.inf  # a maximum passes NaN on, and NaN is not less
     logits = centre(logits)
@@ -265,7 +265,7 @@ def score(
       logits: f_m(a), divided by the temperature; -inf masks an item.
       candidates: item ids in slot order.
       ranking: item ids by position; for credit-assigned scores any eligible item, else candidates.
-      quotas: how many slots each expert fills.
+      quotas: slots of each expert.
       key: the key of `sample_candidates`, from which `ca_pg_threshold` recomputes the noise.
 
     Returns:

@@ -64,7 +64,7 @@ def log_inclusion(
     Args:
       logits: f_m(a); -inf masks an item.
       item: the item's id.
-      quotas: how many slots each expert fills.
+      quotas: slots of each expert.
       method: exact, greedy, swr or sum.
 
     Returns:
@@ -156,7 +156,7 @@ def log_inclusion_greedy(
       sparse: contains at least the items of `order` and `item`.
       order: every expert's greedy order (`sampling.greedy_in_turn`).
       item: the item's id.
-      quotas: how many slots each expert fills.
+      quotas: slots of each expert.
     """
     picks = sparse.positions(_first_picks(order, item, quotas))
     return log_inclusion_given_picks(sparse, sparse.positions(item), picks, quotas)
@@ -211,7 +211,7 @@ def log_inclusion_at_threshold(
       order: every expert's order by arrival (`sampling.arrivals`).
       perturbed: the perturbed logits of `order`.
       item: the item's id.
-      quotas: how many slots each expert fills.
+      quotas: slots of each expert.
     """
     picks, places = fill_quotas(order, quotas, excluded=item)
     last, used = np.cumsum(quotas)[_used_experts(quotas)] - 1, _used_experts(quotas)
@@ -255,7 +255,7 @@ def log_inclusion_given_picks(
       sparse: contains at least the item and the picks.
       position: the item's position in the sparse logits.
       picks: positions of the others' first K - 1 picks; C stands for no item.
-      quotas: how many slots each expert fills.
+      quotas: slots of each expert.
     """
     log_mass = log_remaining_mass(sparse, picks, quotas, excluded=position)
     logits = sparse.logits[slot_experts(quotas), position]

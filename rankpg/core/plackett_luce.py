@@ -148,7 +148,7 @@ def log_prob(
     Args:
       logits: f_m(a); -inf masks an item.
       candidates: item ids in slot order, distinct.
-      quotas: how many slots each expert fills.
+      quotas: slots of each expert.
 
     Returns:
       A scalar, at most 0; -inf, with gradient 0 for it, if a candidate is masked.
@@ -234,7 +234,7 @@ def log_remaining_mass(
     Args:
       sparse: contains at least the picks and `excluded`.
       picks: positions in the sparse logits, in slot order; P is K or K - 1, position C stands for no item.
-      quotas: how many slots each expert fills.
+      quotas: slots of each expert.
       excluded: position of an item that is taken out of the catalogue; None: no item.
     """
     experts, length = slot_experts(quotas), sparse.items.shape[0]
@@ -261,7 +261,7 @@ def swr_log_prob(sparse: SparseLogits, picks: Int[Array, "K"], quotas: Quotas) -
     Args:
       sparse: contains at least the picks.
       picks: positions in the sparse logits, in slot order.
-      quotas: how many slots each expert fills.
+      quotas: slots of each expert.
     """
     experts = slot_experts(quotas)
     return jnp.sum(_masked_difference(sparse.logits[experts, picks], sparse.log_total()[experts]))

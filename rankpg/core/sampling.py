@@ -66,7 +66,7 @@ def sample_candidates(key: PRNGKey, logits: Float[Array, "M N"], quotas: Quotas)
     Args:
       key: consumed.
       logits: f_m(a), divided by the temperature; -inf masks an item.
-      quotas: how many slots each expert fills.
+      quotas: slots of each expert.
 
     Returns:
       Item ids, int32.
@@ -109,7 +109,7 @@ def in_turn(
 
     Args:
       logits: f_m(a); -inf masks an item.
-      quotas: how many items of its order each expert takes.
+      quotas: items that each expert takes from its order.
       top_items: `top_items(m, row)` returns the order of expert m, best first: the items [depth], and any
         further arrays [depth]. `row` is its logits, with -inf for taken items and `numerics.finite_masks`
         for items that are only masked: an expert with too few eligible items takes masked ones, and none
@@ -149,7 +149,7 @@ def drop_taken(
 
     Args:
       order: every expert's order of preference, of K + 1 items at least or of all N.
-      quotas: how many items each expert takes.
+      quotas: items that each expert takes.
       depth: items to return per expert, at least every quota.
       excluded: an item that is taken out of the catalogue; None: no item.
 
@@ -219,7 +219,7 @@ def arrivals(
     Args:
       key: consumed.
       logits: f_m(a), centred (`numerics.centre`); -inf masks an item, whose perturbed logit is then -inf.
-      quotas: how many slots each expert fills.
+      quotas: slots of each expert.
 
     >>> draw = jax.jit(arrivals, static_argnums=2)
     >>> draw(jax.random.key(0), jnp.array([[0.0, 90.0, 60.0, 30.0]]), (2,))[0]
@@ -411,7 +411,7 @@ def gumbel_noise(key: PRNGKey, counters: Int[Array, "n"], dtype: DTypeLike) -> F
     catalogues tie.
 
     Args:
-      key: of one context and expert; not consumed, every counter is a stream of its own.
+      key: key of one context and expert. It is not consumed: every counter is a stream of its own.
       counters: non-negative, for instance item ids.
       dtype: float32 or float64.
 

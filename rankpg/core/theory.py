@@ -25,7 +25,7 @@ from rankpg.types import Array, Bool, Float, Int, Quotas
 __all__ = ["GradientParts", "decompose_gradient", "is_aligned", "is_partitioned", "top_k_condition"]
 
 ShownProbabilities = Callable[[Int[Array, "K"]], Float[Array, "K"]]
-"""P_LSR(a | S) of the re-ranker: candidates in slot order -> probability that each one is shown (L = 1)."""
+"""P(a shown | S) of the re-ranker: candidates in slot order -> probability that each is shown (L = 1)."""
 
 _MOST_TUPLES = 200_000
 
@@ -88,12 +88,12 @@ def decompose_gradient(
     """Exact policy gradient and its two parts, by enumeration (Kiyohara et al. 2026, Theorem 3.1).
 
     V-PG = E[r grad log P(a in S)] + E[r grad log P(a shown | a in S)], with
-    P(a shown | a in S) = sum over S containing a of P(S) P_LSR(a | S) / P(a in S).
+    P(a shown | a in S) = sum over S containing a of P(S) P(a shown | S) / P(a in S).
 
     Args:
       logits: f_m(a).
-      quotas: how many slots each expert fills.
-      shown_probabilities: P_LSR(. | S) of the re-ranker, L = 1.
+      quotas: slots of each expert.
+      shown_probabilities: P(a shown | S) for every a in S, of the re-ranker with L = 1.
       rewards: expected reward q(a).
 
     Returns:

@@ -96,7 +96,7 @@ def check_items(name: str, items: ArrayLike, num_items: int, shape: tuple[int | 
     """Raises ValueError for item ids of a wrong shape or dtype and, where concrete, out of range or repeated.
 
     Args:
-      name: of the argument, for the message.
+      name: name of the argument, for the message.
       items: item ids.
       num_items: N.
       shape: the required shape; None stands for L, any length.

@@ -1,6 +1,6 @@
 """CSV and TSV files, parsed by pyarrow column by column.
 
-A file that pyarrow rejects is read again, line by line, to find the line.
+A file that pyarrow rejects is read again, line by line, to find the invalid line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Contexts and items without rewards, and environments some of whose items were removed."""
+"""Contexts and items without rewards, and environments with some items removed."""
 
 # Dataclass fields implement properties of the protocol.
 # pyright: reportIncompatibleMethodOverride=false

@@ -1,4 +1,4 @@
-"""Datasets with other items or contexts than they were made with."""
+"""Datasets with items removed, or with items or contexts added."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Diagnostics of training between updates: noise of the gradient, effective sample size, saturation.
 
-They read a state and change nothing: a program of its own, with keys of its own. Draws pass through the
+They read a state and change nothing: a separate program, with its own random keys. Draws pass through the
 run's own retrieval, so nothing is larger than in an update. Diagnostics that need the logits of an evaluation
 are fields of `metrics.Evaluation`. docs/diagnostics.md says what to do about each.
 """

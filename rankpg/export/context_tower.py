@@ -43,7 +43,7 @@ class ContextTower(NamedTuple):
 
     program: jax_export.Exported
     parameters: dict[str, np.ndarray]
-    """in float32; the program rounds them back to the dtype of training, without loss"""
+    """float32 arrays; the program rounds them back to the dtype of training, without loss"""
     width: int | None
     """F, if the inputs are features float32[B, F]; None if they are rows int32[B]"""
 

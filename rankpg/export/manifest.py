@@ -23,9 +23,9 @@ class Recall(TypedDict):
     """Recall of an index against exact search."""
 
     candidates: float
-    """of the K candidates after the merge"""
+    """recall of the K candidates after the merge"""
     experts: list[float]
-    """of the K best items of every expert"""
+    """recall of the K best items of each expert"""
     contexts: int
     """number of contexts that recall is measured on"""
 
@@ -95,7 +95,7 @@ class Manifest(TypedDict):
     temperature: float
     temperature_is_applied: bool
     masks: bool
-    """whether training restricted the items of a context; the export holds no masks"""
+    """true if training restricted the items of a context; the export holds no masks"""
     items: ItemsEntry
     context_tower: ContextTowerEntry
     indexes: dict[str, IndexEntry]

@@ -1,4 +1,4 @@
-"""Online learning: the re-ranker and the user are outside of the program, and the data flow waits for them.
+"""Online learning: the re-ranker and the user are outside the program, and the data flow waits for them.
 
     act                                    | outside                | update
     contexts -> encoder -> candidates   -> | re-ranker -> rewards ->| scores -> credit -> ... -> optimizer

@@ -65,7 +65,7 @@ class HostReranker:
     concurrency: int = 1
     """Calls that run at the same time."""
     timeout: float | None = None
-    """Seconds for one attempt; None is no limit."""
+    """Seconds for one attempt; None sets no limit."""
     retries: int = 0
     """Further attempts after one that raised, timed out, or returned an invalid result."""
     pause: float = 0.0
@@ -73,7 +73,7 @@ class HostReranker:
     on_failure: Policy = "stop"
     """Action when all attempts failed: stop, or skip these rows."""
     give_up_after: int = 10
-    """With skip: the number of failed calls in a row that stops training."""
+    """Number of failed calls in a row that stops training, if failures are skipped."""
 
     def __post_init__(self) -> None:
         if not callable(self.function):

@@ -3,11 +3,11 @@
 With `overlap`, the next batch is drawn, and the last update made, while the re-ranker works:
 
     draw 0 | call 0 ............ | call 1 ............ | call 2 ...
-             draw 1                learn 0, draw 2       learn 1, draw 3
+             draw 1                update 0, draw 2      update 1, draw 3
 
-Batch n + 1 is then drawn with parameters that have not seen batch n: they are one update old when it is
-used. The retriever's importance weights account for that. Without `overlap`, the default, every batch is
-drawn with the parameters that learn from it, and the loop does what `training.update` does.
+Batch n + 1 is then drawn with parameters that have not seen batch n: they are one update old when the
+batch is used. The retriever's importance weights account for that. Without `overlap`, the default, every
+batch is drawn with the parameters that learn from it, and the loop does what `training.update` does.
 """
 
 from __future__ import annotations

@@ -15,9 +15,19 @@ from rankpg.config.train_config import TrainConfig
 from rankpg.data.ids import ArrayLike
 from rankpg.environments.dataset import Dataset
 from rankpg.online import snapshot
-from rankpg.online import update as programs
 from rankpg.online.pending import Draw, FeedbackRows, OpenDraws, Rows, UpdateResult, join
-from rankpg.online.update import Importance
+from rankpg.online.update import (
+    FeedbackBatch,
+    Importance,
+    LoggedDraw,
+    UpdateMetrics,
+    act,
+    inclusion_method,
+    keys_of_draw,
+    sample_rewards,
+    training_contexts,
+    update_from_feedback,
+)
 from rankpg.online.validation import check_online, check_ranking, check_rewards
 from rankpg.runs.run import Run, prepare
 from rankpg.training.optimizer import Fault
@@ -172,7 +182,7 @@ class Retriever:
     @property
     def inclusion_method(self) -> str:
         """The method of `Draw.log_inclusion`: exact, greedy, or swr (sampling with replacement)."""
-        return programs.inclusion_method(self.run.learner)
+        return inclusion_method(self.run.learner)
 
     @property
     def waiting(self) -> int:
@@ -313,9 +323,9 @@ class Retriever:
         queue, size = join(self._queue), self.run.config.batch_size
         batch, rest = queue.take(slice(0, size)), queue.take(slice(size, None))
         self._queue = [rest] if len(rest.rewards) else []
-        batch_of_rows = programs.FeedbackBatch(
+        batch_of_rows = FeedbackBatch(
             context=jnp.asarray(batch.rows.contexts),
-            drawn=programs.LoggedDraw(
+            drawn=LoggedDraw(
                 items=jnp.asarray(batch.rows.candidates),
                 log_propensity=jnp.asarray(batch.rows.log_propensity),
                 log_inclusion=jnp.asarray(batch.rows.log_inclusion),
@@ -350,9 +360,9 @@ class Retriever:
             root: PRNGKey,
             serial: Int[Array, ""],
             contexts: Int[Array, "B"],
-        ) -> programs.LoggedDraw:
-            keys = programs.keys_of_draw(root, serial, len(contexts)).candidates
-            return programs.act(learner, only(params), keys, contexts)
+        ) -> LoggedDraw:
+            keys = keys_of_draw(root, serial, len(contexts)).candidates
+            return act(learner, only(params), keys, contexts)
 
         def rewards(
             learner: Learner,
@@ -361,17 +371,17 @@ class Retriever:
             contexts: Int[Array, "B"],
             ranking: Int[Array, "B L"],
         ) -> Float[Array, "B L"]:
-            keys = programs.keys_of_draw(root, serial, len(contexts)).rewards
-            return programs.sample_rewards(learner, keys, contexts, ranking)
+            keys = keys_of_draw(root, serial, len(contexts)).rewards
+            return sample_rewards(learner, keys, contexts, ranking)
 
         def updates(
-            learner: Learner, state: TrainState, batch: programs.FeedbackBatch
-        ) -> tuple[TrainState, programs.UpdateMetrics]:
-            state, metrics = programs.update_from_feedback(
+            learner: Learner, state: TrainState, batch: FeedbackBatch
+        ) -> tuple[TrainState, UpdateMetrics]:
+            state, metrics = update_from_feedback(
                 learner, self.importance, self.clip, only(state), batch
             )
             return jax.tree.map(lambda x: x[None], state), metrics
 
-        self._contexts = jax.jit(programs.training_contexts)
+        self._contexts = jax.jit(training_contexts)
         self._draws, self._rewards = jax.jit(draws), jax.jit(rewards)
         self._updates = jax.jit(updates, donate_argnums=1)

@@ -32,7 +32,7 @@ from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage.card import CARD, card
 from rankpg.runs.storage.checkpoint import CheckpointError
 from rankpg.runs.storage.folder import LOCK, RunFolder
-from rankpg.runs.storage.load import CHECKPOINT, LIVE, METRICS, OWNER, load_run
+from rankpg.runs.storage.load import CHECKPOINT, METRICS, ONLINE, OWNER, load_run
 
 __all__ = ["Owner", "Saved", "load", "save"]
 
@@ -96,12 +96,12 @@ def save(
         owner = dataclasses.replace(owner, last_save=secrets.token_hex(8))
         if first:
             _write_owner(path, owner)  # a checkpoint is valid only with it
-        atomic_write_text(path / LIVE / f"{step}.npz", content.getvalue())
+        atomic_write_text(path / ONLINE / f"{step}.npz", content.getvalue())
         atomic_write_text(path / METRICS, lines)
         checkpoint.save(path / CHECKPOINT, step, jax.device_get(run.state))
         atomic_write_text(path / CARD, card(run, step=step, curve=False))
         _write_owner(path, owner)  # last: a save that fails leaves the earlier name
-        for old in (path / LIVE).glob("*.npz"):
+        for old in (path / ONLINE).glob("*.npz"):
             if old.name != f"{step}.npz":
                 old.unlink()
     return owner.last_save
@@ -113,11 +113,11 @@ def _begin(path: Path, run: Run) -> None:
     Raises:
       ConfigError: the folder holds another run, or cannot be created.
     """
-    if (path / LIVE).is_dir() and not checkpoint.saved_steps(path / CHECKPOINT):
+    if (path / ONLINE).is_dir() and not checkpoint.saved_steps(path / CHECKPOINT):
         (path / METRICS).unlink(missing_ok=True)
         shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
     RunFolder(path).open(run)
-    (path / LIVE).mkdir(exist_ok=True)
+    (path / ONLINE).mkdir(exist_ok=True)
 
 
 def load(path: Path, **overrides: Any) -> Saved:
@@ -139,7 +139,7 @@ def load(path: Path, **overrides: Any) -> Saved:
         )
     run = load_run(path, **overrides)
     run.metrics[:] = [row for row in run.metrics if row != _unvalued(run, row["step"])]
-    file = path / LIVE / f"{int(run.state.step[0])}.npz"
+    file = path / ONLINE / f"{int(run.state.step[0])}.npz"
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as saved:
             arrays = dict(saved)
@@ -188,7 +188,7 @@ def _check_owner(path: Path, owner: Owner, known: str | None) -> None:
 
 
 def _read_owner(path: Path) -> Owner | None:
-    file = path / LIVE / OWNER
+    file = path / ONLINE / OWNER
     if not file.exists():
         return None
     try:
@@ -198,7 +198,7 @@ def _read_owner(path: Path) -> Owner | None:
 
 
 def _write_owner(path: Path, owner: Owner) -> None:
-    atomic_write_text(path / LIVE / OWNER, json.dumps(dataclasses.asdict(owner)))
+    atomic_write_text(path / ONLINE / OWNER, json.dumps(dataclasses.asdict(owner)))
 
 
 def _check_shapes(run: Run, arrays: dict[str, np.ndarray]) -> None:

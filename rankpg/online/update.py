@@ -1,6 +1,6 @@
 """Both halves of an online update: the draw of candidates now, and the update from their feedback later.
 
-Between the two lies time, in which the parameters may move from theta' (the draw) to theta (the update). The
+Between the two, the parameters may move from theta' (the draw) to theta (the update). The
 update follows the gradient at theta: the scores of the same candidates are computed under theta, and every
 shown item has an importance weight:
 
@@ -88,7 +88,7 @@ class UpdateMetrics:
 
 
 def inclusion_method(learner: Learner) -> str:
-    """How the inclusion probabilities of a draw are computed: exact, greedy or swr."""
+    """Returns the method of a draw's inclusion probabilities: exact, greedy or swr."""
     return _INCLUSION[learner.estimator.statistics]
 
 
@@ -159,9 +159,9 @@ def importance_weights(
 
     Args:
       learner: the policy and its score.
-      importance: which ratio; see the top of this file.
+      importance: set, item or none; see the top of this file.
       clip: the largest weight.
-      params: of the policy that learns.
+      params: parameters of the policy that learns.
       batch: draws and feedback.
     """
     if importance == "none":

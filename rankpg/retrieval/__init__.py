@@ -6,11 +6,11 @@ retrievals are interchangeable.
 
 base.py       the interface: sample, rescore, greedy, peak_bytes, sharding
 dense.py      `Dense`: all logits of a batch in memory
-streamed.py   `Streamed`: the catalogue in chunks, two passes an update
-sharded.py    `Sharded`: the same on many devices, each with its shard of the items and of the batch
+streamed.py   `Streamed`: the catalogue in chunks, two passes per update
+sharded.py    `Sharded`: many devices, each with a shard of the items and of the batch
 layout.py     chunks, blocks and shards of a catalogue
 passes.py     logits of a chunk, forward and backward
-sharding.py   where the arrays of a run lie
+sharding.py   sharding of a run's arrays
 choice.py     the table of names, and the choice that suits a catalogue
 """
 

@@ -41,11 +41,11 @@ class Retrieval(ABC):
     name: ClassVar[str]
     """The value of the setting `retrieval` that chooses it."""
     reason: str
-    """Why it was chosen, for the reader of the log."""
+    """Reason of the choice, for the log."""
 
     @property
     def sharding(self) -> Sharding:
-        """Where the arrays of a run lie: on one device, unless a subclass says otherwise."""
+        """Sharding of a run's arrays: one device, unless a subclass overrides it."""
         return OneDevice()
 
     @abstractmethod
@@ -66,7 +66,7 @@ class Retrieval(ABC):
           contexts: ids.
           environment: says which items are eligible.
           quotas: slots of each expert.
-          statistics: what the estimator's score reads.
+          statistics: statistics that the estimator's score reads.
 
         Returns:
           Candidates with a leading axis B, differentiable in `encoded`.

@@ -13,10 +13,10 @@ from rankpg.retrieval.streamed import Streamed
 __all__ = ["RETRIEVALS", "SAME_DRAW", "RetrievalSettings", "choose_retrieval"]
 
 _FEW_ITEMS = 8192
-"""On a CPU dense is faster below: its logits stay in cache (benchmarks/scripts/retrievals.py)."""
+"""Dense is faster on a CPU below this size: its logits stay in cache (benchmarks/scripts/retrievals.py)."""
 
 _FEW_BYTES = 2**30
-"""On another device, logits of up to this size stay in memory."""
+"""Logits of up to this size stay in memory on any other device."""
 
 
 RETRIEVALS.update(

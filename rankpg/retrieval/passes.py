@@ -49,7 +49,7 @@ Row = tuple[jax.Array | None, ...]
 """Everything that the search for one context's candidates reads; of a batch, with a leading axis B."""
 
 Opener = Callable[[Int[Array, "M n"]], tuple[Int[Array, "M n width"], Float[Array, "M n width"]]]
-"""From the indices of blocks to the item ids and logits of these blocks."""
+"""Function from indices of blocks to the item ids and logits of these blocks."""
 
 _OPENED = 2**21
 """Approximate number of values of the item table that are read together for opened blocks."""
@@ -179,7 +179,7 @@ def pull_back(
       embeddings, contexts, environment: as in `streamed.find`.
       items: ids with sparse logits.
       shift, values: as `streamed.find` returned them.
-      cotangents: of the values.
+      cotangents: cotangents of the values.
     """
     (listed, log_rest), (to_listed, to_rest) = values, cotangents
     to_listed = jnp.transpose(jnp.where(jnp.isneginf(listed), 0, to_listed), (1, 2, 0))

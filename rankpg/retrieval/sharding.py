@@ -1,4 +1,4 @@
-"""Where the arrays of a run lie: on one device, or spread over a mesh of devices.
+"""Sharding of the arrays of a run: on one device, or spread over a mesh of devices.
 
 On a mesh, the item table, its gradient and its moments are sharded by rows; everything else is replicated.
 """

@@ -68,9 +68,9 @@ class Fault(enum.IntEnum):
     PARAMETERS = 6, "parameters that are NaN or infinite", _SMALLER_STEPS
 
     description: str
-    """What was met, as a noun phrase."""
+    """Noun phrase that names the fault."""
     remedy: str
-    """What to do about it, as a sentence without a full stop."""
+    """Sentence that says how to fix it, without a full stop."""
 
     def __new__(cls, value: int, description: str, remedy: str) -> Fault:
         """Makes a member from its number, description and remedy."""

@@ -1,9 +1,9 @@
-"""The learner: what one update of policy gradient is made of, and the update itself.
+"""The learner: the components of a policy-gradient update, and the update itself.
 
     contexts -> encoder -> retrieval -> re-ranker -> rewards
              -> scores -> credit -> loss -> gradient -> optimizer
 
-`update` is this diagram. Training runs it on batches that are drawn inside of it (`Simulated`). Online
+`update` is this diagram. Training runs it on batches that it draws itself (`Simulated`). Online
 learning runs the same function on batches whose candidates were drawn before and whose ranking and rewards
 came from outside (`Logged`).
 """
@@ -56,7 +56,7 @@ class TrainState:
     params: Params
     optimizer_state: optax.OptState
     baseline_state: BaselineState
-    """Of the advantage: running means, or a network and its optimizer."""
+    """State of the advantage: running means, or a network and its optimizer."""
     step: Int[Array, ""]
     """Updates made so far."""
     fault: Int[Array, ""]
@@ -76,7 +76,7 @@ class StepMetrics:
 
 @record
 class UpdateDetails:
-    """What one update computed, besides the new state; records have a leading axis B."""
+    """Results of one update besides the new state; records have a leading axis B."""
 
     metrics: StepMetrics
     gradient: Params
@@ -223,13 +223,13 @@ class Learner:
     environment: Environment
     """Contexts and rewards."""
     policy: Policy
-    """From contexts to candidates."""
+    """Maps contexts to candidates."""
     reranker: Reranker
-    """From candidates to the ranking that is shown."""
+    """Maps candidates to the ranking that is shown."""
     estimator: Estimator
     """The score of each shown item."""
     advantage: Advantage
-    """From rewards to advantages."""
+    """Maps rewards to advantages."""
     optimizer: optax.GradientTransformation
     sampler: ContextSampler
     """The contexts of a batch."""

@@ -88,7 +88,7 @@ def test_wide_tables_reach_the_value_of_the_k_best(reranker, place):
 
 @pytest.mark.slow
 def test_narrow_tables_reach_less_than_the_limit():
-    """With width 1 there are two orders of the items; the worst candidate is shown."""
+    """Width 1 gives two orders of the items; the worst candidate is shown."""
     narrow = dataclasses.replace(SMALL, embedding_dim=1, reranker="anti")
     found = find_reach(narrow, "policy_value", 400)
     assert found.reach < 0.9 * found.limit

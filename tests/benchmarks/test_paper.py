@@ -174,7 +174,7 @@ def test_unfinished_trials_name_the_limiting_flag(tmp_path):
 
 @pytest.mark.slow
 def test_greedy_error_equals_enumeration(monkeypatch, tmp_path):
-    """For N = 3 and K = 2, P(a in S) by enumeration of the pairs."""
+    """P(a in S) for N = 3 and K = 2, by enumeration of the pairs."""
     logits = np.array([1.0, 0.0, -1.0])
     w = np.exp(logits)
     total = w.sum()

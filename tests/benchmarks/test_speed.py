@@ -129,7 +129,7 @@ def test_time_at_given_rates():
 
 
 def test_measured_rates_are_plausible():
-    """On any device: more than 1e5 and less than 1e18 operations per second."""
+    """Any device does more than 1e5 and less than 1e18 operations per second."""
     rates = rates_of_device(width=128, elements=2**10, copied=2**16)
     for rate in rates:
         assert 1e5 < rate() < 1e18

@@ -53,7 +53,7 @@ def test_closed_forms_by_their_formulas(method, quotas):
 
 @pytest.mark.slow
 def test_greedy_depends_on_the_cascade_of_picks():
-    """Without item 0, expert 1 greedily takes item 1, and expert 2 chooses from items 2 and 3."""
+    """Expert 1 greedily takes item 1 in the absence of item 0, and expert 2 chooses from items 2 and 3."""
     logits = np.array([[0.0, 2.0, 1.0, -1.0], [0.0, 2.0, 1.0, -1.0]])
     w = np.exp(logits[0])
     missed = (1 - w[0] / w.sum()) * (1 - w[0] / (w[0] + w[2] + w[3]))

@@ -30,7 +30,7 @@ def test_exact_is_the_sum_over_all_tuples(slots):
 
 @pytest.mark.parametrize("slots", [slow(1), slow(2), slow(3), 4, slow(5), slow(6), slow(7)])
 def test_exact_in_float32(slots):
-    """The same policies, to three digits."""
+    """Agrees with enumeration to three digits on these policies."""
     logits = policies(1, 8, fewest=slots)
     truth = np.array([oracle.inclusion(one, (slots,)) for one in logits])
     found = all_items(jnp.asarray(logits, jnp.float32), (slots,), "exact")

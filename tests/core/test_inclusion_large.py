@@ -209,7 +209,7 @@ def test_gradients_are_those_of_exact_inclusion():
 
 
 def test_gradients_agree_with_differences():
-    """Of the likeliest and the rarest item, along three directions; one compiled program has all rows."""
+    """Gradients of the likeliest and the rarest item, along three directions; one compiled program."""
     random = np.random.default_rng(1)
     logits, directions = 1.5 * random.normal(size=9), random.normal(size=(3, 9))
     step = 1e-4

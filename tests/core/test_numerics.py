@@ -91,7 +91,7 @@ def test_values_and_slopes_at_both_ends(function, dtype):
 
 @pytest.mark.parametrize("function", FORMULAS)
 def test_branches_meet(function):
-    """Where one formula replaces another the value neither jumps nor falls."""
+    """The value neither jumps nor falls where one formula replaces another."""
     for end in (-80.0, np.log(0.69), 7.0, 80.0):
         x = jnp.linspace(end - 1e-3, end + 1e-3, 2001)
         values, slopes = value_and_slope(function)(x)

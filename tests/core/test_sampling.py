@@ -51,7 +51,7 @@ def draw_batch(keys, logits, quotas):
 
 
 def draw(key, logits, quotas, num_draws) -> np.ndarray:
-    """At least `num_draws` draws, int[n, K], by one compiled program for every number."""
+    """Draws int[n, K], n >= num_draws, by one compiled program for every number."""
     batches = -(-num_draws // BATCH)
     keys = jax.random.split(key, (batches, BATCH))
     return np.concatenate([draw_batch(some, logits, quotas) for some in keys])
@@ -357,7 +357,7 @@ def test_experts_that_race_have_the_law_of_one_pick_after_the_other(keys, quotas
 
 
 def test_experts_have_noise_of_their_own(keys):
-    """With shared noise, expert 2 of equal logits would always pick the second item of expert 1."""
+    """Shared noise would make expert 2 of equal logits always pick the second item of expert 1."""
     drawn, order = many_arrivals(keys(40_000), jnp.zeros((2, 60), jnp.float32), (1, 1))
     assert (drawn[:, 0] != drawn[:, 1]).all()
     assert np.mean(order[:, 0, 1] == drawn[:, 1]) < 0.05  # 1 / 59 in the mean

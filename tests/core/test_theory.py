@@ -23,7 +23,7 @@ QUOTAS = {"one expert": (2,), "two experts": (1, 1), "uneven": (2, 1)}
 
 @functools.cache
 def by_rule(rule):
-    """P_LSR(. | S) in two forms: the library's, in slot order, and the oracle's, float[1, N]."""
+    """P(a shown | S) in two forms: the library's, in slot order, and the oracle's, float[1, N]."""
 
     def shown(candidates):
         rewards = jnp.asarray(REWARDS)[candidates]
@@ -84,7 +84,7 @@ def test_uniform_reranker_has_no_remainder_for_one_expert():
 
 
 def test_anti_reranker_misleads_credit_assignment():
-    """It never shows the best item unless alone: CA-PG lowers the logit that the value gradient raises."""
+    """CA-PG lowers the logit that the value gradient raises: the best item is shown only if alone."""
     rewards = jnp.array([3.0, 2.0, 1.0])
 
     def worst(candidates):
@@ -184,7 +184,7 @@ def test_is_aligned(probabilities, rewards):
 
 @given(few_values, few_values, st.integers(1, 4))
 def test_is_partitioned(probabilities, rewards, size):
-    """Of equal rewards, any may count as the top K."""
+    """Any of several equal rewards may count in the top K."""
 
     def separates(top):
         others = [item for item in range(4) if item not in top]

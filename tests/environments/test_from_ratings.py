@@ -27,6 +27,7 @@ from rankpg.data.ids import IdMap, UnknownIdError
 from rankpg.data.ratings_table import Matrix
 from rankpg.data.read import read
 from rankpg.environments import from_ratings as ratings
+from rankpg.environments.from_file import from_file
 
 KUAIREC = """user_id,video_id,play_duration,video_duration,time,date,timestamp,watch_ratio
 14,148,4381,6067,2020-07-05 05:27:48.378,20200705.0,1593898068.378,0.722103
@@ -37,7 +38,7 @@ KUAIREC = """user_id,video_id,play_duration,video_duration,time,date,timestamp,w
 
 
 def test_kuairec_file_as_published(tmp_path):
-    data = ratings.from_file(write(tmp_path, KUAIREC, "small_matrix.csv"))
+    data = from_file(write(tmp_path, KUAIREC, "small_matrix.csv"))
     assert data.context_ids.ids.tolist() == [7, 14, 19]
     assert data.item_ids.ids.tolist() == [148, 183]
     assert data.missing_share == pytest.approx(2 / 6)
@@ -51,12 +52,12 @@ def test_kuairec_file_as_published(tmp_path):
     ("clip", "expected"), [(None, 148.343), ((0, 3), 3.0), ((200.0, 300.0), 200.0)]
 )
 def test_clip_bounds_values(tmp_path, clip, expected):
-    data = ratings.from_file(write(tmp_path, KUAIREC), clip=clip)
+    data = from_file(write(tmp_path, KUAIREC), clip=clip)
     assert rewards(data, 7, [183]) == pytest.approx([expected], rel=1e-6)
 
 
 def test_only_the_watch_ratio_is_clipped_by_default(tmp_path):
-    data = ratings.from_file(write(tmp_path, "userId,movieId,rating,timestamp\n1,2,50,9\n"))
+    data = from_file(write(tmp_path, "userId,movieId,rating,timestamp\n1,2,50,9\n"))
     assert rewards(data, 1, [2]) == [50.0]
 
 
@@ -72,7 +73,7 @@ SAVERS = [
 @pytest.mark.parametrize(("save", "name"), SAVERS)
 def test_string_ids_round_trip(tmp_path, save, name):
     save(tmp_path / name)
-    data = ratings.from_file(tmp_path / name)
+    data = from_file(tmp_path / name)
     assert data.context_ids.ids.tolist() == ["ann", "bob"]
     assert data.item_ids[data.item_ids.rows(ITEMS)].tolist() == ITEMS
     assert rewards(data, "bob", ["é", "x/1"]) == [-1.0, 0.5]
@@ -83,7 +84,7 @@ def test_string_ids_round_trip(tmp_path, save, name):
 def test_npz_ignores_lists_of_another_length(tmp_path):
     triples = {"user": [0, 1, 1], "item": [0, 0, 1], "watch_ratio": [0.5, 20.0, 1.0]}
     np.savez(tmp_path / "t.npz", **triples, user_id=[14, 19], video_id=[3, 5, 7, 9])
-    data = ratings.from_file(tmp_path / "t.npz")
+    data = from_file(tmp_path / "t.npz")
     assert rewards(data, 1, [0, 1]) == [10.0, 1.0]
 
 
@@ -104,7 +105,7 @@ def test_matrix_files_give_one_environment(tmp_path, name):
     table = read(file)
     assert isinstance(table, Matrix)
     np.testing.assert_array_equal(table.values, MATRIX)
-    data = ratings.from_file(file)
+    data = from_file(file)
     np.testing.assert_allclose(data.environment.relative_noise, 0.3)
     if name == "ids.npz":
         assert rewards(data, "b", [9, 7]) == [0.25, 3.0]
@@ -119,7 +120,7 @@ TWICE = "user,item,value\nb,1,1\na,2,5\n\nb,1,4\na,1,7\nb,1,1\n"
 
 @pytest.mark.parametrize(("policy", "expected"), [("mean", 2.0), ("last", 1.0)])
 def test_duplicates_are_merged_by_policy(tmp_path, policy, expected):
-    data = ratings.from_file(write(tmp_path, TWICE), duplicates=policy)
+    data = from_file(write(tmp_path, TWICE), duplicates=policy)
     assert rewards(data, "b", [1, 2]) == [expected, 0.0]
     assert rewards(data, "a", [1, 2]) == [7.0, 5.0]
     assert data.missing_share == pytest.approx(1 / 4)
@@ -127,7 +128,7 @@ def test_duplicates_are_merged_by_policy(tmp_path, policy, expected):
 
 def test_duplicates_are_rejected_by_default(tmp_path):
     refusal(
-        lambda: ratings.from_file(write(tmp_path, TWICE)),
+        lambda: from_file(write(tmp_path, TWICE)),
         "ratings.csv, lines 2 and 5: the pair user 'b', item 1 occurs 3 times",
         "duplicates='mean'",
     )
@@ -230,7 +231,7 @@ CELLS = st.tuples(st.integers(0, 3), st.integers(0, 6))
 @settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.sets(CELLS, min_size=12, max_size=12), st.randoms(use_true_random=False))
 def test_sparse_equals_dense(cells, random):
-    """In rows of 0 to 7 ratings, whatever the order of the file."""
+    """Rows have 0 to 7 ratings, in any order of the file."""
     rows = sorted(cells)
     random.shuffle(rows)
     users, items = np.array(rows).T
@@ -327,7 +328,7 @@ def test_million_rows_are_read_in_time(tmp_path):
     header = KUAIREC.splitlines()[0]
     file = write(tmp_path, header + "\n" + "\n".join(f"{u},{i},{rest},{v}" for u, i, v in rows))
     start = time.perf_counter()
-    data = ratings.from_file(file)
+    data = from_file(file)
     assert time.perf_counter() - start < 30
     assert data.environment.values.shape == (n,)
     assert data.missing_share == pytest.approx(1 - n / (1400 * 3000))
@@ -348,11 +349,11 @@ def test_bfloat16_matrix_is_accepted():
 def test_fingerprint_covers_ids_and_numbers(change):
     ids = {"context_ids": ["a", "b"], "item_ids": [1, 2, 3]}
     matrix = np.arange(6.0).reshape(2, 3)
-    sums = ratings.from_matrix(matrix, **ids).fingerprint()
-    assert ratings.from_matrix(matrix.copy(), **ids).fingerprint() == sums
+    before = ratings.from_matrix(matrix, **ids).fingerprint()
+    assert ratings.from_matrix(matrix.copy(), **ids).fingerprint() == before
     if change == "numbers":
         matrix[1, 1] += 1
     else:
         ids[change] = [*ids[change][:-1], "zz" if change == "context_ids" else 9]
     other = ratings.from_matrix(matrix, **ids).fingerprint()
-    assert [name for name in sums if sums[name] != other[name]] == [change]
+    assert [name for name in before if before[name] != other[name]] == [change]

@@ -33,7 +33,7 @@ USERS = {"user": ["ann", "bob", "eve"], "age": [20.0, 30.0, 55.0]}
 
 
 def saved(table, name, folder):
-    """The same table in a file."""
+    """Saves the table in every format; returns the paths by suffix."""
     frame = pd.DataFrame(table)
     for suffix in ("csv", "tsv"):
         frame.to_csv(folder / f"{name}.{suffix}", index=False, sep="\t" if suffix == "tsv" else ",")
@@ -137,14 +137,14 @@ def test_dates_of_any_unit_are_ids():
     made += [from_table(ratings, items={"item": items}) for items in days]
     assert {data.item_ids[0].item() for data in made[-2:]} == {python[0].date()}
     for data in made:
-        for asked in (
+        for given in (
             np.array(DAYS, "M8[ns]"),
             np.array(DAYS, "M8[D]"),
             python,
             list(times),
             times,
         ):
-            assert data.item_ids.rows(asked).tolist() == [0, 1, 2]
+            assert data.item_ids.rows(given).tolist() == [0, 1, 2]
         assert data.item_ids.rows(python[1].date()) == data.item_ids.rows(times[1]) == 1
     refusal(
         lambda: from_matrix(np.eye(1), item_ids=np.array(["2020-01-01T00:00:00.000000001"], "M8[ns]")),
@@ -269,7 +269,7 @@ def test_invalid_tables_are_rejected(tables, parts):
 def test_other_objects_are_not_tables():
     refusal(lambda: from_table([1, 2]), "ratings is a list", "pandas", error=TypeError)
     refusal(lambda: from_table(RATINGS, items=3), "items is a int", "path", error=TypeError)
-    if hasattr(pd.Series, "__arrow_c_stream__"):  # an older pandas' is no table to begin with
+    if hasattr(pd.Series, "__arrow_c_stream__"):  # an older pandas' is not a table to begin with
         refusal(lambda: from_table(pd.Series([1, 2])), "ratings: this Series is not a table")
     twice = pd.DataFrame([[1, 2, 3.0, 4]], columns=["user", "item", "value", "value"])
     refusal(lambda: from_table(twice), "ratings: this DataFrame is not a table", "uplicate")

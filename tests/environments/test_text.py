@@ -123,7 +123,7 @@ def test_embeddings_follow_their_ids(folder):
 
 
 def test_judgements_are_sparse(folder):
-    """Nothing of queries x documents is kept."""
+    """No array has the size queries x documents."""
     ids = [f"d{i}" for i in range(5000)]
     queries = [f"q{i}" for i in range(300)]
     data = from_text(queries, ids[:300], np.ones(300), query_ids=queries, document_ids=ids)
@@ -308,7 +308,7 @@ ADAPTERS = {"context_tower": "adapter", "item_tower": "adapter"}
 @pytest.mark.parametrize("hidden", [(), (5,)])
 @pytest.mark.parametrize("experts", [1, 2])
 def test_adapters_start_at_the_inner_products(hidden, experts):
-    """To the last bit, whatever the seed; then every part of them learns."""
+    """Equal to the last bit for every seed; then every part of the adapters learns."""
     world = small().environment
     config = TrainConfig(
         **ADAPTERS, hidden=hidden, num_experts=experts, num_candidates=2, batch_size=4,
@@ -435,12 +435,12 @@ def test_recall_and_ndcg_against_loops(depth):
     evaluator = jax.jit(lambda c: evaluate(system, world, params, c[None], jax.random.key(0)))
     for query in range(6):
         shown = sorted(np.argsort(-scores[query])[:3], key=lambda d: -judged[query, d])
-        answer = evaluator(jnp.int32(query))
+        measured = evaluator(jnp.int32(query))
         expected = oracle(scores[query], judged[query], depth, shown)
         if query == 5:
             del expected["ndcg"]  # of gains below 0 it says nothing
         for name, value in expected.items():
-            assert float(getattr(answer, name)) == pytest.approx(value, abs=1e-6), (query, name)
+            assert float(getattr(measured, name)) == pytest.approx(value, abs=1e-6), (query, name)
 
 
 @pytest.mark.slow
@@ -513,7 +513,7 @@ def test_training_generalises_to_held_out_queries(collection, stage, gain):
 
 @pytest.mark.slow
 def test_random_relevance_teaches_nothing():
-    """Relevant documents drawn uniformly: what was gained above is no artefact.
+    """Relevant documents drawn uniformly: the gain above is not an artefact.
 
     Those of another query would not do: some documents are relevant to many, and that can be learned.
     """
@@ -560,7 +560,7 @@ FLAGS = (
 
 @pytest.mark.slow
 def test_from_a_folder_to_candidates(tmp_path, capsys):
-    """Trained without hidden layers, evaluated, read back, asked by ids; other embeddings are noticed."""
+    """Trained without hidden layers, evaluated, read back, queried by ids; other embeddings are noticed."""
     (tmp_path / "data").mkdir()
     write_problem(tmp_path / "data")
     out = tmp_path / "run"

@@ -78,7 +78,7 @@ ARTICLE_FEATURES = Features(numeric=["price", "stock"], categorical=["brand"], b
 
 
 def in_memory(table):
-    """The same table in every library."""
+    """Returns the table in the form of every library."""
     arrays = {name: np.array(values) for name, values in table.items()}
     return {
         "mapping": arrays,

@@ -153,7 +153,7 @@ def greedy_inclusion_gradient(logits: np.ndarray, item: int, quotas: Quotas) -> 
 
 
 def _greedy_slots(logits: np.ndarray, item: int, quotas: Quotas):
-    """For each slot: its number, expert, p_k, and the softmax over the remaining items."""
+    """Yields, for each slot, its number, expert, p_k, and the softmax over the remaining items."""
     picks = greedy_candidates(logits, quotas, excluded=item)
     slots = []
     for k, expert in enumerate(slot_experts(quotas)):
@@ -224,13 +224,13 @@ def shown_weights(logits, quotas: Quotas, reranker: Reranker, alpha: np.ndarray)
 
 
 def policy_value(logits, quotas: Quotas, reranker: Reranker, rewards, alpha) -> float:
-    """Expected reward V = sum_S P(S) sum_l alpha_l E_LSR[r(a_l)]."""
+    """Expected reward V = sum_S P(S) sum_l alpha_l E_reranker[r(a_l)]."""
     _, p = probabilities(logits, quotas)
     return float(p @ shown_weights(logits, quotas, reranker, alpha) @ rewards)
 
 
 def policy_gradient(logits, quotas: Quotas, reranker: Reranker, rewards, alpha) -> np.ndarray:
-    """Gradient of V: sum_S P(S) grad log P(S) sum_l alpha_l E_LSR[r(a_l)]."""
+    """Gradient of V: sum_S P(S) grad log P(S) sum_l alpha_l E_reranker[r(a_l)]."""
     chosen, p = probabilities(logits, quotas)
     earned = shown_weights(logits, quotas, reranker, alpha) @ rewards
     return np.einsum("p,pmn->mn", p * earned, log_prob_gradients(logits, quotas, chosen))

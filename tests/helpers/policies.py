@@ -8,7 +8,7 @@ from helpers import oracle
 
 INF = np.inf
 LEVEL = 1e-4
-"""Of every chi-square test. The keys are fixed, so a test that passes today passes tomorrow."""
+"""Level of every chi-square test. The keys are fixed, so a test that passes today passes tomorrow."""
 
 
 def normal(seed: int, experts: int, items: int, sd: float = 1.0) -> np.ndarray:

@@ -95,7 +95,7 @@ def assert_same(one: Path, other: Path) -> None:
 def test_a_signal_saves_the_step_that_was_reached(
     number, code, at, straight, tmp_path, monkeypatch, capsys
 ):
-    """Between two evaluations, and just before one."""
+    """Stops between two evaluations, and just before one."""
     on_progress = RunFolder.on_progress
 
     def stop_at_step(self, run, progress):
@@ -351,7 +351,7 @@ def test_no_damaged_checkpoint_is_offered(straight, tmp_path):
 
 
 def test_a_crash_while_one_checkpoint_takes_the_place_of_another(tmp_path):
-    """The same step is saved again where a run was stopped just before its evaluation."""
+    """Step 4 is saved again, as where a run was stopped just before its evaluation."""
     state = {"a": jnp.arange(5.0)}
     checkpoint.save(tmp_path, 4, state)
     os.replace(tmp_path / "4", tmp_path / "4.before")
@@ -394,7 +394,7 @@ def test_a_checkpoint_of_another_run_of_the_same_shape(straight, tmp_path):
 
 
 def test_metrics_cut_in_the_middle_of_a_line(straight, tmp_path):
-    """As a crash within an append leaves them: the row is of an evaluation whose state was not saved."""
+    """A crash within an append leaves such a file: the row is of an evaluation whose state was not saved."""
     copy = shutil.copytree(straight, tmp_path / "run")
     shutil.rmtree(copy / "checkpoint" / "160")
     lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -494,7 +494,7 @@ def test_a_card_that_cannot_be_written_is_reported(straight, tmp_path):
 
 
 def test_the_loop_can_be_left_and_entered_anywhere(tmp_path):
-    """In Python, without a folder, a run keeps its own position."""
+    """A run without a folder keeps its own position."""
     config, whole, parts = settings(num_steps=160), None, prepare(settings(num_steps=160))
     whole = prepare(config)
     for _ in training_loop(whole):

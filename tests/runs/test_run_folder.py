@@ -155,7 +155,7 @@ def test_evaluation_from_the_folder_is_the_last_row(whole):
 @pytest.mark.slow
 @pytest.mark.parametrize(("eval_every", "until"), [(2, 2), (3, 3), (3, 6)])
 def test_halves_at_other_places(tmp_path, eval_every, until):
-    """Where the compiled chunks of the two halves have other lengths than those of the whole."""
+    """Compiled chunks of the halves have other lengths than those of the whole."""
     config = settings(eval_every=eval_every, num_steps=7, seeds=(5,))
     straight = train(config)
     run, folder = prepare(config), RunFolder(tmp_path / "run")
@@ -615,7 +615,7 @@ def from_a_table(tmp_path_factory):
     ],
 )
 def test_a_run_belongs_to_the_table_it_was_trained_on(from_a_table, old, new, named):
-    """As many users and items as before, but a row of the policy would stand for another."""
+    """Both tables have as many users and items, but a row of the policy would stand for another."""
     folder, table = from_a_table
     table.write_text(TABLE)
     assert load_run(folder).step == 0
@@ -629,7 +629,7 @@ def test_a_run_belongs_to_the_table_it_was_trained_on(from_a_table, old, new, na
 def test_a_run_on_data_from_python_is_not_resumed_on_the_generated_problem(
     tmp_path, capsys, kept_as
 ):
-    """Of the same shape, so that every array of the checkpoint would fit."""
+    """Data of the same shape, so that every array of the checkpoint would fit."""
     data = from_matrix(np.random.default_rng(0).uniform(size=(20, 30)))
     world = data if kept_as == "dataset" else data.environment
     folder = tmp_path / "run"

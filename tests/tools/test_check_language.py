@@ -64,6 +64,9 @@ def test_phrases_are_found_across_lines(text):
         ("rankpg/runs/storage/file.py", "FOLDER = 'live'\n"),
         ("rankpg/data/beir.py", "# judged documents\n"),
         ("rankpg/config/file.py", "OLD = {'late_stage': 'reranker'}\n"),
+        ("tests/cli/file.py", "text = 'late_stage: noisy'\n"),
+        ("rankpg/runs/storage/load.py", "running = metadata['stretch']\n"),
+        ("rankpg/online/snapshot.py", "settled = arrays['told']\n"),
         ("docs/index.md", "the late-stage ranker (LSR)\n"),
         ("rankpg/file.py", "directory_listing = 1\n"),
     ],
@@ -87,6 +90,11 @@ def test_file_names_are_read(path):
             'def f(x):\n    """Returns x.\n\n    Args:\n      x: of the batch.\n    """\n',
             "argument 'of'",
         ),
+        (
+            'def f(x):\n    """Returns x.\n\n    Args:\n      x: as before.\n    """\n',
+            "argument 'as'",
+        ),
+        ('"""As in `sample`."""\n', "docstring 'as'"),
         ('f(help="of the run")\n', "help 'of'"),
         ('x = setting(1, "group", "ratings: what a pair is worth")\n', "help 'what'"),
     ],
@@ -100,6 +108,7 @@ def test_openings_are_found(text, word):
     [
         '"""Whatever is left, offset by one."""\n',
         'def f(x):\n    """Returns x.\n\n    Args:\n      x: whether to stop.\n    """\n',
+        'def f(x):\n    """Returns x.\n\n    Args:\n      x: as in `sample`.\n    """\n',
         'x = "What else?"\n',
         'class A:\n    def f(self): ...\n    "of the batch"\n',
     ],
@@ -116,6 +125,11 @@ def test_flags_are_found_in_the_library_alone():
         assert words(path, text) == []
     own = 'parser.add_argument("--rounds", type=int)\nparser.add_argument(\n    "--out"\n)\n'
     assert words("benchmarks/scripts/file.py", own) == []
+    usage = '"""Sweep.\n\n    python -m benchmarks.scripts.sweep --rounds 3\n"""\n'
+    call = 'main(["throughput", "--device", "cpu"])\n'
+    assert words("benchmarks/scripts/file.py", usage + call) == []
+    assert words("benchmarks/scripts/file.py", usage + text) == ["--batch-size", "--{"]
+    assert words("rankpg/file.py", usage + call) == ["--rounds", "--device"]
     assert (
         words("rankpg/file.py", 'flags = "--xla_backend=0"; style = "--"; table = "|---|"\n') == []
     )

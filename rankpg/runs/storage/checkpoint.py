@@ -35,10 +35,10 @@ __all__ = [
 ]
 
 CHECKSUMS = "SHA256SUMS"
-"""The checksums of a checkpoint's files, as `sha256sum --check` reads them."""
+"""The checksums of a checkpoint's files, in the format of sha256sum."""
 
 METADATA = "notes.json"
-"""What belongs to a checkpoint beside the arrays of its state."""
+"""The metadata of a checkpoint: all that is not an array of its state."""
 
 _BEFORE = ".before"
 """Suffix of a checkpoint while another one replaces it."""

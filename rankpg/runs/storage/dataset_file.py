@@ -34,8 +34,8 @@ def save(folder: Path, data: Dataset, *, in_memory: bool) -> None:
     """Saves ids and featurizers, and features and eligibility if the data was in memory.
 
     Args:
-      folder: where the files go; made if it does not exist.
-      data: of the run.
+      folder: destination of the files; created if it does not exist.
+      data: the dataset of the run.
       in_memory: True for data that no file holds.
 
     Raises:

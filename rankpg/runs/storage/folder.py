@@ -36,9 +36,9 @@ from rankpg.runs.storage.load import (
     CHECKPOINT,
     CONFIG,
     DATA,
-    LIVE,
     MAY_CHANGE,
     METRICS,
+    ONLINE,
     OWNER,
     SAVED,
     difference,
@@ -158,7 +158,7 @@ class RunFolder:
           CheckpointError: a checkpoint that is missing, damaged, or of another config or version.
         """
         saved = load_config(self.path)
-        if (self.path / LIVE / OWNER).exists():
+        if (self.path / ONLINE / OWNER).exists():
             raise ConfigError(
                 f"{self.path} has an online retriever, whose open draws resume=True would lose; load it with "
                 "online.Retriever.load, or train a run of load_run(...) in another folder"

@@ -1,4 +1,4 @@
-"""Loading of a run from its folder, with checks that its files belong together."""
+"""Loads a run from its folder, and checks that its files belong together."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DATA, SAVED = "data.json", "data"
 MAY_CHANGE = ("num_steps", "eval_every", "eval_contexts", "mesh")
 """Settings that may change when a run is resumed."""
 
-LIVE, OWNER = "live", "retriever.json"
+ONLINE, OWNER = "live", "retriever.json"
 """Folder of an online retriever's open draws, and the file that identifies the retriever."""
 
 

@@ -1,6 +1,6 @@
 """Trackers: metrics in TensorBoard and Weights & Biases. Needs the extra `track`.
 
-metrics.jsonl is the record, of which a tracker shows a copy. A resumed run continues its track, and no step
+metrics.jsonl is the record; a tracker shows a copy. A resumed run continues its track, and no step
 is logged twice.
 """
 
