@@ -169,8 +169,9 @@ def similarity(ranking_length: int) -> Reranker:
         of_contexts, of_items = environment.context_features, environment.item_features
         if of_contexts is None or of_items is None:
             raise ValueError(
-                f"reranker='similarity' needs context_features and item_features, which the environment "
-                f"{type(environment).__name__} lacks; add them, or choose another re-ranker"
+                f"reranker='similarity' needs features of contexts and items, which the environment "
+                f"{type(environment).__name__} lacks; give context_features= and item_features= to "
+                "environments.from_table, or choose another re-ranker"
             )
         return of_items[candidates] @ of_contexts[context]
 

@@ -339,13 +339,13 @@ class Featurizer:
 
 def _strings(names: object) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{names!r} is not a list of column names")
+        raise ValueError(f"{names!r}; expected a list of column names")
     return tuple(names)
 
 
 def _number(value: object) -> float:
     if not isinstance(value, int | float) or not np.isfinite(value):
-        raise ValueError(f"{value!r} is not a finite number")
+        raise ValueError(f"{value!r}; expected a finite number")
     return float(value)
 
 

@@ -199,8 +199,9 @@ def _joined(
             row = int(np.argmax(~found[codes]))
             raise TableError(
                 f"{table.source}, {table.place(row)}, column {table.columns[place]!r}: the id "
-                f"{ids.one(int(codes[row]))!r} is not in {side.source} ({unknown_ids[place]} ids are not, in "
-                f"{int(np.sum(~found[codes]))} of {rows} ratings): add them there, or give unknown='drop'"
+                f"{ids.one(int(codes[row]))!r} is not in {side.source}; {unknown_ids[place]} ids, of "
+                f"{int(np.sum(~found[codes]))} of the {rows} ratings, are missing there: add them, or give "
+                "unknown='drop'"
             )
     if not known.any():
         raise TableError(

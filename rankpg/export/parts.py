@@ -121,8 +121,9 @@ def _queries(run: Run, params: Params, tower: ContextTower) -> Float[np.ndarray,
     rounding = float(jnp.finfo(jax.eval_shape(embed, *known).dtype).eps) ** 0.5
     if not np.allclose(found, wanted, rtol=rounding, atol=rounding * float(np.abs(wanted).max())):
         raise ConfigError(
-            "the exported context tower and the encoder of the run return different embeddings; an encoder "
-            "that reads context_features must read nothing else of a context, such as a table of ids"
+            "the exported context tower and the encoder of the run return different embeddings of one "
+            "context; expected equal ones. An exported tower gets context_features and nothing else: build an "
+            "encoder that reads no table of ids beside them"
         )
     return wanted[::-1]
 

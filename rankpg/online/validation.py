@@ -39,7 +39,7 @@ def check_online(run: Run, importance: str, clip: float) -> None:
     if learner.estimator.statistics == "arrivals":
         raise ConfigError(
             f"estimator={run.config.estimator!r} needs the Gumbel noise of the draw, which is stale once the "
-            "parameters change; choose ca_pg_swr or another one"
+            "parameters change; give estimator='ca_pg_swr', 'ca_pg' or 'v_pg'"
         )
     if learner.policy.retrieval.name == "sharded":
         raise ConfigError(

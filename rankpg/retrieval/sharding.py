@@ -242,7 +242,9 @@ class MeshSharding:
     def _shapes(self, state: Tree, rows: int) -> Tree:
         """Shapes of a training state whose item tables have `rows` rows."""
 
-        def one(path: Path, x: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        def one(
+            path: Path, x: jax.Array | np.ndarray | jax.ShapeDtypeStruct
+        ) -> jax.ShapeDtypeStruct:
             shape = x.shape
             if self.is_item_table(path, shape):
                 shape = (*shape[:-2], rows, shape[-1])

@@ -125,7 +125,7 @@ def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
     part = name.startswith("scale_by_")  # of an optimizer: its updates point uphill
     if (
         part
-        or name == "lbfgs"  # its line search asks for the loss, which a policy gradient has not got
+        or name == "lbfgs"  # its line search needs the loss, which a policy gradient does not have
         or not callable(builder)
         or "learning_rate" not in inspect.signature(builder).parameters
     ):

@@ -186,7 +186,7 @@ class Logged:
     `online.importance_weights`."""
 
     def candidates(self, learner: Learner, params: Params) -> Candidates:
-        """Rescores the candidates under the present parameters."""
+        """Rescores the candidates under the present parameters; not for `statistics="arrivals"`."""
         policy, statistics = learner.policy, learner.estimator.statistics
         return policy.rescore(self.items, params, learner.environment, self.contexts, statistics)
 
