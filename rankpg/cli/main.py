@@ -99,94 +99,92 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
-    evaluate = subcommands.add_parser("evaluate", help="metrics of a trained run, from its folder")
-    evaluate.add_argument(
-        "run", type=Path, metavar="RUN", help="folder of the run (--out of train)"
-    )
-    evaluate.add_argument("--step", type=checkpoint_step, metavar="N|best", help=_STEP_HELP)
-    evaluate.add_argument(
+    parser = subcommands.add_parser("evaluate", help="metrics of a trained run, from its folder")
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run (--out of train)")
+    parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help=_STEP_HELP)
+    parser.add_argument(
         "--json", action="store_true", help="output as JSON, one object per seed [a table]"
     )
-    evaluate.set_defaults(command=evaluate)
+    parser.set_defaults(command=evaluate)
 
 
 def _add_demo(subcommands: argparse._SubParsersAction) -> None:
-    demo = subcommands.add_parser(
+    parser = subcommands.add_parser(
         "demo", help="comparison of four estimators on the paper's instance, in a few minutes"
     )
-    demo.add_argument(
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="FOLDER",
         default=Path("runs/demo"),
         help="output folder; gets a number if it exists [%(default)s]",
     )
-    demo.add_argument(
+    parser.add_argument(
         "--num-steps",
         type=int,
         metavar="INT",
         default=2000,
         help="number of updates of each estimator and seed [%(default)s]",
     )
-    demo.set_defaults(command=demo)
+    parser.set_defaults(command=demo)
 
 
 def _add_report(subcommands: argparse._SubParsersAction) -> None:
-    report = subcommands.add_parser(
+    parser = subcommands.add_parser(
         "report",
         help="comparison of runs on one HTML page",
         description="Write one page that compares runs: summary, settings, learning curves, recall, regret, "
         "calibration, exposure of items, item map. The page contains its pictures and needs no network. It "
         "says what a run lacks.",
     )
-    report.add_argument(
+    parser.add_argument(
         "runs", nargs="+", type=folder_name, metavar="RUN", help="folders of runs (--out of train)"
     )
-    report.add_argument(
+    parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
         default=Path("report.html"),
         help="output page; replaced if it exists [%(default)s]",
     )
-    report.add_argument(
+    parser.add_argument(
         "--groups",
         type=Path,
         metavar="FILE",
         help="csv, tsv or parquet file of item ids and their groups, for exposure by group [none]",
     )
-    report.set_defaults(command=report)
+    parser.set_defaults(command=report)
 
 
 def _add_export(subcommands: argparse._SubParsersAction) -> None:
-    export = subcommands.add_parser(
+    parser = subcommands.add_parser(
         "export",
         help="files of a trained run for serving without rankpg",
         description="Write item embeddings and ids, the context tower as a jax.export program, an index per "
         "expert with its measured recall against exact search, a card, and a manifest with the checksums of "
         "all files. docs/examples/serve.py serves from them.",
     )
-    export.add_argument("run", type=Path, metavar="RUN", help="folder of the run (--out of train)")
-    export.add_argument(
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run (--out of train)")
+    parser.add_argument(
         "--out",
         type=folder_name,
         metavar="FOLDER",
         required=True,
         help="output folder; must not exist [required]",
     )
-    export.add_argument("--step", type=checkpoint_step, metavar="N|best", help=_STEP_HELP)
-    export.add_argument(
+    parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help=_STEP_HELP)
+    parser.add_argument(
         "--seed", type=int, metavar="INT", help="seed of the run to export [its first]"
     )
     indexes = index_choices()
-    export.add_argument(
+    parser.add_argument(
         "--index",
         choices=indexes,
         default="all",
         metavar="|".join(indexes),
         help="index libraries [%(default)s]",
     )
-    export.add_argument(
+    parser.add_argument(
         "--platforms",
         nargs="+",
         choices=PLATFORMS,
@@ -194,7 +192,7 @@ def _add_export(subcommands: argparse._SubParsersAction) -> None:
         metavar="|".join(PLATFORMS),
         help="platforms that can run the context tower [all three]",
     )
-    export.add_argument(
+    parser.add_argument(
         "--recall",
         type=float,
         default=0.99,
@@ -202,7 +200,7 @@ def _add_export(subcommands: argparse._SubParsersAction) -> None:
         help="required share of an expert's K best items that an index finds; its search effort is raised "
         "until it does [%(default)s]",
     )
-    export.set_defaults(command=export)
+    parser.set_defaults(command=export)
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
