@@ -188,7 +188,7 @@ def custom(
     is not available with it.
 
     >>> stage = custom(2, lambda key, context, candidates: candidates[:2])
-    >>> stage(jax.random.key(0), None, jnp.int32(0), jnp.array([7, 3, 5])).items
+    >>> stage(jax.random.key(0), Environment(), jnp.int32(0), jnp.array([7, 3, 5])).items
     Array([7, 3], dtype=int32)
     """
 

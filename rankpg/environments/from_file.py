@@ -55,6 +55,7 @@ def from_file(
       ImportError: CSV and Parquet need pyarrow.
 
     >>> import pathlib, tempfile
+    >>> import jax.numpy as jnp
     >>> file = pathlib.Path(tempfile.mkdtemp()) / "ratings.csv"
     >>> _ = file.write_text("user_id,video_id,watch_ratio\nann,7,0.5\nann,9,25\nbob,9,1.25\n")
     >>> data = from_file(file)

@@ -122,8 +122,8 @@ def _queries(run: Run, params: Params, tower: ContextTower) -> Float[np.ndarray,
     if not np.allclose(found, wanted, rtol=rounding, atol=rounding * float(np.abs(wanted).max())):
         raise ConfigError(
             "the exported context tower and the encoder of the run return different embeddings of one "
-            "context; expected equal ones. An exported tower gets context_features and nothing else: build an "
-            "encoder that reads no table of ids beside them"
+            "context; expected equal ones. An exported tower gets context_features and nothing else: build "
+            "an encoder that reads no table of ids beside them"
         )
     return wanted[::-1]
 

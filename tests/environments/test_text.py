@@ -378,7 +378,7 @@ def test_invalid_adapters_are_rejected():
         error=ConfigError,
     )  # fmt: skip
     refusal(
-        lambda: TrainConfig(item_tower="adapter", embedding_dim=8), "--embedding-dim is 8",
+        lambda: TrainConfig(item_tower="adapter", embedding_dim=8), "embedding_dim=8",
         error=ConfigError,
     )  # fmt: skip
 
@@ -391,7 +391,9 @@ def test_similarity_orders_by_the_given_embeddings():
     for context in range(4):
         shown = stage(jax.random.key(0), world, jnp.int32(context), jnp.asarray(some, jnp.int32))
         assert shown.items.tolist() == some[np.argsort(-scores[context, some])[:2]].tolist()
-    with pytest.raises(ValueError, match="reranker='similarity' needs context_features"):
+    with pytest.raises(
+        ValueError, match="reranker='similarity' needs features of contexts and items"
+    ):
         build_learner(
             TrainConfig(num_candidates=2, reranker="similarity"),
             from_matrix(np.eye(3)).environment,
@@ -458,7 +460,7 @@ def test_recall_depth_counts_eligible_items(depth, recall):
 
 
 def test_invalid_recall_depth_is_rejected():
-    refusal(lambda: TrainConfig(recall_depth=0), "--recall-depth is 0", error=ConfigError)
+    refusal(lambda: TrainConfig(recall_depth=0), "recall_depth=0", error=ConfigError)
     world = from_matrix(np.eye(3)).environment
     config = TrainConfig(num_candidates=2, recall_depth=4)
     refusal(

@@ -516,7 +516,9 @@ def test_the_folder_is_plain_and_damage_is_reported(tmp_path, capsys):
     (path / "data" / "ids.json").write_text(ids.replace('"s1"', '"s0"'))
     refusal(lambda: load_run(path), "'s0' occurs twice", "environment=data", error=ConfigError)
     (path / "data" / "ids.json").write_text(ids.replace('"s1"', '"zz"'))
-    refusal(lambda: load_run(path), "trained on other data: the checksum of item ids", error=ConfigError)
+    refusal(
+        lambda: load_run(path), "trained on other data: the checksum of item ids", error=ConfigError
+    )
     (path / "data" / "ids.json").write_text(ids[:50])
     refusal(lambda: load_run(path), "data cannot be read", error=ConfigError)
     (path / "data" / "ids.json").write_text(ids)

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -508,7 +509,8 @@ def _full():
 
 
 def test_train_refuses_a_folder_before_it_reads_anything(tmp_path, monkeypatch):
-    monkeypatch.setattr("rankpg.runs.train.prepare", lambda *_, **__: pytest.fail("prepared"))
+    module = sys.modules["rankpg.runs.train"]  # `rankpg.runs.train` is also its function
+    monkeypatch.setattr(module, "prepare", lambda *_, **__: pytest.fail("prepared"))
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"is a file; expected the name of a folder"):
         train(settings(), out=str(tmp_path / "file"))
