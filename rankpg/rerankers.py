@@ -187,8 +187,11 @@ def custom(
     The function is jit-able and unbatched. Its propensity is unknown, so the adaptive learning rate of Eq. 9
     is not available with it.
 
+    >>> import numpy as np
+    >>> from rankpg.environments import from_matrix
     >>> stage = custom(2, lambda key, context, candidates: candidates[:2])
-    >>> stage(jax.random.key(0), Environment(), jnp.int32(0), jnp.array([7, 3, 5])).items
+    >>> world = from_matrix(np.ones((2, 9))).environment
+    >>> stage(jax.random.key(0), world, jnp.int32(0), jnp.array([7, 3, 5])).items
     Array([7, 3], dtype=int32)
     """
 
