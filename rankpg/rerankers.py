@@ -202,7 +202,13 @@ def custom(
         candidates: Int[Array, "K"],
     ) -> Ranking:
         del environment
-        items = jnp.asarray(function(key, context, candidates))
+        returned = function(key, context, candidates)
+        if returned is None:
+            raise ValueError(
+                f"the re-ranker {_name(function)} returned None; expected L = {ranking_length} "
+                "integer item ids"
+            )
+        items = jnp.asarray(returned)
         if items.shape != (ranking_length,) or not jnp.issubdtype(items.dtype, jnp.integer):
             raise ValueError(
                 f"the re-ranker {_name(function)} returned {items.dtype}{list(items.shape)}; "

@@ -15,7 +15,7 @@ from rankpg.config.fields import check_effects, checked, setting, setting_type
 from rankpg.config.presets import PRESETS
 from rankpg.config.renamed import RENAMED
 from rankpg.core.estimators import ESTIMATORS, check_estimator
-from rankpg.encoders import TOWERS
+from rankpg.encoders import TOWERS, TowerKind
 from rankpg.environments.dataset import ENVIRONMENTS
 from rankpg.errors import ConfigError, argument
 from rankpg.rerankers import RERANKERS
@@ -348,6 +348,11 @@ class TrainConfig:
                 "environment='text' needs path=FOLDER (corpus.jsonl, queries.jsonl and qrels)"
             )
         towers = {self.context_tower, self.item_tower}
+        for name in towers:
+            if not isinstance(TOWERS[name], TowerKind):
+                raise ConfigError(
+                    f"TOWERS[{name!r}] is {TOWERS[name]!r}; expected an encoders.TowerKind"
+                )
         if (
             any(TOWERS[name].keeps_width for name in towers)
             and self.embedding_dim != type(self).embedding_dim
@@ -410,6 +415,10 @@ class TrainConfig:
         Raises:
           ConfigError: an unknown or former name, or a value that cannot be used.
         """
+        if not isinstance(settings, Mapping) or not all(isinstance(name, str) for name in settings):
+            raise ConfigError(
+                f"{source} is {settings!r}; expected a mapping of names of settings to values"
+            )
         known = {field.name for field in dataclasses.fields(cls)}
         for name in settings:
             if name in known:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -237,6 +237,11 @@ def check_estimator(name: str, num_experts: int) -> Estimator:
     if name not in ESTIMATORS:
         raise ValueError(f"estimator={name!r}; expected one of {', '.join(ESTIMATORS)}")
     estimator = ESTIMATORS[name]
+    if not isinstance(estimator, Estimator) or estimator.statistics not in get_args(Statistics):
+        raise TypeError(
+            f"ESTIMATORS[{name!r}] is {estimator!r}; expected an Estimator(score, statistics, "
+            f"credit_assigned) with statistics one of {', '.join(get_args(Statistics))}"
+        )
     if estimator.max_experts is not None and num_experts > estimator.max_experts:
         others = ", ".join(n for n, e in ESTIMATORS.items() if e.max_experts is None)
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Literal
 
 import numpy as np
@@ -52,8 +53,8 @@ def check_online(run: Run, importance: str, clip: float) -> None:
             f"importance='item' weights items, and estimator={run.config.estimator!r} scores the whole "
             "candidate set; give importance='set'"
         )
-    if not 1 <= clip < np.inf:
-        raise ConfigError(f"clip={clip}; expected a number of at least 1")
+    if not isinstance(clip, numbers.Real) or not 1 <= clip < np.inf:
+        raise ConfigError(f"clip={clip!r}; expected a number of at least 1")
 
 
 Returns = Literal["scores", "ranking", "rewards"]

@@ -69,7 +69,13 @@ def choose_retrieval(
             platform=platform or jax.default_backend(),
             devices=jax.device_count() if devices is None else devices,
         )
-    return RETRIEVALS[name](catalogue, reason)
+    retrieval = RETRIEVALS[name](catalogue, reason)
+    if not isinstance(retrieval, Retrieval):
+        raise TypeError(
+            f"RETRIEVALS[{name!r}] returned a {type(retrieval).__name__}; expected an object of a class that "
+            "inherits from rankpg.retrieval.Retrieval"
+        )
+    return retrieval
 
 
 def _automatic(

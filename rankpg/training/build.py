@@ -62,12 +62,23 @@ def build_learner(
     training_contexts, _ = split_contexts(environment.num_contexts, config.held_out_contexts)
     with jax.ensure_compile_time_eval():  # numbers, also where the environment is but shapes
         alpha = np.asarray(position_weights(config.position_weights, config.ranking_length))
+    encoder = encoder or _encoder(config, environment)
+    reranker = reranker or _built(
+        "RERANKERS", config.reranker, RERANKERS[config.reranker](config, environment)
+    )
+    name = config.advantage or "none"
+    advantage = advantage or _built(
+        "ADVANTAGES", name, ADVANTAGES[name](_advantage_settings(config, environment))
+    )
+    check_kinds(
+        environment, encoder, reranker, advantage, optimizer
+    )  # entries of a table may be yours
     learner = Learner(
         environment=environment,
-        policy=_policy(config, environment, encoder or _encoder(config, environment)),
-        reranker=reranker or RERANKERS[config.reranker](config, environment),
+        policy=_policy(config, environment, encoder),
+        reranker=reranker,
         estimator=check_estimator(config.estimator, config.num_experts),
-        advantage=advantage or _advantage(config, environment),
+        advantage=advantage,
         optimizer=optimizer or make_optimizer(config),
         sampler=ContextSampler(training_contexts, config.batch_size, config.draws_per_context),
         position_weights=alpha.astype(np.float32),
@@ -76,6 +87,13 @@ def build_learner(
     )
     check_components(learner, config)
     return learner
+
+
+def _built(table: str, name: str, component: Result | None) -> Result:
+    """Returns what an entry of a table built; one of yours may lack its `return`."""
+    if component is None:
+        raise TypeError(f"{table}[{name!r}] returned None; expected the component that it builds")
+    return component
 
 
 def _policy(config: TrainConfig, environment: Environment, encoder: Encoder) -> Policy:
@@ -131,14 +149,13 @@ def _has_towers(encoder: Encoder, environment: Environment) -> bool:
     return isinstance(encoded, Embeddings)
 
 
-def _advantage(config: TrainConfig, environment: Environment) -> Advantage:
-    settings = AdvantageSettings(
+def _advantage_settings(config: TrainConfig, environment: Environment) -> AdvantageSettings:
+    return AdvantageSettings(
         num_contexts=environment.num_contexts,
         ranking_length=config.ranking_length,
         draws_per_context=config.draws_per_context,
         credit_assigned=ESTIMATORS[config.estimator].credit_assigned,
     )
-    return ADVANTAGES[config.advantage or "none"](settings)
 
 
 def make_environment(config: TrainConfig) -> Environment | Dataset:
@@ -191,7 +208,8 @@ def check_sizes(config: TrainConfig, environment: Environment, *, given_encoder:
     if config.held_out_contexts and not given_encoder and config.context_tower == "ids":
         raise ConfigError(
             f"held_out_contexts={config.held_out_contexts}, but context_tower='ids' learns nothing about "
-            "contexts that it never sees; give context_tower='features', 'adapter' or 'given'"
+            "contexts that it never sees; give context_tower='features', context_tower='adapter' or "
+            "context_tower='given'"
         )
     if config.num_candidates > environment.num_items:
         raise ConfigError(
@@ -209,6 +227,7 @@ def check_components(learner: Learner, config: TrainConfig) -> None:
     """Traces every component once on shapes alone, in order, so that a wrong one is named before it runs."""
     _check_encoder(learner, config)
     _check_reranker(learner, config)
+    _check_advantage(learner, config)
     _check_environment(learner.environment, config.num_candidates)
     if learner.adaptive_learning_rate and not _knows_propensity(learner, config.num_candidates):
         raise ConfigError(
@@ -257,6 +276,22 @@ def _check_reranker(learner: Learner, config: TrainConfig) -> None:
     if ranking.items.shape != (length,):
         raise ValueError(
             f"the re-ranker shows items of shape {ranking.items.shape}; expected [{length}]"
+        )
+
+
+def _check_advantage(learner: Learner, config: TrainConfig) -> None:
+    shape = (config.batch_size, config.ranking_length)
+    state = _traced("the advantage's init", learner.advantage.init, jax.random.key(0))
+    rewards = jax.ShapeDtypeStruct(shape, jnp.float32)
+    returned: object = _traced(
+        "the advantage", learner.advantage.apply, state, _shape(shape[:1]), rewards
+    )
+    if not isinstance(returned, tuple) or [getattr(x, "shape", None) for x in returned[:1]] != [
+        shape
+    ]:
+        raise ValueError(
+            f"the advantage returns {jax.tree.map(lambda x: x.shape, returned)} for rewards of shape "
+            f"{shape}; expected (advantages of the same shape, the next state)"
         )
 
 

@@ -174,7 +174,11 @@ class Simulated:
 
 @record
 class Logged:
-    """A batch whose candidates were drawn before, and whose ranking and rewards were observed."""
+    """A batch whose candidates were drawn before, and whose ranking and rewards were observed.
+
+    `update` checks the shapes. Ids are not checked: those of a context and of an item must exist, and the
+    candidates of a row must differ. `online.Retriever.update` checks these too.
+    """
 
     contexts: Int[Array, "B"]
     items: Int[Array, "B K"]
@@ -187,6 +191,7 @@ class Logged:
 
     def candidates(self, learner: Learner, params: Params) -> Candidates:
         """Rescores the candidates under the present parameters; not for `statistics="arrivals"`."""
+        self._check_shapes(learner)
         policy, statistics = learner.policy, learner.estimator.statistics
         return policy.rescore(self.items, params, learner.environment, self.contexts, statistics)
 
@@ -197,6 +202,19 @@ class Logged:
     def rewards(self, learner: Learner, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]:
         """Returns the rewards that were observed."""
         return self.observed
+
+    def _check_shapes(self, learner: Learner) -> None:
+        batch, shown = jnp.shape(self.contexts)[:1], learner.reranker.ranking_length
+        for name, wanted in (
+            ("contexts", batch),
+            ("items", (*batch, learner.policy.num_candidates)),
+            ("shown", (*batch, shown)),
+            ("observed", (*batch, shown)),
+            ("weights", (*batch, shown)),
+        ):
+            found = jnp.shape(getattr(self, name))
+            if found != wanted:
+                raise ValueError(f"{name} of a logged batch has shape {found}; expected {wanted}")
 
 
 @jax.tree_util.register_pytree_node_class
@@ -270,9 +288,14 @@ class Learner:
     def score(self, candidates: Candidates, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]:
         """The estimator's score of every shown item; it carries the gradient."""
         quotas = self.policy.quotas
-        return jax.vmap(lambda c, items: self.estimator.score(c, items, quotas))(
-            candidates, ranking
-        )
+        score = jax.vmap(lambda c, items: self.estimator.score(c, items, quotas))
+        scores = score(candidates, ranking)
+        if getattr(scores, "shape", None) != ranking.shape:
+            raise ValueError(
+                f"the estimator's score returns {getattr(scores, 'shape', scores)} for rankings of "
+                f"shape {ranking.shape}; expected one score for each shown item"
+            )
+        return scores
 
     def credit(
         self,

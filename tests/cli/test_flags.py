@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 from rankpg.cli.arguments import former_flag, option_names
@@ -75,3 +77,11 @@ def test_a_former_flag_is_refused(argv):
 
 def test_current_flags_are_accepted():
     assert former_flag(["train", "--reranker", "noisy", "--out", "late-stage"]) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [["train"], ["evaluate", "x"], ["export", "x", "--out", "y"], ["demo"], ["report", "x"]],
+)
+def test_every_command_calls_a_function(line):
+    assert inspect.isfunction(parser().parse_args(line).command)

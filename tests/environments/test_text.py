@@ -592,7 +592,7 @@ def test_from_a_folder_to_candidates(tmp_path, capsys):
         (("--path", "{}/none"), "no such folder"),
         (
             ("--path", "{}", "--context-tower", "ids"),
-            "give --context-tower features, 'adapter' or 'given'",
+            "give --context-tower features, --context-tower adapter or --context-tower given",
         ),
         (("--path", "{}", "--recall-depth", 121), "--recall-depth 121"),
         (("--path", "{}", "--duplicates", "mean"), "--duplicates"),

@@ -12,7 +12,8 @@ import pytest
 from rankpg import TrainConfig
 from rankpg.advantages import ADVANTAGES, Advantage, AdvantageSettings
 from rankpg.config.fields import choices_of
-from rankpg.core.estimators import ESTIMATORS
+from rankpg.core.estimators import ESTIMATORS, Estimator
+from rankpg.encoders import TOWERS
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.rerankers import RERANKERS
 from rankpg.retrieval import RETRIEVALS
@@ -91,3 +92,39 @@ def test_the_learner_has_the_settings_of_its_config(environment):
     np.testing.assert_array_equal(learner.sampler.contexts, np.arange(6))
     np.testing.assert_allclose(learner.position_weights, 1 / np.log2([2, 3]), rtol=1e-6)
     assert learner.entropy_bonus == 0.1
+
+
+# Entries of a table that a user added, and that are wrong.
+
+
+@pytest.mark.parametrize(
+    ("table", "setting", "entry", "message"),
+    [
+        (RERANKERS, "reranker", lambda config, environment: None, r"RERANKERS.* returned None"),
+        (ADVANTAGES, "advantage", lambda settings: None, r"ADVANTAGES.* returned None"),
+        (RETRIEVALS, "retrieval", lambda settings, reason: None, "returned a NoneType"),
+        (ESTIMATORS, "estimator", 3, r"ESTIMATORS\['mine'\] is 3; expected an Estimator"),
+        (TOWERS, "item_tower", 3, r"TOWERS\['mine'\] is 3; expected an encoders.TowerKind"),
+    ],
+)  # fmt: skip
+def test_entry_of_another_kind_is_named(monkeypatch, environment, table, setting, entry, message):
+    monkeypatch.setitem(table, "mine", entry)
+    with pytest.raises((TypeError, ValueError), match=message):
+        build_learner(TrainConfig(num_candidates=2, **{setting: "mine"}), environment)
+
+
+@pytest.mark.parametrize("wrong", [None, jnp.zeros((4, 0))])
+def test_advantage_of_another_shape_is_named(environment, wrong):
+    advantage = Advantage(lambda key: (), lambda state, contexts, rewards: (wrong, state))
+    config = TrainConfig(num_candidates=2, batch_size=4)
+    with pytest.raises(ValueError, match=r"the advantage returns .* expected"):
+        build_learner(config, environment, advantage=advantage)
+
+
+@pytest.mark.parametrize("wrong", [None, jnp.zeros(9)])
+def test_score_of_another_shape_is_named(monkeypatch, environment, wrong):
+    mine = Estimator(lambda candidates, ranking, quotas: wrong, "candidates", True)
+    monkeypatch.setitem(ESTIMATORS, "mine", mine)
+    learner = build_learner(TrainConfig(num_candidates=2, estimator="mine"), environment)
+    with pytest.raises(ValueError, match="the estimator's score returns"):
+        jax.eval_shape(learner.update, learner.init(jax.random.key(0)), jax.random.key(1))

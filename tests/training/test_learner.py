@@ -13,7 +13,7 @@ import pytest
 from rankpg import TrainConfig, train
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.training import Learner, TrainState, build_learner
-from rankpg.training.update import seed_keys
+from rankpg.training.update import Logged, seed_keys, update
 
 ENABLE_X64 = False
 
@@ -155,3 +155,36 @@ def test_vmap_over_environments_equals_a_loop(learner):
         alone, _ = dataclasses.replace(learner, environment=environment).update(state, key)
         for a, b in zip(jax.tree.leaves(both.params), jax.tree.leaves(alone.params), strict=True):
             np.testing.assert_allclose(a[index], b, rtol=1e-4, atol=1e-6)
+
+
+# Batches whose candidates were drawn before.
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("items", (2, 2)),
+        ("shown", (2, 2)),
+        ("observed", (1, 1)),
+        ("weights", (2,)),
+        ("contexts", (2, 1)),
+    ],
+)
+def test_logged_batch_of_another_shape_is_named(learner, name, shape):
+    state = learner.init(jax.random.key(0))
+    sizes = {
+        "contexts": (2,),
+        "items": (2, 3),
+        "shown": (2, 1),
+        "observed": (2, 1),
+        "weights": (2, 1),
+    }
+    kinds = {"observed": jnp.float32, "weights": jnp.float32}
+
+    def step(shapes):
+        arrays = {n: jax.ShapeDtypeStruct(s, kinds.get(n, jnp.int32)) for n, s in shapes.items()}
+        return jax.eval_shape(lambda logged: update(learner, state, Logged(**logged)), arrays)
+
+    step(sizes)
+    with pytest.raises(ValueError, match=f"{name} of a logged batch has shape"):
+        step(sizes | {name: shape})

@@ -91,8 +91,12 @@ class RunFolder:
         track: Sequence[str] | None = None,
     ):
         self.path = Path(path)
-        if keep_last is not None and keep_last < 1:
+        if keep_last is not None and not (isinstance(keep_last, int) and keep_last >= 1):
             raise ConfigError(f"{argument('keep_last', keep_last)}; expected at least 1")
+        if isinstance(track, str):
+            raise ConfigError(
+                f"{argument('track', track)}; expected a list of names: track=[{track!r}]"
+            )
         check_trackers(track or ())
         given: dict[str, Any] = {"keep_last": keep_last, "keep_best": keep_best}
         given["track"] = None if track is None else list(track)
@@ -169,8 +173,8 @@ class RunFolder:
             name, before, now = changed
             raise ConfigError(
                 f"{self.path} was trained with {argument(name, before)}, not {argument(name, now)}; "
-                f"resume=True allows changes of {', '.join(MAY_CHANGE)} only. Choose another out= for other "
-                "settings"
+                f"resume=True allows changes of {'=, '.join(MAY_CHANGE)}= only. Choose another out= for "
+                "other settings"
             )
         load_state(run, self.path, step)
         if run.evaluated >= run.config.num_steps or run.step > run.config.num_steps:

@@ -91,7 +91,7 @@ def load_settings(file: Path) -> dict[str, Any]:
         return {}
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise ConfigError(
-            f"{file} must be a mapping of settings to values, such as num_steps: 2000"
+            f"{file} must be a mapping of settings to values, such as 'num_steps: 2000'"
         )
     return settings
 
