@@ -101,7 +101,7 @@ def refusal(settings, *parts):
         ({"adaptive_learning_rate": "yes"}, ["adaptive_learning_rate='yes'", "true or false"]),
         ({"seeds": 3}, ["seeds=3", "a list, each entry a whole number"]),
         ({"seeds": "012"}, ["seeds='012'", "a list"]),
-        ({"seeds": [0, "one"]}, ["seeds='one'", "a whole number"]),
+        ({"seeds": [0, "one"]}, ["seeds=(0, 'one')", "a whole number"]),
         ({"hidden": [0]}, ["hidden=(0,)", "at least 1"]),
         ({"path": 3, "environment": "ratings"}, ["path=3", "text"]),
         ({"reranker": ["optimal"]}, ["reranker=['optimal']", "text"]),
@@ -398,7 +398,7 @@ def test_messages_in_flags():
         ),
         (
             {"environment": "ratings"},
-            "--environment ratings needs --path FILE (csv, parquet or npz)",
+            "--environment ratings needs --path FILE (csv, tsv, parquet or npz)",
         ),
         (
             {"advantage": "batch", "batch_size": 1},
