@@ -215,7 +215,7 @@ class TestRejects:
             lambda world: world.context_features,
         )
         run = prepare(TrainConfig(num_candidates=K, num_steps=1), make_data(), encoder=encoder)
-        with pytest.raises(ConfigError, match="must read nothing else of a context"):
+        with pytest.raises(ConfigError, match="gets context_features and nothing else"):
             export(run, tmp_path / "out")
 
     def test_nonfinite_parameters(self, tmp_path):

@@ -330,10 +330,10 @@ def test_streams_of_a_seed_have_distinct_keys():
 
 
 def test_rows_of_a_step_have_distinct_keys(world):
-    """Context, candidates, ranking and noise of a row come from four keys, no two rows share any."""
+    """Candidates, ranking and rewards of a row come from three keys; no two rows share any."""
     rows = StepKeys.split(jax.random.key(0)).rows(16)
-    bits = np.concatenate([jax.random.key_data(stream) for stream in rows])
-    assert len(np.unique(bits, axis=0)) == 4 * 16
+    bits = np.concatenate([np.atleast_2d(jax.random.key_data(stream)) for stream in rows])
+    assert len(np.unique(bits, axis=0)) == 1 + 3 * 16  # the contexts of a batch come from one key
 
 
 # Masks.
