@@ -193,7 +193,8 @@ class Encoder(NamedTuple):
 
 
 _FEATURE_FILES = {"context": "queries.npy", "item": "corpus.npy"}
-Tower: TypeAlias = IdTower | FeatureTower | AdapterTower | GivenTower
+Tower: TypeAlias = Callable[..., Array]
+"""An nnx module: ids or features of n rows -> embeddings [M, n, D]; without an argument, of all ids."""
 
 
 class TwoTower(nnx.Module):
