@@ -21,7 +21,7 @@ demo: setup ## train a small retriever and show what it learnt
 test: lint types ## lint, types, core tests and doctests
 	$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-core: setup ## tests of the core mathematics alone: half a minute
+test-core: setup ## tests of the core mathematics alone: about a minute
 	$(PY) -m pytest -n $(JOBS) --dist worksteal tests/core rankpg/core $(ARGS)
 
 lint: setup ## ruff, the layers of the package, the words of code and documentation
