@@ -131,7 +131,7 @@ def _measure(
         )
     if not ranking.size:
         raise ValueError(
-            f"in_group has shape {ranking.shape}, so there is no ranking; expected bool[..., n], n at least 1"
+            f"in_group has shape {ranking.shape}: the ranking is empty; expected bool[..., n], n at least 1"
         )
     length = ranking.shape[-1]
     total = length if num_items is None else num_items

@@ -131,7 +131,7 @@ class Log:
 
 
 def read_log(folder: Path | str) -> tuple[Any, Any]:
-    """Reads all draws and all feedback of a folder as two pyarrow tables; None where there is no file.
+    """Reads all draws and all feedback of a folder as two pyarrow tables; None for a missing file.
 
     Join them by `token` and `row`.
     """

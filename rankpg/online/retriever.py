@@ -117,7 +117,7 @@ class Retriever:
 
         Args:
           config: settings with one seed.
-          environment: contexts and items; `online.catalogue` where there is no simulator.
+          environment: contexts and items; `online.catalogue` if the rewards are unknown.
           importance, clip, log: as in `Retriever`.
           **components: as in `rankpg.train`.
         """

@@ -292,7 +292,7 @@ def _not_saved(folder: Path, step: int, state: object, error: Exception) -> Save
     kept = (
         f"Earlier checkpoints are kept: resume=True continues from step {steps[-1]}"
         if steps
-        else "There is no earlier checkpoint: the run has to start again"
+        else "No earlier checkpoint exists: train again from step 0"
     )
     return SaveError(
         f"the state of step {step} ({size / 2**20:.1f} MiB) could not be saved in {folder}: "

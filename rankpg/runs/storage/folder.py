@@ -300,7 +300,7 @@ class RunFolder:
 
 
 def _read_keeping(path: Path) -> dict[str, Any]:
-    """Returns the content of folder.json; the defaults if there is no such file."""
+    """Returns the content of folder.json; the defaults if the file is missing."""
     file = path / KEEP
     if not file.exists():
         return dict(_DEFAULTS)
