@@ -176,12 +176,10 @@ def _add_export(subcommands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--seed", type=int, metavar="INT", help="seed of the run to export [its first]"
     )
-    indexes = index_choices()
     parser.add_argument(
         "--index",
-        choices=indexes,
         default="all",
-        metavar="|".join(indexes),
+        metavar="|".join(index_choices()),
         help="index libraries [%(default)s]",
     )
     parser.add_argument(

@@ -197,7 +197,8 @@ def select_indexes(index: str) -> tuple[str, ...]:
     ('faiss', 'usearch')
     """
     if index not in index_choices():
-        raise ConfigError(f"index={index!r}; expected one of {', '.join(index_choices())}")
+        renamed = "; 'both' is now named 'all'" if index == "both" else ""
+        raise ConfigError(f"index={index!r}; expected one of {', '.join(index_choices())}{renamed}")
     names = {"none": (), "all": tuple(INDEXES)}.get(index, (index,))
     for name in names:
         INDEXES[name].version()
