@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg.config.renamed import RENAMED
 from rankpg.config.train_config import TrainConfig
 from rankpg.data.frame import Table
 from rankpg.data.ids import ArrayLike
 from rankpg.environments.dataset import Dataset, split_contexts
+from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import Row, TwoStage
 from rankpg.policy import Policy
 from rankpg.runs import catalogue, recommend
@@ -312,7 +314,12 @@ def prepare(
       config: settings.
       environment: contexts and rewards of your own; those of the config if None.
       **components: as in `training.build_learner`.
+
+    Raises:
+      ConfigError: a component under its former name, or settings that do not fit.
     """
+    for name in RENAMED.keys() & components.keys():
+        raise ConfigError(f"{name}= is now named {RENAMED[name]}=")
     config = config.resolve()
     if environment is None:
         _check_before_generating(config)

@@ -664,3 +664,8 @@ def test_odd_folder_names(name, tmp_path):
     writer.open(run)
     finish(run, writer)
     assert load_run(folder).step == 4
+
+
+def test_component_under_its_former_name_is_refused():
+    with pytest.raises(ConfigError, match="late_stage= is now named reranker="):
+        train(settings(), late_stage=None)
