@@ -340,7 +340,7 @@ def test_trial_without_its_last_values_is_refused_last(damaged, capsys):
         file.unlink()
     assert main(["reproduce", "table4", "--scale", "smoke", "--out", str(damaged)]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert f"{first}: {metrics} lacks rows of step 4, which the checkpoint holds" in error
+    assert f"{first}: {metrics} lacks rows of step 4, which the checkpoint has" in error
     assert f"move {metrics.parent} away and train again" in error
     report = read_json(damaged / "table4.json")
     assert report["rows"][second]["reached"] == 4
@@ -365,7 +365,7 @@ def test_damaged_file_is_named(damaged):
     folder = damaged / "runs" / "standin9x52-K50-top1_pg"
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace("batch_size: 128", "batch_size: -1"))
-    with pytest.raises(ConfigError, match=r"top1_pg/config\.yaml: --batch-size is -1"):
+    with pytest.raises(ConfigError, match=r"top1_pg/config\.yaml: batch_size=-1"):
         reproduce(["table4"], "smoke", damaged)
     (folder / "config.yaml").write_text(config)
     (folder / "versions.json").write_text("{")

@@ -168,7 +168,7 @@ def test_page_notes_missing_parts(two_seeds, tmp_path):
     seen = Tags(report([cut, empty, given], tmp_path / "report.html").read_text())
     assert "empty is left out" in seen.text
     assert "cut: not available: the checkpoint" in seen.text
-    assert "was trained on an environment that was handed over" in seen.text
+    assert "was trained on an environment that was passed in Python" in seen.text
     assert "unknown: no run card" in seen.text
     assert "No groups were given" in seen.text
     assert seen.count("img") == 4  # the figures that need only metrics
