@@ -6,6 +6,8 @@ PY := .venv/bin/python
 JOBS ?= 2
 ARGS ?=
 export UV_SYSTEM_CERTS ?= 1
+# Compiled modules are kept: every test process imports them anew.
+unexport PYTHONDONTWRITEBYTECODE
 BENCHMARKS ?= $(filter-out __init__ common tables text_retrieval,$(basename $(notdir $(sort $(wildcard benchmarks/scripts/*.py)))))
 
 help: ## this list
@@ -21,8 +23,8 @@ demo: setup ## train a small retriever and show what it learnt
 test: lint types ## lint, types, core tests and doctests
 	$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-test-core: setup ## tests of the core mathematics alone: about a minute
-	$(PY) -m pytest -n $(JOBS) --dist worksteal tests/core rankpg/core $(ARGS)
+test-core: setup ## tests of the core mathematics alone: half a minute
+	$(PY) -m pytest -n $(JOBS) --dist worksteal tests/core $(ARGS)
 
 lint: setup ## ruff, the layers of the package, the words of code and documentation
 	$(PY) -m ruff check .
