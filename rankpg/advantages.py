@@ -188,7 +188,7 @@ def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> Advantage
     """The reward minus a network's prediction b_l(context), fitted by one Adam step of squared error a batch.
 
     Args:
-      network: returns [1, B, L] from contexts, such as a tower of `encoders.py` with D = L.
+      network: returns [1, B, L] from contexts, such as a tower of `encoders` with D = L.
       learning_rate: step size of Adam.
     """
     optimizer = optax.adam(learning_rate)

@@ -1,4 +1,4 @@
-"""Encoders: from contexts to embeddings or logits, by two towers or by a network of your own."""
+"""Two-tower encoders, and encoders from a Linen or nnx module."""
 
 from __future__ import annotations
 

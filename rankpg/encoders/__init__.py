@@ -1,0 +1,37 @@
+"""Encoders: from contexts to embeddings or logits, by two towers or by a network of your own."""
+
+from rankpg.encoders.two_tower import (
+    TOWERS,
+    AdapterTower,
+    Encoder,
+    FeatureTower,
+    GivenTower,
+    IdTower,
+    TowerKind,
+    TowerSettings,
+    TwoTower,
+    by_rows,
+    from_linen,
+    from_nnx,
+    to_logits,
+    towers_of,
+    two_tower,
+)
+
+__all__ = [
+    "TOWERS",
+    "AdapterTower",
+    "Encoder",
+    "FeatureTower",
+    "GivenTower",
+    "IdTower",
+    "TowerKind",
+    "TowerSettings",
+    "TwoTower",
+    "by_rows",
+    "from_linen",
+    "from_nnx",
+    "to_logits",
+    "towers_of",
+    "two_tower",
+]
