@@ -255,7 +255,7 @@ def _checked_cutoffs(at: Sequence[int], depth: int) -> tuple[int, ...]:
 
 
 def _checked_lists(
-    lists: Int[np.ndarray, "n depth"], num_items: int = _LARGEST_ITEM
+    lists: Int[np.ndarray, "n depth"], num_items: int = _LARGEST_ITEM + 1
 ) -> Int[np.ndarray, "n depth"]:
     """Returns the lists, or raises ValueError with the first row that is not a list of distinct items."""
     if lists.ndim != 2 or not lists.size or lists.dtype.kind != "i":

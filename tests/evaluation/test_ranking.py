@@ -133,6 +133,17 @@ def test_rows_without_relevant_items_are_nan():
     assert all(np.isnan(values).all() for values in metrics.values())
 
 
+def test_end_of_a_list_is_not_an_item():
+    """The number of -1 in a row is that of the largest item in the row before."""
+    lists = np.array([[1, 2], [3, -1]])
+    largest = np.iinfo(np.int32).max
+    metrics = ranking_metrics(lists, (np.array([0, 1, 2]), np.array([largest, 5])), at=[2])
+    assert metrics["recall@2"].tolist() == [0, 0]
+    lists[0, 1] = largest
+    metrics = ranking_metrics(lists, (np.array([0, 1, 2]), np.array([largest, 5])), at=[2])
+    assert metrics["recall@2"].tolist() == [1, 0]
+
+
 def test_memory_does_not_grow_with_the_catalogue():
     lists = np.arange(2000)[:, None] * 1_000_000 + np.arange(20)  # items up to 2 * 10^9
     tracemalloc.start()
@@ -169,7 +180,8 @@ KNOWN = np.array([0, 1, 2]), np.array([4, 5])
         (np.zeros((0, 3), int), KNOWN, {}, r"lists is int64\[0, 3\]; expected integers \[n, depth\]"),
     ],
 )  # fmt: skip
-def test_error_names_the_row(lists, known, options, words):
+def test_error_names_the_row(lists, known, options, words, monkeypatch):
+    monkeypatch.setattr(ranking, "_CELLS", 3)  # one row a block
     options = {"at": [2], **options}
     if "grades" in options:
         options["grades"] = np.array(options["grades"], float)
