@@ -131,7 +131,8 @@ def read_interactions(
       duplicates: rows of one pair: "first" keeps the earliest, "last" the latest, "sum" adds their values
         at the time of the earliest, "error" rejects them.
       header: False for a text file whose first line is an interaction, with user, item, value and timestamp
-        in this order, the last two optional, or at the places that `columns` names.
+        in this order, the last two optional, or at the places that `columns` names. This is also how a file
+        with `::` between its fields is read, and one whose first line holds numbers and dates alone.
 
     Raises:
       FileNotFoundError: the file does not exist.

@@ -309,9 +309,15 @@ def test_positive_keeps_rows_and_drops_their_values(sign):
     [("first", (5.0, 1.0)), ("last", (2.0, 9.0)), ("sum", (10.0, 1.0))],
 )
 def test_duplicates(duplicates, kept):
-    rows = {"user": [1, 1, 3, 1], "item": [2, 2, 2, 2], "value": [3, 2, 1, 5], "time": [4, 9, 2, 1]}
+    rows = {
+        "user": [1, 1, 3, 1, 1],
+        "item": [2, 2, 2, 2, 1],
+        "value": [3, 2, 1, 5, 7],
+        "time": [4, 9, 2, 1, 5],
+    }
     table = read_interactions(rows, duplicates=duplicates)
-    assert tuples(table) == [(1, 2, *kept), (3, 2, 1.0, 2.0)]
+    first_user = sorted([(1, 2, *kept), (1, 1, 7.0, 5.0)], key=lambda row: row[3])
+    assert tuples(table) == [*first_user, (3, 2, 1.0, 2.0)]
     assert "2 rows repeat a pair" in table.notes[-2]
 
 
@@ -323,6 +329,8 @@ def test_duplicates_are_rejected_with_both_lines(tmp_path):
         "duplicates='first'",
     )
     assert tuples(read_interactions(ROWS, duplicates="error")) == SORTED
+    valued = write(tmp_path, "user,item,value\n1,x,0\n2,x,1\n1,x,1\n1,x,1\n", "valued.csv")
+    refusal(lambda: read_interactions(valued, duplicates="error", positive="> 0"), "lines 4 and 5")
 
 
 def test_rows_at_one_time_keep_their_order():
