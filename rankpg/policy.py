@@ -98,13 +98,19 @@ class Policy:
         environment: Environment,
         contexts: Int[Array, "B"],
         statistics: Statistics = "candidates",
+        noise: PRNGKey | None = None,
     ) -> Candidates:
         """Computes what `sample` would return under these parameters for candidates drawn before.
+
+        Args:
+          items: at least one for each context; of other numbers than K, their sparse logits.
+          params, environment, contexts, statistics: as in `sample`.
+          noise: key of the encoder's dropout; none if None.
 
         Raises:
           ValueError: the score reads the noise of the draw, or the run is sharded.
         """
-        encoded = self._encode(params, environment, contexts)
+        encoded = self._encode(params, environment, contexts, noise)
         return self.retrieval.rescore(
             items, encoded, contexts, environment, self.quotas, statistics
         )
@@ -185,10 +191,14 @@ class Policy:
         return encoded
 
     def _encode(
-        self, params: Params, environment: Environment, contexts: Int[Array, "B"]
+        self,
+        params: Params,
+        environment: Environment,
+        contexts: Int[Array, "B"],
+        noise: PRNGKey | None = None,
     ) -> Encoded:
         """Encodes contexts as training multiplies them: in `product_dtype`, divided by the temperature."""
-        encoded = self.encoder.encode(params, environment, contexts)
+        encoded = self.encoder.encode(params, environment, contexts, noise)
         if self.product_dtype == jnp.bfloat16 and isinstance(encoded, Embeddings):
             encoded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), encoded)
         if isinstance(encoded, Embeddings):

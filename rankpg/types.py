@@ -34,6 +34,7 @@ __all__ = [
     "Bool",
     "Embeddings",
     "Environment",
+    "Feedback",
     "Float",
     "Int",
     "Key",
@@ -93,6 +94,16 @@ class Ranking:
     items: Int[Array, "L"]
     log_propensity: Float[Array, ""]
     """log P(ranking | candidates); NaN where it is unknown."""
+
+
+@record
+class Feedback:
+    """Items of each context whose reward is known to be above 0."""
+
+    items: Int[Array, "B P"]
+    """At most P different items; a shorter list is filled up with repeats of its first item."""
+    values: Float[Array, "B P"]
+    """The reward of each item; 0 where a list is filled up."""
 
 
 @runtime_checkable
@@ -187,6 +198,29 @@ class Environment(Protocol):
         """
         return None if self.where is None else self.where[context][items]
 
+    def count_eligible(self) -> Int[Array, "num_contexts"] | None:
+        """Returns the number of eligible items of each context; None: all items of all contexts."""
+        items = jnp.arange(self.num_items, dtype=jnp.int32)
+        if self.eligible(jnp.int32(0), items[:1]) is None:
+            return None
+        contexts = jnp.arange(self.num_contexts, dtype=jnp.int32)
+        return jax.lax.map(lambda context: jnp.sum(self.eligible(context, items)), contexts)
+
+    def feedback(self, key: PRNGKey, contexts: Int[Array, "B"]) -> Feedback | None:
+        """Returns the items of these contexts that are known to earn a reward; None if that is unknown.
+
+        `key` chooses among the items of a context that has too many. An environment that returns `Feedback`
+        can be trained on with objective='softmax' and objective='inclusion'.
+        """
+        return None
+
+    def histories(self, contexts: Int[Array, "B"], length: int) -> Int[Array, "B length"] | None:
+        """Returns the last items that the user of each context interacted with; None if that is unknown.
+
+        The newest item comes last; -1 stands before the first.
+        """
+        return None
+
     def mask_ineligible(
         self, context: Int[Array, ""], logits: Float[Array, "M N"]
     ) -> Float[Array, "M N"]:
@@ -200,6 +234,16 @@ class Environment(Protocol):
         return None
 
     @_default
+    def context_users(self) -> Int[Array, "num_contexts"] | None:
+        """Row of each context in tables and features of contexts; None, the default: the context itself."""
+        return None
+
+    @_default
+    def num_users(self) -> int:
+        """Number of rows in a table of contexts; `num_contexts` by default."""
+        return self.num_contexts
+
+    @_default
     def context_features(self) -> Float[Array, "num_contexts F"] | None:
         """Features of the contexts, for towers and re-rankers that use them; None by default."""
         return None
@@ -207,6 +251,11 @@ class Environment(Protocol):
     @_default
     def item_features(self) -> Float[Array, "N G"] | None:
         """Features of the items; None by default."""
+        return None
+
+    @_default
+    def item_tags(self) -> Int[Array, "N T"] | None:
+        """Tags of each item, such as categories, as numbers from 0; -1 fills a row up. None by default."""
         return None
 
     @_default
@@ -232,10 +281,16 @@ _ENVIRONMENT_MEMBERS = (
     "sample_rewards",
     "relevance",
     "eligible",
+    "count_eligible",
+    "feedback",
+    "histories",
     "mask_ineligible",
     "where",
+    "context_users",
+    "num_users",
     "context_features",
     "item_features",
+    "item_tags",
     "knows_rewards",
     "allowed",
     "whole",

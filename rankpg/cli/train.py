@@ -14,7 +14,7 @@ from rankpg._utils.distributed import agreed, is_writer, join_processes
 from rankpg.cli.arguments import checkpoint_step, folder_name, metrics_table, setting_argument
 from rankpg.cli.flags import flag, with_flags
 from rankpg.config.presets import PRESET_SETTINGS
-from rankpg.config.train_config import TrainConfig
+from rankpg.config.train_config import GROUPS, TrainConfig
 from rankpg.errors import ConfigError
 from rankpg.runs.storage.trackers import TRACKERS
 
@@ -209,10 +209,10 @@ def add_train(subcommands: argparse._SubParsersAction) -> None:
     )
     groups: dict[str, argparse._ArgumentGroup] = {}
     hints = get_type_hints(TrainConfig)
+    for title in GROUPS:
+        groups[title] = parser.add_argument_group(title)
     for field in dataclasses.fields(TrainConfig):
         title = field.metadata["group"]
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
         options = setting_argument(field, hints[field.name], _SETTINGS)
         groups[title].add_argument(flag(field.name), **options)
     parser.set_defaults(command=train)

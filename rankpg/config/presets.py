@@ -7,7 +7,7 @@ from typing import Any
 
 from rankpg.core.estimators import ESTIMATORS
 
-__all__ = ["PRESETS", "PRESET_SETTINGS"]
+__all__ = ["KNOWN_FEEDBACK_PRESET", "PRESETS", "PRESET_SETTINGS"]
 
 PRESET_SETTINGS = (
     "init_scale",
@@ -53,3 +53,6 @@ def _tuned(estimator: str, over_features: bool) -> dict[str, Any]:
 
 PRESETS: dict[str, Callable[[str, bool], dict[str, Any]]] = {"tuned": _tuned, "paper": _paper}
 """name -> settings, given an estimator and whether a tower learns over features (`features`, `adapter`)."""
+
+KNOWN_FEEDBACK_PRESET: dict[str, Any] = {"learning_rate": 1e-3, "advantage": "none"}
+"""What an objective on known feedback changes in a preset: its gradient has no noise from draws."""

@@ -12,7 +12,12 @@ from typing import Any, Literal
 
 from rankpg.advantages import ADVANTAGES
 from rankpg.config.fields import check_effects, checked, setting, setting_type
-from rankpg.config.presets import PRESETS
+from rankpg.config.interaction_settings import (
+    INTERACTIONS,
+    KNOWN_FEEDBACK,
+    FeedbackSettings,
+)
+from rankpg.config.presets import KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.encoders import TOWERS, TowerKind
@@ -21,7 +26,7 @@ from rankpg.errors import ConfigError, argument
 from rankpg.rerankers import RERANKERS
 from rankpg.retrieval.base import RETRIEVALS
 
-__all__ = ["TrainConfig"]
+__all__ = ["GROUPS", "TrainConfig"]
 
 _PROBLEM, _POLICY, _RERANKER, _LEARNING, _RUN = (
     "the problem",
@@ -31,9 +36,12 @@ _PROBLEM, _POLICY, _RERANKER, _LEARNING, _RUN = (
     "the run",
 )
 
+GROUPS = (_PROBLEM, INTERACTIONS, _POLICY, _RERANKER, KNOWN_FEEDBACK, _LEARNING, _RUN)
+"""Headings of the settings, in the order of the help."""
+
 _SHARDED = {"retrieval": "sharded"}
 _SYNTHETIC, _RATINGS = {"environment": "synthetic"}, {"environment": "ratings"}
-_FILES = {"environment": ("ratings", "text")}
+_FILES = {"environment": ("ratings", "text", "interactions")}
 _OVER_FEATURES = tuple(n for n, kind in TOWERS.items() if kind.reads_features and kind.learns)
 _FROM_PRESET = "from the preset"
 _LARGEST_BONUS = 1e6
@@ -41,7 +49,7 @@ _LARGEST_BONUS = 1e6
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class TrainConfig(FeedbackSettings):
     """The settings of a training run. The preset fills in the fields that are None.
 
     >>> TrainConfig(estimator="ca_pg").resolve().learning_rate
@@ -55,22 +63,24 @@ class TrainConfig:
         "synthetic",
         _PROBLEM,
         "source of contexts and rewards: synthetic (the paper's instance at 1000 x 1000 and 10 features, "
-        "else a generated one), or ratings or text from path=",
+        "else a generated one), or ratings, text or interactions from path=",
         ENVIRONMENTS,
     )
     path: str | None = setting(
         None,
         _PROBLEM,
         "ratings: csv, tsv, parquet or npz file of (user, item, value) triples, or matrix as npy, npz or csv "
-        "without header; text: folder with corpus.jsonl, queries.jsonl, qrels, corpus.npy and queries.npy",
+        "without header; text: folder with corpus.jsonl, queries.jsonl, qrels, corpus.npy and queries.npy; "
+        "interactions: file of (user, item) rows with a timestamp and a value, if there are any",
         needs=_FILES,
         metavar="FILE|FOLDER",
     )
     columns: tuple[str, ...] | None = setting(
         None,
         _PROBLEM,
-        "ratings: names of the user, item and value columns",
-        needs=_RATINGS,
+        "names of the user, item and value columns; of interactions: user, item, timestamp and value, as "
+        "many as there are",
+        needs={"environment": ("ratings", "interactions")},
         default_help="recognised by their names",
         metavar="NAME",
     )
@@ -125,10 +135,13 @@ class TrainConfig:
         "ids",
         _POLICY,
         "embedding of contexts. ids: a table; features: a perceptron over their features; adapter: their "
-        "features plus a perceptron that is 0 at first; given: their features, not trained",
+        "features plus a perceptron that is 0 at first; given: their features, not trained; history: the "
+        "items that their user interacted with",
         TOWERS,
     )
-    item_tower: str = setting("ids", _POLICY, "embedding of items, with the same choices", TOWERS)
+    item_tower: str = setting(
+        "ids", _POLICY, "embedding of items, with the same choices but history", TOWERS
+    )
     hidden: tuple[int, ...] = setting(
         (64,),
         _POLICY,
@@ -239,6 +252,12 @@ class TrainConfig:
         "rewards within a context, with advantage='context')",
     )
     num_steps: int = setting(20_000, _RUN, "number of updates")
+    num_epochs: int | None = setting(
+        None,
+        _RUN,
+        "number of passes over the training moments of interactions, in place of num_steps",
+        default_help="num_steps",
+    )
     seeds: tuple[int, ...] = setting(
         (0, 1, 2),
         _RUN,
@@ -361,9 +380,22 @@ class TrainConfig:
                 f"{self._argument('embedding_dim')} has no effect: {self._argument('context_tower')} and "
                 f"{self._argument('item_tower')} keep the width of the features; leave it out"
             )
-        if self.columns is not None and len(self.columns) != 3:
-            self._reject("columns", "three names: USER ITEM VALUE")
+        if self.environment == "interactions" and self.path is None:
+            raise ConfigError(
+                "environment='interactions' needs path=FILE (csv, tsv, parquet or npz)"
+            )
+        self._check_columns()
+        self.check_feedback()
         self._check_batch()
+
+    def _check_columns(self) -> None:
+        if self.columns is None:
+            return
+        if self.environment == "interactions":
+            if not 2 <= len(self.columns) <= 4:
+                self._reject("columns", "two to four names: USER ITEM [TIMESTAMP [VALUE]]")
+        elif len(self.columns) != 3:
+            self._reject("columns", "three names: USER ITEM VALUE")
 
     def _check_batch(self) -> None:
         """Rejects batches from which the advantage cannot be computed."""
@@ -391,6 +423,8 @@ class TrainConfig:
         towers = [TOWERS[name] for name in (self.context_tower, self.item_tower)]
         over_features = any(tower.reads_features and tower.learns for tower in towers)
         preset = PRESETS[self.preset](self.estimator, over_features)
+        if self.objective != "policy_gradient":
+            preset |= KNOWN_FEEDBACK_PRESET
         if self.optimizer is not None and self.optimizer != preset["optimizer"]:
             preset["optimizer_options"] = ()  # options belong to the preset's own optimizer
         missing = {name: value for name, value in preset.items() if getattr(self, name) is None}

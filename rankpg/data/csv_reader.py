@@ -16,10 +16,10 @@ import numpy as np
 
 from rankpg.data.arrow import arrow
 from rankpg.data.columns import positions
-from rankpg.data.ids import Columns, TableError
+from rankpg.data.ids import Columns, TableError, whole_numbers
 from rankpg.data.ratings_table import Encoded, Matrix, Triples, in_one_line, sorted_ids
 
-__all__ = ["read_csv", "read_text", "whole_numbers"]
+__all__ = ["read_csv", "read_text"]
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _WHOLE = re.compile(r"[+-]?\d+")
@@ -189,17 +189,3 @@ def _floats(column: Any) -> np.ndarray:
 def _text_ids(column: Any, source: str, name: str) -> Encoded:
     labels = whole_numbers(np.asarray(column.dictionary.to_pylist(), dtype=str))
     return sorted_ids(labels, column.indices.to_numpy(), source, name)
-
-
-def whole_numbers(labels: np.ndarray) -> np.ndarray:
-    """Returns ids that were read as text as int64 if all are whole numbers without leading zeros.
-
-    >>> whole_numbers(np.array([" 7", "10"])), whole_numbers(np.array(["007", "10"]))
-    (array([ 7, 10]), array(['007', '10'], dtype='<U3'))
-    """
-    labels = np.char.strip(labels)
-    try:
-        whole = labels.astype(np.int64)
-        return whole if np.array_equal(whole.astype(str), labels) else labels
-    except (ValueError, OverflowError):
-        return labels  # some are not whole numbers

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rankpg.data.arrow import arrow, decoded
-from rankpg.data.frame import Frame, Table, frame_of, kind_of
+from rankpg.data.files import Table
+from rankpg.data.frame import Frame, frame_of, kind_of
 from rankpg.data.ids import TableError
 from rankpg.data.ratings_table import unusable
 

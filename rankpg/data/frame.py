@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from rankpg.data.arrow import arrow, decoded, is_table, to_arrow
 from rankpg.data.columns import category, column_role
-from rankpg.data.csv_reader import read_text, whole_numbers
-from rankpg.data.ids import TableError, exact_array, id_array, is_empty
+from rankpg.data.csv_reader import read_text
+from rankpg.data.files import Table, check_file, load_arrays, open_parquet
+from rankpg.data.ids import TableError, exact_array, id_array, is_empty, objects, whole_numbers
 from rankpg.data.ratings_table import in_one_line
-from rankpg.data.read import check_file, load_arrays, open_parquet
 
-__all__ = ["Frame", "Table", "frame_of", "kind_of", "objects"]
+__all__ = ["Frame", "frame_of", "kind_of"]
 
 _NO_NUMBER = ("", "nan", "na", "n/a", "null", "none")
 """Texts that mean an empty cell of a CSV."""
@@ -180,21 +180,10 @@ def _times_as_text(column: np.ndarray) -> np.ndarray:
     return found
 
 
-def objects(values: list[Any]) -> np.ndarray:
-    """Returns a list as a one-dimensional array of objects, also where its values are lists."""
-    column = np.empty(len(values), object)
-    column[:] = values
-    return column
-
-
 def kind_of(array: np.ndarray) -> str:
     """Returns the dtype and the shape of an array, for messages."""
     return f"{array.dtype} of shape {list(array.shape)}"
 
-
-Table: TypeAlias = Any
-"""A table of pandas, polars, pyarrow or another library that supports Arrow, a mapping of names to NumPy
-arrays, or the path of a file; `frame_of` checks it."""
 
 _FILES = (".csv", ".tsv", ".parquet", ".npz")
 

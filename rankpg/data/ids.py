@@ -25,6 +25,8 @@ __all__ = [
     "is_empty",
     "is_missing",
     "labels_of",
+    "objects",
+    "whole_numbers",
 ]
 
 if TYPE_CHECKING:
@@ -341,3 +343,24 @@ def is_missing(value: Any) -> bool:
     ):  # pandas' NA equals nothing, not even as a bool
         return True
     return not isinstance(value, list | np.ndarray) and bool(value != value)
+
+
+def objects(values: list[Any]) -> np.ndarray:
+    """Returns a list as a one-dimensional array of objects, also where its values are lists."""
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column
+
+
+def whole_numbers(labels: np.ndarray) -> np.ndarray:
+    """Returns ids that were read as text as int64 if all are whole numbers without leading zeros.
+
+    >>> whole_numbers(np.array([" 7", "10"])), whole_numbers(np.array(["007", "10"]))
+    (array([ 7, 10]), array(['007', '10'], dtype='<U3'))
+    """
+    labels = np.char.strip(labels)
+    try:
+        whole = labels.astype(np.int64)
+        return whole if np.array_equal(whole.astype(str), labels) else labels
+    except (ValueError, OverflowError):
+        return labels  # some are not whole numbers

@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 
 from rankpg.data.arrow import arrow, encoded_triples, is_table, to_arrow
-from rankpg.data.frame import Table, objects
-from rankpg.data.ids import IdMap, TableError, exact_array, id_array
+from rankpg.data.files import Table, check_file, load_arrays, open_parquet
+from rankpg.data.ids import IdMap, TableError, exact_array, id_array, objects
 from rankpg.data.interaction_columns import ColumnNames, Roles, find_columns
 from rankpg.data.interaction_text import TEXT_SUFFIXES, TextFile, open_text_file
 from rankpg.data.ratings_table import Encoded, Triples, encode, in_one_line
-from rankpg.data.read import check_file, load_arrays, open_parquet
 from rankpg.data.times import array_times, arrow_times
 
 __all__ = ["Raw", "raw_interactions"]

@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 
 from rankpg.data.arrow import arrow
-from rankpg.data.csv_reader import whole_numbers
-from rankpg.data.ids import TableError
+from rankpg.data.ids import TableError, whole_numbers
 from rankpg.data.interaction_columns import ColumnNames, Roles, columns_by_place, find_columns
 from rankpg.data.ratings_table import Encoded, in_one_line, sorted_ids
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from rankpg.data.frame import Table
+from rankpg.data.files import Table
 from rankpg.data.ids import IdMap, TableError
 from rankpg.data.interaction_columns import ColumnNames, check_column_names
 from rankpg.data.interaction_files import Raw, raw_interactions

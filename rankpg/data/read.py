@@ -5,23 +5,20 @@ file -> which columns -> ids and their row numbers -> Triples | Matrix
 
 from __future__ import annotations
 
-import contextlib
 import os
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rankpg.data.arrow import arrow, encoded_triples
 from rankpg.data.columns import NAME_COLUMNS, column_role, guess_columns, positions
 from rankpg.data.csv_reader import read_csv
+from rankpg.data.files import check_file, load_arrays, open_parquet
 from rankpg.data.ids import Columns, TableError
-from rankpg.data.ratings_table import Matrix, Triples, encode, in_one_line, numpy_fault
+from rankpg.data.ratings_table import Matrix, Triples, encode, in_one_line
 
-__all__ = ["check_columns", "check_file", "from_arrays", "load_arrays", "open_parquet", "read"]
+__all__ = ["check_columns", "from_arrays", "read"]
 
 
 def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> Triples | Matrix:
@@ -62,26 +59,6 @@ def read(path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> 
         ) from cause
 
 
-def check_file(path: str | os.PathLike[str], extensions: Iterable[str]) -> Path:
-    """Returns the path of a file after checking that it exists and has one of these extensions.
-
-    Raises:
-      FileNotFoundError: the file does not exist.
-      TableError: it is empty, is not a file, or has another extension.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: no such file")
-    if not path.is_file() or path.stat().st_size == 0:
-        raise TableError(f"{path}: " + ("the file is empty" if path.is_file() else "not a file"))
-    if path.suffix.lower() not in extensions:
-        raise TableError(
-            f"{path}: unknown extension {path.suffix!r}: expected one of {', '.join(extensions)} "
-            "(unpack a compressed file first)"
-        )
-    return path
-
-
 def check_columns(columns: Sequence[str] | None) -> None:
     """Rejects names that cannot be those of the user, item and value columns."""
     if columns is not None and (
@@ -101,46 +78,9 @@ def _read_parquet(path: Path, columns: Columns | None) -> Triples:
     return encoded_triples(table, str(path))
 
 
-@contextlib.contextmanager
-def open_parquet(path: Path) -> Iterator[Any]:
-    """Opens a pyarrow.parquet.ParquetFile; a fault of the file is raised as a TableError."""
-    pyarrow, parquet = arrow("pyarrow"), arrow("pyarrow.parquet")
-    try:
-        with parquet.ParquetFile(path) as file:
-            yield file
-    except pyarrow.ArrowException as cause:
-        raise TableError(f"{path}: not a Parquet file, or damaged: {in_one_line(cause)}") from cause
-
-
 def _read_numpy(path: Path, columns: Columns | None) -> Triples | Matrix:
     arrays, names = load_arrays(path, columns)
     return from_arrays(str(path), arrays, columns, names)
-
-
-def load_arrays(
-    path: Path, wanted: Sequence[str] | None = None
-) -> tuple[dict[str, np.ndarray], list[str]]:
-    """Returns arrays of an .npz by name (all by default) and all its names, or the one array of a .npy.
-
-    Raises:
-      TableError: the file is not a NumPy file, is damaged, or holds Python objects.
-    """
-    with open(path, "rb") as file:
-        magic = file.read(6)
-    if not magic.startswith((b"PK", b"\x93NUMPY")):
-        raise TableError(
-            f"{path}: not a NumPy file (an .npz is a zip archive; this starts with {magic!r}): "
-            "write it with numpy.savez or numpy.save"
-        )
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {path.stem: loaded}, [path.stem]
-        with loaded:
-            names = [name for name in wanted or loaded.files if name in loaded.files]
-            return {name: loaded[name] for name in names}, loaded.files
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as cause:
-        raise numpy_fault(path, cause) from cause
 
 
 def from_arrays(

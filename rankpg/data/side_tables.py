@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from rankpg.data.features import Features, Featurizer, suggestion
-from rankpg.data.frame import Table, frame_of
+from rankpg.data.files import Table
+from rankpg.data.frame import frame_of
 from rankpg.data.ids import TableError, labels_of
 from rankpg.data.ratings_table import Matrix, Triples
 

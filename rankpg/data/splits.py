@@ -8,11 +8,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rankpg.data.ids import TableError
-from rankpg.data.interactions import InteractionTable
+
+if TYPE_CHECKING:
+    from rankpg.data.interactions import InteractionTable
+else:
+    InteractionTable = Any
 
 __all__ = [
     "HISTORY",

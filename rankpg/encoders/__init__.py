@@ -1,5 +1,6 @@
 """Encoders: from contexts to embeddings or logits, by two towers or by a network of your own."""
 
+from rankpg.encoders.history import HistoryEncoder, history_of
 from rankpg.encoders.two_tower import (
     TOWERS,
     AdapterTower,
@@ -24,6 +25,7 @@ __all__ = [
     "Encoder",
     "FeatureTower",
     "GivenTower",
+    "HistoryEncoder",
     "IdTower",
     "TowerKind",
     "TowerSettings",
@@ -31,6 +33,7 @@ __all__ = [
     "by_rows",
     "from_linen",
     "from_nnx",
+    "history_of",
     "to_logits",
     "towers_of",
     "two_tower",

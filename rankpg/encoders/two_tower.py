@@ -182,14 +182,21 @@ class Encoder(NamedTuple):
     reads: Callable[[Environment], Any] | None = None
     """Selects arrays of the environment, such as features, for `apply`. Large arrays belong there: an array
     in the closure of a function is a constant of the compiled program, and the environment is an argument."""
+    apply_with_noise: Callable[..., Embeddings | Float[Array, "B M N"]] | None = None
+    """As `apply`, with a key after the parameters: dropout, which objectives on known feedback use."""
 
     def encode(
-        self, params: Params, environment: Environment, contexts: Int[Array, "B"]
+        self,
+        params: Params,
+        environment: Environment,
+        contexts: Int[Array, "B"],
+        noise: PRNGKey | None = None,
     ) -> Embeddings | Float[Array, "B M N"]:
-        """Encodes a batch of contexts, and the whole catalogue."""
-        if self.reads is None:
-            return self.apply(params, contexts)
-        return self.apply(params, contexts, self.reads(environment))
+        """Encodes a batch of contexts, and the whole catalogue; with dropout if there is a key for it."""
+        read = () if self.reads is None else (self.reads(environment),)
+        if noise is None or self.apply_with_noise is None:
+            return self.apply(params, contexts, *read)
+        return self.apply_with_noise(params, noise, contexts, *read)
 
 
 _FEATURE_FILES = {"context": "queries.npy", "item": "corpus.npy"}
@@ -242,6 +249,16 @@ class TowerKind(NamedTuple):
     keeps_width: bool = False
     """D is the width of the features."""
     learns: bool = True
+    reads_histories: bool = False
+    """A context is the sequence of a user's items: `encoders.history_of` builds both sides, which share the
+    table of items, and `build` is not called."""
+
+
+def _of_both_sides(settings: TowerSettings, rngs: nnx.Rngs) -> Tower:
+    raise ConfigError(
+        "a history tower shares its table with the items; build both by encoders.history_of, or give "
+        "context_tower='history' and item_tower='ids'"
+    )
 
 
 TOWERS: dict[str, TowerKind] = {
@@ -261,6 +278,7 @@ TOWERS: dict[str, TowerKind] = {
     "given": TowerKind(
         lambda s, rngs: GivenTower(s.num_experts, s.dtype), keeps_width=True, learns=False
     ),
+    "history": TowerKind(_of_both_sides, reads_features=False, reads_histories=True),
 }
 """name -> kind; the values of the settings `context_tower` and `item_tower`."""
 
@@ -315,7 +333,7 @@ def two_tower(
         _Side("ids" if features is None else "features", rows, features)
         for rows, features in ((num_contexts, context_features), (num_items, item_features))
     ]
-    init, apply, _ = _towers(sides, dim, num_experts, init_scale, hidden, dtype)
+    init, apply, *_ = _towers(sides, dim, num_experts, init_scale, hidden, dtype)
     return Encoder(
         init, lambda params, contexts: apply(params, contexts, context_features, item_features)
     )
@@ -360,14 +378,14 @@ def towers_of(
     """
     towers = {"context": context_tower, "item": item_tower}
 
-    def read(environment):
+    def features_of(environment):
         features = environment.context_features, environment.item_features
         return [
             own if TOWERS[tower].reads_features else None
             for tower, own in zip(towers.values(), features, strict=True)
         ]
 
-    features = read(environment)
+    features = features_of(environment)
     for (side, tower), own in zip(towers.items(), features, strict=True):
         if TOWERS[tower].reads_features and own is None:
             raise ConfigError(
@@ -375,10 +393,15 @@ def towers_of(
                 f"{side}_features (of a text folder: {_FEATURE_FILES[side]}); add them, or give "
                 f"{side}_tower='ids'"
             )
-    counts = environment.num_contexts, environment.num_items
+    counts = environment.num_users, environment.num_items
     sides = [_Side(*side) for side in zip(towers.values(), counts, features, strict=True)]
-    init, apply, _ = _towers(sides, _width(sides, dim), num_experts, init_scale, hidden, dtype)
-    return Encoder(init, lambda params, contexts, read: apply(params, contexts, *read), read)
+    init, apply, *_ = _towers(sides, _width(sides, dim), num_experts, init_scale, hidden, dtype)
+
+    def encode(params, contexts, read):
+        users, *features = read
+        return apply(params, contexts if users is None else users[contexts], *features)
+
+    return Encoder(init, encode, lambda world: (world.context_users, *features_of(world)))
 
 
 def _width(sides: Sequence[_Side], dim: int) -> int:

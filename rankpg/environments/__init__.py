@@ -10,9 +10,11 @@ from rankpg.environments import synthetic
 from rankpg.environments.catalogue import catalogue
 from rankpg.environments.dataset import Dataset, LeftOut
 from rankpg.environments.from_file import from_file
+from rankpg.environments.from_interactions import from_interactions
 from rankpg.environments.from_ratings import from_matrix, from_triples
 from rankpg.environments.from_table import from_table
 from rankpg.environments.from_text import from_text, from_text_folder
+from rankpg.environments.interactions import Interactions
 from rankpg.environments.registry import ENVIRONMENTS
 from rankpg.environments.synthetic import Synthetic, generate, paper_instance
 
@@ -21,10 +23,12 @@ __all__ = [
     "Dataset",
     "Features",
     "Featurizer",
+    "Interactions",
     "LeftOut",
     "Synthetic",
     "catalogue",
     "from_file",
+    "from_interactions",
     "from_matrix",
     "from_table",
     "from_text",

@@ -197,6 +197,14 @@ class Restricted(Environment):
         return self.whole.num_items
 
     @property
+    def context_users(self) -> Int[Array, "num_contexts"] | None:
+        return self.whole.context_users
+
+    @property
+    def num_users(self) -> int:
+        return self.whole.num_users
+
+    @property
     def context_features(self) -> Float[Array, "num_contexts F"] | None:
         return self.whole.context_features
 

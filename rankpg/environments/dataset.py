@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from rankpg.data.ids import IdMap
+from rankpg.environments.interactions import Parts
 from rankpg.types import Array, Environment, check_environment
 
 if TYPE_CHECKING:
@@ -108,6 +109,10 @@ class Dataset:
     """Turns columns of the tables into features of the environment, for rows that come later."""
     left_out: LeftOut | None = None
     """Rows and ids of the tables that are not in the environment; None where all are."""
+    parts: Parts | None = None
+    """Training, validation and test part of interactions; None for other data."""
+    notes: tuple[str, ...] = ()
+    """Sentences about how the data was read and split."""
 
     @classmethod
     def of(cls, environment: Environment | Dataset) -> Dataset:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from rankpg.data.arrow import arrow_triples, is_table, to_arrow
-from rankpg.data.frame import Table
+from rankpg.data.files import Table
 from rankpg.data.ids import IdMap, TableError, exact_array, labels_of
 from rankpg.data.ratings_table import Matrix, Triples
 from rankpg.data.read import check_columns, from_arrays, read

@@ -9,6 +9,7 @@ import jax
 
 from rankpg.environments.dataset import ENVIRONMENTS, Dataset
 from rankpg.environments.from_file import from_file
+from rankpg.environments.from_interactions import from_interactions
 from rankpg.environments.from_ratings import Duplicates, Missing
 from rankpg.environments.from_text import from_text_folder
 from rankpg.environments.synthetic import Synthetic, generate, paper_instance
@@ -47,6 +48,33 @@ class EnvironmentSettings(Protocol):
     @property
     def noise_scale(self) -> float: ...
 
+    @property
+    def items_path(self) -> str | None: ...
+
+    @property
+    def positive(self) -> str | None: ...
+
+    @property
+    def min_per_user(self) -> int: ...
+
+    @property
+    def min_per_item(self) -> int: ...
+
+    @property
+    def split(self) -> str: ...
+
+    @property
+    def test_share(self) -> float: ...
+
+    @property
+    def test_count(self) -> int | None: ...
+
+    @property
+    def validation_share(self) -> float: ...
+
+    @property
+    def split_seed(self) -> int: ...
+
 
 def _synthetic(settings: EnvironmentSettings) -> Synthetic:
     """Builds the instance of the paper at its own size without a seed, and generates any other."""
@@ -66,8 +94,33 @@ def _ratings(settings: EnvironmentSettings) -> Dataset:
     )
 
 
+def _interactions(settings: EnvironmentSettings) -> Dataset:
+    roles = ("user", "item", "timestamp", "value")
+    named = None if settings.columns is None else dict(zip(roles, settings.columns, strict=False))
+    return from_interactions(
+        settings.path or "",
+        items=settings.items_path,
+        columns=named,
+        positive=settings.positive,
+        min_per_user=settings.min_per_user,
+        min_per_item=settings.min_per_item,
+        split=settings.split,
+        test_share=settings.test_share,
+        test_count=settings.test_count,
+        validation_share=settings.validation_share,
+        seed=settings.split_seed,
+    )
+
+
 def _text(settings: EnvironmentSettings) -> Dataset:
     return from_text_folder(settings.path or "")
 
 
-ENVIRONMENTS.update({"synthetic": _synthetic, "ratings": _ratings, "text": _text})
+ENVIRONMENTS.update(
+    {
+        "synthetic": _synthetic,
+        "ratings": _ratings,
+        "text": _text,
+        "interactions": _interactions,
+    }
+)

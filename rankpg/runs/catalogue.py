@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankpg.data.arrays import feature_rows
-from rankpg.data.frame import Table
+from rankpg.data.files import Table
 from rankpg.data.ids import ArrayLike, IdMap, TableError, id_array, id_kind
 from rankpg.data.side_tables import describe
 from rankpg.environments.dataset import Dataset

@@ -15,6 +15,7 @@ from rankpg.environments.dataset import choose_contexts
 from rankpg.errors import ConfigError
 from rankpg.evaluation.diagnostics import Diagnostics, diagnose, number_of_draws
 from rankpg.evaluation.metrics import Row, evaluate, share_aligned
+from rankpg.runs.held_out import HeldOut
 from rankpg.runs.run import MetricAccumulator, Progress, Run
 from rankpg.training.optimizer import Fault
 from rankpg.training.update import over_seeds, seed_keys
@@ -35,8 +36,11 @@ class Evaluator:
         self.evaluate = evaluator.lower(run.environment, run.state.params, *self.inputs).compile()
         config = run.config
         draws = number_of_draws(min(config.eval_every, config.num_steps))
+        self.held_out = None
+        if run.dataset.parts is not None:
+            self.held_out = HeldOut(run, most=config.eval_contexts)
         self.diagnose = None
-        if draws > 1:
+        if draws > 1 and run.learner.objective is None:
             examine = _diagnosis_program(run, draws)
             self.diagnose = examine.lower(run.learner, run.state, self._keys()).compile()
 
@@ -44,6 +48,8 @@ class Evaluator:
         """Evaluates every seed, appends its row to the metrics, and starts new running means."""
         run, step, speed = self.run, self.run.step, self.run.accumulator.speed
         columns = columns_of(self.evaluate(run.environment, run.state.params, *self.inputs))
+        if self.held_out is not None:
+            columns |= self.held_out.columns(run.state.params)
         columns |= run.accumulator.means()
         columns |= self._diagnostics()
         reached, faults = jax.device_get((run.state.step, run.state.fault))

@@ -13,7 +13,7 @@ import numpy as np
 
 from rankpg.config.renamed import RENAMED
 from rankpg.config.train_config import TrainConfig
-from rankpg.data.frame import Table
+from rankpg.data.files import Table
 from rankpg.data.ids import ArrayLike
 from rankpg.environments.dataset import Dataset, split_contexts
 from rankpg.errors import ConfigError
@@ -22,6 +22,7 @@ from rankpg.policy import Policy
 from rankpg.runs import catalogue, recommend
 from rankpg.runs.memory import Memory, check_memory
 from rankpg.training.build import build_learner, make_environment
+from rankpg.training.known_feedback import check_knows_feedback, on_moments, steps_of_epochs
 from rankpg.training.optimizer import Fault
 from rankpg.training.update import Learner, TrainState, seed_keys
 from rankpg.types import Environment, Params
@@ -128,11 +129,18 @@ class Run:
     """Running means since the last evaluation."""
     evaluation_contexts: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     """Contexts that evaluations choose from: those held out, if any."""
+    served: Environment | None = None
+    """Environment that is evaluated and served, where it is not the one that is trained on."""
 
     @property
     def environment(self) -> Environment:
-        """Contexts and rewards."""
-        return self.learner.environment
+        """Contexts and rewards, as they are evaluated and served."""
+        return self.learner.environment if self.served is None else self.served
+
+    @property
+    def server(self) -> Learner:
+        """The learner in the environment that is evaluated and served."""
+        return dataclasses.replace(self.learner, environment=self.environment)
 
     @property
     def policy(self) -> Policy:
@@ -202,7 +210,7 @@ class Run:
             items than K.
         """
         return recommend.candidates(
-            self.learner, self.dataset, self.params(seed), contexts, unknown, eligible
+            self.server, self.dataset, self.params(seed), contexts, unknown, eligible
         )
 
     def known(self, contexts: ArrayLike) -> np.ndarray:
@@ -325,6 +333,9 @@ def prepare(
         _check_before_generating(config)
     source = make_environment(config) if environment is None else environment
     dataset = Dataset.of(source)
+    if config.num_epochs is not None and dataset.parts is not None:
+        steps = steps_of_epochs(config, dataset.parts, config.num_epochs)
+        config = dataclasses.replace(config, num_steps=steps)
     learner = build_learner(config, dataset.environment, **components)
     memory = check_memory(learner, len(config.seeds))
     sharding = learner.policy.retrieval.sharding
@@ -333,15 +344,22 @@ def prepare(
         return sharding.constrain(jax.vmap(learner.init)(keys))
 
     keys, world = sharding.replicate((seed_keys(config.seeds, "init"), dataset.environment))
+    learner = dataclasses.replace(learner, environment=world)
     if dataset.ids_are_rows:  # without ids, the copy on the devices is enough
         dataset = Dataset.of(world)
+    evaluated = split_contexts(world.num_contexts, config.held_out_contexts)[1]
+    if config.objective != "policy_gradient":
+        check_knows_feedback(world)
+    if dataset.parts is not None:
+        learner, evaluated = on_moments(learner, config, dataset.parts), dataset.parts.evaluated()
     return Run(
         config,
-        dataclasses.replace(learner, environment=world),
+        learner,
         jax.jit(init)(keys),
         dataset,
         memory=memory,
-        evaluation_contexts=split_contexts(world.num_contexts, config.held_out_contexts)[1],
+        evaluation_contexts=evaluated,
+        served=None if dataset.parts is None else world,
     )
 
 

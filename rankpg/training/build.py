@@ -14,7 +14,7 @@ from rankpg.advantages import ADVANTAGES, Advantage, AdvantageSettings, position
 from rankpg.config.train_config import TrainConfig
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.core.quotas import expert_quotas
-from rankpg.encoders import Encoder, towers_of
+from rankpg.encoders import TOWERS, Encoder, history_of, towers_of
 from rankpg.environments.dataset import Dataset, split_contexts
 from rankpg.environments.registry import ENVIRONMENTS
 from rankpg.errors import ConfigError
@@ -107,6 +107,16 @@ def _policy(config: TrainConfig, environment: Environment, encoder: Encoder) -> 
 
 
 def _encoder(config: TrainConfig, environment: Environment) -> Encoder:
+    if TOWERS[config.context_tower].reads_histories:
+        return history_of(
+            environment,
+            config.embedding_dim,
+            config.num_experts,
+            length=config.history_length,
+            init_scale=config.init_scale or 1.0,
+            dropout=config.dropout,
+            dtype=jnp.dtype(config.table_dtype),
+        )
     return towers_of(
         environment,
         config.embedding_dim,
@@ -318,13 +328,9 @@ def _knows_propensity(learner: Learner, num_candidates: int) -> bool:
 
 
 def _check_eligible(environment: Environment, num_candidates: int) -> None:
-    catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
-    if environment.eligible(jnp.int32(0), catalogue[:1]) is None:
+    count = jax.jit(lambda environment: environment.count_eligible())(environment)
+    if count is None:
         return
-    contexts = jnp.arange(environment.num_contexts, dtype=jnp.int32)
-    count = jax.jit(lambda e: jax.lax.map(lambda c: jnp.sum(e.eligible(c, catalogue)), contexts))(
-        environment
-    )
     poorest = int(jnp.argmin(count))
     if int(count[poorest]) < num_candidates:
         raise ConfigError(

@@ -31,6 +31,7 @@ __all__ = [
     "ContextSampler",
     "Learner",
     "Logged",
+    "Objective",
     "Simulated",
     "StepKeys",
     "StepMetrics",
@@ -217,6 +218,17 @@ class Logged:
                 raise ValueError(f"{name} of a logged batch has shape {found}; expected {wanted}")
 
 
+@runtime_checkable
+class Objective(Protocol):
+    """A way to learn other than by policy gradient on drawn candidates."""
+
+    def update(
+        self, learner: Learner, state: TrainState, key: PRNGKey
+    ) -> tuple[TrainState, StepMetrics]:
+        """Makes one step; see `Learner.update`."""
+        ...
+
+
 @jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True, eq=False)
 class Learner:
@@ -257,6 +269,8 @@ class Learner:
     """Weight of the entropy regularisation, in units of the reward."""
     adaptive_learning_rate: bool = False
     """Divides the step by the mean propensity of the re-ranker's greedy ranking (Eq. 9)."""
+    objective: Objective | None = None
+    """Objective on known feedback; None: the policy gradient."""
 
     def init(self, key: PRNGKey) -> TrainState:
         """Draws the state at step 0."""
@@ -271,11 +285,13 @@ class Learner:
         )
 
     def update(self, state: TrainState, key: PRNGKey) -> tuple[TrainState, StepMetrics]:
-        """Makes one step of policy gradient on a fresh batch.
+        """Makes one step on a fresh batch: of policy gradient, or of the learner's objective.
 
         An update that meets a `Fault` changes nothing but `state.fault`; so does every later one. (A model
         of more than 2^22 numbers is stepped in place: its parameters are checked one update later.)
         """
+        if self.objective is not None:
+            return self.objective.update(self, state, key)
         state, done = update(self, state, self.simulate(key))
         return state, done.metrics
 

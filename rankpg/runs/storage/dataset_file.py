@@ -17,8 +17,8 @@ import numpy as np
 
 from rankpg._utils.files import atomic_write, atomic_write_text
 from rankpg.data.features import Featurizer
+from rankpg.data.files import load_arrays
 from rankpg.data.ids import IdMap, TableError
-from rankpg.data.read import load_arrays
 from rankpg.environments.catalogue import catalogue
 from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError

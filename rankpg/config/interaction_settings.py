@@ -1,0 +1,182 @@
+"""Settings of interactions and of the objectives that learn from known feedback."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rankpg.config.fields import setting
+from rankpg.errors import ConfigError, argument
+
+__all__ = ["INTERACTIONS", "KNOWN_FEEDBACK", "FeedbackSettings", "InteractionSettings"]
+
+INTERACTIONS = "interactions: what is read, and what is held out"
+KNOWN_FEEDBACK = "the objective"
+
+_INTERACTIONS = {"environment": "interactions"}
+_KNOWN = {"objective": ("softmax", "inclusion")}
+_INCLUSION = {"objective": "inclusion"}
+_HISTORY = {"context_tower": "history"}
+
+
+@dataclass(frozen=True)
+class InteractionSettings:
+    """How a log of interactions is read and split."""
+
+    items_path: str | None = setting(
+        None,
+        INTERACTIONS,
+        "table of the items' categories, one column of ids and one or more of categories, which a history "
+        "tower reads",
+        needs=_INTERACTIONS,
+        metavar="FILE",
+    )
+    positive: str | None = setting(
+        None,
+        INTERACTIONS,
+        "condition on the value of a positive interaction, such as '>= 4'; the others are left out",
+        needs=_INTERACTIONS,
+        default_help="all rows",
+        metavar="CONDITION",
+    )
+    min_per_user: int = setting(
+        1,
+        INTERACTIONS,
+        "smallest number of interactions of a user; users with fewer are left out",
+        needs=_INTERACTIONS,
+    )
+    min_per_item: int = setting(
+        1,
+        INTERACTIONS,
+        "smallest number of interactions of an item; items with fewer are left out",
+        needs=_INTERACTIONS,
+    )
+    split: Literal["last", "time", "random", "user", "none"] = setting(
+        "last",
+        INTERACTIONS,
+        "what is held out. last: the last interactions of each user; time: those after one point in time; "
+        "random: a random share of each user's; user: the later interactions of a share of users, who are "
+        "not trained on; none: nothing",
+        needs=_INTERACTIONS,
+    )
+    test_share: float = setting(0.2, INTERACTIONS, "share of the test part", needs=_INTERACTIONS)
+    test_count: int | None = setting(
+        None,
+        INTERACTIONS,
+        "split=last: number of last interactions of each user in the test part, in place of test_share",
+        needs=_INTERACTIONS,
+    )
+    validation_share: float = setting(
+        0.0,
+        INTERACTIONS,
+        "share of what is left that is the validation part, split in the same way; with test_count, any "
+        "share above 0 takes as many interactions as the test part",
+        needs=_INTERACTIONS,
+    )
+    split_seed: int = setting(
+        0, INTERACTIONS, "seed of random and user splits", needs=_INTERACTIONS
+    )
+    patience: int | None = setting(
+        None,
+        INTERACTIONS,
+        "number of evaluations without a better validation_ndcg@10 after which training stops",
+        default_help="never",
+    )
+
+
+@dataclass(frozen=True)
+class FeedbackSettings(InteractionSettings):
+    """What is minimised, and on what feedback; with `InteractionSettings`."""
+
+    objective: Literal["policy_gradient", "softmax", "inclusion"] = setting(
+        "policy_gradient",
+        KNOWN_FEEDBACK,
+        "what is maximised. policy_gradient: the reward of the final list, by drawn candidates; softmax: the "
+        "log-likelihood of known positives; inclusion: the expected number of them among the candidates",
+    )
+    inclusion_at: tuple[int, ...] = setting(
+        (3, 10, 30, 100),
+        KNOWN_FEEDBACK,
+        "numbers of candidates K whose objectives are averaged",
+        needs=_INCLUSION,
+        metavar="K",
+    )
+    inclusion_method: Literal["swr", "sum"] = setting(
+        "swr",
+        KNOWN_FEEDBACK,
+        "how P(item in candidates) is computed. swr: as if drawn with replacement; sum: the expected number "
+        "of draws",
+        needs=_INCLUSION,
+    )
+    inclusion_power: float = setting(
+        1.0,
+        KNOWN_FEEDBACK,
+        "power of the probability P that is maximised, (P^power - 1) / power; 1: P itself, 0: log P",
+        needs=_INCLUSION,
+    )
+    mask_positives: bool = setting(
+        True,
+        KNOWN_FEEDBACK,
+        "leave the other positives of a context out of the catalogue when one of them is wanted",
+        needs=_KNOWN,
+    )
+    first_share: float = setting(
+        0.5,
+        KNOWN_FEEDBACK,
+        "share of the updates that come first: with the softmax loss, and on the earlier moments of users",
+        needs=_KNOWN,
+    )
+    later_rate: float = setting(
+        0.3,
+        KNOWN_FEEDBACK,
+        "factor on the learning rate of the other updates",
+        needs=_KNOWN,
+    )
+    forward_share: float = setting(
+        0.25,
+        KNOWN_FEEDBACK,
+        "share of each user's training part, its end, that is the feedback of the later updates, with what "
+        "came before as seen; 1: the whole part from the first update on",
+    )
+    next_items: int = setting(
+        1,
+        KNOWN_FEEDBACK,
+        "number of next items that are the feedback of a moment of a history",
+        needs=_HISTORY,
+    )
+    history_length: int = setting(
+        20, KNOWN_FEEDBACK, "number of last items that a history tower reads", needs=_HISTORY
+    )
+    dropout: float = setting(
+        0.2,
+        KNOWN_FEEDBACK,
+        "share of a history's embedding that is dropped in training",
+        needs=_HISTORY,
+    )
+
+    def check_feedback(self) -> None:
+        """Rejects values out of range.
+
+        Raises:
+          ConfigError: names the setting.
+        """
+        shares = {
+            "test_share": (0 <= self.test_share < 1, "at least 0 and less than 1"),
+            "validation_share": (0 <= self.validation_share < 1, "at least 0 and less than 1"),
+            "first_share": (0 <= self.first_share <= 1, "from 0 to 1"),
+            "forward_share": (0 < self.forward_share <= 1, "above 0 and at most 1"),
+            "inclusion_power": (0 <= self.inclusion_power <= 1, "from 0 to 1"),
+            "dropout": (0 <= self.dropout < 1, "at least 0 and less than 1"),
+            "later_rate": (0 < self.later_rate <= 1, "above 0 and at most 1"),
+            "inclusion_at": (
+                len(self.inclusion_at) > 0 and min(self.inclusion_at) >= 1,
+                "one or more numbers of at least 1",
+            ),
+        }
+        counts = "min_per_user min_per_item test_count patience next_items history_length"
+        for name in counts.split():
+            value = getattr(self, name)
+            shares[name] = (value is None or value >= 1, "at least 1")
+        for name, (fits, expected) in shares.items():
+            if not fits:
+                raise ConfigError(f"{argument(name, getattr(self, name))}; expected {expected}")

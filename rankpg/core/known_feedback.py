@@ -1,0 +1,125 @@
+"""Log-probabilities that wanted items are candidates, for objectives on known feedback.
+
+Where feedback is known, the expected reward of the candidates is an exact, differentiable number:
+
+    E[sum of the values of wanted candidates] = sum over wanted items a of v_a * P(a in S)
+
+With one slot, P(a in S) is the softmax probability of a, and the mean of -log P its cross-entropy.
+The other wanted items of a context may be masked: then P(a in S) is that among a and the items that are not
+wanted, as if the others were already known when a is looked for. All of them share one log-sum-exp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from rankpg.core.inclusion import INCLUSION_METHODS, log_inclusion_sum, log_inclusion_swr
+from rankpg.core.plackett_luce import SparseLogits
+from rankpg.types import Array, Float, Int, Quotas
+
+__all__ = [
+    "SPARSE_METHODS",
+    "box_cox",
+    "log_inclusion_of_wanted",
+    "log_inclusion_of_wanted_dense",
+]
+
+SPARSE_METHODS: dict[str, Callable[[SparseLogits, Int[Array, ""], Quotas], Float[Array, ""]]] = {
+    "swr": log_inclusion_swr,
+    "sum": log_inclusion_sum,
+}
+"""Methods that need the logits of the wanted items and the log-sum-exp of all others, so any N."""
+
+
+def log_inclusion_of_wanted(
+    sparse: SparseLogits,
+    items: Int[Array, "P"],
+    quotas: Quotas,
+    *,
+    method: str = "swr",
+    mask_others: bool = True,
+) -> Float[Array, "P"]:
+    """Log P(a in S) of every wanted item, from sparse logits that list exactly the wanted items.
+
+    Args:
+      sparse: lists the items of `items` and no others.
+      items: wanted items; repeats are allowed.
+      quotas: slots of each expert.
+      method: a name of `SPARSE_METHODS`.
+      mask_others: leave the other wanted items out of the catalogue.
+
+    Raises:
+      ValueError: an unknown method.
+
+    >>> from rankpg.core.plackett_luce import gather_logits
+    >>> wanted = jnp.array([2, 0])
+    >>> sparse = gather_logits(jnp.zeros((1, 4)), wanted)
+    >>> masked = log_inclusion_of_wanted(sparse, wanted, (1,))  # among three items
+    >>> plain = log_inclusion_of_wanted(sparse, wanted, (1,), mask_others=False)  # among four
+    >>> jnp.exp(masked).round(4).tolist(), jnp.exp(plain).round(4).tolist()
+    ([0.3333, 0.3333], [0.25, 0.25])
+    """
+    if method not in SPARSE_METHODS:
+        raise ValueError(f"method={method!r}; expected one of {', '.join(SPARSE_METHODS)}")
+    log_inclusion = SPARSE_METHODS[method]
+    if not mask_others:
+        return jax.vmap(lambda item: log_inclusion(sparse, item, quotas))(items)
+
+    def alone(item: Int[Array, ""]) -> Float[Array, ""]:
+        own = sparse.logits[:, sparse.positions(item)][:, None]
+        catalogue = SparseLogits(items=item[None], logits=own, log_rest=sparse.log_rest)
+        return log_inclusion(catalogue, item, quotas)
+
+    return jax.vmap(alone)(items)
+
+
+def log_inclusion_of_wanted_dense(
+    logits: Float[Array, "M N"],
+    items: Int[Array, "P"],
+    quotas: Quotas,
+    *,
+    method: str = "exact",
+    mask_others: bool = True,
+) -> Float[Array, "P"]:
+    """Log P(a in S) of every wanted item, by any method, from the logits of the whole catalogue.
+
+    Args:
+      logits: f_m(a); -inf masks an item.
+      items: wanted items; repeats are allowed.
+      quotas: slots of each expert.
+      method: exact, greedy, swr or sum, as `inclusion.log_inclusion`.
+      mask_others: leave the other wanted items out of the catalogue.
+
+    >>> value = log_inclusion_of_wanted_dense(jnp.zeros((1, 5)), jnp.array([3, 1]), (2,))
+    >>> jnp.exp(value).round(4).tolist()  # two of the four items that remain
+    [0.5, 0.5]
+    """
+    log_inclusion = INCLUSION_METHODS[method]
+
+    def one(item: Int[Array, ""]) -> Float[Array, ""]:
+        if not mask_others:
+            return log_inclusion(logits, item, quotas)
+        others = logits.at[:, items].set(-jnp.inf)
+        return log_inclusion(others.at[:, item].set(logits[:, item]), item, quotas)
+
+    return jax.vmap(one)(items)
+
+
+def box_cox(log_p: Float[Array, "..."], power: Float[Array, ""] | float) -> Float[Array, "..."]:
+    """(p^power - 1) / power: log p at power 0, p - 1 at power 1 (Box & Cox 1964; Zhang & Sabuncu 2018).
+
+    At power 0 every wanted item pulls alike, however improbable; at power 1 an item pulls in proportion to
+    the probability that the policy gives it, so that the sum is the expected number of wanted candidates.
+
+    >>> half = jnp.log(jnp.array([0.5]))
+    >>> [round(float(box_cox(half, power)[0]), 4) for power in (0.0, 0.5, 1.0)]
+    [-0.6931, -0.5858, -0.5]
+    """
+    power = jnp.asarray(power, log_p.dtype)
+    flat = power < 1e-4
+    scale = jnp.where(flat, 1, power)
+    curved = jnp.expm1(scale * jnp.maximum(log_p, jnp.finfo(log_p.dtype).min)) / scale
+    return jnp.where(flat, log_p, curved)

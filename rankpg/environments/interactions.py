@@ -1,0 +1,337 @@
+"""Interactions as an environment: what a user has seen is masked, what comes next is the feedback."""
+
+# Dataclass fields implement properties of the protocol.
+# pyright: reportIncompatibleMethodOverride=false
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import lax
+
+from rankpg.environments.catalogue import append_rows
+from rankpg.types import Array, Bool, Environment, Feedback, Float, Int, PRNGKey, record
+
+__all__ = ["Interactions", "Moments", "Parts", "interactions"]
+
+
+class Moments(NamedTuple):
+    """Points in the sequences of users: what came before is their history, what comes next the feedback.
+
+    A context of the environment is one moment. The positions are places in the sequence of the user.
+    """
+
+    users: np.ndarray
+    """int32[n], a row of `Interactions.row_starts` for each moment."""
+    history_ends: np.ndarray
+    """int32[n]: the history is the sequence before this place."""
+    feedback_ends: np.ndarray
+    """int32[n]: the feedback is the sequence from `history_ends` to before this place."""
+
+    @property
+    def width(self) -> int:
+        """Length of the longest feedback, at least 1."""
+        return int(np.max(self.feedback_ends - self.history_ends, initial=1))
+
+    def followed_by(self, later: Moments) -> Moments:
+        """Returns these moments and then others."""
+        return Moments(*(np.concatenate(both) for both in zip(self, later, strict=True)))
+
+
+class Parts(NamedTuple):
+    """Where the training, validation and test part of each user's sequence end; each part may be empty."""
+
+    train_ends: np.ndarray
+    """int32[num_users]"""
+    validation_ends: np.ndarray
+    test_ends: np.ndarray
+    trains: np.ndarray
+    """bool[num_users], False for users who are held out: their training part is history alone."""
+
+    def test(self) -> Moments:
+        """The moment of each user after which the test part begins."""
+        return Moments(_users(self), self.validation_ends, self.test_ends)
+
+    def validation(self) -> Moments:
+        """The moment of each user after which the validation part begins."""
+        return Moments(_users(self), self.train_ends, self.validation_ends)
+
+    def evaluated(self) -> np.ndarray:
+        """Users with a test part; with a validation part where no user has one, and else all of them."""
+        for moments in (self.test(), self.validation()):
+            found = np.flatnonzero(moments.feedback_ends > moments.history_ends)
+            if len(found):
+                return found.astype(np.int32)
+        return _users(self)
+
+    def whole(self) -> Moments:
+        """One moment of each training user: no history, and the whole training part as feedback."""
+        users = np.flatnonzero(self.trains & (self.train_ends > 0)).astype(np.int32)
+        return Moments(users, np.zeros_like(users), self.train_ends[users])
+
+    def forward(self, share: float) -> Moments:
+        """One moment of each training user: the last `share` of the training part is the feedback."""
+        length = np.ceil(share * self.train_ends).astype(np.int32)
+        users = np.flatnonzero(self.trains & (length > 0)).astype(np.int32)
+        return Moments(users, (self.train_ends - length)[users], self.train_ends[users])
+
+    def before(self, share: float) -> Moments:
+        """One moment of each training user: what `forward` leaves of the training part is the feedback."""
+        later = self.forward(share)
+        some = later.history_ends > 0
+        users = later.users[some]
+        return Moments(users, np.zeros_like(users), later.history_ends[some])
+
+    def every_next(self, count: int) -> Moments:
+        """Every moment of the training part but the first: the next `count` items are the feedback."""
+        moments = np.where(self.trains, np.maximum(self.train_ends - 1, 0), 0)
+        users = np.repeat(_users(self), moments)
+        first = np.cumsum(moments) - moments
+        ends = np.arange(len(users), dtype=np.int32) - first[users].astype(np.int32) + 1
+        last = np.minimum(ends + count, self.train_ends[users]).astype(np.int32)
+        return Moments(users, ends, last)
+
+
+def _users(parts: Parts) -> np.ndarray:
+    return np.arange(len(parts.train_ends), dtype=np.int32)
+
+
+@record
+class Interactions(Environment):
+    """Users with the sequences of items they interacted with; each context is a moment of one user.
+
+    Items of the history are not eligible. An item of the feedback earns its value, any other item 0.
+
+    The sequence of user u is the entries row_starts[u] to row_starts[u + 1] of `sequence`, oldest first.
+    `items`, `places` and `values` hold the same entries sorted by item, so that the place of an item in the
+    sequence is found by a binary search, and nothing of size users x items is ever in memory.
+    """
+
+    row_starts: Int[Array, "num_users_plus_1"]
+    sequence: Int[Array, "num_interactions"]
+    items: Int[Array, "num_interactions"]
+    places: Int[Array, "num_interactions"]
+    """Place of each entry of `items` in the sequence of its user."""
+    values: Float[Array, "num_interactions"]
+    context_users: Int[Array, "num_contexts"]
+    history_ends: Int[Array, "num_contexts"]
+    feedback_ends: Int[Array, "num_contexts"]
+    num_items: int = struct.field(pytree_node=False)
+    longest: int = struct.field(pytree_node=False)
+    """Length of the longest sequence."""
+    feedback_width: int = struct.field(pytree_node=False, default=1)
+    """Most items of feedback that are read for a context; of more, a run of as many."""
+    context_features: Float[Array, "num_users F"] | None = None
+    """Features of the users; row `context_users[c]` is that of context c."""
+    item_features: Float[Array, "N G"] | None = None
+    item_tags: Int[Array, "N T"] | None = None
+
+    @property
+    def num_contexts(self) -> int:
+        return self.context_users.shape[0]
+
+    @property
+    def num_users(self) -> int:
+        """Number of rows of a table of users."""
+        return self.row_starts.shape[0] - 1
+
+    @property
+    def missing_share(self) -> float:
+        return 1.0 - len(self.items) / (self.num_users * self.num_items)
+
+    def at(self, moments: Moments, feedback_width: int | None = None) -> Interactions:
+        """Returns the same sequences with other moments as contexts.
+
+        Args:
+          moments: of the same users.
+          feedback_width: most items of feedback that are read for a context; all if None.
+        """
+        widest = moments.width
+        return dataclasses.replace(
+            self,
+            context_users=jnp.asarray(moments.users, jnp.int32),
+            history_ends=jnp.asarray(moments.history_ends, jnp.int32),
+            feedback_ends=jnp.asarray(moments.feedback_ends, jnp.int32),
+            feedback_width=min(feedback_width or widest, widest),
+        )
+
+    def place_of(
+        self, context: Int[Array, ""], items: Int[Array, "n"]
+    ) -> tuple[Int[Array, "n"], Float[Array, "n"]]:
+        """Returns the place of each item in the user's sequence and its value; 2^31 - 1 and 0 if absent."""
+        user = self.context_users[context]
+        end = jnp.broadcast_to(self.row_starts[user + 1], items.shape)
+        start = jnp.broadcast_to(self.row_starts[user], items.shape)
+        wanted = items.astype(self.items.dtype)
+
+        def halve(_: object, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bounds
+            middle = low + (high - low) // 2
+            right = (low < high) & (self.items.at[middle].get(mode="clip") < wanted)
+            return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
+
+        steps = self.longest.bit_length()
+        entry, _ = lax.fori_loop(0, steps, halve, (start, end), unroll=True)
+        found = (entry < end) & (self.items.at[entry].get(mode="clip") == wanted)
+        place = jnp.where(found, self.places.at[entry].get(mode="clip"), jnp.iinfo(jnp.int32).max)
+        return place, jnp.where(found, self.values.at[entry].get(mode="clip"), 0)
+
+    def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
+        """Returns the value of each item of the feedback, and 0 for every other item."""
+        place, values = self.place_of(context, items)
+        known = (place >= self.history_ends[context]) & (place < self.feedback_ends[context])
+        return jnp.where(known, values, 0)
+
+    def sample_rewards(
+        self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
+    ) -> Float[Array, "n"]:
+        """Returns the mean rewards: what is known has no noise."""
+        del key
+        return self.mean_rewards(context, items)
+
+    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"]:
+        """Returns False for items of the history."""
+        return self.place_of(context, items)[0] >= self.history_ends[context]
+
+    def mask_ineligible(
+        self, context: Int[Array, ""], logits: Float[Array, "M N"]
+    ) -> Float[Array, "M N"]:
+        """Returns logits with -inf for items of the history, each of which is written once."""
+        user = self.context_users[context]
+        entry = self.row_starts[user] + jnp.arange(self.longest, dtype=jnp.int32)
+        seen = entry < self.row_starts[user + 1]
+        seen &= self.places.at[entry].get(mode="clip") < self.history_ends[context]
+        items = jnp.where(seen, self.items.at[entry].get(mode="clip"), logits.shape[1])
+        return logits.at[:, items].set(-jnp.inf, mode="drop")
+
+    def count_eligible(self) -> Int[Array, "num_contexts"]:
+        """Counts the items that each context may be shown: N less its history."""
+        return jnp.int32(self.num_items) - self.history_ends
+
+    def feedback(self, key: PRNGKey, contexts: Int[Array, "B"]) -> Feedback:
+        """Returns the items of the feedback with their values.
+
+        Of a feedback longer than `feedback_width`, it takes a run of that length, which starts at a random
+        place and goes on at the beginning where it meets the end.
+        """
+        user, begin = self.context_users[contexts], self.history_ends[contexts]
+        count = self.feedback_ends[contexts] - begin
+        offset = jax.random.randint(key, count.shape, 0, jnp.maximum(count, 1), jnp.int32)
+        offset = jnp.where(count > self.feedback_width, offset, 0)
+        step = jnp.arange(self.feedback_width, dtype=jnp.int32)[None]
+        there = step < count[:, None]
+        turn = (offset[:, None] + step) % jnp.maximum(count, 1)[:, None]
+        place = jnp.where(there, begin[:, None] + turn, 0)
+        items = self.sequence.at[self.row_starts[user][:, None] + place].get(mode="clip")
+        first = items[:, :1]
+        items = jnp.where(there, items, first)  # a repeat of an item counts once
+        values = jax.vmap(lambda context, shown: self.place_of(context, shown)[1])(contexts, items)
+        return Feedback(items=items, values=jnp.where(there, values, 0))
+
+    def histories(self, contexts: Int[Array, "B"], length: int) -> Int[Array, "B length"]:
+        """Returns the last `length` items of each history, newest last; -1 before its beginning."""
+        user, end = self.context_users[contexts], self.history_ends[contexts]
+        place = end[:, None] - length + jnp.arange(length, dtype=jnp.int32)[None]
+        items = self.sequence.at[self.row_starts[user][:, None] + place].get(mode="clip")
+        return jnp.where(place >= 0, items, -1)
+
+    def take_items(self, rows: np.ndarray) -> Interactions:
+        """Returns the interactions with these items alone, renumbered in this order."""
+        new_row = np.full(self.num_items, -1, np.int32)
+        new_row[rows] = np.arange(len(rows), dtype=np.int32)
+        starts, sequence = np.asarray(self.row_starts), new_row[np.asarray(self.sequence)]
+        stays = sequence >= 0
+        before = np.concatenate([[0], np.cumsum(stays)])
+        user = np.repeat(np.arange(self.num_users), np.diff(starts))
+
+        def moved(ends):
+            at = starts[np.asarray(self.context_users)]
+            return before[at + np.asarray(ends)] - before[at]
+
+        values = np.asarray(_values_in_order(self))[stays]
+        kept = interactions(user[stays], sequence[stays], values, self.num_users, len(rows))
+        kept = dataclasses.replace(
+            kept,
+            context_features=self.context_features,
+            item_features=None if self.item_features is None else self.item_features[rows],
+            item_tags=None if self.item_tags is None else self.item_tags[rows],
+        )
+        ends = (moved(self.history_ends), moved(self.feedback_ends))
+        return kept.at(Moments(np.asarray(self.context_users), *ends), self.feedback_width)
+
+    def append_items(self, features: np.ndarray) -> Interactions:
+        """Returns the interactions with further items at the end, with which nobody interacted."""
+        more = append_rows(self.item_features, features)
+        tags = self.item_tags
+        if tags is not None:  # of new items, none is known
+            tags = jnp.pad(tags, ((0, len(features)), (0, 0)), constant_values=-1)
+        return dataclasses.replace(
+            self, num_items=self.num_items + len(features), item_features=more, item_tags=tags
+        )
+
+    def append_contexts(self, features: np.ndarray) -> Interactions:
+        """Returns the interactions with further users at the end, each of them one context."""
+        count = len(features)
+        users = jnp.arange(self.num_users, self.num_users + count, dtype=jnp.int32)
+        none = jnp.zeros(count, jnp.int32)
+        return dataclasses.replace(
+            self,
+            row_starts=jnp.concatenate([self.row_starts, jnp.full(count, self.row_starts[-1])]),
+            context_features=append_rows(self.context_features, features),
+            context_users=jnp.concatenate([self.context_users, users]),
+            history_ends=jnp.concatenate([self.history_ends, none]),
+            feedback_ends=jnp.concatenate([self.feedback_ends, none]),
+        )
+
+
+def _values_in_order(world: Interactions) -> np.ndarray:
+    """The values in the order of `sequence`."""
+    starts, values = np.asarray(world.row_starts), np.asarray(world.values)
+    user = np.repeat(np.arange(world.num_users), np.diff(starts))
+    ordered = np.empty_like(values)
+    ordered[starts[user] + np.asarray(world.places)] = values
+    return ordered
+
+
+def interactions(
+    users: np.ndarray, items: np.ndarray, values: np.ndarray, num_users: int, num_items: int
+) -> Interactions:
+    """Builds the environment from rows that are sorted by user, then time; each context is one user.
+
+    Every user's whole sequence is the history; `Interactions.at` sets other moments.
+
+    Args:
+      users: rows of users, ascending.
+      items: rows of items; no user has one item twice.
+      values: rewards.
+      num_users: number of users, with or without interactions.
+      num_items: N.
+
+    >>> world = interactions(np.array([0, 0, 1]), np.array([3, 1, 2]), np.ones(3), 2, 4)
+    >>> world = world.at(Moments(np.array([0]), np.array([1]), np.array([2])))
+    >>> world.mean_rewards(jnp.int32(0), jnp.arange(4)).tolist()
+    [0.0, 1.0, 0.0, 0.0]
+    >>> world.eligible(jnp.int32(0), jnp.arange(4)).tolist()
+    [True, True, True, False]
+    """
+    counts = np.bincount(users, minlength=num_users)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    by_item = np.lexsort((items, users))
+    place = np.arange(len(users)) - starts[users]
+    return Interactions(
+        row_starts=jnp.asarray(starts, jnp.int32),
+        sequence=jnp.asarray(items, jnp.int32),
+        items=jnp.asarray(items[by_item], jnp.int32),
+        places=jnp.asarray(place[by_item], jnp.int32),
+        values=jnp.asarray(np.asarray(values, np.float32)[by_item]),
+        context_users=jnp.arange(num_users, dtype=jnp.int32),
+        history_ends=jnp.asarray(counts, jnp.int32),
+        feedback_ends=jnp.asarray(counts, jnp.int32),
+        num_items=num_items,
+        longest=int(counts.max(initial=1)),
+    )

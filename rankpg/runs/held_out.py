@@ -1,0 +1,116 @@
+"""Held-out metrics of a run on interactions: each user's best items, compared with what came later."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rankpg.core.quotas import expert_quotas
+from rankpg.environments.dataset import choose_contexts
+from rankpg.environments.interactions import Interactions, Moments
+from rankpg.evaluation.ranking import ranking_metrics
+from rankpg.types import Params
+
+if TYPE_CHECKING:
+    from rankpg.runs.run import Run
+else:
+    Run = Any
+
+__all__ = ["CUTOFFS", "HeldOut", "HeldOutPart", "relevant_items"]
+
+CUTOFFS = (10, 20, 100)
+"""Cut-offs k of the held-out metrics."""
+
+_REPORTED = ("recall@20", "recall@100", "ndcg@10")
+"""Metrics in the rows of an evaluation during training."""
+
+
+class HeldOutPart(NamedTuple):
+    """The users of a held-out part, and what they took in it."""
+
+    world: Interactions
+    """Its contexts are the users; what came before the part is their history."""
+    users: np.ndarray
+    """int32[n], users with a held-out item."""
+    relevant: tuple[np.ndarray, np.ndarray]
+    """Their held-out items: where those of each user start, and the items."""
+
+    @classmethod
+    def of(cls, world: Interactions, moments: Moments, most: int | None = None) -> HeldOutPart:
+        """Returns the part that follows these moments, of at most `most` users, a fixed random choice."""
+        users = np.flatnonzero(moments.feedback_ends > moments.history_ends).astype(np.int32)
+        users = users if most is None else choose_contexts(users, most)
+        return cls(world.at(moments), users, relevant_items(world, moments, users))
+
+
+def relevant_items(
+    world: Interactions, moments: Moments, users: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the feedback of some moments in CSR form: row_starts [n + 1], items."""
+    begin = np.asarray(world.row_starts)[moments.users[users]] + moments.history_ends[users]
+    count = (moments.feedback_ends - moments.history_ends)[users]
+    starts = np.concatenate([[0], np.cumsum(count)])
+    entry = np.repeat(begin - starts[:-1], count) + np.arange(starts[-1])
+    return starts, np.asarray(world.sequence)[entry]
+
+
+class HeldOut:
+    """Compiled lists of the best items of users, by the retriever's own order, and their metrics."""
+
+    def __init__(self, run: Run, cutoffs: Sequence[int] = CUTOFFS, most: int | None = None):
+        parts, world = run.dataset.parts, run.environment
+        assert parts is not None
+        world = cast("Interactions", world)
+        self.cutoffs = tuple(k for k in cutoffs if k <= world.num_items)
+        found = {"": parts.test(), "validation_": parts.validation()}
+        self.parts = {
+            prefix: part
+            for prefix, moments in found.items()
+            if len((part := HeldOutPart.of(world, moments, most)).users)
+        }
+        depth = max(self.cutoffs, default=1)
+        quotas = expert_quotas(depth, len(run.policy.quotas))
+        policy = dataclasses.replace(run.policy, quotas=quotas)
+
+        def lists(params, world, users):
+            items, available = policy.greedy(params, world, users)
+            place = jnp.arange(depth, dtype=jnp.int32)[None]
+            return jnp.where(place < available[:, None], items, -1)
+
+        sharding = run.policy.retrieval.sharding
+        self._lists = jax.jit(lambda *inputs: sharding.replicated(lists(*inputs)))
+
+    def lists(self, params: Params, part: HeldOutPart) -> np.ndarray:
+        """Returns the best items int[n, depth] of every user of a part; -1 where there are too few."""
+        return np.asarray(self._lists(params, part.world, jnp.asarray(part.users)))
+
+    def metrics(self, params: Params, prefix: str = "") -> dict[str, np.ndarray]:
+        """Returns every metric of every user of a part: `evaluation.ranking.ranking_metrics`.
+
+        Args:
+          params: of one seed.
+          prefix: "" for the test part, "validation_" for the validation part.
+        """
+        part = self.parts[prefix]
+        return ranking_metrics(self.lists(params, part), part.relevant, at=self.cutoffs)
+
+    def columns(self, params: Params) -> dict[str, np.ndarray]:
+        """Returns the means over users of the reported metrics, [seeds] by name.
+
+        Args:
+          params: of all seeds, with a leading axis.
+        """
+        columns: dict[str, list[float]] = {}
+        for seed in range(len(jax.tree.leaves(params)[0])):
+            own = jax.tree.map(lambda leaf, seed=seed: leaf[seed], params)
+            for prefix in self.parts:
+                found = self.metrics(own, prefix)
+                for name in _REPORTED:
+                    if name in found:
+                        columns.setdefault(prefix + name, []).append(float(found[name].mean()))
+        return {name: np.array(values) for name, values in columns.items()}

@@ -1,0 +1,323 @@
+"""Objectives on known feedback: softmax and inclusion, without draws and without a re-ranker.
+
+    contexts -> wanted items -> policy -> log P(a in S) -> loss -> gradient -> optimizer
+
+Both are means over wanted items of a function of P(a in S), the probability that the item is among K
+candidates: see core/known_feedback.py. `softmax` is the case K = 1 with the logarithm.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, cast, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rankpg.core.estimators import Candidates
+from rankpg.core.known_feedback import box_cox, log_inclusion_of_wanted
+from rankpg.core.plackett_luce import SparseLogits
+from rankpg.core.quotas import expert_quotas
+from rankpg.encoders import TOWERS
+from rankpg.environments.interactions import Interactions, Moments, Parts
+from rankpg.errors import ConfigError
+from rankpg.training.optimizer import first_fault, norm
+from rankpg.training.update import ContextSampler, Learner, StepMetrics, TrainState
+from rankpg.types import Array, Environment, Feedback, Float, Int, Params, PRNGKey, Quotas
+
+__all__ = [
+    "Curriculum",
+    "KnownFeedback",
+    "MomentSampler",
+    "Term",
+    "check_knows_feedback",
+    "expected_reward",
+    "on_moments",
+    "steps_of_epochs",
+    "training_moments",
+]
+
+
+_WIDEST = 128
+"""Most items of feedback of one context that an update reads."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A function of P(a in S): the mean over several K of (P^power - 1) / power, negated.
+
+    >>> Term.softmax()
+    Term(at=(1,), power=0.0, method='swr')
+    """
+
+    at: tuple[int, ...]
+    """Numbers of candidates K; the loss is the mean over them."""
+    power: float = 1.0
+    """0: -log P, as of a likelihood; 1: 1 - P, so that the expected number of wanted candidates is gained."""
+    method: str = "swr"
+    """How P(a in S) is computed: a method of `core.inclusion`."""
+
+    @classmethod
+    def softmax(cls) -> Term:
+        """The cross-entropy of the softmax: K = 1, power 0."""
+        return cls(at=(1,), power=0.0)
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """What is minimised when: a first term up to a step, then a second one with smaller steps."""
+
+    first: Term
+    second: Term
+    switch: int
+    """Updates with the first term."""
+    step_scale: float = 1.0
+    """Factor on the learning rate from `switch` on."""
+
+
+class MomentSampler(NamedTuple):
+    """Draws the contexts of a batch uniformly: up to a step from one range of contexts, then from another."""
+
+    batch_size: int
+    """B"""
+    first: tuple[int, int]
+    """Contexts from the first to before the second number, for updates before `switch`."""
+    later: tuple[int, int]
+    switch: int
+
+    def __call__(self, key: PRNGKey, step: Int[Array, ""]) -> Int[Array, "B"]:
+        """Draws B contexts for the update of this step."""
+        low, high = (
+            jnp.where(step < self.switch, *both)
+            for both in zip(self.first, self.later, strict=True)
+        )
+        return jax.random.randint(key, (self.batch_size,), low, high, jnp.int32)
+
+
+@dataclass(frozen=True, eq=False)
+class KnownFeedback:
+    """Gradient descent on the loss of the wanted items of a batch; a value of `Learner.objective`.
+
+    The loss is sum over contexts x and wanted items a of v_a * term(P(a in S | x)), over the sum of v_a.
+    """
+
+    sampler: MomentSampler
+    curriculum: Curriculum
+    mask_others: bool = True
+    """Leave the other wanted items of a context out of the catalogue."""
+
+    def update(
+        self, learner: Learner, state: TrainState, key: PRNGKey
+    ) -> tuple[TrainState, StepMetrics]:
+        """Makes one step on a fresh batch; a fault changes nothing but `state.fault`."""
+        of_contexts, of_feedback, noise = jax.random.split(key, 3)
+        contexts = self.sampler(of_contexts, state.step)
+        wanted = learner.environment.feedback(of_feedback, contexts)
+        if wanted is None:
+            check_knows_feedback(learner.environment)
+
+        def mean_loss(params: Params) -> tuple[Float[Array, ""], Candidates]:
+            scored = learner.policy.rescore(
+                wanted.items, params, learner.environment, contexts, noise=noise
+            )
+            losses = self._losses(learner, scored, wanted, state.step)  # [B, P]
+            total = jnp.maximum(jnp.sum(wanted.values), jnp.finfo(losses.dtype).tiny)
+            return jnp.sum(wanted.values * losses) / total, scored
+
+        descend = jax.value_and_grad(mean_loss, has_aux=True)
+        (loss, scored), gradient = descend(state.params)
+        length = norm(gradient)
+        fine = jnp.ones_like(scored.sound)
+        fault = first_fault(jnp.stack([scored.sound, fine, fine], axis=1), loss, length)
+        scale = jnp.where(state.step < self.curriculum.switch, 1.0, self.curriculum.step_scale)
+        state = learner.apply_gradient(state, gradient, state.baseline_state, scale, fault)
+        reward = jnp.mean(expected_reward(scored.sparse_logits, wanted, learner.policy.quotas))
+        return state, StepMetrics(loss=loss, reward=reward, gradient_norm=length)
+
+    def _losses(
+        self, learner: Learner, scored: Candidates, wanted: Feedback, step: Int[Array, ""]
+    ) -> Float[Array, "B P"]:
+        """The loss of every wanted item, by the term of this step."""
+        experts = len(learner.policy.quotas)
+        weights = wanted.values > 0
+
+        def of(term: Term) -> Callable[[SparseLogits, Int[Array, "B P"]], Float[Array, "B P"]]:
+            def losses(sparse: SparseLogits, items: Int[Array, "B P"]) -> Float[Array, "B P"]:
+                return jnp.mean(jnp.stack([loss_at(k, sparse, items) for k in term.at]), axis=0)
+
+            def loss_at(
+                k: int, sparse: SparseLogits, items: Int[Array, "B P"]
+            ) -> Float[Array, "B P"]:
+                log_p = jax.vmap(
+                    lambda own, some: log_inclusion_of_wanted(
+                        own,
+                        some,
+                        expert_quotas(k, experts),
+                        method=term.method,
+                        mask_others=self.mask_others,
+                    )
+                )(sparse, items)
+                return -box_cox(jnp.where(weights, log_p, 0), term.power)
+
+            return losses
+
+        terms = of(self.curriculum.first), of(self.curriculum.second)
+        if self.curriculum.first == self.curriculum.second:
+            return terms[0](scored.sparse_logits, wanted.items)
+        first = step < self.curriculum.switch
+        return lax.cond(first, *terms, scored.sparse_logits, wanted.items)
+
+
+@runtime_checkable
+class FeedbackSettings(Protocol):
+    """Settings from which an objective is built; a `TrainConfig` has these fields."""
+
+    @property
+    def objective(self) -> str: ...
+
+    @property
+    def inclusion_at(self) -> tuple[int, ...]: ...
+
+    @property
+    def inclusion_method(self) -> str: ...
+
+    @property
+    def inclusion_power(self) -> float: ...
+
+    @property
+    def mask_positives(self) -> bool: ...
+
+    @property
+    def later_rate(self) -> float: ...
+
+    @property
+    def forward_share(self) -> float: ...
+
+    @property
+    def next_items(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def num_steps(self) -> int: ...
+
+    @property
+    def context_tower(self) -> str: ...
+
+    @property
+    def first_share(self) -> float: ...
+
+    @property
+    def draws_per_context(self) -> int: ...
+
+
+def training_moments(
+    settings: FeedbackSettings, parts: Parts, *, of_histories: bool
+) -> tuple[Moments, Moments]:
+    """Returns the moments that training draws from, first and later.
+
+    An encoder that reads histories is trained on every moment of the training part. A table of users is
+    trained on the beginning of each user's part, and then on its end, with the beginning as seen.
+
+    Args:
+      settings: `forward_share` and `next_items`.
+      parts: of a dataset of interactions.
+      of_histories: True for an encoder that reads histories.
+    """
+    if of_histories:
+        every = parts.every_next(settings.next_items)
+        return every, every
+    if settings.forward_share == 1:
+        whole = parts.whole()
+        return whole, whole
+    return parts.before(settings.forward_share), parts.forward(settings.forward_share)
+
+
+def steps_of_epochs(settings: FeedbackSettings, parts: Parts, num_epochs: int) -> int:
+    """Returns the number of updates in which the average moment of training is drawn `num_epochs` times."""
+    of_histories = TOWERS[settings.context_tower].reads_histories
+    moments = training_moments(settings, parts, of_histories=of_histories)
+    mean = sum(len(some.users) for some in moments) / 2
+    return max(1, -(-int(num_epochs * mean) // settings.batch_size))
+
+
+def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Learner:
+    """Returns a learner that is trained on moments of the training part of interactions.
+
+    The policy gradient draws the later moments alone: their feedback is what follows what was seen.
+
+    Args:
+      learner: built for the environment that is evaluated.
+      settings: the objective, and which moments.
+      parts: of the dataset.
+
+    Raises:
+      ConfigError: the training part has no moments.
+    """
+    known = settings.objective != "policy_gradient"
+    of_histories = known and TOWERS[settings.context_tower].reads_histories
+    first, later = training_moments(settings, parts, of_histories=of_histories)
+    if not len(first.users) or not len(later.users):
+        raise ConfigError(
+            f"no moment to train on: of {int(np.sum(parts.trains))} users with a training part, "
+            f"{len(first.users)} have a beginning and {len(later.users)} an end; give another "
+            f"forward_share={settings.forward_share:g} or split"
+        )
+    world = cast("Interactions", learner.environment)
+    if not known:
+        contexts = np.arange(len(later.users), dtype=np.int32)
+        sampler = ContextSampler(contexts, settings.batch_size, settings.draws_per_context)
+        return dataclasses.replace(learner, environment=world.at(later), sampler=sampler)
+    both = first if first is later else first.followed_by(later)
+    ranges = (0, len(first.users)), (len(both.users) - len(later.users), len(both.users))
+    world = world.at(both, _WIDEST)
+    return dataclasses.replace(learner, environment=world, objective=_objective(settings, *ranges))
+
+
+def _objective(
+    settings: FeedbackSettings, first: tuple[int, int], later: tuple[int, int]
+) -> KnownFeedback:
+    """The objective of the settings, for contexts in two ranges."""
+    switch = round(settings.first_share * settings.num_steps)
+    second = Term(settings.inclusion_at, settings.inclusion_power, settings.inclusion_method)
+    if settings.objective == "softmax":
+        second = Term.softmax()
+    return KnownFeedback(
+        MomentSampler(settings.batch_size, first, later, switch),
+        Curriculum(Term.softmax(), second, switch, settings.later_rate),
+        settings.mask_positives,
+    )
+
+
+def expected_reward(sparse: SparseLogits, wanted: Feedback, quotas: Quotas) -> Float[Array, "B"]:
+    """Expected value of the wanted items among K candidates drawn with replacement: sum_a v_a P(a in S)."""
+
+    def one(own: SparseLogits, items: Int[Array, "P"]) -> Float[Array, "P"]:
+        share = jnp.exp(own.logits[:, own.positions(items)] - own.log_total()[:, None])
+        missed = jnp.log1p(-jnp.minimum(share, 1 - jnp.finfo(share.dtype).eps))
+        return -jnp.expm1(jnp.asarray(quotas, missed.dtype) @ missed)
+
+    return jnp.sum(wanted.values * jax.vmap(one)(sparse, wanted.items), axis=1)
+
+
+def check_knows_feedback(environment: Environment) -> None:
+    """Rejects an environment that does not know which items earn a reward.
+
+    Raises:
+      ConfigError: names the environment.
+    """
+    contexts = jax.ShapeDtypeStruct((1,), jnp.int32)
+    found = jax.eval_shape(
+        lambda world, rows: world.feedback(jax.random.key(0), rows), environment, contexts
+    )
+    if found is None:
+        raise ConfigError(
+            f"objective='softmax' and objective='inclusion' need known feedback, and the environment "
+            f"{type(environment).__name__} has none; give environment='interactions', or "
+            "objective='policy_gradient'"
+        )

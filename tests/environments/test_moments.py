@@ -1,0 +1,142 @@
+"""The environment of interactions, against plain loops over the sequences."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rankpg.environments import from_interactions
+from rankpg.environments.interactions import Moments, interactions
+
+NUM_ITEMS = 12
+SEQUENCES = [[3, 7, 1, 9], [5], [], [0, 2, 4, 6, 8, 10, 11]]
+VALUES = [[1.0, 2.0, 3.0, 4.0], [0.5], [], [1.0] * 7]
+
+
+@pytest.fixture(scope="module")
+def world():
+    users = np.repeat(np.arange(4), [len(own) for own in SEQUENCES])
+    return interactions(
+        users, np.concatenate(SEQUENCES).astype(int), np.concatenate(VALUES), 4, NUM_ITEMS
+    )
+
+
+MOMENTS = Moments(
+    np.array([0, 3, 3, 1, 2], np.int32),
+    np.array([2, 0, 3, 1, 0], np.int32),
+    np.array([4, 2, 7, 1, 0], np.int32),
+)
+EVERY = jnp.arange(NUM_ITEMS)
+
+
+def test_rewards_are_the_values_of_the_feedback(world):
+    there = world.at(MOMENTS)
+    for context, (user, begin, end) in enumerate(zip(*MOMENTS, strict=True)):
+        wanted = np.zeros(NUM_ITEMS)
+        wanted[SEQUENCES[user][begin:end]] = VALUES[user][begin:end]
+        np.testing.assert_array_equal(there.mean_rewards(jnp.int32(context), EVERY), wanted)
+
+
+def test_history_is_not_eligible(world):
+    there = world.at(MOMENTS)
+    counts = there.count_eligible()
+    for context, (user, begin, _) in enumerate(zip(*MOMENTS, strict=True)):
+        wanted = np.ones(NUM_ITEMS, bool)
+        wanted[SEQUENCES[user][:begin]] = False
+        np.testing.assert_array_equal(there.eligible(jnp.int32(context), EVERY), wanted)
+        logits = jnp.ones((2, NUM_ITEMS))
+        masked = there.mask_ineligible(jnp.int32(context), logits)
+        np.testing.assert_array_equal(masked[1] > -jnp.inf, wanted)
+        assert int(counts[context]) == wanted.sum()
+
+
+def test_feedback_lists_each_item_with_its_value(world):
+    there = world.at(MOMENTS)
+    contexts = jnp.arange(5)
+    found = jax.jit(lambda w, k, c: w.feedback(k, c))(there, jax.random.key(0), contexts)
+    for context, (user, begin, end) in enumerate(zip(*MOMENTS, strict=True)):
+        values = np.asarray(found.values[context])
+        listed = np.asarray(found.items[context])[values > 0]
+        assert listed.tolist() == SEQUENCES[user][begin:end]
+        assert values[values > 0].tolist() == VALUES[user][begin:end]
+        assert len(np.unique(np.asarray(found.items[context]))) <= max(1, end - begin)
+
+
+def test_long_feedback_is_read_in_runs_that_cover_it_evenly(world):
+    whole = world.at(Moments(np.array([3]), np.array([1]), np.array([7])), feedback_width=2)
+    keys = jax.random.split(jax.random.key(0), 3000)
+    found = jax.vmap(lambda key: whole.feedback(key, jnp.zeros(1, jnp.int32)))(keys)
+    assert found.items.shape == (3000, 1, 2)
+    count = np.bincount(np.asarray(found.items).ravel(), minlength=NUM_ITEMS)
+    assert set(np.flatnonzero(count)) == set(SEQUENCES[3][1:])
+    np.testing.assert_allclose(count[SEQUENCES[3][1:]], 1000, atol=150)
+
+
+def test_histories_end_with_the_newest_item(world):
+    found = np.asarray(world.at(MOMENTS).histories(jnp.arange(5), 3))
+    assert found.tolist() == [
+        [-1, 3, 7],
+        [-1, -1, -1],
+        [0, 2, 4],
+        [-1, -1, 5],
+        [-1, -1, -1],
+    ]
+
+
+def test_items_can_be_taken_and_appended(world):
+    there = world.at(MOMENTS)
+    rows = np.array([9, 3, 4, 6, 1])
+    fewer = there.take_items(rows)
+    for context in range(5):
+        np.testing.assert_array_equal(
+            fewer.mean_rewards(jnp.int32(context), jnp.arange(5)),
+            there.mean_rewards(jnp.int32(context), jnp.asarray(rows)),
+        )
+        np.testing.assert_array_equal(
+            fewer.eligible(jnp.int32(context), jnp.arange(5)),
+            there.eligible(jnp.int32(context), jnp.asarray(rows)),
+        )
+
+
+LOG = {
+    "user": ["b"] * 5 + ["a"] * 5,
+    "item": [1, 2, 3, 4, 5, 5, 4, 3, 2, 1],
+    "timestamp": [5, 4, 3, 2, 1, 1, 2, 3, 4, 5],
+}
+
+
+def test_parts_of_the_last_items():
+    data = from_interactions(LOG, test_share=0.2, validation_share=0.25)
+    parts, ids = data.parts, data.item_ids.ids
+    assert parts.train_ends.tolist() == [3, 3]
+    assert parts.validation_ends.tolist() == [4, 4]
+    assert parts.test_ends.tolist() == [5, 5]
+    rewards = data.environment.mean_rewards(jnp.int32(0), jnp.arange(5))
+    assert ids[np.flatnonzero(rewards)].tolist() == [1]
+    assert parts.evaluated().tolist() == [0, 1]
+
+
+def test_moments_of_training_stay_in_the_training_part():
+    parts = from_interactions(LOG, test_share=0.2, validation_share=0.25).parts
+    every = parts.every_next(1)
+    assert every.users.tolist() == [0, 0, 1, 1]
+    assert every.history_ends.tolist() == [1, 2, 1, 2]
+    assert every.feedback_ends.tolist() == [2, 3, 2, 3]
+    assert parts.every_next(5).feedback_ends.tolist() == [3, 3, 3, 3]
+    assert parts.whole().feedback_ends.tolist() == [3, 3]
+    later, before = parts.forward(0.3), parts.before(0.3)
+    assert later.history_ends.tolist() == [2, 2] == before.feedback_ends.tolist()
+    assert later.feedback_ends.tolist() == [3, 3]
+    assert before.history_ends.tolist() == [0, 0]
+    both = before.followed_by(later)
+    assert both.history_ends.tolist() == [0, 0, 2, 2]
+    assert both.width == 2
+
+
+def test_held_out_users_are_not_trained_on():
+    data = from_interactions(LOG, split="user", test_share=0.5)
+    (held,) = np.flatnonzero(~data.parts.trains)
+    assert held not in data.parts.every_next(1).users
+    assert held in data.parts.evaluated()
