@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,6 @@ import pytest
 from helpers.policies import INF, slow
 from scipy import optimize, stats
 
-import rankpg
 from rankpg.core.exposure import exposure_exact
 from rankpg.core.exposure_fast import (
     _log_poisson,
@@ -20,15 +21,18 @@ from rankpg.core.exposure_fast import (
     log_position_exposure_poisson,
 )
 
-POSITIONS = {
-    "independent": jax.jit(log_position_exposure_independent, static_argnums=(3, 4)),
-    "poisson": jax.jit(log_position_exposure_poisson, static_argnums=(3, 4, 5)),
+FORMS = {
+    "independent": (log_position_exposure_independent, log_exposure_independent),
+    "poisson": (log_position_exposure_poisson, log_exposure_poisson),
 }
-SHOWN = {
-    "independent": jax.jit(log_exposure_independent, static_argnums=(3, 4)),
-    "poisson": jax.jit(log_exposure_poisson, static_argnums=(3, 4, 5)),
-}
-by_form = pytest.mark.parametrize("form", POSITIONS)
+by_form = pytest.mark.parametrize("form", FORMS)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def both(form, f, scores, items, *arguments):
+    """Log-probabilities by position, and of being shown."""
+    position, shown = FORMS[form]
+    return position(f, scores, items, *arguments), shown(f, scores, items, *arguments)
 
 
 def catalogue(items: int, sd: float, correlation: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -81,25 +85,23 @@ def test_formulas(form, dtype, error):
     scores = np.round(scores)
     truth = in_loops(f, scores, 6, 4, form)
     arguments = jnp.asarray(f, dtype), jnp.asarray(scores, dtype), everything(70), 6, 4
-    found, shown = POSITIONS[form](*arguments), SHOWN[form](*arguments)
+    found, shown = both(form, *arguments)
     assert found.dtype == shown.dtype == dtype
     np.testing.assert_allclose(np.exp(found), truth, rtol=error, atol=1e-12)
     np.testing.assert_allclose(np.exp(shown), truth.sum(axis=0), rtol=error)
     some = jnp.array([60, 3], jnp.int32)
-    np.testing.assert_allclose(
-        POSITIONS[form](*arguments[:2], some, 6, 4), found[:, some], rtol=1e-6
-    )
+    np.testing.assert_allclose(both(form, *arguments[:2], some, 6, 4)[0], found[:, some], rtol=1e-6)
 
 
-@by_form
+@pytest.mark.parametrize("form", ["independent", slow("poisson")])
 def test_gradient_agrees_with_differences(form):
     f, scores = catalogue(12, 1.5)
     items, step = jnp.array([1, 5, 9], jnp.int32), 1e-6
 
     @jax.jit
     def value(f):
-        arguments = f, jnp.asarray(scores), items, 4, 3
-        return jnp.sum(POSITIONS[form](*arguments)[:2]) + jnp.sum(SHOWN[form](*arguments))
+        position, shown = both(form, f, jnp.asarray(scores), items, 4, 3)
+        return jnp.sum(position[:2]) + jnp.sum(shown)
 
     found = np.asarray(jax.jit(jax.grad(value))(jnp.asarray(f)))
     shifted = f + step * np.concatenate([np.eye(12), -np.eye(12)])
@@ -107,23 +109,29 @@ def test_gradient_agrees_with_differences(form):
     np.testing.assert_allclose(found, (up - down) / (2 * step), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("inclusion", ["swr", "sum"])
+@pytest.mark.parametrize("inclusion", ["swr", slow("sum")])
 def test_the_best_item_is_shown_if_it_is_a_candidate(inclusion):
-    f, scores = (jnp.asarray(x) for x in catalogue(30, 2.0))
-    best = jnp.argmax(scores)[None].astype(jnp.int32)
-    expected = rankpg.log_inclusion(f[None], best[0], (5,), inclusion)
-    for length in (1, 3):
-        found = SHOWN["poisson"](f, scores, best, 5, length, inclusion)
-        np.testing.assert_allclose(found[0], expected, rtol=1e-9)
-    first, second = POSITIONS["poisson"](f, scores, best, 5, 2, inclusion)
-    assert first[0] == pytest.approx(float(expected))
+    f, scores = catalogue(30, 2.0)
+    best = int(np.argmax(scores))
+    share = np.exp(f) / np.exp(f).sum()
+    expected = {"swr": with_replacement(f, 5), "sum": 5 * share}[inclusion][best]
+    function = jax.jit(
+        lambda f, s, a: (
+            log_position_exposure_poisson(f, s, a, 5, 2, inclusion),
+            log_exposure_poisson(f, s, a, 5, 2, inclusion),
+        )
+    )
+    items = jnp.asarray([best], jnp.int32)
+    (first, second), shown = function(jnp.asarray(f), jnp.asarray(scores), items)
+    np.testing.assert_allclose(np.exp([first[0], shown[0]]), expected, rtol=1e-9)
     assert second[0] == -INF
 
 
+@pytest.mark.slow
 @by_form
 def test_exposure_falls_with_the_rank_and_grows_with_the_length(form):
     f, scores = jnp.zeros(40), jnp.arange(40.0)
-    few, more = (SHOWN[form](f, scores, everything(40), 8, length) for length in (2, 4))
+    few, more = (both(form, f, scores, everything(40), 8, length)[1] for length in (2, 4))
     assert np.all(np.diff(few)[:-1] > 0)  # the scores ascend
     assert np.diff(few)[-1] >= 0  # of two items both are shown, if they are candidates
     assert np.all(more[:-2] > few[:-2])
@@ -136,7 +144,7 @@ def largest_error(form: str, sd: float) -> float:
     """Largest |P' - P| over items and positions: N = 120, K = 15, L = 4."""
     f, scores = (jnp.asarray(x) for x in catalogue(120, sd))
     exact = TRUTH(f, scores, 15, 4)
-    return float(np.max(np.abs(np.exp(POSITIONS[form](f, scores, everything(120), 15, 4)) - exact)))
+    return float(np.max(np.abs(np.exp(both(form, f, scores, everything(120), 15, 4)[0]) - exact)))
 
 
 TRUTH = jax.jit(exposure_exact, static_argnums=(2, 3))
@@ -152,8 +160,10 @@ def test_errors_are_small_where_they_are_said_to_be():
 # --- extremes ---------------------------------------------------------------------------------------------
 
 
-@by_form
-@pytest.mark.parametrize("dtype", [jnp.float32, slow(jnp.float64)])
+@pytest.mark.parametrize(
+    ("form", "dtype"),
+    [("poisson", jnp.float32), *(slow("independent", t) for t in (jnp.float32, jnp.float64))],
+)
 def test_extremes_are_finite(form, dtype):
     """Masks, ties, certainty and weights without a float; 300 items, the worst below all others."""
     worst = np.full((7, 300), 0.0)
@@ -166,16 +176,12 @@ def test_extremes_are_finite(form, dtype):
     items = jnp.array([0, 4, 150, 299], jnp.int32)
     scores = jnp.arange(300, dtype=dtype)
 
-    @jax.jit
-    @jax.vmap
-    def both(f):
-        position = POSITIONS[form](f, scores, items, 10, 3)
-        total = lambda f: jnp.sum(  # noqa: E731
-            jnp.where(jnp.isneginf(x := SHOWN[form](f, scores, items, 10, 3)), 0, x)
-        )
-        return position, SHOWN[form](f, scores, items, 10, 3), jax.grad(total)(f)
+    def total(f):
+        position, shown = both(form, f, scores, items, 10, 3)
+        return jnp.sum(jnp.where(jnp.isneginf(shown), 0, shown)), (position, shown)
 
-    position, shown, gradient = both(jnp.asarray(worst, dtype))
+    compiled = jax.jit(jax.vmap(jax.value_and_grad(total, has_aux=True)))
+    (_, (position, shown)), gradient = compiled(jnp.asarray(worst, dtype))
     assert np.isfinite(gradient).all()
     assert not np.isnan(position).any()
     assert np.all(np.asarray(shown) <= 1e-5)
@@ -185,9 +191,9 @@ def test_extremes_are_finite(form, dtype):
 
 
 def test_independent_items_of_a_list_without_a_choice():
-    """As many eligible items as candidates: all are candidates, and the list is certain."""
+    """Three eligible items and K = 3: all are candidates, and the list is certain."""
     f = jnp.array([0.0, -INF, 3.0, -30.0])
-    found = POSITIONS["independent"](f, jnp.arange(4.0), everything(4), 3, 2)
+    found = both("independent", f, jnp.arange(4.0), everything(4), 3, 2)[0]
     np.testing.assert_allclose(np.exp(found), np.eye(4)[[3, 2]], atol=1e-12)
 
 
