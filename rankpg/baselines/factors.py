@@ -112,9 +112,8 @@ class Bpr:
             users, items = _fitted_factors(model, interactions)
         biases = items[:, -1]
         unknown = np.bincount(interactions.indices, minlength=len(items)) == 0
-        biases[unknown] = (
-            biases.min()
-        )  # implicit leaves 0, above the many items with a negative bias
+        # implicit leaves 0, which is above the negative biases of many items
+        biases[unknown] = biases.min()
         self._factors = users, items
 
     def scores(self, rows: np.ndarray) -> np.ndarray:

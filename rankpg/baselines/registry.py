@@ -46,7 +46,7 @@ _ALS = (
     {"factors": 128, "l2": 1.0, "alpha": 10.0, "iterations": 15},
     {"factors": 32, "l2": 1.0, "alpha": 10.0, "iterations": 15},
     {"factors": 64, "l2": 10.0, "alpha": 10.0, "iterations": 15},
-    {"factors": 64, "l2": 10.0, "alpha": 40.0, "iterations": 15},
+    {"factors": 256, "l2": 30.0, "alpha": 40.0, "iterations": 15},
     {"factors": 64, "l2": 1.0, "alpha": 2.0, "iterations": 15},
     {"factors": 128, "l2": 30.0, "alpha": 40.0, "iterations": 30},
     {"factors": 16, "l2": 1.0, "alpha": 2.0, "iterations": 30},

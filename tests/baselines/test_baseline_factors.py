@@ -73,11 +73,22 @@ def test_bpr_scores_of_a_user_without_items_follow_popularity():
 
 
 @pytest.mark.parametrize("name", ["als", "bpr"])
-def test_fit_does_not_warn_of_threads(name, train):
+def test_fit_does_not_warn_of_threads(name, train, monkeypatch):
     baseline = with_implicit(name)
+    monkeypatch.setattr("implicit.utils._checked_blas_config", False)  # warns once a process
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         baseline.fit(train)
+
+
+@pytest.mark.parametrize("name", ["als", "bpr"])
+def test_fit_restores_the_threads_of_blas(name, train):
+    baseline = with_implicit(name)
+    blas = pytest.importorskip("threadpoolctl")
+    with blas.threadpool_limits(2, "blas"):
+        before = blas.threadpool_info()
+        baseline.fit(train)
+        assert blas.threadpool_info() == before
 
 
 def test_als_is_at_a_minimum_of_its_objective(train):
