@@ -114,6 +114,14 @@ def test_last_equals_user_by_user(rows, test_share, validation_share):
     check_against(rows, "last", naive_last(rows, sizes), **options)
 
 
+@pytest.mark.parametrize("kind", ["last", "time", "random"])
+def test_a_share_is_not_rounded_below_its_number_of_rows(kind):
+    table = table_of([(1, i, i) for i in range(100)])
+    split = split_interactions(table, kind, test_share=0.29, keep_new_items=True)
+    assert 0.29 * 100 < 29
+    assert np.bincount(split.part).tolist() == [64, 7, 29]
+
+
 @given(rows, st.integers(1, 3), st.sampled_from((0.0, 0.1)))
 def test_last_with_a_count_equals_user_by_user(rows, count, validation_share):
     def sizes(n):
