@@ -62,6 +62,8 @@ TEXTS = {
     "no_header.csv": lines(",", ""),
     "recbole.inter": lines("\t", "user_id:token item_id:token rating:float timestamp:float"),
     "fractions.csv": re.sub(r"(?m)^(\d+)", r"\1.0", lines(",")),
+    "two_kinds.csv": "userId,movieId,rating,timestamp,genres|tags\n"
+    + lines(",", "").replace("\n", ",a|b|c\n"),
     "quotes.csv": 'userId,title,Id,rating,timestamp\n2,"a, b",30,4,900\n1,c,7,5,800\n2,"d\ne",7,.5,700\n'
     "1,f,30,2.5,850\n10,g,4,3,1e2\n",
 }  # fmt: skip

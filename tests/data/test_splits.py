@@ -114,6 +114,14 @@ def test_last_equals_user_by_user(rows, test_share, validation_share):
     check_against(rows, "last", naive_last(rows, sizes), **options)
 
 
+@pytest.mark.parametrize("kind", ["last", "time", "random"])
+def test_a_share_is_not_rounded_below_its_number_of_rows(kind):
+    table = table_of([(1, i, i) for i in range(100)])
+    split = split_interactions(table, kind, test_share=0.29, keep_new_items=True)
+    assert 0.29 * 100 < 29
+    assert np.bincount(split.part).tolist() == [64, 7, 29]
+
+
 @given(rows, st.integers(1, 3), st.sampled_from((0.0, 0.1)))
 def test_last_with_a_count_equals_user_by_user(rows, count, validation_share):
     def sizes(n):
@@ -187,6 +195,15 @@ def test_no_order_of_rows_changes_a_split(rows, kind, shuffler):
     assert parts(one, first) == parts(two, second)
     assert first.checksum() == second.checksum()
     assert first.describe() == second.describe()
+
+
+@pytest.mark.parametrize("kind", ["random", "user"])
+def test_no_order_of_rows_without_times_changes_a_split(kind):
+    one, two = table_of(many(), times=False), table_of(many()[::-1], times=False)
+    assert one.items.tolist() != two.items.tolist()
+    first, second = (split_interactions(table, kind) for table in (one, two))
+    assert parts(one, first) == parts(two, second)
+    assert first.checksum() == second.checksum()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -298,6 +315,26 @@ def test_a_leak_is_found(kind, held):
     part[np.flatnonzero(mine & (part == early))[0]] = held
     leaking = dataclasses.replace(split, part=part)
     refusal(lambda: check_no_leak(table, leaking), "the split leaks", "split_interactions")
+
+
+@pytest.mark.parametrize(
+    ("kind", "part", "message"),
+    [
+        ("last", [TRAIN, TEST, TEST], None),
+        ("time", [TRAIN, TEST, TEST], "is not earlier than the first test row"),
+        ("time", [TRAIN, TRAIN, TEST], None),
+        ("last", [TRAIN, TEST, VALIDATION], "is not earlier than the first test row of its user"),
+        ("last", [VALIDATION, VALIDATION, TRAIN], "the first validation row of its user"),
+    ],
+)
+def test_times_of_a_leak(kind, part, message):
+    table = table_of([(1, 0, 1), (1, 1, 1), (1, 2, 3)])
+    split = split_interactions(table, "none")
+    split = dataclasses.replace(split, kind=kind, part=np.array(part, np.int8))
+    if message is None:
+        check_no_leak(table, split)
+    else:
+        refusal(lambda: check_no_leak(table, split), message)
 
 
 def test_other_leaks_are_found():
