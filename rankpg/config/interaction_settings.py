@@ -127,9 +127,9 @@ class FeedbackSettings(InteractionSettings):
         needs=_KNOWN,
     )
     later_rate: float = setting(
-        0.3,
+        0.5,
         KNOWN_FEEDBACK,
-        "factor on the learning rate of the other updates",
+        "factor on the learning rate of the other updates, from where it falls linearly to a twentieth",
         needs=_KNOWN,
     )
     forward_share: float = setting(

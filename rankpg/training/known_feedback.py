@@ -42,6 +42,9 @@ __all__ = [
 ]
 
 
+_LAST_RATE = 0.05
+"""The last learning rate, in units of that at the switch."""
+
 _WIDEST = 128
 """Most items of feedback of one context that an update reads."""
 
@@ -75,8 +78,22 @@ class Curriculum:
     second: Term
     switch: int
     """Updates with the first term."""
-    step_scale: float = 1.0
-    """Factor on the learning rate from `switch` on."""
+    num_steps: int
+    """All updates."""
+    later_rate: float = 1.0
+    """Factor on the learning rate at `switch`, from where it falls linearly to 1/20 of that at the end."""
+
+    def step_size(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """Factor on the learning rate at a step.
+
+        >>> curriculum = Curriculum(Term.softmax(), Term.softmax(), switch=2, num_steps=4, later_rate=0.5)
+        >>> [round(float(curriculum.step_size(jnp.int32(step))), 4) for step in range(5)]
+        [1.0, 1.0, 0.5, 0.2625, 0.025]
+        """
+        later = max(1, self.num_steps - self.switch)
+        progress = jnp.clip((step - self.switch).astype(jnp.float32) / later, 0, 1)
+        falling = self.later_rate * (1 - (1 - _LAST_RATE) * progress)
+        return jnp.where(step < self.switch, 1.0, falling)
 
 
 class MomentSampler(NamedTuple):
@@ -133,8 +150,8 @@ class KnownFeedback:
         length = norm(gradient)
         fine = jnp.ones_like(scored.sound)
         fault = first_fault(jnp.stack([scored.sound, fine, fine], axis=1), loss, length)
-        scale = jnp.where(state.step < self.curriculum.switch, 1.0, self.curriculum.step_scale)
-        state = learner.apply_gradient(state, gradient, state.baseline_state, scale, fault)
+        step_size = self.curriculum.step_size(state.step)
+        state = learner.apply_gradient(state, gradient, state.baseline_state, step_size, fault)
         reward = jnp.mean(expected_reward(scored.sparse_logits, wanted, learner.policy.quotas))
         return state, StepMetrics(loss=loss, reward=reward, gradient_norm=length)
 
@@ -289,7 +306,7 @@ def _objective(
         second = Term.softmax()
     return KnownFeedback(
         MomentSampler(settings.batch_size, first, later, switch),
-        Curriculum(Term.softmax(), second, switch, settings.later_rate),
+        Curriculum(Term.softmax(), second, switch, settings.num_steps, settings.later_rate),
         settings.mask_positives,
     )
 

@@ -136,7 +136,7 @@ def test_moments_come_first_and_later():
 def test_terms_of_a_curriculum_follow_each_other(data):
     run = prepared(data, objective="inclusion", first_share=0.5, inclusion_at=(3,))
     objective = run.learner.objective
-    assert objective.curriculum == Curriculum(Term.softmax(), Term((3,)), 2, 0.3)
+    assert objective.curriculum == Curriculum(Term.softmax(), Term((3,)), 2, 4, 0.5)
     state = jax.tree.map(lambda leaf: leaf[0], run.state)
     later = dataclasses.replace(state, step=jnp.int32(2))
     for at in (state, later):
