@@ -83,6 +83,6 @@ def test_a_pickle_in_a_numpy_file_is_not_loaded(suffix, tmp_path):
 def test_yaml_objects_are_not_made(tmp_path):
     gone_off, file = tmp_path / "gone off", tmp_path / "config.yaml"
     file.write_text(f"estimator: !!python/object/apply:os.mkdir ['{gone_off}']\n")
-    with pytest.raises(ValueError, match=r"config\.yaml is not YAML"):
+    with pytest.raises(ValueError, match=r"config\.yaml, line 1: not valid YAML"):
         load_settings(file)
     assert not gone_off.exists()

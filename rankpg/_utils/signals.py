@@ -49,7 +49,9 @@ class StopRequest:
         if not self.signal:
             self.signal, self._requested_at = number, now
             name = signal.Signals(number).name
-            _print(f"{name}: stopping after the updates under way; a second one stops at once")
+            _print(
+                f"{name}: stopping after the updates under way; send it again to stop immediately"
+            )
 
 
 @contextlib.contextmanager

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Collection, Sequence
+import difflib
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
 from rankpg.cli.flags import flag, with_flags
-from rankpg.config.fields import choices_of, setting_type
+from rankpg.config.fields import checked, choices_of, setting_type
 from rankpg.config.renamed import RENAMED
+from rankpg.errors import ConfigError
 
 __all__ = [
     "Parser",
@@ -19,6 +21,7 @@ __all__ = [
     "former_flag",
     "metrics_table",
     "option_names",
+    "reject_unknown",
     "setting_argument",
 ]
 
@@ -40,7 +43,10 @@ def metrics_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse.ArgumentParser that reports an error in one line."""
+    """argparse.ArgumentParser that reports an error in one line, and takes flags by their whole name."""
+
+    def __init__(self, *arguments: Any, allow_abbrev: bool = False, **options: Any):
+        super().__init__(*arguments, allow_abbrev=allow_abbrev, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -54,27 +60,66 @@ def option_names(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[st
     >>> sorted(option_names(parser, ["train"]))
     ['help', 'num_steps']
     """
-    names = {action.dest for action in parser._actions if action.option_strings}
+    return {
+        action.dest
+        for chosen in _chosen(parser, argv)
+        for action in chosen._actions
+        if action.option_strings
+    }
+
+
+def reject_unknown(
+    parser: argparse.ArgumentParser, argv: Sequence[str], unknown: Sequence[str]
+) -> NoReturn:
+    """Exits with a message of the command that `argv` chooses, which guesses the flag that was meant.
+
+    Args:
+      parser: the parser of all commands.
+      argv: the command line.
+      unknown: its arguments that no parser knows.
+
+    >>> import contextlib, sys
+    >>> parser = Parser(prog="rankpg")
+    >>> _ = parser.add_subparsers().add_parser("train").add_argument("--num-steps")
+    >>> with contextlib.redirect_stderr(sys.stdout), contextlib.suppress(SystemExit):
+    ...     reject_unknown(parser, ["train", "--num-step", "3"], ["--num-step", "3"])
+    rankpg train: unrecognized arguments: --num-step 3; did you mean --num-steps?
+    (see rankpg train --help)
+    """
+    command = _chosen(parser, argv)[-1]
+    flags = [text for action in command._actions for text in action.option_strings]
+    word = next((word for word in unknown if word.startswith("--")), "")
+    # Without the dashes, which would make any two short flags alike.
+    name = word.partition("=")[0].removeprefix("--")
+    near = difflib.get_close_matches(name, [text.removeprefix("--") for text in flags], n=1)
+    guess = f"; did you mean --{near[0]}?" if near else ""
+    command.error(f"unrecognized arguments: {' '.join(unknown)}{guess}")
+
+
+def _chosen(parser: argparse.ArgumentParser, argv: Sequence[str]) -> list[argparse.ArgumentParser]:
+    """Returns a parser and those of the commands that `argv` chooses, outermost first."""
+    chosen = [parser]
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for position, word in enumerate(argv):
                 if word in action.choices:
-                    names |= option_names(action.choices[word], argv[position + 1 :])
+                    chosen += _chosen(action.choices[word], argv[position + 1 :])
                     break
-    return names
+    return chosen
 
 
 def former_flag(argv: Sequence[str]) -> str | None:
     """Returns the message that refuses a flag under its former name, if `argv` has one.
 
-    >>> former_flag(["train", "--late-stage=optimal"])
-    '--late-stage is now named --reranker'
+    >>> former_flag(["train", "--late_stage=optimal"])
+    '--late_stage is now named --reranker'
     """
     current = {flag(old): flag(new) for old, new in RENAMED.items()}
     for word in argv:
         former = word.partition("=")[0]
-        if former in current:
-            return f"{former} is now named {current[former]}"
+        now = current.get(former.replace("_", "-"))
+        if now is not None:
+            return f"{former} is now named {now}"
     return None
 
 
@@ -110,14 +155,29 @@ def setting_argument(
         return options | {"action": argparse.BooleanOptionalAction}
     if get_origin(kind) is tuple:
         kind = get_args(kind)[0]
-        options |= {"nargs": "*", "type": kind}
+        options["nargs"] = "*"
     elif choices:
-        kind = str
         options["choices"] = choices
-    else:
-        options["type"] = kind
+    options["type"] = _reader(field, kind)
     metavar = field.metadata["metavar"] or "|".join(choices) or kind.__name__.upper()
     return options | {"metavar": metavar}
+
+
+def _reader(field: dataclasses.Field, hint: object) -> Callable[[str], Any]:
+    """Returns the function that reads a setting from a word, and rejects it as `TrainConfig` does."""
+
+    def read(text: str) -> Any:
+        try:
+            value = int(text) if hint is int else text
+        except ValueError:
+            value = text  # rejected below
+        try:
+            return checked(field, hint, value)
+        except ConfigError as error:
+            # An ArgumentTypeError would put "argument --flag:" in front.
+            raise argparse.ArgumentError(None, with_flags(str(error), [field.name])) from None
+
+    return read
 
 
 def _default(field: dataclasses.Field) -> str:

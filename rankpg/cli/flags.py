@@ -7,7 +7,7 @@ import re
 import shlex
 from collections.abc import Collection
 
-__all__ = ["flag", "with_flags"]
+__all__ = ["first_argument", "flag", "with_flags"]
 
 _CALL = r"[A-Za-z_][\w.]*\((?:[^()]|\([^()]*\))*\)"
 _VALUE = (
@@ -47,12 +47,35 @@ def with_flags(message: str, names: Collection[str]) -> str:
     """
     if not names:
         return message
+    return _pattern(names).sub(_replacement, message)
+
+
+def first_argument(message: str, names: Collection[str]) -> str | None:
+    """Returns the argument that a library message starts with, which is the one that it rejects.
+
+    Args:
+      message: the text of an error.
+      names: arguments of the library.
+
+    Returns:
+      Its name; None if the message starts with another word.
+
+    >>> first_argument("ranking_length=4 exceeds num_candidates=3", ["num_candidates", "ranking_length"])
+    'ranking_length'
+    >>> first_argument("mine.csv has no rows; pass another path=", ["path"]) is None
+    True
+    """
+    found = _pattern(names).match(message) if names else None
+    return None if found is None else found["name"]
+
+
+def _pattern(names: Collection[str]) -> re.Pattern[str]:
+    """Returns the pattern of a Python call, or of an argument and its value."""
     known = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
-    pattern = re.compile(
+    return re.compile(
         rf"(?P<call>{_CALL})"
         rf"|(?<![\w.'\"/\\-])(?P<name>{known})(?:=(?P<value>{_VALUE})?|(?![\w'\"/\\-]|\.\w))"
     )
-    return pattern.sub(_replacement, message)
 
 
 def _replacement(match: re.Match[str]) -> str:

@@ -21,8 +21,10 @@ from rankpg.cli.arguments import (
     former_flag,
     metrics_table,
     option_names,
+    reject_unknown,
 )
 from rankpg.cli.flags import with_flags
+from rankpg.cli.origin import SettingsFileError
 from rankpg.cli.train import add_train
 from rankpg.errors import ConfigError
 from rankpg.export.context_tower import PLATFORMS
@@ -61,7 +63,9 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
     if refusal:
         print(f"{parser.prog}: {refusal}", file=sys.stderr)
         return 2
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        reject_unknown(parser, argv, unknown)
     try:
         return arguments.command(arguments)
     except Stopped as stopped:
@@ -70,6 +74,9 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
     except KeyboardInterrupt as interrupt:
         print(f"{parser.prog}: interrupted. {interrupt}".rstrip(), file=sys.stderr)
         return 130
+    except SettingsFileError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
         message = with_flags(str(error), option_names(parser, argv))
         print(f"{parser.prog}: {message}", file=sys.stderr)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from rankpg._utils.distributed import agreed, is_writer, join_processes
 from rankpg.cli.arguments import checkpoint_step, folder_name, metrics_table, setting_argument
 from rankpg.cli.flags import flag, with_flags
+from rankpg.cli.origin import Origin
 from rankpg.config.presets import PRESET_SETTINGS
 from rankpg.config.train_config import GROUPS, TrainConfig
 from rankpg.errors import ConfigError
@@ -42,10 +43,13 @@ def train(arguments: argparse.Namespace) -> int:
     keeping = {name: flags[name] for name in _KEEPING if name in flags}
     _check_files(out, resume, step, keeping)
     folder = None if out is None else RunFolder(out, **keeping)
-    config = _read_config(flags, folder if resume else None)
+    if folder is not None and resume:
+        folder.check_resumable()
+    config, origin = _read_config(flags, folder if resume else None)
     if folder is not None and not resume:
         folder.check_free()  # before anything is read or compiled
-    run = prepare(config)
+    with origin.named():
+        run = prepare(config)
     if is_writer():
         _describe(run)
     if folder is not None and resume:
@@ -65,8 +69,12 @@ def train(arguments: argparse.Namespace) -> int:
     return 3 if run.stopped() else 0
 
 
-def _read_config(flags: Mapping[str, Any], resumed: RunFolder | None) -> TrainConfig:
-    """Returns the settings of a file or of a run that is resumed, with those of the flags in their place."""
+def _read_config(flags: Mapping[str, Any], resumed: RunFolder | None) -> tuple[TrainConfig, Origin]:
+    """Returns the settings of a file or of a resumed run, with those of the flags in their place.
+
+    Raises:
+      ConfigError: a file that cannot be read, or a setting that cannot be used.
+    """
     from rankpg.runs.storage.load import load_run_settings, load_settings
 
     given = {name: value for name, value in flags.items() if name in _SETTINGS}
@@ -77,7 +85,10 @@ def _read_config(flags: Mapping[str, Any], resumed: RunFolder | None) -> TrainCo
         settings = load_settings(file)
     elif resumed is not None:
         file, settings = load_run_settings(resumed.path)
-    return TrainConfig.from_dict(_reopened(settings, given) | given, source=str(file))
+    settings = _reopened(settings, given)
+    origin = Origin(file, in_file=settings.keys() & set(_SETTINGS), in_flags=given.keys())
+    with origin.named():
+        return TrainConfig.from_dict(settings | given, source=str(file)), origin
 
 
 def _train(run: Run, folder: RunFolder | None) -> None:

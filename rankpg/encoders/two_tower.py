@@ -132,7 +132,7 @@ class GivenTower(nnx.Module):
         self.num_experts, self.dtype = num_experts, dtype
 
     def __call__(self, features: Float[Array, "n D"]) -> Float[Array, "M n D"]:
-        """The rows of features."""
+        """Returns the features, broadcast to every expert."""
         rows = features.astype(self.dtype)
         return jnp.broadcast_to(rows[None], (self.num_experts, *rows.shape))
 

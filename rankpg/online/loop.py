@@ -247,7 +247,7 @@ class _Evaluator:
                 return None
             if result.ranking is None:
                 raise RerankError(
-                    f"{result.failure}. This happened during an evaluation; all updates are kept"
+                    f"{result.failure}. It failed during an evaluation; no update is lost"
                 )
             ranking[result.rows] = result.ranking
         return data.item_ids.rows(ranking)

@@ -79,7 +79,7 @@ def check_scores(scores: ArrayLike, shape: tuple[int, int], source: str) -> np.n
 
 
 def best_first(scores: np.ndarray, candidates: np.ndarray, length: int) -> np.ndarray:
-    """The `length` candidates of largest score; among equals, those in earlier slots first.
+    """Returns the `length` candidates with the largest scores; ties go to the earlier slot.
 
     >>> best_first(np.array([[0.5, 2.0, 0.5]]), np.array([[7, 8, 9]]), 2)
     array([[8, 7]])

@@ -58,8 +58,8 @@ def train(
     folder = None if out is None else _folder(out)
     if resume and folder is None:
         raise ConfigError("resume=True needs out=, the folder of the run that goes on")
-    if folder is not None and not resume:
-        folder.check_free()  # before anything is read or compiled
+    if folder is not None:  # before anything is read or compiled
+        folder.check_resumable() if resume else folder.check_free()
     run = prepare(config or TrainConfig(), environment, **components)
     try:
         if folder is not None:

@@ -154,6 +154,14 @@ def test_resume(trained, tmp_path, capsys):
     assert load_config(out).num_steps == 6
 
 
+def test_a_wrong_setting_of_a_resumed_run_names_its_file(trained, tmp_path, capsys):
+    out = shutil.copytree(trained[0], tmp_path / "run")
+    file = out / "config.yaml"
+    file.write_text(file.read_text().replace("num_candidates: 3", "num_candidates: ten"))
+    assert call("train", "--resume", "--out", out, "--num-steps", 6) == 2
+    message(capsys, f"rankpg: {file}: num_candidates='ten'; expected a whole number")
+
+
 def test_resume_from_a_damaged_checkpoint(trained, tmp_path, capsys):
     out = shutil.copytree(trained[0], tmp_path / "run")
     for file in (out / "checkpoint").rglob("*"):
@@ -207,6 +215,10 @@ FILES = {
     "twice.csv": CSV + "ann,dune,1.0\n",
     "wrong.yaml": "num_stpes: 3\n",
     "type.yaml": "num_steps: [3]\n",
+    "ten.yaml": "num_candidates: ten\n",
+    "large.yaml": "num_candidates: 11\nnum_items: 10\n",
+    "long.yaml": "ranking_length: 9\n",
+    "adamm.yaml": "optimizer: adamm\n",
     "no.yaml": "a: [1\n",
     "former.yaml": "late_stage: noisy\n",
 }
@@ -215,9 +227,37 @@ FILES = {
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["train", "--num-stepps", "3"], ["--num-stepps"]),
-        (["train", "--estimator", "reinforce"], ["--estimator", "reinforce", "ca_pg_swr"]),
-        (["train", "--num-steps", "many"], ["--num-steps", "many"]),
+        (
+            ["train", "--num-stepps", "3"],
+            [
+                "rankpg train: ",
+                ": --num-stepps 3; did you mean --num-steps?",
+                "rankpg train --help",
+            ],
+        ),
+        (
+            ["train", "--num-steps", "0", "--num-cand", "5"],  # flags are not abbreviated
+            ["rankpg train: ", ": --num-cand 5; did you mean --num-candidates?"],
+        ),
+        (["train", "--num_candidates=5"], ["did you mean --num-candidates?"]),
+        (["train", "--bogus", "3"], ["rankpg train: ", "--bogus 3 (see rankpg train --help)"]),
+        (["evaluate", "a", "b"], ["rankpg evaluate: ", ": b (see rankpg evaluate --help)"]),
+        (["evaluate", "a", "--stpe", "3"], ["did you mean --step?"]),
+        (
+            ["train", "--estimator", "reinforce"],
+            ["rankpg train: --estimator reinforce; expected one of v_pg, ", "ca_pg_swr"],
+        ),
+        (
+            ["train", "--missing", "none"],
+            ["rankpg train: --missing none; expected one of zero, error"],
+        ),
+        (
+            ["train", "--num-steps", "many"],
+            ["rankpg train: --num-steps many; expected a whole number"],
+        ),
+        (["train", "--num-steps", "3.5"], ["--num-steps 3.5; expected a whole number"]),
+        (["train", "--learning-rate", "a b"], ["--learning-rate 'a b'; expected a number"]),
+        (["train", "--seeds", "0", "one"], ["rankpg train: --seeds one; expected a whole number"]),
         (["train", "--num-steps", "0"], ["--num-steps 0;", "at least 1"]),
         (
             ["train", "--num-candidates", "11", "--num-items", "10"],
@@ -259,11 +299,45 @@ FILES = {
             ["--item-tower features,", "--item-tower ids"],
         ),
         (["train", "--config", "wrong.yaml"], ["wrong.yaml", "'num_stpes'", "num_steps"]),
-        (["train", "--config", "type.yaml"], ["--num-steps [3];"]),
-        (["train", "--config", "no.yaml"], ["no.yaml", "not YAML"]),
+        (
+            ["train", "--config", "type.yaml"],
+            ["rankpg: type.yaml: num_steps=[3]; expected a whole number"],
+        ),
+        (
+            ["train", "--config", "ten.yaml"],
+            ["rankpg: ten.yaml: num_candidates='ten'; expected a whole number"],
+        ),
+        (
+            ["train", "--config", "ten.yaml", "--num-candidates", "0"],  # the flag is wrong as well
+            ["rankpg: --num-candidates 0; expected at least 1"],
+        ),
+        (  # known only once the problem is there
+            ["train", "--config", "large.yaml"],
+            ["rankpg: large.yaml: num_candidates=11,", "10 items"],
+        ),
+        (["train", "--config", "adamm.yaml"], ["rankpg: adamm.yaml: optimizer='adamm';"]),
+        (
+            ["train", "--config", "long.yaml", "--num-candidates", "8"],
+            ["rankpg: long.yaml: ranking_length=9 exceeds --num-candidates 8;"],
+        ),
+        (
+            ["train", "--config", "long.yaml", "--num-steps", "0"],
+            ["rankpg: --num-steps 0; expected at least 1"],
+        ),
+        (
+            ["train", "--config", "no.yaml"],
+            ["no.yaml, line 2: not valid YAML (expected ',' or ']'"],
+        ),
         (["train", "--config", "none.yaml"], ["none.yaml does not exist"]),
         (["train", "--resume"], ["--resume needs --out"]),
-        (["train", "--resume", "--out", "nothing"], ["nothing", "does not exist"]),
+        (
+            ["train", "--resume", "--out", "nothing"],
+            ["nothing holds no run to resume; leave out --resume to start one"],
+        ),
+        (
+            ["train", "--resume", "--out", "held", "--config", "type.yaml"],
+            ["held holds no run to resume; leave out --resume to start one"],
+        ),
         (
             ["train", "--out", "held", "--num-items", "20", "--num-contexts", "5"],
             ["--out held", "--resume"],
@@ -282,6 +356,7 @@ FILES = {
         (["trian"], ["trian", "train"]),
         ([], ["COMMAND"]),
         (["demo", "--num-steps", "0"], ["--num-steps 0;"]),
+        (["train", "--late_stage", "noisy"], ["--late_stage is now named --reranker"]),
         (["train", "--late-stage", "noisy"], ["--late-stage is now named --reranker"]),
         (["train", "--reward-transform=none"], ["--reward-transform is now named --advantage"]),
         (["train", "--config", "former.yaml"], ["former.yaml holds 'late_stage'", "'reranker'"]),

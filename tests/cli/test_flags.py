@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from rankpg.cli.arguments import former_flag, option_names
-from rankpg.cli.flags import with_flags
+from rankpg.cli.flags import first_argument, with_flags
 from rankpg.cli.main import parser
 from rankpg.config.train_config import TrainConfig
 
@@ -61,6 +61,24 @@ def test_without_names_a_message_stays():
     assert with_flags("batch_size=3", ()) == "batch_size=3"
 
 
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("batch_size=3; expected a multiple", "batch_size"),
+        ("path=FILE is missing", "path"),
+        ("batch_size holds text", "batch_size"),
+        ("path is missing", "path"),
+        ("a lower batch_size, or path=", None),
+        ("load_run(path=3) fails", None),
+        ("batch_sizes=3", None),
+        ("'batch_size' is unknown", None),
+    ],
+)
+def test_first_argument_is_the_rejected_one(text, name):
+    assert first_argument(text, NAMES) == name
+    assert first_argument(text, ()) is None
+
+
 def test_option_names_are_those_of_the_command():
     settings = set(TrainConfig().to_dict())
     train = option_names(parser(), ["train", "--out", "export"])
@@ -70,9 +88,10 @@ def test_option_names_are_those_of_the_command():
     assert evaluate == {"help", "step", "json"}
 
 
-@pytest.mark.parametrize("argv", [["train", "--late-stage", "noisy"], ["--late-stage=noisy"]])
-def test_a_former_flag_is_refused(argv):
-    assert former_flag(argv) == "--late-stage is now named --reranker"
+@pytest.mark.parametrize("former", ["--late-stage", "--late_stage"])
+def test_a_former_flag_is_refused(former):
+    for argv in (["train", former, "noisy"], [f"{former}=noisy"]):
+        assert former_flag(argv) == f"{former} is now named --reranker"
 
 
 def test_current_flags_are_accepted():

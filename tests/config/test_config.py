@@ -317,10 +317,15 @@ def test_yaml_round_trip(tmp_path, preset):
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
-        ("a: [1", ["is not YAML"]),
+        ("a: [1", ["mine.yaml, line 1: not valid YAML (expected ',' or ']', but got"]),
+        (
+            "a: 1\nb: [2\nc: 3\n",
+            ["mine.yaml, line 3: not valid YAML (expected ',' or ']', but got"],
+        ),
+        ("a: \x07\n", ["mine.yaml: not valid YAML (special characters are not allowed)"]),
         ("- 1\n- 2\n", ["must be a mapping"]),
         ("3: 4\n", ["must be a mapping"]),
-        ("!!python/object/apply:os.system ['true']\n", ["is not YAML"]),
+        ("!!python/object/apply:os.system ['true']\n", ["line 1: not valid YAML"]),
         (b"\xff\xfe\x00", ["cannot be read"]),
         ("num_stpes: 3\n", ["'num_stpes'"]),
         ("num_steps: soon\n", ["num_steps='soon'"]),

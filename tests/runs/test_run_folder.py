@@ -516,6 +516,10 @@ def test_train_refuses_a_folder_before_it_reads_anything(tmp_path, monkeypatch):
         train(settings(), out=str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="resume=True needs out="):
         train(settings(), resume=True)
+    absent = r"absent holds no run to resume; leave out resume=True to start one"
+    with pytest.raises(ConfigError, match=absent):
+        train(settings(), out=tmp_path / "absent", resume=True)
+    assert not (tmp_path / "absent").exists()
 
 
 def test_a_refused_run_releases_the_folder(half):

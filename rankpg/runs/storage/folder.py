@@ -106,7 +106,7 @@ class RunFolder:
         self._tracks: Tracks | None = None
 
     def check_free(self) -> None:
-        """Rejects a folder that has a run already or that another process writes, and a file of its name.
+        """Rejects a path that is a file, already holds a run, or is in use by another process.
 
         Raises:
           ConfigError: the folder cannot be used for a new run.
@@ -121,6 +121,17 @@ class RunFolder:
             raise ConfigError(
                 f"{self._out} already has a run ({', '.join(held)}); "
                 "continue it with resume=True, or choose another folder"
+            )
+
+    def check_resumable(self) -> None:
+        """Rejects a folder that holds no run.
+
+        Raises:
+          ConfigError: the folder has no settings, or does not exist.
+        """
+        if not (self.path / CONFIG).exists():
+            raise ConfigError(
+                f"{self.path} holds no run to resume; leave out resume=True to start one"
             )
 
     def open(self, run: Run) -> None:
@@ -161,6 +172,7 @@ class RunFolder:
             process writes it.
           CheckpointError: a checkpoint that is missing, damaged, or of another config or version.
         """
+        self.check_resumable()
         saved = load_config(self.path)
         if (self.path / ONLINE / OWNER).exists():
             raise ConfigError(

@@ -84,7 +84,7 @@ def load_settings(file: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file} is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(_not_yaml(file, error)) from None
     except RecursionError:
         raise ConfigError(f"{file} is nested too deeply; expected settings and values") from None
     if settings is None:
@@ -94,6 +94,14 @@ def load_settings(file: Path) -> dict[str, Any]:
             f"{file} must be a mapping of settings to values, such as 'num_steps: 2000'"
         )
     return settings
+
+
+def _not_yaml(file: Path, error: Exception) -> str:
+    """Returns the message about a file that PyYAML cannot read: its line, if known, and the reason."""
+    mark = getattr(error, "problem_mark", None)  # only of a MarkedYAMLError
+    where = "" if mark is None else f", line {mark.line + 1}"
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+    return f"{file}{where}: not valid YAML ({' '.join(str(reason).split())})"
 
 
 def load_run(path: Path | str, *, step: int | str | None = None, **overrides: Any) -> Run:
