@@ -198,6 +198,13 @@ class Environment(Protocol):
         """
         return None if self.where is None else self.where[context][items]
 
+    def eligible_run(
+        self, contexts: Int[Array, "B"], first: Int[Array, ""], count: int
+    ) -> Bool[Array, "count B"] | None:
+        """Returns `eligible` for the items first to first + count - 1 of every context; None: all."""
+        items = first + jnp.arange(count, dtype=jnp.int32)
+        return jax.vmap(lambda context: self.eligible(context, items), out_axes=1)(contexts)
+
     def count_eligible(self) -> Int[Array, "num_contexts"] | None:
         """Returns the number of eligible items of each context; None: all items of all contexts."""
         items = jnp.arange(self.num_items, dtype=jnp.int32)
@@ -281,6 +288,7 @@ _ENVIRONMENT_MEMBERS = (
     "sample_rewards",
     "relevance",
     "eligible",
+    "eligible_run",
     "count_eligible",
     "feedback",
     "histories",

@@ -209,6 +209,20 @@ class Interactions(Environment):
         items = jnp.where(seen, self.items.at[entry].get(mode="clip"), logits.shape[1])
         return logits.at[:, items].set(-jnp.inf, mode="drop")
 
+    def eligible_run(
+        self, contexts: Int[Array, "B"], first: Int[Array, ""], count: int
+    ) -> Bool[Array, "count B"]:
+        """Returns False for items of the history, each of which is written once, not searched for."""
+        user, end = self.context_users[contexts], self.history_ends[contexts]
+        step = jnp.arange(self.longest, dtype=jnp.int32)
+        entry = self.row_starts[user][:, None] + step[None]
+        seen = entry < self.row_starts[user + 1][:, None]
+        seen &= self.places.at[entry].get(mode="clip") < end[:, None]
+        row = self.items.at[entry].get(mode="clip") - first
+        row = jnp.where(seen & (row >= 0) & (row < count), row, count)
+        column = jnp.broadcast_to(jnp.arange(len(contexts), dtype=jnp.int32)[:, None], row.shape)
+        return jnp.ones((count, len(contexts)), bool).at[row, column].set(False, mode="drop")
+
     def count_eligible(self) -> Int[Array, "num_contexts"]:
         """Counts the items that each context may be shown: N less its history."""
         return jnp.int32(self.num_items) - self.history_ends

@@ -40,6 +40,7 @@ def choose_retrieval(
     *,
     whole_catalogue: bool,
     towers: bool,
+    known_feedback: bool = False,
     platform: str | None = None,
     devices: int | None = None,
 ) -> Retrieval:
@@ -50,6 +51,7 @@ def choose_retrieval(
       catalogue: N, K and the mesh.
       num_logits: seeds * B * M * N, which dense retrieval holds several times over.
       whole_catalogue: the score reads the logits of every item.
+      known_feedback: True for an objective on known feedback, whose loss has no draw to save logits in.
       towers: the encoder returns embeddings, and not logits.
       platform: cpu, gpu or tpu; that of JAX's first device if None.
       devices: number of devices; those that JAX sees if None.
@@ -66,6 +68,7 @@ def choose_retrieval(
             num_logits,
             whole_catalogue=whole_catalogue,
             towers=towers,
+            known_feedback=known_feedback,
             platform=platform or jax.default_backend(),
             devices=jax.device_count() if devices is None else devices,
         )
@@ -84,6 +87,7 @@ def _automatic(
     *,
     whole_catalogue: bool,
     towers: bool,
+    known_feedback: bool,
     platform: str,
     devices: int,
 ) -> tuple[str, str]:
@@ -92,6 +96,8 @@ def _automatic(
         return "dense", "the score reads the logits of the whole catalogue"
     if not towers:
         return "dense", "the encoder returns logits, which are all in memory already"
+    if known_feedback and 4 * num_logits <= _FEW_BYTES:
+        return "dense", f"{4 * num_logits / 2**20:.0f} MiB of logits, of which every one has a gradient"
     if platform == "cpu":
         if num_items < _FEW_ITEMS:
             return "dense", f"the logits of {num_items} items fit in cache"

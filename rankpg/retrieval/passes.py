@@ -67,7 +67,12 @@ def masked(
         logits = jnp.where((items < shard.whole.num_items)[None, :, None], logits, -jnp.inf)
         items = jnp.minimum(items, shard.whole.num_items - 1)
     one = jax.vmap(lambda context: environment.eligible(context, items), out_axes=1)
-    eligible = one(contexts)
+    return _with_mask(logits, one(contexts))
+
+
+def _with_mask(
+    logits: Float[Array, "M n B"], eligible: Bool[Array, "n B"] | None
+) -> Float[Array, "M n B"]:
     return logits if eligible is None else jnp.where(eligible[None], logits, -jnp.inf)
 
 
@@ -90,8 +95,10 @@ def score(
         preferred_element_type=accumulation_dtype(rows.dtype),
     )
     first = shard.first_block() * shard.width + start
-    items = first + jnp.arange(rows.shape[1], dtype=jnp.int32)
-    return masked(logits, contexts, items, environment, shard)
+    if shard.devices > 1:
+        items = first + jnp.arange(rows.shape[1], dtype=jnp.int32)
+        return masked(logits, contexts, items, environment, shard)
+    return _with_mask(logits, environment.eligible_run(contexts, first, rows.shape[1]))
 
 
 Listed = tuple[Array, Array]

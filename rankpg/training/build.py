@@ -138,6 +138,7 @@ def _retrieval(config: TrainConfig, environment: Environment, encoder: Encoder) 
         len(config.seeds) * config.batch_size * config.num_experts * num_items,
         whole_catalogue=estimator.statistics == "catalogue",
         towers=_has_towers(encoder, environment),
+        known_feedback=config.objective != "policy_gradient",
     )
     if retrieval.name != "sharded" and jax.process_count() > 1:
         raise ConfigError(
