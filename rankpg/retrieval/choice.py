@@ -97,7 +97,10 @@ def _automatic(
     if not towers:
         return "dense", "the encoder returns logits, which are all in memory already"
     if known_feedback and 4 * num_logits <= _FEW_BYTES:
-        return "dense", f"{4 * num_logits / 2**20:.0f} MiB of logits, of which every one has a gradient"
+        return (
+            "dense",
+            f"{4 * num_logits / 2**20:.0f} MiB of logits, of which every one has a gradient",
+        )
     if platform == "cpu":
         if num_items < _FEW_ITEMS:
             return "dense", f"the logits of {num_items} items fit in cache"

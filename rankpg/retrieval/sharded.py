@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from rankpg.core.estimators import Candidates, Statistics
-from rankpg.retrieval.base import Encoded, Retrieval, require_embeddings
+from rankpg.retrieval.base import Encoded, Retrieval, check_rescorable, require_embeddings
 from rankpg.retrieval.layout import Shard
 from rankpg.retrieval.passes import bytes_per_context, find, pull_back, with_gradient
 from rankpg.retrieval.sharding import BATCH, ITEMS, MeshSharding
@@ -64,6 +64,34 @@ class Sharded(Retrieval):
           ValueError: logits instead of embeddings, B is not a multiple of the batch axis, or the score reads
             the logits of the whole catalogue.
         """
+        return self._candidates(keys, encoded, contexts, environment, quotas, statistics)
+
+    def rescore(
+        self,
+        items: Int[Array, "B K"],
+        encoded: Encoded,
+        contexts: Int[Array, "B"],
+        environment: Environment,
+        quotas: Quotas,
+        statistics: Statistics,
+    ) -> Candidates:
+        """Rescores given candidates on all devices of the mesh; see `Retrieval.rescore`.
+
+        Raises:
+          ValueError: as for `sample`, and a score that reads the noise of the draw.
+        """
+        check_rescorable(statistics)
+        return self._candidates(items, encoded, contexts, environment, quotas, statistics)
+
+    def _candidates(
+        self,
+        draws: Key[Array, "B"] | Int[Array, "B K"],
+        encoded: Encoded,
+        contexts: Int[Array, "B"],
+        environment: Environment,
+        quotas: Quotas,
+        statistics: Statistics,
+    ) -> Candidates:
         mesh, shard = self.placement.mesh, self.placement.shard
         embeddings = require_embeddings(encoded, self.name)
         if len(contexts) % mesh.shape[BATCH]:
@@ -79,28 +107,9 @@ class Sharded(Retrieval):
         search = _on(
             mesh, partial(find, shard, quotas, statistics), (_ROWS, _TOWERS, _ROWS, _COPY), _ROWS
         )
-        found, shift = search(keys, lax.stop_gradient(padded), contexts, environment)
+        found, shift = search(draws, lax.stop_gradient(padded), contexts, environment)
         back = partial(_pull_back, mesh, shard)
         return with_gradient(back, padded, contexts, environment, found, shift)
-
-    def rescore(
-        self,
-        items: Int[Array, "B K"],
-        encoded: Encoded,
-        contexts: Int[Array, "B"],
-        environment: Environment,
-        quotas: Quotas,
-        statistics: Statistics,
-    ) -> Candidates:
-        """Is not available: candidates of an earlier draw are rescored on one device.
-
-        Raises:
-          ValueError: always.
-        """
-        raise ValueError(
-            f"retrieval={self.name!r} cannot rescore candidates that were drawn before; choose "
-            "retrieval='streamed' or retrieval='dense'"
-        )
 
     def peak_bytes(
         self, batch_size: int, num_experts: int, num_items: int, num_candidates: int

@@ -83,11 +83,13 @@ class HeldOut:
             return jnp.where(place < available[:, None], items, -1)
 
         sharding = run.policy.retrieval.sharding
+        self._replicate = sharding.replicate
         self._lists = jax.jit(lambda *inputs: sharding.replicated(lists(*inputs)))
 
     def lists(self, params: Params, part: HeldOutPart) -> np.ndarray:
         """Returns the best items int[n, depth] of every user of a part; -1 where there are too few."""
-        return np.asarray(self._lists(params, part.world, jnp.asarray(part.users)))
+        inputs = self._replicate((part.world, jnp.asarray(part.users)))
+        return np.asarray(self._lists(params, *inputs))
 
     def metrics(self, params: Params, prefix: str = "") -> dict[str, np.ndarray]:
         """Returns every metric of every user of a part: `evaluation.ranking.ranking_metrics`.

@@ -352,6 +352,8 @@ def prepare(
         check_knows_feedback(world)
     if dataset.parts is not None:
         learner, evaluated = on_moments(learner, config, dataset.parts), dataset.parts.evaluated()
+        trained = sharding.replicate(learner.environment)
+        learner = dataclasses.replace(learner, environment=trained)
     return Run(
         config,
         learner,

@@ -109,6 +109,32 @@ def test_training_does_not_depend_on_the_number_of_devices(changes, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("tower", "mesh"), [("ids", [2, 4]), ("history", [1, 8])])
+def test_objectives_do_not_depend_on_the_number_of_devices(tower, mesh, tmp_path):
+    """Known feedback and seen items, on one device and on eight: the same parameters and held-out recall."""
+    random = np.random.default_rng(0)
+    rows = [
+        f"{user},{item},{time}"
+        for user in range(24)
+        for time, item in enumerate(random.permutation(37)[:9])
+    ]
+    (tmp_path / "log.csv").write_text("user,item,timestamp\n" + "\n".join(rows))
+    settings = {
+        "environment": "interactions", "path": str(tmp_path / "log.csv"), "context_tower": tower,
+        "objective": "inclusion", "num_steps": 10, "eval_every": 10, "optimizer": "sgd", "num_candidates": 5,
+        "batch_size": 16, "learning_rate": 0.1, "num_contexts": 1000, "num_items": 1000,
+    }  # fmt: skip
+    if tower == "history":
+        settings["dropout"] = 0.0
+    changes = {"retrieval": "sharded", "mesh": mesh}
+    finish(start(8, "train", str(tmp_path / "eight"), settings | changes))
+    finish(start(1, "train", str(tmp_path / "one"), settings | ALONE))
+    _same_state(tmp_path / "eight", tmp_path / "one", rtol=1e-4, atol=1e-5)
+    for found, wanted in zip(*(metrics_rows(tmp_path / n) for n in ("eight", "one")), strict=True):
+        assert found["recall@20"] == pytest.approx(wanted["recall@20"], abs=0.03)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("tower", "rate"), [("features", 0.1), ("adapter", 0.01)])
 def test_towers_over_features_train_alike_on_eight_devices(tower, rate, tmp_path):
     """The embeddings that a perceptron computes are sharded; its parameters, which are few, are not."""
