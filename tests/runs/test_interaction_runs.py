@@ -198,6 +198,36 @@ def test_online_draws_are_unseen_and_learnt_from(data, users, retrieval, tmp_pat
     assert_unseen(again.act(users).candidates, users)
 
 
+def test_unknown_users_get_the_mean_of_training_users(data):
+    run = log_run(data)
+    assert run.server.sampler.contexts.tolist() == data.parts.whole().users.tolist()
+    with pytest.warns(UserWarning, match="1 of 1 contexts"):
+        found = run.candidates(["nobody"], unknown="mean")
+    tables = run.policy.embeddings(run.params(), run.environment, jnp.arange(12, dtype=jnp.int32))
+    mean = np.asarray(tables.contexts, np.float64).mean(0)[0]
+    order = np.argsort(-(np.asarray(tables.items)[0] @ mean))
+    assert found[0].tolist() == data.item_ids[order[:K]].tolist()
+
+
+@pytest.mark.slow
+def test_patience_in_memory_holds_the_best_evaluation(data):
+    settings = SETTINGS | {"num_steps": 40, "eval_every": 2, "patience": 2, "seeds": (0, 1)}
+    states = {}
+
+    def record(run, progress):
+        if progress.phase == "evaluate":
+            states[progress.step] = jax.device_get(run.state.params)
+
+    run = rankpg.train(rankpg.TrainConfig(**settings, learning_rate=0.3), data, on_progress=record)
+    assert run.step < 40  # it stopped early
+    assert run.step > run.best_step
+    wanted = jax.tree.map(lambda leaf: leaf[1], states[run.best_step])
+    jax.tree.map(np.testing.assert_array_equal, run.params(1), wanted)
+    rows = evaluate_run(run)
+    best = [row["validation_ndcg@10"] for row in run.state_rows]
+    assert [row["validation_ndcg@10"] for row in rows] == best
+
+
 # --- the command line -----------------------------------------------------------------------------
 
 
@@ -212,7 +242,8 @@ def test_command_line_trains_evaluates_and_resumes(tmp_path, capsys, users):
     columns = log_columns()
     _write(file, columns)
     flags = "--environment interactions --split last --test-share 0.2 --objective inclusion"
-    flags += " --num-candidates 5 --embedding-dim 4 --num-epochs 2 --batch-size 8 --inclusion-at 3 --seeds 0 1"
+    flags += " --num-candidates 5 --embedding-dim 4 --num-epochs 2 --batch-size 8"
+    flags += " --inclusion-at 3 --seeds 0 1"
     assert main(["train", *flags.split(), "--path", str(file), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
     order = [

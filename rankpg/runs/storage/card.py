@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from rankpg._utils.plots import mean_interval
 from rankpg._version import versions
+from rankpg.environments.interactions import Moments
 from rankpg.environments.synthetic import Synthetic
 from rankpg.runs.best import VALIDATION
 from rankpg.runs.held_out import part_of
@@ -98,12 +101,7 @@ def limits_of(run: Run) -> str:
     if all(row.get("policy_value") is None for row in run.state_rows):
         return "No value was measured: rewards came from outside."
     if run.dataset.parts is not None:
-        users = len(run.dataset.parts.evaluated())
-        return (
-            f"Held-out metrics were measured on the interactions of {users} users (at most "
-            f"{run.config.eval_contexts} in each evaluation) that training did not read. Items that a user "
-            "had seen before are never listed. Metrics of the training part are in-sample, so report the others."
-        )
+        return _limits_of_parts(run, run.dataset.parts.test())
     contexts = (
         f"on {run.config.held_out_contexts} contexts that training never drew; it says nothing about items "
         if run.config.held_out_contexts
@@ -112,6 +110,17 @@ def limits_of(run: Run) -> str:
     return (
         "The value is the mean reward under this run's environment and re-ranker, evaluated "
         f"{contexts}that were not there."
+    )
+
+
+def _limits_of_parts(run: Run, test: Moments) -> str:
+    users = int(np.sum(test.feedback_ends > test.history_ends))
+    if not users:
+        return "There is no test part, so the metrics of the test part are 0 and say nothing."
+    return (
+        f"Metrics of the test part were measured on interactions of {users} users that training did not read "
+        f"(of at most {run.config.eval_contexts} users in each evaluation). Items that a user had seen "
+        "before are never listed. Metrics of the training part are in-sample."
     )
 
 
