@@ -90,11 +90,11 @@ class Server:
         starts, items = self.seen_lists
         lists = [items[starts[row] : starts[row + 1]] for row in inputs.tolist()]
         needed, count = self.manifest["num_candidates"], self.manifest["num_items"]
-        label = {row: label for label, row in self.row_of.items()}
         for row, own in zip(inputs.tolist(), lists, strict=True):
             if count - len(own) < needed:
+                label = next(label for label, other in self.row_of.items() if other == row)
                 raise ValueError(
-                    f"context {label[row]!r} has not seen {count - len(own)} items, fewer than the {needed} "
+                    f"context {label!r} has not seen {count - len(own)} items, fewer than the {needed} "
                     "candidates of this export"
                 )
         return lists

@@ -90,9 +90,7 @@ class Retriever:
         check_online(run, importance, clip)
         self.importance: Importance = importance
         self.run, self.clip, self.log = run, clip, log
-        self._learner = (
-            run.server
-        )  # in the environment that is served, so that it never draws what was seen
+        self._learner = run.server  # it leaves out what a context has seen
         if log is not None:
             data = run.dataset
             log.declare(data.context_ids, data.item_ids)

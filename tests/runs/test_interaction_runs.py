@@ -216,7 +216,7 @@ def test_patience_in_memory_holds_the_best_evaluation(data):
 
     def record(run, progress):
         if progress.phase == "evaluate":
-            states[progress.step] = jax.device_get(run.state.params)
+            states[progress.step] = jax.tree.map(jnp.copy, run.state.params)
 
     run = rankpg.train(rankpg.TrainConfig(**settings, learning_rate=0.3), data, on_progress=record)
     assert run.step < 40  # it stopped early

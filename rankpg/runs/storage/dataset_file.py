@@ -172,4 +172,4 @@ def _save_arrays(file: Path, data: Dataset) -> None:
     if world.allowed is not None:
         arrays["allowed"] = np.asarray(world.allowed)
     with atomic_write(file) as partial, partial.open("wb") as content:
-        np.savez(content, **arrays)
+        np.savez_compressed(content, **arrays)
