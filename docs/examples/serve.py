@@ -7,6 +7,9 @@ It does not import rankpg, except for --rows, which computes features with the c
     python serve.py FOLDER --rows users.parquet           # the same, from the columns of a table
     python serve.py FOLDER --contexts ann --search faiss  # search an index instead of all items
 
+Of an export of interactions, no candidate is an item that its context has seen: a search fetches more items
+than it needs, drops those, and fetches again where too few remain.
+
 Install: pip install numpy jax flatbuffers safetensors, and faiss-cpu or usearch for their indexes. The output
 is one line of JSON per context. The checksums of all files are verified on loading. They detect damage, not
 tampering: the context tower is a compiled program, so load only exports that you trust.
@@ -61,6 +64,7 @@ class Server:
             ids = json.loads((self.folder / self.tower["ids"]).read_text())
             self.row_of = {label: row for row, label in enumerate(ids)}
         self.indexes = open_indexes(self.folder, search, manifest["indexes"].get(search))
+        self.seen_lists = open_seen(self.folder, manifest.get("seen"))
 
     def candidates(self, contexts: Any) -> np.ndarray:
         """Returns item ids object[B, K] of B context ids, or of features [B, F]."""
@@ -73,8 +77,27 @@ class Server:
         for start in range(0, len(inputs), CONTEXTS_AT_ONCE):
             batch = inputs[start : start + CONTEXTS_AT_ONCE]
             queries = np.asarray(self.embed(self.parameters, batch))  # [B, M, D]
-            batches.append(self.retrieve(queries))
+            batches.append(self.retrieve(queries, self.seen(batch)))
         return np.concatenate(batches)
+
+    def seen(self, inputs: np.ndarray) -> list[np.ndarray]:
+        """Returns the rows of the items that each context has seen; empty where the export has none.
+
+        Add here what your contexts have seen since the export.
+        """
+        if self.seen_lists is None:
+            return [np.zeros(0, int)] * len(inputs)
+        starts, items = self.seen_lists
+        lists = [items[starts[row] : starts[row + 1]] for row in inputs.tolist()]
+        needed, count = self.manifest["num_candidates"], self.manifest["num_items"]
+        for row, own in zip(inputs.tolist(), lists, strict=True):
+            if count - len(own) < needed:
+                label = next(label for label, other in self.row_of.items() if other == row)
+                raise ValueError(
+                    f"context {label!r} has not seen {count - len(own)} items, fewer than the {needed} "
+                    "candidates of this export"
+                )
+        return lists
 
     def inputs(self, contexts: Any) -> np.ndarray:
         """Returns the inputs of the context tower: rows int32[B], or features float32[B, F]."""
@@ -104,22 +127,45 @@ class Server:
         text = (self.folder / self.tower["features"]).read_text()
         return Featurizer.from_json(text).transform(table)
 
-    def retrieve(self, queries: np.ndarray) -> np.ndarray:
-        """Returns K rows per context, int[B, K], from embeddings [B, M, D]."""
-        depth = self.manifest["num_candidates"]
+    def retrieve(self, queries: np.ndarray, seen: list[np.ndarray]) -> np.ndarray:
+        """Returns K rows per context, int[B, K], from embeddings [B, M, D], none of them seen."""
+        depth, count = self.manifest["num_candidates"], self.manifest["num_items"]
         orders = []  # int[B, K] of every expert
         for expert in range(self.manifest["num_experts"]):
             of_expert = np.ascontiguousarray(queries[:, expert])
-            order = np.full((len(of_expert), depth), -1)
-            if self.indexes:
-                order = self.indexes[expert](of_expert, depth)
-            short = (order < 0).any(axis=1)  # no index, or it found fewer than K items
-            order[short] = exact_order(of_expert[short], self.items[expert], depth)
+            exact = partial(exact_order, self.items[expert])
+            search = self.indexes[expert] if self.indexes else exact
+            order = unseen_order(search, of_expert, depth, seen, count)
+            short = np.flatnonzero((order < 0).any(axis=1))  # the index found fewer than K items
+            left = [seen[row] for row in short]
+            order[short] = unseen_order(exact, of_expert[short], depth, left, count)
             orders.append(order)
         return fill_slots(orders, self.manifest["merge"]["quotas"])
 
 
-def exact_order(queries: np.ndarray, items: np.ndarray, depth: int) -> np.ndarray:
+def unseen_order(
+    search: Search, queries: np.ndarray, depth: int, seen: list[np.ndarray], num_items: int
+) -> np.ndarray:
+    """Returns the first `depth` rows of a search that are not seen, int[B, depth]; -1 where it found fewer.
+
+    The first round fetches `depth` items and as many again, or less where the lists are shorter. Contexts for
+    which too few remain are searched again, for twice as many items. Depth + the length of a context's own
+    list is always enough, so a long list costs the others nothing.
+    """
+    found = np.full((len(queries), depth), -1)
+    enough = np.array([min(depth + len(own), num_items) for own in seen], int)
+    waiting = np.arange(len(queries))
+    fetch = min(2 * depth, int(enough.max(initial=depth)))
+    while len(waiting):
+        for row, order in zip(waiting, search(queries[waiting], fetch), strict=True):
+            kept = order[(order >= 0) & ~np.isin(order, seen[row])][:depth]
+            found[row, : len(kept)] = kept
+        waiting = waiting[(found[waiting, -1] < 0) & (enough[waiting] > fetch)]
+        fetch = min(2 * fetch, int(enough[waiting].max(initial=0)))
+    return found
+
+
+def exact_order(items: np.ndarray, queries: np.ndarray, depth: int) -> np.ndarray:
     """Returns rows int[B, depth] of the largest inner products, best first, ties by lower row."""
     rows = np.zeros((len(queries), 0), int)
     scores = np.zeros((len(queries), 0), np.float32)
@@ -166,6 +212,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
                 f"{folder}: {name} is missing or not as it was exported; copy it again"
             )
     return manifest
+
+
+def open_seen(folder: Path, entry: dict[str, Any] | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns where the seen items of each context start, and the items; None if the export has none."""
+    if entry is None:
+        return None
+    with np.load(folder / Path(entry["file"]).name, allow_pickle=False) as arrays:
+        return arrays[entry["row_starts"]], arrays[entry["items"]]
 
 
 def open_indexes(folder: Path, search: str, entry: dict[str, Any] | None) -> list[Search]:

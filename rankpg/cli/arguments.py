@@ -26,20 +26,41 @@ __all__ = [
 ]
 
 
-def metrics_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Returns the mean over seeds and its 95 % interval, one line per metric."""
+def metrics_table(
+    rows: Sequence[dict[str, Any]], part_of: Callable[[str], str] | None = None
+) -> str:
+    """Returns the mean over seeds and its 95 % interval, one line per metric.
+
+    Args:
+      rows: metrics of one evaluation, a row for each seed.
+      part_of: maps the name of a metric to the part of the data that it is computed on, under which it is
+        listed; None lists all of them together.
+
+    >>> print(metrics_table([{"step": 5, "seed": 0, "recall@20": 0.25, "reward": 0.5}], lambda name: "all"))
+    all:
+      recall@20                0.2500
+      reward                   0.5000
+      (one seed)
+    """
     from rankpg._utils.plots import mean_interval
 
-    lines = []
+    lines: dict[str, list[str]] = {}
+    width = 18 if part_of is None else 20
     for name in rows[0]:
         values = [row[name] for row in rows if isinstance(row[name], float)]
-        if values and name == "steps_per_second":  # one program trains all seeds
-            lines.append(f"  {name:<18} {values[0]:10.1f}")
-        elif values:
-            mean, half = mean_interval(values)
-            lines.append(f"  {name:<18} {mean:10.4f}" + ("" if half is None else f" ± {half:.4f}"))
-    note = f"(mean of {len(rows)} seeds, 95 % interval)" if len(rows) > 1 else "(one seed)"
-    return "\n".join([*lines, f"  {note}"])
+        if not values:
+            continue
+        if name == "steps_per_second":  # one program trains all seeds
+            lines.setdefault("", []).append(f"  {name:<{width}} {values[0]:10.1f}")
+            continue
+        mean, half = mean_interval(values)
+        part = part_of(name) if part_of else ""
+        text = f"  {name:<{width}} {mean:10.4f}" + ("" if half is None else f" ± {half:.4f}")
+        lines.setdefault(part, []).append(text)
+    last = lines.pop("", [])
+    note = f"  (mean of {len(rows)} seeds, 95 % interval)" if len(rows) > 1 else "  (one seed)"
+    headed = [line for part, own in lines.items() for line in (f"{part}:", *own)]
+    return "\n".join([*headed, *last, note])
 
 
 class Parser(argparse.ArgumentParser):

@@ -211,6 +211,8 @@ def _add_export(subcommands: argparse._SubParsersAction) -> None:
 def evaluate(arguments: argparse.Namespace) -> int:
     """Prints the metrics of a saved run."""
     from rankpg.runs.evaluator import evaluate_run
+    from rankpg.runs.held_out import part_of
+    from rankpg.runs.storage.card import method_of
     from rankpg.runs.storage.load import load_run
 
     run = load_run(arguments.run, step=arguments.step)
@@ -219,8 +221,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         for row in rows:
             print(json.dumps(row))
     else:
-        print(f"{arguments.run}: {run.config.estimator}, step {run.step}")
-        print(metrics_table(rows))
+        print(f"{arguments.run}: {method_of(run)}, step {run.state_step}")
+        print(metrics_table(rows, part_of if run.dataset.parts is not None else None))
     return 0
 
 

@@ -78,8 +78,9 @@ def _read_config(flags: Mapping[str, Any], resumed: RunFolder | None) -> tuple[T
     from rankpg.runs.storage.load import load_run_settings, load_settings
 
     given = {name: value for name, value in flags.items() if name in _SETTINGS}
-    if given.get("path"):
-        given["path"] = str(Path(given["path"]).resolve())  # the run may be read from elsewhere
+    for name in ("path", "items_path"):
+        if given.get(name):
+            given[name] = str(Path(given[name]).resolve())  # the run may be read from elsewhere
     file, settings = flags.get("config"), {}
     if file is not None:
         settings = load_settings(file)
@@ -160,7 +161,7 @@ def _describe(run: Run) -> None:
         file=sys.stderr,
     )
     if not run.dataset.ids_are_rows:
-        lack = "judgement" if config.environment == "text" else "row"
+        lack = {"text": "judgement", "interactions": "interaction"}.get(config.environment, "row")
         choice = f" (--missing {config.missing})" if config.environment == "ratings" else ""
         print(
             f"{run.dataset.missing_share:.1%} of all (context, item) pairs have no {lack} and count as 0"
@@ -172,8 +173,14 @@ def _describe(run: Run) -> None:
 
 
 def _report(run: Run, folder: RunFolder | None) -> str:
+    from rankpg.runs.held_out import part_of
+    from rankpg.runs.storage.card import method_of
+
     where = "not saved (no --out)" if folder is None else f"in {folder.path}"
-    return f"{run.config.estimator}, step {run.step}, {where}\n{metrics_table(run.last_rows)}"
+    if run.restored_step is not None:
+        where += f", the best of the evaluations up to step {run.step}"
+    table = metrics_table(run.state_rows, None if run.dataset.parts is None else part_of)
+    return f"{method_of(run)}, step {run.state_step}, {where}\n{table}"
 
 
 TRAIN_HELP = """\
@@ -252,7 +259,8 @@ def _add_files(files: argparse._ArgumentGroup) -> None:
     files.add_argument(
         "--keep-best",
         action=argparse.BooleanOptionalAction,
-        help="additional checkpoint of the largest policy value, mean over seeds [no]",
+        help="additional checkpoint of the best evaluation, by validation_ndcg@10 or else by policy value, "
+        "mean over seeds [no; yes with --patience]",
     )
     files.add_argument(
         "--track",

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jax import lax
 
-from rankpg.types import Array, Bool, Environment, Float, Int, PRNGKey, record
+from rankpg.types import Array, Bool, Environment, Feedback, Float, Int, PRNGKey, record
 
 __all__ = ["Catalogue", "Editable", "Restricted", "append_rows", "append_to_mask", "catalogue"]
 
@@ -213,6 +214,10 @@ class Restricted(Environment):
         return self.whole.item_features
 
     @property
+    def item_tags(self) -> Int[Array, "N T"] | None:
+        return self.whole.item_tags
+
+    @property
     def where(self) -> Bool[Array, "num_contexts N"] | None:
         return self.whole.where
 
@@ -242,6 +247,30 @@ class Restricted(Environment):
         """Returns True for items that were not removed and are eligible in the whole environment."""
         allowed, before = self.allowed[items], self.whole.eligible(context, items)
         return allowed if before is None else allowed & before
+
+    def mask_ineligible(
+        self, context: Int[Array, ""], logits: Float[Array, "M N"]
+    ) -> Float[Array, "M N"]:
+        """Returns logits with -inf for items that were removed, or not eligible in the whole environment."""
+        logits = self.whole.mask_ineligible(context, logits)
+        return jnp.where(self.allowed[None], logits, -jnp.inf)
+
+    def count_eligible(self) -> Int[Array, "num_contexts"]:
+        """Counts the items that each context may be shown."""
+        zeros = jnp.zeros((1, self.num_items))
+
+        def count(context: Int[Array, ""]) -> Int[Array, ""]:
+            return jnp.sum(self.mask_ineligible(context, zeros) == 0, dtype=jnp.int32)
+
+        return lax.map(count, jnp.arange(self.num_contexts, dtype=jnp.int32))
+
+    def feedback(self, key: PRNGKey, contexts: Int[Array, "B"]) -> Feedback | None:
+        """Returns the feedback in the whole environment."""
+        return self.whole.feedback(key, contexts)
+
+    def histories(self, contexts: Int[Array, "B"], length: int) -> Int[Array, "B length"] | None:
+        """Returns the histories in the whole environment."""
+        return self.whole.histories(contexts, length)
 
     def take_items(self, rows: np.ndarray) -> Restricted:
         return dataclasses.replace(

@@ -138,7 +138,7 @@ class Dataset:
         return self.context_ids.is_range and self.item_ids.is_range
 
     def fingerprint(self) -> dict[str, str]:
-        """Returns SHA-256 checksums of the ids of either side and of the numbers.
+        """Returns SHA-256 checksums of the ids of either side, of the numbers, and of the split, if any.
 
         A trained policy belongs to the dataset of the same fingerprint.
         """
@@ -146,11 +146,12 @@ class Dataset:
 
     @functools.cached_property
     def _fingerprint(self) -> dict[str, str]:
-        return {
+        checksums = {
             "context_ids": _checksum(map(repr, self.context_ids.ids.tolist())),
             "item_ids": _checksum(map(repr, self.item_ids.ids.tolist())),
             "numbers": _checksum(map(_bytes, jax.tree.leaves(self.environment))),
         }
+        return checksums if self.parts is None else checksums | {"split": self.parts.checksum()}
 
 
 def _bytes(leaf: Array) -> bytes:

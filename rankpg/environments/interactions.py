@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import NamedTuple
 
 import jax
@@ -17,7 +18,14 @@ from jax import lax
 from rankpg.environments.catalogue import append_rows
 from rankpg.types import Array, Bool, Environment, Feedback, Float, Int, PRNGKey, record
 
-__all__ = ["Interactions", "Moments", "Parts", "interactions"]
+__all__ = [
+    "Interactions",
+    "Moments",
+    "Parts",
+    "interactions",
+    "seen_items",
+    "values_in_order",
+]
 
 
 class Moments(NamedTuple):
@@ -52,6 +60,17 @@ class Parts(NamedTuple):
     test_ends: np.ndarray
     trains: np.ndarray
     """bool[num_users], False for users who are held out: their training part is history alone."""
+
+    def checksum(self) -> str:
+        """Returns the SHA-256 of all ends, and of which users are trained on.
+
+        >>> one, two = (Parts(np.array([n]), *np.array([[3], [4]]), np.array([True])) for n in (1, 2))
+        >>> one.checksum() == one.checksum(), one.checksum() == two.checksum()
+        (True, False)
+        """
+        kinds = ("<i8", "<i8", "<i8", "?")
+        columns = (column.astype(kind) for column, kind in zip(self, kinds, strict=True))
+        return hashlib.sha256(b"".join(column.tobytes() for column in columns)).hexdigest()
 
     def test(self) -> Moments:
         """The moment of each user after which the test part begins."""
@@ -267,7 +286,7 @@ class Interactions(Environment):
             at = starts[np.asarray(self.context_users)]
             return before[at + np.asarray(ends)] - before[at]
 
-        values = np.asarray(_values_in_order(self))[stays]
+        values = np.asarray(values_in_order(self))[stays]
         kept = interactions(user[stays], sequence[stays], values, self.num_users, len(rows))
         kept = dataclasses.replace(
             kept,
@@ -303,13 +322,41 @@ class Interactions(Environment):
         )
 
 
-def _values_in_order(world: Interactions) -> np.ndarray:
-    """The values in the order of `sequence`."""
+def values_in_order(world: Interactions) -> np.ndarray:
+    """Returns the values in the order of `sequence`.
+
+    >>> values_in_order(interactions(np.array([0, 0]), np.array([3, 1]), np.array([5, 2]), 1, 4)).tolist()
+    [5.0, 2.0]
+    """
     starts, values = np.asarray(world.row_starts), np.asarray(world.values)
     user = np.repeat(np.arange(world.num_users), np.diff(starts))
     ordered = np.empty_like(values)
     ordered[starts[user] + np.asarray(world.places)] = values
     return ordered
+
+
+def seen_items(world: Interactions) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the items of every context's history, which are not eligible, in CSR form.
+
+    Args:
+      world: the environment.
+
+    Returns:
+      Places int64[num_contexts + 1] where the items of each context start, and items int32, ascending for
+      each context.
+
+    >>> world = interactions(np.array([0, 0, 1]), np.array([3, 1, 2]), np.ones(3), 2, 4)
+    >>> [part.tolist() for part in seen_items(world)]
+    [[0, 2, 3], [1, 3, 2]]
+    """
+    starts, users = np.asarray(world.row_starts, np.int64), np.asarray(world.context_users)
+    length = np.diff(starts)[users]
+    first = np.cumsum(length) - length
+    context = np.repeat(np.arange(len(users)), length)
+    entry = np.arange(len(context)) + (starts[users] - first)[context]
+    seen = np.asarray(world.places)[entry] < np.asarray(world.history_ends)[context]
+    counts = np.bincount(context[seen], minlength=len(users))
+    return np.concatenate([[0], np.cumsum(counts)]), np.asarray(world.items)[entry[seen]]
 
 
 def interactions(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from rankpg.export.manifest import IndexEntry, Manifest
+from rankpg.runs.held_out import part_of
 from rankpg.runs.run import Run
-from rankpg.runs.storage.card import handed_over, settings_of
+from rankpg.runs.storage.card import handed_over, limits_of, method_of, settings_of
 
 __all__ = ["card"]
 
 _METRICS = ("policy_value", "normalised_value", "candidate_recall")
+
+_METRICS_OF_INTERACTIONS = ("recall@20", "recall@100", "ndcg@10", "policy_value", "reward")
 
 
 def card(run: Run, seed: int, manifest: Manifest) -> str:
@@ -27,7 +30,7 @@ def card(run: Run, seed: int, manifest: Manifest) -> str:
         )
     )  # fmt: skip
     sections = {
-        f"{run.config.estimator}, seed {seed}, step {run.step}": [shape, *_results(run, seed)],
+        f"{method_of(run)}, seed {seed}, step {run.state_step}": [shape, *_results(run, seed)],
         "Indexes": [_index_line(name, index) for name, index in manifest["indexes"].items()]
         or ["none; use exact search over the embeddings"],
         "Data": _data(manifest["data"]),
@@ -43,9 +46,13 @@ def card(run: Run, seed: int, manifest: Manifest) -> str:
 
 def _results(run: Run, seed: int) -> list[str]:
     """Returns the metrics of the last evaluation of a seed, and why it stopped."""
-    rows = [row for row in run.last_rows if row["seed"] == seed]
+    rows = [row for row in run.state_rows if row["seed"] == seed]
+    of_parts = run.dataset.parts is not None
     lines = [
-        f"{name}: {row[name]:.5g}" for row in rows for name in _METRICS if row.get(name) is not None
+        f"{name}: {row[name]:.5g}" + (f" ({part_of(name)})" if of_parts else "")
+        for row in rows
+        for name in (_METRICS_OF_INTERACTIONS if of_parts else _METRICS)
+        if row.get(name) is not None
     ]
     stops = [sentence for sentence in run.stopped() if sentence.startswith(f"seed {seed} ")]
     source = ["the metrics are from training, on the catalogue and the contexts of that time"]
@@ -93,13 +100,26 @@ def _limits(run: Run, manifest: Manifest) -> list[str]:
         if manifest["context_tower"]["takes"] == "rows"
         else "The context tower takes any features; outside the range of training it extrapolates."
     )
-    lines = [
+    measured = (
         "Value and candidate recall were measured in training, under its environment and re-ranker, "
-        f"{evaluated}. They do not cover items and contexts that were added or removed afterwards.",
+        f"{evaluated}. They do not cover items and contexts that were added or removed afterwards."
+    )
+    lines = [
+        measured if run.dataset.parts is None else limits_of(run),
         known,
         "The catalogue is fixed at export time; a new item needs a new export.",
         "The recall of an index was measured on contexts of the run. Other contexts may be harder.",
     ]
+    if manifest["seen"] is not None:
+        lines.append(
+            "seen.npz holds the items that each context had seen before the test part, so it is as private "
+            "as the log. A server leaves them out of the candidates; add what a context has seen since."
+        )
+        if manifest["indexes"]:
+            lines.append(
+                "The recall of an index was measured with seen items among the exact ones. Where a server "
+                "leaves them out, an approximate index may find fewer."
+            )
     if manifest["masks"]:
         lines.append(
             "Training restricted the items of each context, but the export holds no masks. Remove the items "

@@ -5,6 +5,7 @@ items.json                  N item ids, in row order
 context_tower.bin           the context tower as a program for jax.export.deserialize
 context_tower.safetensors   its parameters
 contexts.json               context ids in row order, if the program takes rows
+seen.npz                    items that each context has seen, of a run on interactions
 context_features.json       featurizer of the context's columns, if the program takes features of a table
 <index>_<expert>.<index>    one index per expert
 CARD.md                     results, settings, versions, limits
@@ -29,8 +30,8 @@ from rankpg.errors import ConfigError
 from rankpg.export.card import card
 from rankpg.export.context_tower import LARGEST_BATCH, PLATFORMS
 from rankpg.export.indexes import INDEXES, kind_for, select_indexes
-from rankpg.export.manifest import FORMAT, IndexEntry, Manifest
-from rankpg.export.parts import Parts, ids_of, take_parts
+from rankpg.export.manifest import FORMAT, IndexEntry, Manifest, SeenEntry
+from rankpg.export.parts import Parts, Seen, ids_of, take_parts
 from rankpg.export.recall import choose_effort, exact_rows, measure_recall
 from rankpg.runs.run import Run
 from rankpg.runs.storage.card import settings_of
@@ -38,18 +39,19 @@ from rankpg.runs.storage.card import settings_of
 __all__ = ["MANIFEST", "check_free", "export"]
 
 MANIFEST = "export.json"
-ITEMS, ITEM_IDS, CONTEXT_IDS, CONTEXT_FEATURES, PROGRAM, PARAMETERS, CARD = (
+ITEMS, ITEM_IDS, CONTEXT_IDS, CONTEXT_FEATURES, PROGRAM, PARAMETERS, SEEN, CARD = (
     "items.safetensors",
     "items.json",
     "contexts.json",
     "context_features.json",
     "context_tower.bin",
     "context_tower.safetensors",
+    "seen.npz",
     "CARD.md",
 )
 _CONFIG = (
     "estimator", "environment", "num_candidates", "num_experts", "embedding_dim", "context_tower",
-    "item_tower", "temperature", "table_dtype", "reranker", "ranking_length",
+    "item_tower", "temperature", "table_dtype", "reranker", "ranking_length", "objective",
 )  # fmt: skip
 
 MERGE_RULE = (
@@ -149,6 +151,8 @@ def _write_towers(
         (folder / name).write_text(json.dumps(values))
     if parts.context_featurizer:
         (folder / CONTEXT_FEATURES).write_text(parts.context_featurizer.to_json() + "\n")
+    if parts.seen is not None:
+        np.savez_compressed(folder / SEEN, **parts.seen._asdict())
 
 
 def _write_indexes(
@@ -194,7 +198,11 @@ def _manifest(parts: Parts, indexes: dict[str, IndexEntry]) -> Manifest:
     return {
         "format": FORMAT,
         "versions": versions(),
-        "run": {"step": run.step, "seed": parts.seed, "config": {k: config[k] for k in _CONFIG}},
+        "run": {
+            "step": run.state_step,
+            "seed": parts.seed,
+            "config": {k: config[k] for k in _CONFIG},
+        },
         "data": None if run.dataset.ids_are_rows else run.dataset.fingerprint(),
         "num_experts": experts,
         "num_items": count,
@@ -203,7 +211,8 @@ def _manifest(parts: Parts, indexes: dict[str, IndexEntry]) -> Manifest:
         "merge": {"rule": MERGE_RULE, "quotas": quotas},
         "temperature": run.policy.temperature,
         "temperature_is_applied": True,
-        "masks": first is not None,
+        "masks": first is not None and parts.seen is None,
+        "seen": None if parts.seen is None else _seen_entry(parts.seen),
         "items": {"embeddings": ITEMS, "ids": ITEM_IDS},
         "context_tower": {
             "program": PROGRAM,
@@ -218,6 +227,15 @@ def _manifest(parts: Parts, indexes: dict[str, IndexEntry]) -> Manifest:
         },
         "indexes": indexes,
         "checksums": {},
+    }
+
+
+def _seen_entry(seen: Seen) -> SeenEntry:
+    return {
+        "file": SEEN,
+        "row_starts": "row_starts",
+        "items": "items",
+        "longest": int(np.diff(seen.row_starts).max(initial=0)),
     }
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "MergeEntry",
     "Recall",
     "RunEntry",
+    "SeenEntry",
 ]
 
 FORMAT = 2
@@ -79,6 +80,18 @@ class ContextTowerEntry(TypedDict):
     calling_convention: int
 
 
+class SeenEntry(TypedDict):
+    """File of the items that each context has seen, which a server leaves out of its candidates."""
+
+    file: str
+    row_starts: str
+    """name of the array int64[contexts + 1]: where the items of each context start"""
+    items: str
+    """name of the array int32: rows of the exported items, ascending for each context"""
+    longest: int
+    """largest number of items of one context"""
+
+
 class Manifest(TypedDict):
     """All of export.json."""
 
@@ -95,7 +108,9 @@ class Manifest(TypedDict):
     temperature: float
     temperature_is_applied: bool
     masks: bool
-    """true if training restricted the items of a context; the export holds no masks"""
+    """true if training restricted the items of a context, and the export does not hold which"""
+    seen: SeenEntry | None
+    """items that each context has seen, for a run on interactions; None for other runs"""
     items: ItemsEntry
     context_tower: ContextTowerEntry
     indexes: dict[str, IndexEntry]

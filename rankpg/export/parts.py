@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 
 from rankpg.data.features import Featurizer
 from rankpg.environments.dataset import choose_contexts
+from rankpg.environments.interactions import Interactions, seen_items
 from rankpg.errors import ConfigError
 from rankpg.export.context_tower import ContextTower, context_tower, widen
 from rankpg.runs.evaluator import evaluation_contexts
@@ -23,10 +24,19 @@ if TYPE_CHECKING:
 else:
     ArrayLike = Any
 
-__all__ = ["Parts", "ids_of", "kept_rows", "take_parts"]
+__all__ = ["Parts", "Seen", "ids_of", "kept_rows", "seen_of", "take_parts"]
 
 _RECALL_CONTEXTS = 1000
 """Largest number of contexts that recall is measured on."""
+
+
+class Seen(NamedTuple):
+    """Items that each context has seen, in CSR form."""
+
+    row_starts: np.ndarray
+    """int64[contexts + 1]"""
+    items: np.ndarray
+    """int32, rows of the exported items, ascending for each context"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +51,8 @@ class Parts:
     tower: ContextTower
     queries: np.ndarray
     """embeddings float32[B, M, D] of the contexts that recall is measured on"""
+    seen: Seen | None = None
+    """Items to leave out for each context; None where the run does not say, or the tower takes features."""
 
     @property
     def context_featurizer(self) -> Featurizer | None:
@@ -87,7 +99,8 @@ def take_parts(run: Run, seed: int | None, platforms: Sequence[str]) -> Parts:
     items = np.ascontiguousarray(items if kept is None else items[:, kept])
     _check_finite(f"item embeddings of seed {seed}", items)
     tower = context_tower(run.policy, params, run.environment, platforms)
-    return Parts(run, seed, params, items, tower, _queries(run, params, tower))
+    seen = seen_of(run) if tower.width is None else None
+    return Parts(run, seed, params, items, tower, _queries(run, params, tower), seen)
 
 
 def _check_finite(name: str, array: ArrayLike) -> None:
@@ -132,6 +145,26 @@ def kept_rows(run: Run) -> np.ndarray | None:
     """Returns the rows of the items that the run may still retrieve, ascending; None for all items."""
     allowed = run.environment.allowed
     return None if allowed is None else np.flatnonzero(np.asarray(allowed))
+
+
+def seen_of(run: Run) -> Seen | None:
+    """Returns the items that each context has seen; None for a run whose data are not interactions.
+
+    Args:
+      run: a trained run; items that were removed from it are left out.
+    """
+    whole = run.environment.whole
+    if not isinstance(whole, Interactions):
+        return None
+    row_starts, items = seen_items(whole)
+    kept = kept_rows(run)
+    if kept is None:
+        return Seen(row_starts, items)
+    new_row = np.full(whole.num_items, -1, np.int32)
+    new_row[kept] = np.arange(len(kept), dtype=np.int32)
+    stays = new_row[items] >= 0
+    before = np.concatenate([[0], np.cumsum(stays)])
+    return Seen(before[row_starts], new_row[items[stays]])
 
 
 def ids_of(run: Run, side: str) -> list[int] | list[str]:

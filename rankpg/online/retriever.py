@@ -90,6 +90,7 @@ class Retriever:
         check_online(run, importance, clip)
         self.importance: Importance = importance
         self.run, self.clip, self.log = run, clip, log
+        self._learner = run.server  # it leaves out what a context has seen
         if log is not None:
             data = run.dataset
             log.declare(data.context_ids, data.item_ids)
@@ -182,7 +183,7 @@ class Retriever:
     @property
     def inclusion_method(self) -> str:
         """The method of `Draw.log_inclusion`: exact, greedy, or swr (sampling with replacement)."""
-        return inclusion_method(self.run.learner)
+        return inclusion_method(self._learner)
 
     @property
     def waiting(self) -> int:
@@ -206,15 +207,13 @@ class Retriever:
     def act_on_batch(self) -> Draw:
         """Draws candidates for a batch of training contexts, as `Learner.update` does at this step."""
         with self._lock:
-            contexts = self._contexts(self.run.learner, self._root, self._serial)
+            contexts = self._contexts(self._learner, self._root, self._serial)
             return self._draw(np.asarray(contexts))
 
     def _draw(self, contexts: np.ndarray) -> Draw:
         contexts = contexts.astype(np.int32)
         padded = np.resize(contexts, self._padded(len(contexts)))
-        drawn = self._draws(
-            self.run.learner, self.run.state.params, self._root, self._serial, padded
-        )
+        drawn = self._draws(self._learner, self.run.state.params, self._root, self._serial, padded)
         drawn = jax.tree.map(lambda x: np.asarray(x)[: len(contexts)], drawn)
         if not drawn.sound.all():
             raise UpdateError(
@@ -306,7 +305,7 @@ class Retriever:
         found = self.draws.find(draw.token)
         shown = self.run.dataset.item_ids.rows(ranking).astype(np.int32)
         rewards = self._rewards(
-            self.run.learner, self._root, np.int32(found.serial), found.rows.contexts, shown
+            self._learner, self._root, np.int32(found.serial), found.rows.contexts, shown
         )
         return np.asarray(rewards)
 
@@ -335,7 +334,7 @@ class Retriever:
             rewards=jnp.asarray(batch.rewards),
             age=jnp.asarray(self.step - batch.rows.step),
         )
-        self.run.state, metrics = self._updates(self.run.learner, self.run.state, batch_of_rows)
+        self.run.state, metrics = self._updates(self._learner, self.run.state, batch_of_rows)
         fault = int(self.run.state.fault[0])
         if fault:
             state = self.run.state

@@ -27,7 +27,7 @@ def check_online(run: Run, importance: str, clip: float) -> None:
     Raises:
       ConfigError: the message names a setting that works.
     """
-    learner = run.learner
+    learner = run.server
     if len(run.config.seeds) != 1:
         raise ConfigError(
             f"seeds={run.config.seeds}; an online retriever is one policy: give one seed"

@@ -54,7 +54,7 @@ def without_items(policy: Policy, data: Dataset, item_ids: ArrayLike) -> Dataset
         raise ValueError(
             f"item_ids holds all {len(rows)} items; leave at least one in the catalogue"
         )
-    if data.environment.allowed is None:
+    if data.environment.allowed is None and data.parts is None:  # sequences keep their rows
         renumbered = remove_items(data, rows, renumber=True)
         if _embeds(policy, renumbered):
             return renumbered

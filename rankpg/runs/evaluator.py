@@ -107,6 +107,8 @@ def check_rewards(run: Run) -> None:
 def evaluate_run(run: Run) -> list[Row]:
     """Evaluates every seed as training does, and its alignment: one row for each seed.
 
+    Of interactions, every metric is held out: of the test part, or, as its name says, of the validation part.
+
     Raises:
       ConfigError: the environment has no rewards.
     """
@@ -117,8 +119,11 @@ def evaluate_run(run: Run) -> list[Row]:
     aligned = jax.jit(_replicated(run, aligned))
     columns = columns_of(result)
     columns["aligned"] = np.asarray(aligned(run.environment, run.state.params, inputs[0]))
+    if run.dataset.parts is not None:
+        columns |= HeldOut(run, most=run.config.eval_contexts).columns(run.state.params)
     return [
-        {"step": run.step, "seed": seed} | {name: _number(v[i]) for name, v in columns.items()}
+        {"step": run.state_step, "seed": seed}
+        | {name: _number(v[i]) for name, v in columns.items()}
         for i, seed in enumerate(run.config.seeds)
     ]
 

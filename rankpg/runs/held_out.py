@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
@@ -13,15 +14,17 @@ import numpy as np
 from rankpg.core.quotas import expert_quotas
 from rankpg.environments.dataset import choose_contexts
 from rankpg.environments.interactions import Interactions, Moments
+from rankpg.evaluation.diagnostics import Diagnostics
 from rankpg.evaluation.ranking import ranking_metrics
-from rankpg.types import Params
+from rankpg.training.update import StepMetrics
+from rankpg.types import Environment, Params
 
 if TYPE_CHECKING:
     from rankpg.runs.run import Run
 else:
     Run = Any
 
-__all__ = ["CUTOFFS", "HeldOut", "HeldOutPart", "relevant_items"]
+__all__ = ["CUTOFFS", "HeldOut", "HeldOutPart", "part_of", "relevant_items"]
 
 CUTOFFS = (10, 20, 100)
 """Cut-offs k of the held-out metrics."""
@@ -30,10 +33,24 @@ _REPORTED = ("recall@20", "recall@100", "ndcg@10")
 """Metrics in the rows of an evaluation during training."""
 
 
+_OF_TRAINING = {field.name for kind in (StepMetrics, Diagnostics) for field in fields(kind)}
+
+
+def part_of(name: str) -> str:
+    """Returns the part of the interactions that a metric of a run's rows is computed on, for tables.
+
+    >>> [part_of(name) for name in ("recall@20", "validation_ndcg@10", "reward")]
+    ['held out, test part', 'held out, validation part', 'training part']
+    """
+    if name.startswith("validation_"):
+        return "held out, validation part"
+    return "training part" if name in _OF_TRAINING else "held out, test part"
+
+
 class HeldOutPart(NamedTuple):
     """The users of a held-out part, and what they took in it."""
 
-    world: Interactions
+    world: Environment
     """Its contexts are the users; what came before the part is their history."""
     users: np.ndarray
     """int32[n], users with a held-out item."""
@@ -41,11 +58,21 @@ class HeldOutPart(NamedTuple):
     """Their held-out items: where those of each user start, and the items."""
 
     @classmethod
-    def of(cls, world: Interactions, moments: Moments, most: int | None = None) -> HeldOutPart:
-        """Returns the part that follows these moments, of at most `most` users, a fixed random choice."""
+    def of(cls, world: Environment, moments: Moments, most: int | None = None) -> HeldOutPart:
+        """Returns the part that follows these moments, of at most `most` users, a fixed random choice.
+
+        Args:
+          world: interactions, some of whose items may have been removed.
+          moments: one for each user.
+          most: largest number of users; all if None.
+        """
+        whole = cast("Interactions", world.whole)
+        moved: Environment = whole.at(moments)
+        if world.allowed is not None:
+            moved = dataclasses.replace(world, whole=moved)  # pyright: ignore[reportArgumentType]
         users = np.flatnonzero(moments.feedback_ends > moments.history_ends).astype(np.int32)
         users = users if most is None else choose_contexts(users, most)
-        return cls(world.at(moments), users, relevant_items(world, moments, users))
+        return cls(moved, users, relevant_items(whole, moments, users))
 
 
 def relevant_items(
@@ -65,7 +92,6 @@ class HeldOut:
     def __init__(self, run: Run, cutoffs: Sequence[int] = CUTOFFS, most: int | None = None):
         parts, world = run.dataset.parts, run.environment
         assert parts is not None
-        world = cast("Interactions", world)
         self.cutoffs = tuple(k for k in cutoffs if k <= world.num_items)
         found = {"": parts.test(), "validation_": parts.validation()}
         self.parts = {

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from rankpg.config.train_config import TrainConfig
+from rankpg.runs.best import is_exhausted
 from rankpg.runs.evaluator import Evaluator, columns_of
 from rankpg.runs.run import Progress, Run
 from rankpg.training.update import seed_keys, train_chunk
@@ -25,8 +26,16 @@ def training_loop(run: Run) -> Iterator[Progress]:
     Programs are compiled before the first step: one trains, one evaluates, one diagnoses. Another one is
     compiled only where the last chunk, or the first one of a resumed run, is shorter than the others. A
     caller that leaves the loop keeps the run as it is, and a second loop continues it bit by bit.
+
+    With `config.patience`, training ends once validation_ndcg@10, mean over seeds, has not risen for that
+    number of evaluations. The state of the best evaluation is copied to this host's memory whenever there is
+    a better one. It becomes the run's state when the loop ends, early or not, and a later loop goes on from
+    it.
     """
     config = run.config
+    if _has_ended(run):
+        return
+    run.drop_after_state()
     stops = _evaluation_steps(run.evaluated, run.step, config)
     longest = _chunk_length(config.eval_every)
     roots = run.copies(seed_keys(config.seeds, "steps"))
@@ -40,7 +49,9 @@ def training_loop(run: Run) -> Iterator[Progress]:
     evaluator = Evaluator(run)
     yield Progress("compile", run.step)
     if not run.metrics:
-        yield evaluator.evaluate_now()
+        yield _evaluated(run, evaluator)
+    elif config.patience is not None:
+        run.keep_best()  # a run that was loaded
     for stop in stops:
         while run.step < stop:
             updates = chunk(min(longest, stop - run.step))
@@ -49,7 +60,25 @@ def training_loop(run: Run) -> Iterator[Progress]:
             metrics = columns_of(metrics)  # also waits for the chunk to end
             run.accumulator.add(metrics, time.perf_counter() - began)
             yield Progress("train", run.step, run.accumulator.speed)
-        yield evaluator.evaluate_now()
+        yield _evaluated(run, evaluator)
+        if _has_ended(run):
+            break
+    if config.patience is not None:
+        run.restore_best()
+
+
+def _evaluated(run: Run, evaluator: Evaluator) -> Progress:
+    """Evaluates a run, and copies its state if it is the best one and there is patience."""
+    progress = evaluator.evaluate_now()
+    if run.config.patience is not None:
+        run.keep_best()
+    return progress
+
+
+def _has_ended(run: Run) -> bool:
+    """Returns True where a run's patience has ended its training."""
+    patience = run.config.patience
+    return patience is not None and bool(run.metrics) and is_exhausted(run.metrics, patience)
 
 
 def _evaluation_steps(evaluated: int, step: int, config: TrainConfig) -> list[int]:

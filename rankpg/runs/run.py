@@ -20,9 +20,15 @@ from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import Row, TwoStage
 from rankpg.policy import Policy
 from rankpg.runs import catalogue, recommend
+from rankpg.runs.best import best_step, check_patience
 from rankpg.runs.memory import Memory, check_memory
 from rankpg.training.build import build_learner, make_environment
-from rankpg.training.known_feedback import check_knows_feedback, on_moments, steps_of_epochs
+from rankpg.training.known_feedback import (
+    check_knows_feedback,
+    on_moments,
+    steps_of_epochs,
+    training_environment,
+)
 from rankpg.training.optimizer import Fault
 from rankpg.training.update import Learner, TrainState, seed_keys
 from rankpg.types import Environment, Params
@@ -131,6 +137,11 @@ class Run:
     """Contexts that evaluations choose from: those held out, if any."""
     served: Environment | None = None
     """Environment that is evaluated and served, where it is not the one that is trained on."""
+    best_state: TrainState | None = None
+    """Host copy of the state of the best evaluation; None unless `config.patience` is set."""
+    restored_step: int | None = None
+    """Step of the best evaluation if training with patience has ended, so that `state` is the one of that
+    step; None while `state` is the one of the last update."""
 
     @property
     def environment(self) -> Environment:
@@ -139,8 +150,17 @@ class Run:
 
     @property
     def server(self) -> Learner:
-        """The learner in the environment that is evaluated and served."""
-        return dataclasses.replace(self.learner, environment=self.environment)
+        """The learner in the environment that is evaluated and served; it draws batches of training users.
+
+        Its feedback comes from rankings that are shown, not from the known feedback of training.
+        """
+        if self.served is None or self.dataset.parts is None:
+            return self.learner
+        users = self.dataset.parts.whole().users
+        sampler = self.learner.sampler._replace(contexts=users)
+        return dataclasses.replace(
+            self.learner, environment=self.served, sampler=sampler, objective=None
+        )
 
     @property
     def policy(self) -> Policy:
@@ -155,6 +175,8 @@ class Run:
 
     def params(self, seed: int | None = None) -> Params:
         """Parameters of one of the trained seeds; of the first if None.
+
+        They are those of the last update; once training with patience has ended, those of `best_step`.
 
         Raises:
           ValueError: a seed that was not trained.
@@ -173,6 +195,47 @@ class Run:
     def evaluated(self) -> int:
         """The step of the last evaluation."""
         return max((row["step"] for row in self.metrics), default=0)
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the best evaluation; None before the first.
+
+        It is the one of the largest validation_ndcg@10, mean over seeds, or of the largest policy value where
+        there is no validation part.
+        """
+        return best_step(self.metrics)
+
+    @property
+    def state_step(self) -> int:
+        """The step that `state` is of."""
+        return self.step if self.restored_step is None else self.restored_step
+
+    @property
+    def state_rows(self) -> list[Row]:
+        """Metrics of the evaluation of `state`; of the last one where `state` is between evaluations."""
+        step = self.evaluated if self.restored_step is None else self.restored_step
+        return [row for row in self.metrics if row["step"] == step]
+
+    def keep_best(self) -> None:
+        """Copies the state to this host's memory if it is that of the best evaluation so far.
+
+        Every process of a sharded run must call it.
+        """
+        if self.accumulator.steps == 0 and self.metrics and self.best_step == self.evaluated:
+            # A view of a device's memory would change with it.
+            self.best_state = jax.tree.map(np.array, self.state_of_hosts())
+
+    def restore_best(self) -> None:
+        """Replaces the state by that of the best evaluation, if there is a copy of it."""
+        if self.best_state is not None:
+            self.state = self.policy.retrieval.sharding.put(self.best_state)
+            self.restored_step = self.best_step
+
+    def drop_after_state(self) -> None:
+        """Drops the metrics of evaluations after the one of `state`, so that training goes on from there."""
+        if self.restored_step is not None:
+            self.metrics = [row for row in self.metrics if row["step"] <= self.restored_step]
+            self.restored_step, self.accumulator = None, MetricAccumulator()
 
     @property
     def last_rows(self) -> list[Row]:
@@ -268,6 +331,10 @@ class Run:
         )
         world = learner.policy.retrieval.sharding.replicate(dataset.environment)
         learner = dataclasses.replace(learner, environment=world, sampler=before.sampler)
+        served = None
+        if self.served is not None:
+            served, trained = world, training_environment(before.environment, world)
+            learner = dataclasses.replace(learner, environment=trained, objective=before.objective)
         return dataclasses.replace(
             self,
             learner=learner,
@@ -275,6 +342,7 @@ class Run:
             metrics=list(self.metrics),
             accumulator=copy.deepcopy(self.accumulator),
             dataset=dataset,
+            served=served,
             memory=check_memory(learner, len(self.config.seeds)),
         )
 
@@ -336,6 +404,7 @@ def prepare(
     if config.num_epochs is not None and dataset.parts is not None:
         steps = steps_of_epochs(config, dataset.parts, config.num_epochs)
         config = dataclasses.replace(config, num_steps=steps)
+    check_patience(config, dataset)
     learner = build_learner(config, dataset.environment, **components)
     memory = check_memory(learner, len(config.seeds))
     sharding = learner.policy.retrieval.sharding

@@ -38,6 +38,7 @@ __all__ = [
     "expected_reward",
     "on_moments",
     "steps_of_epochs",
+    "training_environment",
     "training_moments",
 ]
 
@@ -294,6 +295,22 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
     ranges = (0, len(first.users)), (len(both.users) - len(later.users), len(both.users))
     world = world.at(both, _WIDEST)
     return dataclasses.replace(learner, environment=world, objective=_objective(settings, *ranges))
+
+
+def training_environment(before: Environment, served: Environment) -> Environment:
+    """Returns the environment to train on after items or users were added or removed.
+
+    Its moments are those of before. Items that were removed stay in the sequences: they are known feedback,
+    although they are not served.
+
+    Args:
+      before: moments of the training part, before the change.
+      served: the environment that is evaluated and served, after the change.
+    """
+    old = cast("Interactions", before)
+    columns = old.context_users, old.history_ends, old.feedback_ends
+    moments = Moments(*map(np.asarray, columns))
+    return cast("Interactions", served.whole).at(moments, old.feedback_width)
 
 
 def _objective(

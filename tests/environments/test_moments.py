@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from rankpg.environments import from_interactions
-from rankpg.environments.interactions import Moments, interactions
+from rankpg.environments.catalogue import Restricted
+from rankpg.environments.interactions import Moments, interactions, seen_items
 
 NUM_ITEMS = 12
 SEQUENCES = [[3, 7, 1, 9], [5], [], [0, 2, 4, 6, 8, 10, 11]]
@@ -140,3 +141,26 @@ def test_held_out_users_are_not_trained_on():
     (held,) = np.flatnonzero(~data.parts.trains)
     assert held not in data.parts.every_next(1).users
     assert held in data.parts.evaluated()
+
+
+def test_seen_items_are_those_that_the_mask_removes(world):
+    there = world.at(MOMENTS)
+    starts, items = seen_items(there)
+    for context, (user, begin) in enumerate(zip(*MOMENTS[:2], strict=True)):
+        own = items[starts[context] : starts[context + 1]]
+        assert own.tolist() == sorted(SEQUENCES[user][:begin])
+
+
+def test_restricted_interactions_lose_seen_and_removed_items(world):
+    there = world.at(MOMENTS)
+    allowed = np.ones(NUM_ITEMS, bool)
+    allowed[[7, 11]] = False
+    restricted = Restricted(there, jnp.asarray(allowed))
+    logits = jnp.zeros((2, NUM_ITEMS))
+    for context, (user, begin) in enumerate(zip(*MOMENTS[:2], strict=True)):
+        gone = {7, 11, *SEQUENCES[user][:begin]}
+        found = np.asarray(restricted.mask_ineligible(jnp.int32(context), logits))
+        assert np.flatnonzero(np.isneginf(found[1])).tolist() == sorted(gone)
+        assert int(restricted.count_eligible()[context]) == NUM_ITEMS - len(gone)
+    contexts = jnp.arange(2, dtype=jnp.int32)
+    np.testing.assert_array_equal(restricted.histories(contexts, 3), there.histories(contexts, 3))

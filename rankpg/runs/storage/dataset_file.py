@@ -1,37 +1,44 @@
 """The part of a dataset that a run folder saves, so that the run can recommend without the original data.
 
+Interactions are saved whole, so that a run on them can also be evaluated and trained on.
+
     data/ids.json       the ids of contexts and items, in the order of their rows
     data/features.json  how columns become features, where a table was given
-    data/arrays.npz     features and eligibility; only for data that was in memory
+    data/arrays.npz     features and eligibility, for data that was in memory; interactions and their split
 
-Rewards are not saved. No file contains a pickle.
+Of interactions, the file holds every pair of user and item, so the folder is as private as the log that they
+came from. Rewards of other data are not saved. No file contains a pickle.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from rankpg._utils.files import atomic_write, atomic_write_text
 from rankpg.data.features import Featurizer
 from rankpg.data.files import load_arrays
 from rankpg.data.ids import IdMap, TableError
-from rankpg.environments.catalogue import catalogue
+from rankpg.environments.catalogue import Restricted, catalogue
 from rankpg.environments.dataset import Dataset
+from rankpg.environments.interactions import Interactions, Parts
 from rankpg.errors import ConfigError
+from rankpg.runs.storage.interactions_file import arrays_of, holds_interactions, interactions_of
 from rankpg.types import Environment
 
-__all__ = ["IDS", "load", "save"]
+__all__ = ["ARRAYS", "IDS", "load", "save"]
 
 IDS, FEATURES, ARRAYS = "ids.json", "features.json", "arrays.npz"
 _SIDES = ("context", "item")
 
 
 def save(folder: Path, data: Dataset, *, in_memory: bool) -> None:
-    """Saves ids and featurizers, and features and eligibility if the data was in memory.
+    """Saves ids and featurizers; features and eligibility if the data was in memory; interactions.
 
     Args:
       folder: destination of the files; created if it does not exist.
@@ -58,12 +65,12 @@ def save(folder: Path, data: Dataset, *, in_memory: bool) -> None:
     if any(featurizers.values()):
         held = {side: f and json.loads(f.to_json()) for side, f in featurizers.items()}
         atomic_write_text(folder / FEATURES, json.dumps(held, allow_nan=False).encode())
-    if in_memory:
-        _save_arrays(folder / ARRAYS, data.environment)
+    if in_memory or isinstance(data.environment.whole, Interactions):
+        _save_arrays(folder / ARRAYS, data)
 
 
 def load(folder: Path) -> Dataset:
-    """Returns the saved dataset, whose environment has no rewards.
+    """Returns the saved dataset, whose environment has no rewards unless it is one of interactions.
 
     Raises:
       ConfigError: it was not saved, or is damaged.
@@ -79,26 +86,39 @@ def load(folder: Path) -> Dataset:
                 if held[side] is not None:
                     featurizers[side] = Featurizer.from_json(json.dumps(held[side]), str(file))
         arrays = load_arrays(folder / ARRAYS)[0]
-        where = arrays.get("where")
-        if where is not None:
-            shape = len(contexts), len(items)
-            where = np.unpackbits(where, count=shape[0] * shape[1]).reshape(shape).astype(bool)
-        world = catalogue(
-            len(contexts),
-            len(items),
-            context_features=arrays.get("context_features"),
-            item_features=arrays.get("item_features"),
-            eligible=where,
-        )
+        world, parts = _environment(arrays, len(contexts), len(items))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
             f"{folder} cannot be read ({' '.join(str(error).split())}); restore a copy of it, or pass the "
             "data: load_run(path, environment=data)"
         ) from None
     return Dataset(
-        world, contexts, items, 1.0,
-        context_featurizer=featurizers["context"], item_featurizer=featurizers["item"],
+        world, contexts, items, getattr(world, "missing_share", 1.0),
+        context_featurizer=featurizers["context"], item_featurizer=featurizers["item"], parts=parts,
     )  # fmt: skip
+
+
+def _environment(
+    arrays: dict[str, np.ndarray], num_contexts: int, num_items: int
+) -> tuple[Environment, Parts | None]:
+    """Returns the environment of saved arrays, and the split if it is one of interactions."""
+    features = {f"{side}_features": arrays.get(f"{side}_features") for side in _SIDES}
+    world: Environment
+    parts = None
+    if holds_interactions(arrays):
+        plain, parts = interactions_of(arrays, num_contexts, num_items)
+        given = {name: jnp.asarray(rows) for name, rows in features.items() if rows is not None}
+        world = dataclasses.replace(plain, **given)
+    else:
+        where = arrays.get("where")
+        if where is not None:
+            shape = num_contexts, num_items
+            where = np.unpackbits(where, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+        world = catalogue(num_contexts, num_items, eligible=where, **features)
+    allowed = arrays.get("allowed")
+    if allowed is not None:
+        world = Restricted(world, jnp.asarray(allowed))  # pyright: ignore[reportArgumentType]
+    return world, parts
 
 
 _KINDS = {"context": "user", "item": "item"}
@@ -138,7 +158,8 @@ def _array(held: dict[str, Any]) -> np.ndarray:
     return np.array(held["values"], kind)
 
 
-def _save_arrays(file: Path, world: Environment) -> None:
+def _save_arrays(file: Path, data: Dataset) -> None:
+    world = data.environment
     arrays: dict[str, Any] = {
         f"{side}_features": np.asarray(rows)
         for side in _SIDES
@@ -146,5 +167,9 @@ def _save_arrays(file: Path, world: Environment) -> None:
     }
     if world.where is not None:
         arrays["where"] = np.packbits(np.asarray(world.where))
+    if isinstance(world.whole, Interactions):
+        arrays |= arrays_of(world.whole, data.parts)
+    if world.allowed is not None:
+        arrays["allowed"] = np.asarray(world.allowed)
     with atomic_write(file) as partial, partial.open("wb") as content:
-        np.savez(content, **arrays)
+        np.savez_compressed(content, **arrays)

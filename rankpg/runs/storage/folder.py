@@ -6,8 +6,9 @@ learning_curve.png   policy value against steps
 checkpoint/<step>/   the state of all seeds: the newest ones, on request the best, and where a run was stopped
 folder.json          which checkpoints are kept, and the trackers
 writer.lock          locked by the process that writes here
-data.json            checksums of the dataset's ids and rewards, where the run has a dataset
-data/                its ids, and what candidates need without the data itself (see dataset_file.py)
+data.json            checksums of the dataset's ids, rewards and split, where the run has a dataset
+data/                its ids, and what candidates need without the data itself (see dataset_file.py); of
+                     interactions all of them, so share the folder as you would share the log
 RUN.md               the run card: results, diagnostics, data, settings and versions
 """
 
@@ -27,6 +28,7 @@ from rankpg._utils.files import Held, Taken, acquire, atomic_write_text
 from rankpg._utils.plots import learning_curves
 from rankpg.config.train_config import TrainConfig
 from rankpg.errors import ConfigError, argument
+from rankpg.runs.best import VALIDATION, best_step, is_exhausted
 from rankpg.runs.run import Progress, Run
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import dataset_file as saved_data
@@ -46,7 +48,7 @@ from rankpg.runs.storage.load import (
     load_state,
     yaml_module,
 )
-from rankpg.runs.storage.metrics_file import append_rows, best_step, line
+from rankpg.runs.storage.metrics_file import append_rows, line
 from rankpg.runs.storage.trackers import Tracks, check_trackers
 
 __all__ = ["RunFolder"]
@@ -66,8 +68,8 @@ class RunFolder:
     Args:
       path: the folder.
       keep_last: number of newest checkpoints to keep; by default as the folder has it, else 2.
-      keep_best: True keeps the checkpoint of the largest policy value, mean over seeds, as well; by default
-        as the folder has it, else False.
+      keep_best: True keeps the checkpoint of `Run.best_step` as well, as a run with patience does in any
+        case; by default as the folder has it, else False.
       track: names of `trackers.TRACKERS`; by default as the folder has them, else none.
 
     Raises:
@@ -193,6 +195,7 @@ class RunFolder:
             raise ConfigError(
                 f"{self.path} is already at step {run.step}; resume=True needs num_steps above {run.step}"
             )
+        self._resume_best(run)
         if not is_writer():
             return
         self._keeping = _read_keeping(self.path)
@@ -200,6 +203,26 @@ class RunFolder:
         checkpoint.drop_beyond(self.path / CHECKPOINT, run.step)
         atomic_write_text(self.path / METRICS, "".join(line(row) for row in run.metrics))
         self._tracks = Tracks(self._keeping["track"], self.path, run)
+
+    def _resume_best(self, run: Run) -> None:
+        """Loads the state of the best evaluation so far into a run with patience.
+
+        Raises:
+          ConfigError: training has ended by its patience.
+          CheckpointError: the checkpoint is damaged.
+        """
+        patience, best = run.config.patience, run.best_step
+        if patience is None:
+            return
+        if is_exhausted(run.metrics, patience):
+            raise ConfigError(
+                f"{self.path} has ended at step {run.step}: {VALIDATION} has not risen since step {best}; "
+                f"resume=True needs patience above {patience}"
+            )
+        if best in checkpoint.saved_steps(self.path / CHECKPOINT):
+            sharding = run.policy.retrieval.sharding
+            saved = checkpoint.find(self.path / CHECKPOINT, best)
+            run.best_state = saved.state(sharding.gathered_shapes(run.state))
 
     def on_progress(self, run: Run, progress: Progress) -> None:
         """Appends the rows of an evaluation and saves the state.
@@ -250,7 +273,8 @@ class RunFolder:
         steps = {*checkpoint.saved_steps(self.path / CHECKPOINT), step}
         kept = set(sorted(steps)[-self._keeping["keep_last"] :])
         best = best_step(row for row in run.metrics if row["step"] in steps)
-        if self._keeping["keep_best"] and best is not None:
+        keep_best = self._keeping["keep_best"] or run.config.patience is not None
+        if keep_best and best is not None:
             kept.add(best)
         return kept
 

@@ -9,14 +9,16 @@ from typing import Any
 
 from rankpg.config.renamed import with_current_names
 from rankpg.config.train_config import TrainConfig
+from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError, argument
 from rankpg.rerankers import uniform
 from rankpg.retrieval.choice import SAME_DRAW
+from rankpg.runs.best import best_step
 from rankpg.runs.run import MetricAccumulator, Run, prepare
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import dataset_file as saved_data
 from rankpg.runs.storage.checkpoint import CheckpointError, Saved
-from rankpg.runs.storage.metrics_file import best_step, read_metrics
+from rankpg.runs.storage.metrics_file import read_metrics
 
 __all__ = [
     "difference",
@@ -30,7 +32,7 @@ __all__ = [
 CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.jsonl", "checkpoint"
 DATA, SAVED = "data.json", "data"
 
-MAY_CHANGE = ("num_steps", "eval_every", "eval_contexts", "mesh")
+MAY_CHANGE = ("num_steps", "num_epochs", "eval_every", "eval_contexts", "patience", "mesh")
 """Settings that may change when a run is resumed."""
 
 ONLINE, OWNER = "live", "retriever.json"
@@ -108,31 +110,44 @@ def load_run(path: Path | str, *, step: int | str | None = None, **overrides: An
     """Loads a run from its folder, for `candidates`, evaluation, or more training.
 
     A folder does not hold rewards that were in memory. Without `environment` such a run returns `candidates`,
-    but cannot be evaluated or trained.
+    but cannot be evaluated or trained. It holds interactions, so that a run on them can do all of it, and
+    never shows an item that a user has seen.
 
     Args:
       path: the run folder.
-      step: number of updates of the checkpoint, or "best" for the largest policy value; the newest if None.
+      step: number of updates of the checkpoint, or "best" for the one of `Run.best_step`; if None, the best
+        one of a run with patience, and the newest of another run.
       **overrides: `environment` and components that were passed to `train`.
 
     Raises:
       ConfigError, CheckpointError: as `RunFolder.resume`.
     """
     config, saved = load_config(path), Path(path) / SAVED
-    if "environment" not in overrides and config.path is None and saved.exists():
-        run = _prepare_without_rewards(config, saved, overrides)
+    in_memory = config.path is None or (saved / saved_data.ARRAYS).exists()
+    if "environment" not in overrides and in_memory and saved.exists():
+        run = _prepare_saved(config, saved_data.load(saved), overrides)
     else:
         run = prepare(config, **overrides)
-    load_state(run, Path(path), step)
+    load_state(run, Path(path), _default_step(config, Path(path)) if step is None else step)
     return run
 
 
-def _prepare_without_rewards(config: TrainConfig, saved: Path, overrides: dict[str, Any]) -> Run:
-    """Returns a run with the saved dataset and without components that need rewards."""
+def _prepare_saved(config: TrainConfig, data: Dataset, overrides: dict[str, Any]) -> Run:
+    """Returns a run with the saved dataset; if that has no rewards, without components that need them."""
+    if data.environment.knows_rewards:
+        return prepare(config, data, **overrides)
     components = {"reranker": uniform(config.ranking_length)} | overrides
     config_without_rewards = dataclasses.replace(config, adaptive_learning_rate=False)
-    run = prepare(config_without_rewards, saved_data.load(saved), **components)
+    run = prepare(config_without_rewards, data, **components)
     return dataclasses.replace(run, config=config.resolve())
+
+
+def _default_step(config: TrainConfig, path: Path) -> int | None:
+    """Returns the step of the best checkpoint of a run with patience, if it was kept; None for the newest."""
+    if config.patience is None or (path / ONLINE / OWNER).exists():
+        return None
+    best = best_step(read_metrics(path / METRICS))
+    return best if best in checkpoint.saved_steps(path / CHECKPOINT) else None
 
 
 def _check_data(run: Run, path: Path) -> None:

@@ -6,12 +6,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
-
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import Row
 
-__all__ = ["append_rows", "best_step", "line", "read_metrics"]
+__all__ = ["append_rows", "line", "read_metrics"]
 
 
 _RENAMED = {"share_of_optimum": "normalised_value", "late_stage_regret": "reranker_regret"}
@@ -37,20 +35,6 @@ def append_rows(file: Path, rows: Iterable[Row]) -> None:
         with file.open("a") as end:
             end.truncate(before)
         raise
-
-
-def best_step(rows: Iterable[Row]) -> int | None:
-    """Returns the step of the largest policy value, mean over seeds: the latest of equals, or None.
-
-    >>> best_step([{"step": s, "seed": 0, "policy_value": v} for s, v in ((0, 1.0), (5, 3.0), (9, 2.0))])
-    5
-    """
-    values: dict[int, list[float]] = {}
-    for row in rows:
-        value = row["policy_value"]
-        values.setdefault(row["step"], []).append(np.nan if value is None else value)
-    means = {step: float(np.mean(v)) for step, v in values.items() if np.isfinite(v).all()}
-    return max(means, key=lambda step: (means[step], step), default=None)
 
 
 def read_metrics(file: Path) -> list[Row]:
