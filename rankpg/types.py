@@ -101,7 +101,7 @@ class Feedback:
     """Items of each context whose reward is known to be above 0."""
 
     items: Int[Array, "B P"]
-    """At most P different items; a shorter list is filled up with repeats of its first item."""
+    """P items, or fewer and repeats of the first."""
     values: Float[Array, "B P"]
     """The reward of each item; 0 where a list is filled up."""
 
@@ -211,7 +211,13 @@ class Environment(Protocol):
         if self.eligible(jnp.int32(0), items[:1]) is None:
             return None
         contexts = jnp.arange(self.num_contexts, dtype=jnp.int32)
-        return jax.lax.map(lambda context: jnp.sum(self.eligible(context, items)), contexts)
+
+        def count(context: Int[Array, ""]) -> Int[Array, ""]:
+            eligible = self.eligible(context, items)
+            assert eligible is not None  # as of the first context
+            return jnp.sum(eligible)
+
+        return jax.lax.map(count, contexts)
 
     def feedback(self, key: PRNGKey, contexts: Int[Array, "B"]) -> Feedback | None:
         """Returns the items of these contexts that are known to earn a reward; None if that is unknown.

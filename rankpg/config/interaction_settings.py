@@ -21,7 +21,7 @@ _HISTORY = {"context_tower": "history"}
 
 @dataclass(frozen=True)
 class InteractionSettings:
-    """How a log of interactions is read and split."""
+    """Settings by which a log of interactions is read and split."""
 
     items_path: str | None = setting(
         None,
@@ -54,7 +54,7 @@ class InteractionSettings:
     split: Literal["last", "time", "random", "user", "none"] = setting(
         "last",
         INTERACTIONS,
-        "what is held out. last: the last interactions of each user; time: those after one point in time; "
+        "test part. last: the last interactions of each user; time: those after one point in time; "
         "random: a random share of each user's; user: the later interactions of a share of users, who are "
         "not trained on; none: nothing",
         needs=_INTERACTIONS,
@@ -86,12 +86,12 @@ class InteractionSettings:
 
 @dataclass(frozen=True)
 class FeedbackSettings(InteractionSettings):
-    """What is minimised, and on what feedback; with `InteractionSettings`."""
+    """Settings of the objective, and of the feedback that it learns from; with `InteractionSettings`."""
 
     objective: Literal["policy_gradient", "softmax", "inclusion"] = setting(
         "policy_gradient",
         KNOWN_FEEDBACK,
-        "what is maximised. policy_gradient: the reward of the final list, by drawn candidates; softmax: the "
+        "objective. policy_gradient: the reward of the final list, by drawn candidates; softmax: the "
         "log-likelihood of known positives; inclusion: the expected number of them among the candidates",
     )
     inclusion_at: tuple[int, ...] = setting(
@@ -104,7 +104,7 @@ class FeedbackSettings(InteractionSettings):
     inclusion_method: Literal["swr", "sum"] = setting(
         "swr",
         KNOWN_FEEDBACK,
-        "how P(item in candidates) is computed. swr: as if drawn with replacement; sum: the expected number "
+        "method for P(item in candidates). swr: as if drawn with replacement; sum: the expected number "
         "of draws",
         needs=_INCLUSION,
     )

@@ -55,4 +55,4 @@ PRESETS: dict[str, Callable[[str, bool], dict[str, Any]]] = {"tuned": _tuned, "p
 """name -> settings, given an estimator and whether a tower learns over features (`features`, `adapter`)."""
 
 KNOWN_FEEDBACK_PRESET: dict[str, Any] = {"learning_rate": 1e-3, "advantage": "none"}
-"""What an objective on known feedback changes in a preset: its gradient has no noise from draws."""
+"""Settings that an objective on known feedback changes: its gradient has no noise from draws."""

@@ -135,12 +135,12 @@ def history_of(
         return nnx.split(build(nnx.Rngs(params=key)), nnx.Param)[1]
 
     def apply(params: Params, contexts: Int[Array, "B"], world: Environment) -> Embeddings:
-        return nnx.merge(graph, params)(world.histories(contexts, length), world.item_tags)
+        return nnx.merge(graph, params)(histories_of(world, contexts, length), world.item_tags)
 
     def noisy(
         params: Params, noise: PRNGKey, contexts: Int[Array, "B"], world: Environment
     ) -> Embeddings:
-        histories = world.histories(contexts, length)
+        histories = histories_of(world, contexts, length)
         return nnx.merge(graph, params)(histories, world.item_tags, noise)
 
     return Encoder(init, apply, lambda world: world, noisy)
@@ -153,10 +153,22 @@ def check_has_histories(environment: Environment) -> None:
       ConfigError: names the environment.
     """
     one = jax.ShapeDtypeStruct((1,), jnp.int32)
-    found = jax.eval_shape(lambda world, rows: world.histories(rows, 1), environment, one)
+    jax.eval_shape(lambda world, rows: histories_of(world, rows, 1), environment, one)
+
+
+def histories_of(
+    environment: Environment, contexts: Int[Array, "B"], length: int
+) -> Int[Array, "B length"]:
+    """Returns the last items of each context's history.
+
+    Raises:
+      ConfigError: the environment has no histories.
+    """
+    found = environment.histories(contexts, length)
     if found is None:
         raise ConfigError(
             f"context_tower='history' needs the sequences of users, and the environment "
             f"{type(environment).__name__} has none; give environment='interactions', or "
             "environments.from_interactions"
         )
+    return found

@@ -183,7 +183,7 @@ class Encoder(NamedTuple):
     """Selects arrays of the environment, such as features, for `apply`. Large arrays belong there: an array
     in the closure of a function is a constant of the compiled program, and the environment is an argument."""
     apply_with_noise: Callable[..., Embeddings | Float[Array, "B M N"]] | None = None
-    """As `apply`, with a key after the parameters: dropout, which objectives on known feedback use."""
+    """`apply` with dropout, and a key for it after the parameters; objectives on known feedback use it."""
 
     def encode(
         self,

@@ -52,7 +52,7 @@ class Moments(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """Where the training, validation and test part of each user's sequence end; each part may be empty."""
+    """Ends of the training, validation and test part of each user's sequence; each part may be empty."""
 
     train_ends: np.ndarray
     """int32[num_users]"""
@@ -167,7 +167,7 @@ class Interactions(Environment):
         """Returns the same sequences with other moments as contexts.
 
         Args:
-          moments: of the same users.
+          moments: moments of the same users.
           feedback_width: most items of feedback that are read for a context; all if None.
         """
         widest = moments.width
@@ -298,7 +298,7 @@ class Interactions(Environment):
         return kept.at(Moments(np.asarray(self.context_users), *ends), self.feedback_width)
 
     def append_items(self, features: np.ndarray) -> Interactions:
-        """Returns the interactions with further items at the end, with which nobody interacted."""
+        """Returns the interactions with further items at the end, without interactions."""
         more = append_rows(self.item_features, features)
         tags = self.item_tags
         if tags is not None:  # of new items, none is known

@@ -95,8 +95,10 @@ def _ratings(settings: EnvironmentSettings) -> Dataset:
 
 
 def _interactions(settings: EnvironmentSettings) -> Dataset:
-    roles = ("user", "item", "timestamp", "value")
-    named = None if settings.columns is None else dict(zip(roles, settings.columns, strict=False))
+    roles: tuple[str, ...] = ("user", "item", "timestamp", "value")
+    named: dict[str, str | int | None] | None = None
+    if settings.columns is not None:
+        named = dict(zip(roles, settings.columns, strict=False))
     return from_interactions(
         settings.path or "",
         items=settings.items_path,

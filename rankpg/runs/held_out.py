@@ -121,7 +121,7 @@ class HeldOut:
         """Returns every metric of every user of a part: `evaluation.ranking.ranking_metrics`.
 
         Args:
-          params: of one seed.
+          params: parameters of one seed.
           prefix: "" for the test part, "validation_" for the validation part.
         """
         part = self.parts[prefix]
@@ -131,7 +131,7 @@ class HeldOut:
         """Returns the means over users of the reported metrics, [seeds] by name.
 
         Args:
-          params: of all seeds, with a leading axis.
+          params: parameters of all seeds, with a leading axis.
         """
         columns: dict[str, list[float]] = {}
         for seed in range(len(jax.tree.leaves(params)[0])):

@@ -63,7 +63,7 @@ class Term:
     power: float = 1.0
     """0: -log P, as of a likelihood; 1: 1 - P, so that the expected number of wanted candidates is gained."""
     method: str = "swr"
-    """How P(a in S) is computed: a method of `core.inclusion`."""
+    """Method by which P(a in S) is computed, of `core.known_feedback`."""
 
     @classmethod
     def softmax(cls) -> Term:
@@ -73,7 +73,7 @@ class Term:
 
 @dataclass(frozen=True)
 class Curriculum:
-    """What is minimised when: a first term up to a step, then a second one with smaller steps."""
+    """Terms in the order of training: a first one up to a step, then a second one with smaller steps."""
 
     first: Term
     second: Term
@@ -134,9 +134,7 @@ class KnownFeedback:
         """Makes one step on a fresh batch; a fault changes nothing but `state.fault`."""
         of_contexts, of_feedback, noise = jax.random.split(key, 3)
         contexts = self.sampler(of_contexts, state.step)
-        wanted = learner.environment.feedback(of_feedback, contexts)
-        if wanted is None:
-            check_knows_feedback(learner.environment)
+        wanted = feedback_of(learner.environment, of_feedback, contexts)
 
         def mean_loss(params: Params) -> tuple[Float[Array, ""], Candidates]:
             scored = learner.policy.rescore(
@@ -244,7 +242,7 @@ def training_moments(
 
     Args:
       settings: `forward_share` and `next_items`.
-      parts: of a dataset of interactions.
+      parts: parts of a dataset of interactions.
       of_histories: True for an encoder that reads histories.
     """
     if of_histories:
@@ -272,7 +270,7 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
     Args:
       learner: built for the environment that is evaluated.
       settings: the objective, and which moments.
-      parts: of the dataset.
+      parts: parts of the dataset.
 
     Raises:
       ConfigError: the training part has no moments.
@@ -346,12 +344,22 @@ def check_knows_feedback(environment: Environment) -> None:
       ConfigError: names the environment.
     """
     contexts = jax.ShapeDtypeStruct((1,), jnp.int32)
-    found = jax.eval_shape(
-        lambda world, rows: world.feedback(jax.random.key(0), rows), environment, contexts
+    jax.eval_shape(
+        lambda world, rows: feedback_of(world, jax.random.key(0), rows), environment, contexts
     )
+
+
+def feedback_of(environment: Environment, key: PRNGKey, contexts: Int[Array, "B"]) -> Feedback:
+    """Returns the known feedback of some contexts.
+
+    Raises:
+      ConfigError: the environment does not know which items earn a reward.
+    """
+    found = environment.feedback(key, contexts)
     if found is None:
         raise ConfigError(
             f"objective='softmax' and objective='inclusion' need known feedback, and the environment "
             f"{type(environment).__name__} has none; give environment='interactions', or "
             "objective='policy_gradient'"
         )
+    return found

@@ -202,7 +202,7 @@ def test_unknown_users_get_the_mean_of_training_users(data):
     run = log_run(data)
     assert run.server.sampler.contexts.tolist() == data.parts.whole().users.tolist()
     with pytest.warns(UserWarning, match="1 of 1 contexts"):
-        found = run.candidates(["nobody"], unknown="mean")
+        found = run.candidates(["unheard"], unknown="mean")
     tables = run.policy.embeddings(run.params(), run.environment, jnp.arange(12, dtype=jnp.int32))
     mean = np.asarray(tables.contexts, np.float64).mean(0)[0]
     order = np.argsort(-(np.asarray(tables.items)[0] @ mean))
