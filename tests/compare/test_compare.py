@@ -262,6 +262,37 @@ def test_every_method_of_rankpg_on_a_small_log(data, monkeypatch):
         np.testing.assert_array_equal(values, first.values[metric])
 
 
+@pytest.mark.parametrize("start", [None, {"objective": "softmax"}])
+def test_a_trial_keeps_its_best_step(data, monkeypatch, start):
+    """The nDCG on the way is 1, 4, 4, 2 fifths: the first of the best steps counts."""
+    stage = tuning_stage(data)
+    starts, items = stage.part.relevant
+    assert set(np.diff(starts)) == {1}
+    shares = iter((0.2, 0.8, 0.8, 0.4))
+
+    class Lists:
+        def __init__(self, *arguments):
+            pass
+
+        def of(self, index):
+            found = np.full((60, 10), -1, np.int32)
+            found[:, 0] = np.where(np.arange(60) < 60 * next(shares), items, -1)
+            return found
+
+    def sized(config, data, seconds):
+        assert seconds == (60 if start is None else 30)
+        return dataclasses.replace(config, num_steps=40), start is not None
+
+    monkeypatch.setattr(trained, "_Lists", Lists)
+    monkeypatch.setattr(trained, "_sized", sized)
+    monkeypatch.setattr(trained, "_begun", lambda config, data, first: config)
+    monkeypatch.setattr(trained, "_trained", lambda config, data, steps: config)
+    monkeypatch.setattr(trained, "_training", lambda run, stops: iter((10, 20, 30, 40)))
+    tuned = trained.tune_config(stage, {"objective": "softmax"}, 0, 10, 60.0, start)
+    assert tuned.score == pytest.approx(0.8)
+    assert tuned.schedule == Schedule(20, 40, 0 if start is None else 40, start is not None)
+
+
 def test_time_limits_the_number_of_steps(data, monkeypatch):
     stage = tuning_stage(data)
     config = trained.config_of({"objective": "softmax", **SMALL}, stage.eligible, (0,))
