@@ -8,7 +8,7 @@ import sys
 from typing import get_type_hints
 
 from rankpg.cli.arguments import folder_name, setting_argument
-from rankpg.cli.flags import flag
+from rankpg.cli.flags import flag, with_flags
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError
@@ -65,9 +65,9 @@ def compare(arguments: argparse.Namespace) -> int:
         print(f"rankpg: {sentence}", file=sys.stderr)
 
     found = run(data, on_progress=on_progress, **options)
-    print(f"{found.markdown}\n\n{found.verdict}")
+    print(f"{found.markdown}\n\n{with_flags(found.verdict, _OPTIONS)}")
     for note in found.notes:
-        print(f"rankpg: {note}", file=sys.stderr)
+        print(f"rankpg: {with_flags(note, (*_DATA, *_OPTIONS))}", file=sys.stderr)
     if "out" in options:
         print(options["out"] / "comparison.html")
     return 0

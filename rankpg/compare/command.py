@@ -61,8 +61,17 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """The best method of each metric and the method to take; see `verdict.verdict`."""
-        return verdict(self.rows, self.reference, self.compared)
+        """The best method of each metric and the method to take; see `verdict.verdict`.
+
+        A further sentence says so if the time of a trial limited the steps of the reference.
+        """
+        said = verdict(self.rows, self.reference, self.compared)
+        if self.reference not in _limited(self.results):
+            return said
+        return (
+            f"{said} The time of a trial ended the training of {self.reference} early: a larger "
+            "minutes_per_trial may change this."
+        )
 
     @property
     def markdown(self) -> str:
@@ -316,13 +325,18 @@ def _notes_of_steps(results: Sequence[Result], settings: _Settings) -> list[str]
         f"minutes_per_trial={settings.minutes_per_trial:g} allows fewer. Its best evaluation gives the "
         "number of updates of the final fit."
     ]
-    limited = [r.name for r in trained if any(trial.schedule.limited for trial in r.trials)]
+    limited = _limited(trained)
     if limited:
         notes.append(
             f"The time of a trial limited the steps of {', '.join(limited)}: give a larger minutes_per_trial "
             "for more passes."
         )
     return notes
+
+
+def _limited(results: Sequence[Result]) -> list[str]:
+    """Names of the methods whose steps the time of a trial limited."""
+    return [r.name for r in results if any(trial.schedule.limited for trial in r.trials)]
 
 
 def _reference(names: Sequence[str]) -> str | None:

@@ -107,6 +107,23 @@ def test_metrics_of_popular_by_a_loop(finished, data):
     np.testing.assert_allclose(found.users("recall@10"), recalls)
 
 
+def test_verdict_says_if_time_ended_the_training(finished):
+    found = dataclasses.replace(finished[0], reference="ease")
+    results = []
+    for result in found.results:
+        limited = Schedule(limited=result.name == "ease")
+        trials = tuple(dataclasses.replace(trial, schedule=limited) for trial in result.trials)
+        results.append(dataclasses.replace(result, trials=trials))
+    rows = command.rows_of(found.results, "ease", found.compared)
+    found = dataclasses.replace(found, rows=rows)
+    assert "The time of a trial" not in found.verdict
+    said = dataclasses.replace(found, results=tuple(results)).verdict
+    assert said == (
+        f"{found.verdict} The time of a trial ended the training of ease early: a larger "
+        "minutes_per_trial may change this."
+    )
+
+
 def test_outputs_of_the_folder(finished):
     found, out, _ = finished
     assert {entry.name for entry in out.iterdir()} == {
