@@ -1,4 +1,4 @@
-"""The command line: `python -m rankpg train | evaluate | export | demo | report`.
+"""The command line: `python -m rankpg train | evaluate | export | demo | report | compare`.
 
 Every setting of TrainConfig is a flag of `train`.
 """
@@ -23,6 +23,7 @@ from rankpg.cli.arguments import (
     option_names,
     reject_unknown,
 )
+from rankpg.cli.compare import add_compare
 from rankpg.cli.flags import with_flags
 from rankpg.cli.origin import SettingsFileError
 from rankpg.cli.train import add_train
@@ -102,6 +103,7 @@ def parser() -> argparse.ArgumentParser:
     _add_export(subcommands)
     _add_demo(subcommands)
     _add_report(subcommands)
+    add_compare(subcommands)
     return parser
 
 

@@ -80,6 +80,19 @@ class Parts(NamedTuple):
         """The moment of each user after which the validation part begins."""
         return Moments(_users(self), self.train_ends, self.validation_ends)
 
+    def refit(self) -> Parts:
+        """The same test part after a training part that includes the validation part, which is then empty.
+
+        A user who has validation items is trained on, also one who was held out for validation alone.
+
+        >>> none = np.array([False, False])
+        >>> parts = Parts(np.array([3, 2]), np.array([4, 2]), np.array([5, 4]), none)
+        >>> parts.refit().train_ends.tolist(), parts.refit().trains.tolist()
+        ([4, 2], [True, False])
+        """
+        trains = self.trains | (self.validation_ends > self.train_ends)
+        return Parts(self.validation_ends, self.validation_ends, self.test_ends, trains)
+
     def evaluated(self) -> np.ndarray:
         """Users with a test part; with a validation part where no user has one, and else all of them."""
         for moments in (self.test(), self.validation()):

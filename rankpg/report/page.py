@@ -21,12 +21,16 @@ _DIRECTION_CONTROLS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of text under a header; `colors` are swatches before the first cell of each row."""
+    """Rows of text under a header; `colors` are swatches before the first cell of each row.
+
+    Cells of `strong`, pairs of row and column, are bold.
+    """
 
     head: tuple[str, ...]
     rows: list[tuple[str, ...]]
     caption: str = ""
     colors: tuple[str, ...] = ()
+    strong: frozenset[tuple[int, int]] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +65,9 @@ def render(title: str, text: str, sections: list[Section]) -> str:
     >>> page = render("<runs>", "", [Section("Summary", tables=[Table(("run",), [("<b>",)])])])
     >>> "<b>" in page, "&lt;b&gt;" in page, "&lt;runs&gt;" in page
     (False, True, True)
+    >>> bold = Table(("run",), [("a",), ("b",)], strong=frozenset({(1, 0)}))
+    >>> "<strong>b</strong>" in render("runs", "", [Section("Summary", tables=[bold])])
+    True
     """
     import jinja2
 

@@ -29,6 +29,7 @@ else:
 __all__ = [
     "against_recall",
     "color_of",
+    "dots",
     "item_map",
     "lorenz_curves",
     "over_steps",
@@ -152,6 +153,29 @@ def against_recall(runs: Sequence[ReportedRun], name: str, title: str) -> str:
         axes.set(xlabel="candidate recall, last evaluation", ylabel=f"{title}, last evaluation")
         axes.margins(0.12)
         _legend(figure, axes)
+        return _data_uri(figure)
+
+
+def dots(
+    names: Sequence[str], means: Sequence[float], ends: Sequence[tuple[float, float]], title: str
+) -> str:
+    """Plots a mean and its interval for each name, one below the other.
+
+    Args:
+      names: labels of the rows, from the top.
+      means: one for each row.
+      ends: lower and upper end of each interval.
+      title: label of the horizontal axis.
+    """
+    with _canvas(1.2 + 0.32 * len(names)) as (figure, axes):
+        # Rounding may put the ends of an interval without width on the other side of the mean.
+        lows = [max(mean - low, 0) for mean, (low, _) in zip(means, ends, strict=True)]
+        highs = [max(high - mean, 0) for mean, (_, high) in zip(means, ends, strict=True)]
+        rows = range(len(names))
+        axes.errorbar(means, rows, xerr=[lows, highs], color=color_of(0), fmt="o", capsize=3)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(title)
+        _name_rows(axes, names)
         return _data_uri(figure)
 
 

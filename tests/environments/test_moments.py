@@ -136,6 +136,27 @@ def test_moments_of_training_stay_in_the_training_part():
     assert both.width == 2
 
 
+@pytest.mark.parametrize("split", ["last", "time", "random", "user"])
+def test_refit_trains_on_the_validation_part_too(split):
+    log = {
+        "user": [u for u in range(8) for _ in range(6)],
+        "item": [(u + 2 * i) % 9 for u in range(8) for i in range(6)],
+        "timestamp": [10 * i + u for u in range(8) for i in range(6)],
+    }
+    parts = from_interactions(log, split=split, test_share=0.3, validation_share=0.3).parts
+    both = parts.refit()
+    for user in range(len(parts.trains)):
+        last = parts.validation_ends[user]
+        assert both.train_ends[user] == both.validation_ends[user] == last
+        assert both.test_ends[user] == parts.test_ends[user]
+        validated = parts.validation_ends[user] > parts.train_ends[user]
+        assert both.trains[user] == (parts.trains[user] or validated)
+    assert both.validation().width == 1
+    assert both.test().users.tolist() == parts.test().users.tolist()
+    assert both.test().history_ends.tolist() == parts.test().history_ends.tolist()
+    assert (both.train_ends > parts.train_ends).any()
+
+
 def test_held_out_users_are_not_trained_on():
     data = from_interactions(LOG, split="user", test_share=0.5)
     (held,) = np.flatnonzero(~data.parts.trains)

@@ -1,0 +1,372 @@
+"""Compares rankpg with baselines on one log of interactions; called by `python -m rankpg compare`."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankpg._version import versions
+from rankpg.compare.methods import DEFAULT, METHODS, MOST_TRIALS, Method, Trained
+from rankpg.compare.results import (
+    Result,
+    Trial,
+    key_of,
+    load_result,
+    result_file,
+    save_result,
+)
+from rankpg.compare.stages import MOST_TUNING_USERS, Stage, check_parts, final_stage, tuning_stage
+from rankpg.compare.tables import (
+    check_extra,
+    main_table,
+    markdown_table,
+    page,
+    plain,
+    write_outputs,
+)
+from rankpg.compare.trained import EPOCHS, LEAST_STEPS
+from rankpg.compare.verdict import Row, rows_of, verdict
+from rankpg.environments.dataset import Dataset
+from rankpg.errors import ConfigError, argument
+
+__all__ = ["Comparison", "compare"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Methods on the test part of one log: their metrics with intervals, and the method to take."""
+
+    rows: tuple[Row, ...]
+    """One for each method, the largest nDCG first."""
+    results: tuple[Result, ...]
+    """Trials and metrics of every user, in the order in which methods ran."""
+    reference: str | None
+    """The method of rankpg that differences subtract; None if no method of rankpg was compared."""
+    compared: tuple[str, ...]
+    """Metrics that have differences: nDCG at the first cut-off, recall at the last."""
+    users: np.ndarray
+    """int32[n], rows of the users with test items, to whom the columns of `Result.values` belong."""
+    notes: tuple[str, ...]
+    """Sentences about data, methods that were left out, and the number of steps."""
+    facts: Mapping[str, Any]
+    """Settings, versions and hardware, as plain values."""
+
+    @property
+    def verdict(self) -> str:
+        """The best method of each metric and the method to take; see `verdict.verdict`.
+
+        A further sentence says so if the time of a trial limited the steps of the reference.
+        """
+        said = verdict(self.rows, self.reference, self.compared)
+        if self.reference not in _limited(self.results):
+            return said
+        return (
+            f"{said} The time of a trial ended the training of {self.reference} early: a larger "
+            "minutes_per_trial may change this."
+        )
+
+    @property
+    def markdown(self) -> str:
+        """The table as Markdown, with its caption."""
+        table = main_table(self.rows, self.reference, self.compared)
+        return f"{markdown_table(table)}\n\n{table.caption}"
+
+    def write(self, folder: Path) -> None:
+        """Writes comparison.json, comparison.md and comparison.html.
+
+        Raises:
+          OSError: a file cannot be written.
+        """
+        said = self.verdict
+        found = plain(self.rows, self.results, said, {**self.facts, "notes": list(self.notes)})
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        text = f"# Comparison\n\n{said}\n\n{self.markdown}\n\n## Notes\n\n{notes}"
+        html = page(
+            self.rows,
+            self.results,
+            self.reference,
+            self.compared,
+            said,
+            self.notes,
+            self.facts["versions"],
+            {result.name: METHODS[result.name].description for result in self.results},
+        )
+        write_outputs(folder, found, text, html)
+
+
+def compare(
+    data: Dataset,
+    *,
+    methods: Sequence[str] | None = None,
+    trials: int = 4,
+    seeds: Sequence[int] = (0, 1, 2),
+    cutoffs: Sequence[int] = (10, 20, 100),
+    minutes_per_trial: float = 10.0,
+    out: str | os.PathLike[str] | None = None,
+    on_progress: Say | None = None,
+) -> Comparison:
+    """Tunes, fits and evaluates methods on one log of interactions.
+
+    Every method tries the same number of settings. Each is trained on the training part and evaluated by
+    nDCG at the smallest cut-off on the validation part; the best one is fitted to both parts with every seed,
+    and evaluated on the test part, from which no choice is made. For all methods, the items that a user had
+    before the evaluated part are left out of the lists. Metrics are means over seeds for each user.
+
+    Args:
+      data: from `environments.from_interactions`, with a validation part.
+      methods: names in `METHODS`; all of them if None.
+      trials: number of settings that are tried for each method, 1 to `methods.MOST_TRIALS`.
+      seeds: seeds of the final fits; trials use the first. A method without random numbers is fitted once.
+      cutoffs: k of the metrics.
+      minutes_per_trial: most minutes of a trial of a method that rankpg trains.
+      out: folder of the outputs. A method that is finished is saved there at once, and not run again for the
+        same data and settings. None writes nothing.
+      on_progress: called with a sentence before each trial and fit.
+
+    Raises:
+      ConfigError: the data has no validation or no test part, an argument is out of range, or no method could
+        be run.
+      ModuleNotFoundError: `out` needs jinja2 and matplotlib.
+
+    >>> from rankpg.environments import from_interactions
+    >>> log = {"user": [u for u in range(9) for _ in range(6)],
+    ...     "item": [(u + 2 * i) % 11 for u in range(9) for i in range(6)]}
+    >>> data = from_interactions(log, validation_share=0.2, split="random")
+    >>> found = compare(data, methods=["popular", "item_knn"], trials=1)
+    >>> sorted(row.method for row in found.rows), len(found.users)
+    (['item_knn', 'popular'], 9)
+    """
+    say = on_progress or (lambda sentence: None)
+    names = _check_methods(methods)
+    settings = _Settings(trials, tuple(seeds), tuple(sorted(cutoffs)), minutes_per_trial)
+    check_parts(data)
+    folder = None if out is None else _folder(out)
+    stages = tuning_stage(data), final_stage(data)
+    results, left_out = [], []
+    for name in names:
+        key = settings.key(data, name)
+        file = None if folder is None else result_file(folder, name, key)
+        saved = None if file is None else load_result(file, key)
+        if saved is not None:
+            say(f"{name}: already finished, in {file}")
+        try:
+            found = saved or _run(name, METHODS[name], stages, settings, say)
+        except (ConfigError, ImportError) as error:
+            left_out.append(f"{name} is left out: {error}")
+            say(left_out[-1])
+            continue
+        if file is not None and saved is None:
+            save_result(file, found, key)
+        results.append(found)
+    if not results:
+        raise ConfigError("no method could be run: " + "; ".join(left_out))
+    comparison = _comparison(data, stages[1], results, settings, left_out)
+    if folder is not None:
+        comparison.write(folder)
+    return comparison
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """Arguments of `compare` that a result depends on, after their check."""
+
+    trials: int
+    seeds: tuple[int, ...]
+    cutoffs: tuple[int, ...]
+    minutes_per_trial: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.trials <= MOST_TRIALS:
+            raise ConfigError(
+                f"{argument('trials', self.trials)}; expected a number of settings from 1 to {MOST_TRIALS}"
+            )
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ConfigError(
+                f"{argument('seeds', self.seeds)}; expected distinct integers from 0, such as (0, 1, 2)"
+            )
+        distinct = len(set(self.cutoffs)) == len(self.cutoffs)
+        if not self.cutoffs or not distinct or self.cutoffs[0] < 1:
+            raise ConfigError(
+                f"{argument('cutoffs', self.cutoffs)}; expected distinct numbers of items, at least 1"
+            )
+        if not 0 < self.minutes_per_trial < np.inf:
+            raise ConfigError(
+                f"{argument('minutes_per_trial', self.minutes_per_trial)}; expected a number above 0"
+            )
+
+    @property
+    def compared(self) -> tuple[str, str]:
+        return f"ndcg@{self.cutoffs[0]}", f"recall@{self.cutoffs[-1]}"
+
+    def key(self, data: Dataset, name: str) -> str:
+        """Checksum of everything that the result of a method depends on."""
+        return key_of(
+            data,
+            method=repr(METHODS[name].way),
+            grid=[dict(entry) for entry in METHODS[name].grid[: self.trials]],
+            seeds=self.seeds,
+            cutoffs=self.cutoffs,
+            minutes_per_trial=self.minutes_per_trial,
+            passes=(EPOCHS, LEAST_STEPS),
+        )
+
+
+def _run(
+    name: str, method: Method, stages: tuple[Stage, Stage], settings: _Settings, say: Say
+) -> Result:
+    """Tunes a method, and fits and evaluates it with the best settings.
+
+    Raises:
+      ConfigError: all of its trials failed.
+      ImportError: it needs a package that is missing.
+    """
+    earlier, final = stages
+    trials = []
+    for number, entry in enumerate(method.grid[: settings.trials], start=1):
+        say(f"{name}: trial {number} of {settings.trials}")
+        trials.append(_trial(method, entry, earlier, settings))
+    if all(trial.score is None for trial in trials):
+        raise ConfigError(f"all {len(trials)} trials failed; the first: {trials[0].failure}")
+    chosen = Result(name, tuple(trials), {}, {}, 0.0).chosen
+    seeds = settings.seeds if method.seeded else settings.seeds[:1]
+    say(f"{name}: final fit with {len(seeds)} {'seeds' if len(seeds) > 1 else 'seed'}")
+    began = time.perf_counter()
+    lists = method.way.lists(
+        final, chosen.settings, chosen.schedule, seeds=seeds, depth=settings.cutoffs[-1]
+    )
+    seconds = time.perf_counter() - began
+    of_seeds = [final.metrics(own, settings.cutoffs) for own in lists]
+    values = {metric: np.stack([own[metric] for own in of_seeds]) for metric in of_seeds[0]}
+    shown = [final.catalogue(own, settings.cutoffs) for own in lists]
+    catalogue = {metric: float(np.mean([own[metric] for own in shown])) for metric in shown[0]}
+    return Result(name, tuple(trials), values, catalogue, seconds)
+
+
+def _trial(method: Method, entry: Mapping[str, Any], stage: Stage, settings: _Settings) -> Trial:
+    """Tries one entry of a grid; settings that do not fit the data are a trial that failed."""
+    began = time.perf_counter()
+    try:
+        tuned = method.way.tune(
+            stage,
+            entry,
+            seed=settings.seeds[0],
+            cutoff=settings.cutoffs[0],
+            seconds=60 * settings.minutes_per_trial,
+        )
+    except ConfigError as error:
+        return Trial(entry, None, seconds=time.perf_counter() - began, failure=str(error))
+    seconds = time.perf_counter() - began
+    if not np.isfinite(tuned.score):
+        return Trial(entry, None, tuned.schedule, seconds, "the validation metric is not finite")
+    return Trial(entry, tuned.score, tuned.schedule, seconds)
+
+
+def _comparison(
+    data: Dataset,
+    final: Stage,
+    results: list[Result],
+    settings: _Settings,
+    left_out: list[str],
+) -> Comparison:
+    """Returns the comparison of finished methods, with notes and facts."""
+    reference = _reference([result.name for result in results])
+    users = final.part.users
+    without = len(data.context_ids) - len(users)
+    notes = [
+        *data.notes,
+        f"{len(users)} users have test items and are evaluated; {without} without any are left out.",
+        "Items that a user had before the test part are left out of every list.",
+        f"Of each method, {settings.trials} settings were tried. The best one, by {settings.compared[0]} on "
+        f"the validation part (at most {MOST_TUNING_USERS} users), was fitted again to training and "
+        "validation part.",
+        *_notes_of_steps(results, settings),
+        *(
+            f"{result.name}: the trial with {dict(trial.settings)} failed: {trial.failure}"
+            for result in results
+            for trial in result.trials
+            if trial.failure
+        ),
+        *left_out,
+    ]
+    facts = {
+        "reference": reference,
+        "compared": list(settings.compared),
+        "trials": settings.trials,
+        "seeds": list(settings.seeds),
+        "cutoffs": list(settings.cutoffs),
+        "minutes_per_trial": settings.minutes_per_trial,
+        "users": {"evaluated": len(users), "left_out": without},
+        "items": final.num_items,
+        "fingerprint": data.fingerprint(),
+        "versions": versions(),
+    }
+    rows = rows_of(results, reference, settings.compared)
+    return Comparison(
+        rows, tuple(results), reference, settings.compared, users, tuple(notes), facts
+    )
+
+
+def _notes_of_steps(results: Sequence[Result], settings: _Settings) -> list[str]:
+    """Sentences about the number of steps of methods that rankpg trains."""
+    trained = [result for result in results if isinstance(METHODS[result.name].way, Trained)]
+    if not trained:
+        return []
+    notes = [
+        f"A trial that rankpg trains makes {EPOCHS} passes over the training part and at least {LEAST_STEPS} "
+        "updates, or fewer if, by the time of 20 measured updates, "
+        f"minutes_per_trial={settings.minutes_per_trial:g} allows fewer. Its best evaluation gives the "
+        "number of updates of the final fit."
+    ]
+    limited = _limited(trained)
+    if limited:
+        notes.append(
+            f"The time of a trial limited the steps of {', '.join(limited)}: give a larger minutes_per_trial "
+            "for more passes."
+        )
+    return notes
+
+
+def _limited(results: Sequence[Result]) -> list[str]:
+    """Names of the methods whose steps the time of a trial limited."""
+    return [r.name for r in results if any(trial.schedule.limited for trial in r.trials)]
+
+
+def _reference(names: Sequence[str]) -> str | None:
+    """The default method of rankpg, else its first method, else None."""
+    ours = [name for name in names if isinstance(METHODS[name].way, Trained)]
+    return DEFAULT if DEFAULT in ours else next(iter(ours), None)
+
+
+def _check_methods(methods: Sequence[str] | None) -> list[str]:
+    """Returns the names of the methods, in the order of the table."""
+    if methods is None:
+        return list(METHODS)
+    if isinstance(methods, str):
+        raise ConfigError(f"{argument('methods', methods)}; expected a list: [{methods!r}]")
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or not methods:
+        raise ConfigError(
+            f"{argument('methods', tuple(methods))}; expected one or more of {', '.join(METHODS)}"
+        )
+    return [name for name in METHODS if name in methods]
+
+
+def _folder(out: str | os.PathLike[str]) -> Path:
+    """Makes the folder of the outputs, before anything is trained."""
+    check_extra()
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{argument('out', str(out))} cannot be made ({error}); expected the name of a folder"
+        ) from error
+    return folder

@@ -1,0 +1,218 @@
+"""Table of the methods that a comparison has, with the settings that a tuning tries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from rankpg.baselines import BASELINES, Baseline, top_lists
+from rankpg.compare.results import Schedule, Tuned
+from rankpg.compare.stages import Stage
+from rankpg.compare.trained import lists_of_config, tune_config
+from rankpg.types import Int
+
+__all__ = ["DEFAULT", "METHODS", "MOST_TRIALS", "FittedBaseline", "Method", "Trained", "Way"]
+
+Settings = Mapping[str, Any]
+
+DEFAULT = "inclusion"
+"""The method of rankpg that all others are compared with."""
+
+
+@runtime_checkable
+class Way(Protocol):
+    """A way to tune and to fit a method."""
+
+    def tune(
+        self, stage: Stage, settings: Settings, *, seed: int, cutoff: int, seconds: float
+    ) -> Tuned:
+        """Fits to the training data of the tuning, and returns the mean of ndcg@cutoff of its users.
+
+        Args:
+          stage: that of the tuning.
+          settings: an entry of the method's grid.
+          seed: seed of all random numbers.
+          cutoff: k of the metric.
+          seconds: most seconds of a trial; a method without a schedule ignores it.
+        """
+        ...
+
+    def lists(
+        self,
+        stage: Stage,
+        settings: Settings,
+        schedule: Schedule,
+        *,
+        seeds: tuple[int, ...],
+        depth: int,
+    ) -> list[Int[np.ndarray, "n depth"]]:
+        """Fits with every seed, and returns the lists of the stage's users, one table for each seed.
+
+        Args:
+          stage: that of the final fit.
+          settings: those of the chosen trial.
+          schedule: that of the chosen trial.
+          seeds: one fit each.
+          depth: length of the lists; -1 after the last item of a shorter one.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method, as `METHODS` lists it."""
+
+    description: str
+    """A noun phrase."""
+    grid: tuple[Settings, ...]
+    """Settings to try, those of most expected worth first."""
+    way: Way
+    seeded: bool = True
+    """False if one fit is enough, since the result does not depend on a seed."""
+
+
+@dataclass(frozen=True)
+class FittedBaseline:
+    """The way of a baseline of `rankpg.baselines`."""
+
+    name: str
+
+    def tune(
+        self, stage: Stage, settings: Settings, *, seed: int, cutoff: int, seconds: float
+    ) -> Tuned:
+        del seconds  # no baseline has a number of steps to choose
+        lists = self._lists(stage, settings, seed, cutoff)
+        return Tuned(float(stage.metrics(lists, (cutoff,))[f"ndcg@{cutoff}"].mean()))
+
+    def lists(
+        self,
+        stage: Stage,
+        settings: Settings,
+        schedule: Schedule,
+        *,
+        seeds: tuple[int, ...],
+        depth: int,
+    ) -> list[Int[np.ndarray, "n depth"]]:
+        del schedule
+        return [self._lists(stage, settings, seed, depth) for seed in seeds]
+
+    def _lists(
+        self, stage: Stage, settings: Settings, seed: int, depth: int
+    ) -> Int[np.ndarray, "n depth"]:
+        baseline: Baseline = BASELINES[self.name].build(**settings)
+        baseline.fit(stage.seen, seed=seed)
+        return top_lists(baseline, stage.seen, stage.part.users, depth)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The way of a method that rankpg trains."""
+
+    fixed: Settings
+    """Settings that are the same in all trials."""
+    start: Settings | None = None
+    """Settings of the run that comes first; it shares the encoder's settings."""
+
+    def tune(
+        self, stage: Stage, settings: Settings, *, seed: int, cutoff: int, seconds: float
+    ) -> Tuned:
+        return tune_config(
+            stage, {**self.fixed, **settings}, seed, cutoff, seconds, self._start(settings)
+        )
+
+    def lists(
+        self,
+        stage: Stage,
+        settings: Settings,
+        schedule: Schedule,
+        *,
+        seeds: tuple[int, ...],
+        depth: int,
+    ) -> list[Int[np.ndarray, "n depth"]]:
+        own = {**self.fixed, **settings}
+        return lists_of_config(stage, own, schedule, seeds, depth, self._start(settings))
+
+    def _start(self, settings: Settings) -> Settings | None:
+        if self.start is None:
+            return None
+        encoder = {name: settings[name] for name in _OF_ENCODER if name in settings}
+        return {**self.start, **encoder}
+
+
+_OF_ENCODER = ("context_tower", "embedding_dim", "history_length", "next_items", "dropout")
+"""Settings that a run has in common with the one that it begins with."""
+
+_SIZES = {"embedding_dim": 64, "batch_size": 256, "learning_rate": 2e-3}
+_HISTORY = {
+    "context_tower": "history",
+    "history_length": 50,
+    "next_items": 20,
+    "dropout": 0.2,
+    **_SIZES,
+}
+_CURRICULUM = {"first_share": 0.7, "later_rate": 0.3}
+_KNOWN: tuple[Settings, ...] = (
+    _HISTORY,
+    _HISTORY | {"next_items": 1, "history_length": 20},
+    _HISTORY | {"learning_rate": 5e-3},
+    _HISTORY | {"embedding_dim": 128},
+    {"context_tower": "ids", **_SIZES},
+    _HISTORY | {"dropout": 0.5},
+    _HISTORY | {"learning_rate": 1e-3},
+    _HISTORY | {"embedding_dim": 128, "learning_rate": 5e-3},
+)
+_GRADIENT_HISTORY = {k: v for k, v in _HISTORY.items() if k not in ("batch_size", "learning_rate")}
+_GRADIENT: tuple[Settings, ...] = (
+    _GRADIENT_HISTORY | {"learning_rate": 3e-4},
+    _GRADIENT_HISTORY | {"learning_rate": 3e-4, "next_items": 1, "history_length": 20},
+    _GRADIENT_HISTORY | {"learning_rate": 1e-3},
+    _GRADIENT_HISTORY | {"learning_rate": 3e-4, "embedding_dim": 128},
+    {"context_tower": "ids", "embedding_dim": 64, "learning_rate": 3e-4},
+    _GRADIENT_HISTORY | {"learning_rate": 1e-4},
+    _GRADIENT_HISTORY | {"learning_rate": 3e-3},
+    _GRADIENT_HISTORY | {"learning_rate": 1e-3, "embedding_dim": 128},
+)
+
+_INCLUSION = {"objective": "inclusion", **_CURRICULUM}
+
+
+def _baseline(name: str, description: str, *, seeded: bool = False) -> Method:
+    return Method(description, BASELINES[name].grid, FittedBaseline(name), seeded)
+
+
+METHODS: dict[str, Method] = {
+    "popular": _baseline("popular", "most popular items, the same for every user"),
+    "item_knn": _baseline("item_knn", "item-based nearest neighbours"),
+    "ease": _baseline("ease", "EASE, a linear model in closed form"),
+    "als": _baseline("als", "matrix factorisation by alternating least squares", seeded=True),
+    "bpr": _baseline("bpr", "matrix factorisation by personalised ranking", seeded=True),
+    "softmax": Method(
+        "retriever of rankpg, likelihood of the next items",
+        _KNOWN,
+        Trained({"objective": "softmax", "mask_positives": False, **_CURRICULUM}),
+    ),
+    "softmax_masked": Method(
+        "retriever of rankpg, likelihood of each next item against items that are not among them",
+        _KNOWN,
+        Trained({"objective": "softmax", **_CURRICULUM}),
+    ),
+    "inclusion": Method(
+        "retriever of rankpg, number of next items among the candidates",
+        _KNOWN,
+        Trained(_INCLUSION),
+    ),
+    "policy_gradient": Method(
+        "retriever of rankpg, policy gradient of the final list's reward, after a start by inclusion",
+        _GRADIENT,
+        Trained(
+            {"objective": "policy_gradient", "ranking_length": 10},
+            start={**_INCLUSION, "batch_size": 256, "learning_rate": 2e-3},
+        ),
+    ),
+}
+"""Methods by name. Every grid has `MOST_TRIALS` entries, so that a tuning tries equally many of each."""
+
+MOST_TRIALS = min(len(method.grid) for method in METHODS.values())

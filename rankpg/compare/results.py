@@ -1,0 +1,184 @@
+"""The result of one method: its trials, and the metrics of every user; saved as soon as it is finished."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rankpg._utils.files import atomic_write
+from rankpg._version import __version__
+from rankpg.environments.dataset import Dataset
+from rankpg.types import Float
+
+__all__ = [
+    "Result",
+    "Schedule",
+    "Trial",
+    "Tuned",
+    "key_of",
+    "load_result",
+    "result_file",
+    "save_result",
+]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Number of updates of a method; all 0 for a method without updates."""
+
+    steps: int = 0
+    """Updates after which the validation metric was best."""
+    num_steps: int = 0
+    """Updates that the learning rate and the curriculum are laid out for."""
+    start_steps: int = 0
+    """Updates of the objective that came first, if there was one."""
+    limited: bool = False
+    """True if the time of a trial, not the number of passes over the data, set `num_steps`."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The outcome of one trial: its validation metric, and the number of updates that it needs."""
+
+    score: float
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One entry of a method's grid, and its validation metric."""
+
+    settings: Mapping[str, Any]
+    score: float | None
+    """None for a trial that failed."""
+    schedule: Schedule = field(default_factory=Schedule)
+    seconds: float = 0.0
+    failure: str = ""
+    """The reason, if it failed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The trials of one method, and the metrics on the test part of the best of them."""
+
+    name: str
+    trials: tuple[Trial, ...]
+    values: Mapping[str, Float[np.ndarray, "seeds n"]]
+    """Metrics of every user: one row for each seed, one row for a method without seeds."""
+    catalogue: Mapping[str, float]
+    """Metrics of the catalogue, mean over seeds."""
+    fit_seconds: float
+    """Wall time of the final fit of all seeds, with its lists."""
+
+    @property
+    def chosen(self) -> Trial:
+        """The trial of the largest validation metric; the first of equal ones."""
+        found = [trial for trial in self.trials if trial.score is not None]
+        return max(found, key=lambda trial: trial.score or 0.0)
+
+    @property
+    def tuning_seconds(self) -> float:
+        """Wall time of all trials."""
+        return sum(trial.seconds for trial in self.trials)
+
+    def users(self, metric: str) -> Float[np.ndarray, "n"]:
+        """Returns a metric of every user, mean over seeds."""
+        return np.asarray(self.values[metric]).mean(axis=0)
+
+
+def key_of(data: Dataset, **settings: Any) -> str:
+    """Returns the SHA-256 of data, parts and settings, which a saved result belongs to.
+
+    Args:
+      data: interactions with parts.
+      **settings: plain values that a result depends on.
+
+    >>> from rankpg.environments import from_interactions
+    >>> data = from_interactions({"user": [1, 1, 1], "item": [5, 6, 7]}, split="none")
+    >>> key_of(data, trials=1) == key_of(data, trials=1), key_of(data, trials=1) == key_of(data, trials=2)
+    (True, False)
+    """
+    digest = hashlib.sha256()
+    for part in data.parts or ():
+        digest.update(np.ascontiguousarray(part).tobytes())
+    plain = {"data": data.fingerprint(), "rankpg": __version__, "settings": settings}
+    digest.update(json.dumps(plain, sort_keys=True, default=list).encode())
+    return digest.hexdigest()
+
+
+def result_file(folder: Path, name: str, key: str) -> Path:
+    """Returns the file of a method's result; other data or settings have another file.
+
+    >>> result_file(Path("out"), "ease", "0123456789abcdef").name
+    'ease-0123456789ab.npz'
+    """
+    if not re.fullmatch(r"\w+", name):
+        raise ValueError(f"name={name!r}; expected letters, digits and underscores")
+    return folder / "methods" / f"{name}-{key[:12]}.npz"
+
+
+def save_result(file: Path, result: Result, key: str) -> None:
+    """Saves a result atomically.
+
+    Args:
+      file: from `result_file`.
+      result: that of a finished method.
+      key: from `key_of`.
+
+    Raises:
+      OSError: it cannot be written.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "ease.npz"
+    >>> values = {"ndcg@10": np.ones((1, 2))}
+    >>> save_result(file, Result("ease", (Trial({"l2": 1.0}, 0.5),), values, {}, 2.0), "key")
+    >>> load_result(file, "key").chosen.settings, load_result(file, "other")
+    ({'l2': 1.0}, None)
+    """
+    record = {
+        "key": key,
+        "name": result.name,
+        "trials": [dataclasses.asdict(trial) for trial in result.trials],
+        "catalogue": dict(result.catalogue),
+        "fit_seconds": result.fit_seconds,
+    }
+    arrays: dict[str, Any] = {f"value:{name}": table for name, table in result.values.items()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file) as partial, partial.open("wb") as stream:
+        np.savez_compressed(stream, record=np.array(json.dumps(record)), **arrays)
+
+
+def load_result(file: Path, key: str) -> Result | None:
+    """Returns a saved result; None if there is none, if it is damaged, or if it has another key.
+
+    Args:
+      file: from `result_file`.
+      key: from `key_of`.
+    """
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
+            record = json.loads(str(saved["record"]))
+            if record["key"] != key:
+                return None
+            values = {
+                name.removeprefix("value:"): saved[name]
+                for name in saved.files
+                if name.startswith("value:")
+            }
+        trials = tuple(_trial(saved) for saved in record["trials"])
+        return Result(record["name"], trials, values, record["catalogue"], record["fit_seconds"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _trial(saved: Mapping[str, Any]) -> Trial:
+    return Trial(**{**saved, "schedule": Schedule(**saved["schedule"])})

@@ -1,0 +1,158 @@
+"""The two stages of a comparison: tuning on the validation part, and the final fit before the test part.
+
+Both have the same form, so that a method cannot treat them differently: training data, and the users whose
+later items are to be found. The data of the tuning has no row of the test part.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import cast
+
+import numpy as np
+from scipy import sparse
+
+from rankpg.baselines.base import shape_of
+from rankpg.environments.dataset import Dataset
+from rankpg.environments.interactions import Interactions, Parts, interactions
+from rankpg.errors import ConfigError
+from rankpg.evaluation.ranking import catalogue_metrics, ranking_metrics
+from rankpg.runs.held_out import HeldOutPart
+from rankpg.types import Float, Int
+
+__all__ = ["MOST_TUNING_USERS", "Stage", "check_parts", "final_stage", "tuning_stage"]
+
+MOST_TUNING_USERS = 10_000
+"""Most users on whom a trial is evaluated; of more, a fixed random choice."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Stage:
+    """Training data, and the users whose later items are to be found."""
+
+    data: Dataset
+    """Its test part is what is evaluated in this stage; its validation part is empty."""
+    part: HeldOutPart
+    """The evaluated users and their later items."""
+    seen: sparse.csr_array
+    """Values of all interactions before the evaluated part, float32[num_users, N]; 0 for all others."""
+
+    @classmethod
+    def of(cls, data: Dataset, most: int | None = None) -> Stage:
+        """Returns the stage of a dataset without a validation part."""
+        parts, world = _parts(data), cast("Interactions", data.environment)
+        return cls(data, HeldOutPart.of(world, parts.test(), most), _seen(world, parts))
+
+    @property
+    def num_items(self) -> int:
+        """N, items of the catalogue."""
+        return shape_of(self.seen)[1]
+
+    @property
+    def eligible(self) -> int:
+        """Smallest number of items that a user has not had before the evaluated part."""
+        return self.num_items - int(np.diff(self.seen.indptr).max())
+
+    def metrics(
+        self, lists: Int[np.ndarray, "n depth"], cutoffs: tuple[int, ...]
+    ) -> dict[str, Float[np.ndarray, "n"]]:
+        """Returns every metric of every evaluated user: `evaluation.ranking.ranking_metrics`."""
+        return ranking_metrics(lists, self.part.relevant, at=cutoffs)
+
+    def catalogue(
+        self, lists: Int[np.ndarray, "n depth"], cutoffs: tuple[int, ...]
+    ) -> dict[str, float]:
+        """Returns the metrics of the catalogue that is shown: `evaluation.ranking.catalogue_metrics`."""
+        popularity = np.bincount(self.seen.indices, minlength=self.num_items)
+        num_users = int(np.count_nonzero(np.diff(self.seen.indptr)))
+        return catalogue_metrics(
+            lists, self.num_items, popularity, num_users=max(num_users, 1), at=cutoffs
+        )
+
+
+def tuning_stage(data: Dataset) -> Stage:
+    """Returns the stage in which the validation part is to be found; the test part is not in its data.
+
+    Args:
+      data: interactions with a validation part.
+
+    >>> from rankpg.environments import from_interactions
+    >>> log = {"user": [1] * 5, "item": [5, 6, 7, 8, 9], "timestamp": [1, 2, 3, 4, 5]}
+    >>> stage = tuning_stage(from_interactions(log, validation_share=0.2))
+    >>> stage.part.relevant[1], stage.data.environment.sequence.tolist()  # the last item is not there
+    (array([3], dtype=int32), [0, 1, 2, 3])
+    """
+    parts, world = _parts(data), cast("Interactions", data.environment)
+    starts = np.asarray(world.row_starts)
+    user = np.repeat(np.arange(world.num_users), np.diff(starts))
+    values = np.empty(len(user), np.float32)
+    values[starts[user] + np.asarray(world.places)] = np.asarray(world.values)
+    stays = np.arange(len(user)) - starts[user] < parts.validation_ends[user]
+    items = np.asarray(world.sequence)[stays]
+    known = interactions(user[stays], items, values[stays], world.num_users, world.num_items)
+    known = dataclasses.replace(
+        known,
+        context_features=world.context_features,
+        item_features=world.item_features,
+        item_tags=world.item_tags,
+    )
+    ends = parts.validation_ends
+    earlier = Parts(parts.train_ends, parts.train_ends, ends, parts.trains)
+    data = dataclasses.replace(data, environment=known.at(earlier.test()), parts=earlier)
+    return Stage.of(data, MOST_TUNING_USERS)
+
+
+def final_stage(data: Dataset) -> Stage:
+    """Returns the stage in which the test part is to be found, after training and validation part.
+
+    Args:
+      data: interactions with a test part.
+
+    >>> from rankpg.environments import from_interactions
+    >>> log = {"user": [1] * 5, "item": [5, 6, 7, 8, 9], "timestamp": [1, 2, 3, 4, 5]}
+    >>> stage = final_stage(from_interactions(log, validation_share=0.2))
+    >>> stage.part.relevant[1], stage.seen.toarray()
+    (array([4], dtype=int32), array([[1., 1., 1., 1., 0.]], dtype=float32))
+    """
+    parts, world = _parts(data).refit(), cast("Interactions", data.environment)
+    known = dataclasses.replace(data, environment=world.at(parts.test()), parts=parts)
+    return Stage.of(known)
+
+
+def check_parts(data: Dataset) -> None:
+    """Rejects data on which methods cannot be tuned and compared.
+
+    Raises:
+      ConfigError: the data is not a log of interactions, or fewer than two users have validation or test
+        items; the message names the argument that sets their share.
+    """
+    if data.parts is None:
+        raise ConfigError(
+            f"data has a {type(data.environment).__name__} environment without parts; expected interactions "
+            "with a validation and a test part: environments.from_interactions(log, validation_share=0.1)"
+        )
+    parts = data.parts
+    for name, moments in (("validation", parts.validation()), ("test", parts.test())):
+        users = int(np.count_nonzero(moments.feedback_ends > moments.history_ends))
+        if users < 2:
+            raise ConfigError(
+                f"data has a {name} part of {users} users; expected at least 2, on whom methods are "
+                f"{'tuned' if name == 'validation' else 'compared'}: give {name}_share=0.1 to "
+                "environments.from_interactions, or a log in which users have more items"
+            )
+
+
+def _parts(data: Dataset) -> Parts:
+    assert data.parts is not None, "check_parts rejects such data"
+    return data.parts
+
+
+def _seen(world: Interactions, parts: Parts) -> sparse.csr_array:
+    """The interactions before the test part, with their values."""
+    starts = np.asarray(world.row_starts)
+    user = np.repeat(np.arange(world.num_users), np.diff(starts))
+    before = np.asarray(world.places) < parts.validation_ends[user]
+    counts = np.bincount(user[before], minlength=world.num_users)
+    items, values = np.asarray(world.items)[before], np.asarray(world.values, np.float32)[before]
+    row_starts = np.concatenate([[0], np.cumsum(counts)])
+    return sparse.csr_array((values, items, row_starts), shape=(world.num_users, world.num_items))

@@ -1,0 +1,209 @@
+"""The outputs of a comparison: JSON, Markdown, and one HTML page in the style of the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rankpg._utils.files import atomic_write_text
+from rankpg.compare.results import Result
+from rankpg.compare.verdict import Row, best_of
+from rankpg.report.page import Panel, Section, Table, render, write
+from rankpg.report.pictures import dots
+
+__all__ = ["check_extra", "main_table", "markdown_table", "page", "plain", "write_outputs"]
+
+MARK = "*"
+"""Behind a difference whose interval excludes 0."""
+
+
+def check_extra() -> None:
+    """Rejects an installation without what the page needs.
+
+    Raises:
+      ModuleNotFoundError: a package is missing; the message names the extra.
+    """
+    for module in ("jinja2", "matplotlib"):
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"the page of a comparison needs {module}: pip install 'rankpg[report]'"
+            ) from error
+
+
+def main_table(rows: Sequence[Row], reference: str | None, compared: Sequence[str]) -> Table:
+    """Returns the table of all methods; the best mean of each metric is strong.
+
+    Args:
+      rows: one for each method, in the order of the table.
+      reference: the method that is subtracted in the differences; None for none.
+      compared: metrics of the table.
+    """
+    with_differences = reference is not None and len(rows) > 1
+    head = ["method", *compared]
+    if with_differences:
+        head += [f"{metric} less {reference}" for metric in compared]
+    cells = []
+    for row in rows:
+        line = [row.method, *(_interval(row, metric) for metric in compared)]
+        if with_differences:
+            line += [_difference(row, metric) for metric in compared]
+        costs = str(row.trials), f"{row.tuning_seconds:.1f}", f"{row.fit_seconds:.1f}"
+        cells.append((*line, *costs))
+    best = [best_of(rows, metric).method for metric in compared]
+    strong = frozenset(
+        (place, 1 + column)
+        for column, name in enumerate(best)
+        for place, row in enumerate(rows)
+        if row.method == name
+    )
+    caption = "Mean over users of the test part, with its 95 % bootstrap interval."
+    if with_differences:
+        caption += f" {MARK}: the interval of the difference excludes 0."
+    head += ["trials", "tuning, s", "fitting, s"]
+    return Table(tuple(head), cells, caption, strong=strong)
+
+
+def markdown_table(table: Table) -> str:
+    """Returns a table as Markdown, with strong cells in bold.
+
+    >>> print(markdown_table(Table(("a", "b"), [("x", "1")], strong=frozenset({(0, 1)}))))
+    | a | b |
+    |---|---|
+    | x | **1** |
+    """
+    lines = [_line(table.head), "|" + "---|" * len(table.head)]
+    for place, row in enumerate(table.rows):
+        cells = [
+            f"**{cell}**" if (place, column) in table.strong else cell
+            for column, cell in enumerate(row)
+        ]
+        lines.append(_line(cells))
+    return "\n".join(lines)
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _interval(row: Row, metric: str) -> str:
+    found = row.intervals[metric]
+    return f"{found.mean:.4f} ({found.low:.4f} to {found.high:.4f})"
+
+
+def _difference(row: Row, metric: str) -> str:
+    found = row.differences.get(metric)
+    if found is None:
+        return ""
+    mark = f" {MARK}" if found.excludes_zero else ""
+    return f"{found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f}){mark}"
+
+
+def page(
+    rows: Sequence[Row],
+    results: Sequence[Result],
+    reference: str | None,
+    compared: Sequence[str],
+    verdict: str,
+    notes: Sequence[str],
+    versions: Mapping[str, str],
+    descriptions: Mapping[str, str],
+) -> str:
+    """Returns the comparison as one HTML page that contains its pictures.
+
+    Args:
+      rows, reference, compared: as for `main_table`.
+      results: one for each method.
+      verdict: the sentences at the top.
+      notes: sentences about data, methods that were left out, and the number of steps.
+      versions: packages and hardware, by name.
+      descriptions: noun phrases, by method.
+    """
+    panels = [_panel(rows, metric) for metric in compared]
+    methods = Table(
+        ("method", "description", "chosen settings", "validation metric"),
+        [_method_row(result, descriptions[result.name]) for result in results],
+    )
+    sections = [
+        Section("Comparison", tables=[main_table(rows, reference, compared)], panels=panels),
+        Section("All metrics", tables=[_all_metrics(rows)]),
+        Section("Methods", tables=[methods], notes=list(notes)),
+        Section("Versions", tables=[Table(("name", "value"), list(versions.items()))]),
+    ]
+    return render(f"Comparison of {len(rows)} methods", verdict, sections)
+
+
+def _panel(rows: Sequence[Row], metric: str) -> Panel:
+    ends = [(row.intervals[metric].low, row.intervals[metric].high) for row in rows]
+    image = dots([row.method for row in rows], [row.mean(metric) for row in rows], ends, metric)
+    caption = "Mean over users, with the 95 % bootstrap interval of the choice of users."
+    return Panel(metric, image, caption)
+
+
+def _all_metrics(rows: Sequence[Row]) -> Table:
+    """Metrics as rows, methods as columns."""
+    names = [*rows[0].intervals, *rows[0].catalogue]
+    means = [{m: row.mean(m) for m in row.intervals} | dict(row.catalogue) for row in rows]
+    cells = [(name, *(f"{of_row[name]:.4f}" for of_row in means)) for name in names]
+    return Table(("metric", *(row.method for row in rows)), cells)
+
+
+def _method_row(result: Result, description: str) -> tuple[str, ...]:
+    chosen = result.chosen
+    settings = ", ".join(f"{name}={value}" for name, value in chosen.settings.items())
+    if chosen.schedule.num_steps:
+        settings += f"; {chosen.schedule.steps} of {chosen.schedule.num_steps} steps"
+    return result.name, description, settings, f"{chosen.score:.4f}"
+
+
+def plain(
+    rows: Sequence[Row],
+    results: Sequence[Result],
+    verdict: str,
+    facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Returns the comparison as plain values, for JSON.
+
+    Args:
+      rows: one for each method.
+      results: one for each method.
+      verdict: the sentences.
+      facts: everything else, as plain values.
+    """
+    trials = {result.name: result for result in results}
+    methods = [
+        {
+            "method": row.method,
+            "metrics": {name: dataclasses.asdict(found) for name, found in row.intervals.items()},
+            "differences": {n: dataclasses.asdict(found) for n, found in row.differences.items()},
+            "catalogue": dict(row.catalogue),
+            "tuning_seconds": row.tuning_seconds,
+            "fit_seconds": row.fit_seconds,
+            "chosen": dataclasses.asdict(trials[row.method].chosen),
+            "trials": [dataclasses.asdict(trial) for trial in trials[row.method].trials],
+        }
+        for row in rows
+    ]
+    return {"verdict": verdict, **facts, "methods": methods}
+
+
+def write_outputs(folder: Path, found: Mapping[str, Any], markdown: str, html: str) -> None:
+    """Writes comparison.json, comparison.md and comparison.html; each replaces the file atomically.
+
+    Args:
+      folder: exists.
+      found: from `plain`.
+      markdown: text of comparison.md.
+      html: from `page`.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    atomic_write_text(folder / "comparison.json", json.dumps(found, indent=1) + "\n")
+    atomic_write_text(folder / "comparison.md", markdown + "\n")
+    write(html, folder / "comparison.html")
