@@ -458,3 +458,10 @@ def test_import_is_light():
     )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"matplotlib", "pandas", "pyarrow", "faiss", "wandb", "lightgbm"}
+
+
+def test_installed_command_is_the_main_function():
+    import importlib.metadata
+
+    (entry,) = importlib.metadata.entry_points(group="console_scripts", name="rankpg")
+    assert entry.load() is main
