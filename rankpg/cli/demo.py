@@ -1,11 +1,13 @@
-"""`python -m rankpg demo`: four estimators on the paper's instance, side by side."""
+"""`python -m rankpg demo`: four estimators on the paper's instance, and a log of interactions."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rankpg._utils.plots import learning_curves, mean_interval
+from rankpg.compare import compare
 from rankpg.config.train_config import TrainConfig
+from rankpg.environments import from_interactions, generate_log
 from rankpg.runs.progress import progress_bar
 from rankpg.runs.run import Run
 from rankpg.runs.train import train
@@ -13,10 +15,11 @@ from rankpg.runs.train import train
 __all__ = ["DEMO_ESTIMATORS", "demo"]
 
 DEMO_ESTIMATORS = ("v_pg_swr", "top1_pg", "ca_pg", "ca_pg_swr")
+_COMPARED = ("popular", "item_knn", "ease", "softmax_masked", "inclusion")
 
 
 def demo(out: Path, num_steps: int) -> str:
-    """Trains four estimators, saves their runs and learning curves, and returns a table of values.
+    """Trains four estimators on the paper's instance, compares recommenders on a log, and returns two tables.
 
     Args:
       out: the folder; gets a number if it exists.
@@ -34,7 +37,20 @@ def demo(out: Path, num_steps: int) -> str:
             bar.finish(runs[name])
     picture = folder / "learning_curves.png"
     learning_curves({name: run.metrics for name, run in runs.items()}, picture)
-    return f"{table(runs)}\n\n{_what_next(folder, picture)}"
+    compared = _compare_on_a_log(folder / "comparison")
+    return f"{table(runs)}\n\n{compared}\n\n{_what_next(folder, picture)}"
+
+
+def _compare_on_a_log(out: Path) -> str:
+    """Compares recommenders on a generated log, saves a page, and returns table and verdict."""
+    log, items = generate_log()
+    data = from_interactions(log, items=items, validation_share=0.1)
+    comparison = compare(
+        data, methods=_COMPARED, trials=1, seeds=(0,), minutes_per_trial=0.5, out=out
+    )
+    page = out / "comparison.html"
+    heading = f"A generated log of {len(log['user'])} interactions, its last fifth held out:"
+    return f"{heading}\n\n{comparison.markdown}\n\n{comparison.verdict}\n{page}"
 
 
 def table(runs: dict[str, Run]) -> str:

@@ -40,7 +40,7 @@ _LONGEST_CHUNK = 50
 _USERS = 1024
 """Users whose lists are computed at once; bounds the logits in memory."""
 _OVERHEAD = 0.8
-"""Share of a trial's time that is left for updates, after evaluations and compiling."""
+"""Share of a trial's time that is left for updates, after evaluations; compiling comes on top."""
 
 Settings = Mapping[str, Any]
 
@@ -143,10 +143,8 @@ def _sized(config: TrainConfig, data: Dataset, seconds: float) -> tuple[TrainCon
     wanted = max(LEAST_STEPS, steps_of_epochs(config, data.parts, EPOCHS))
     if wanted <= _UNMEASURED_STEPS:
         return dataclasses.replace(config, num_steps=_even(wanted)), False
-    began = time.perf_counter()
     of_step = _seconds_of_step(dataclasses.replace(config, num_steps=_MEASURED_STEPS), data)
-    left = _OVERHEAD * seconds - 2 * (time.perf_counter() - began)  # compiled once more
-    allowed = max(_MEASURED_STEPS, int(left / of_step))
+    allowed = max(_MEASURED_STEPS, int(_OVERHEAD * seconds / of_step))
     steps = _even(min(wanted, allowed))
     return dataclasses.replace(config, num_steps=steps), allowed < wanted
 

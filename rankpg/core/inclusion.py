@@ -45,6 +45,7 @@ __all__ = [
     "log_inclusion_sum",
     "log_inclusion_swr",
     "log_inclusion_threshold",
+    "log_odds",
 ]
 
 _CERTAIN = 800.0
@@ -177,7 +178,7 @@ def log_inclusion_swr(
         sparse.logits.shape,
     )
     log_others = log_add(sparse.log_rest, log_sum_exp(sparse.logits, where=others))
-    odds = _log_odds(sparse.logits[used, position], log_others[used])
+    odds = log_odds(sparse.logits[used, position], log_others[used])
     return _log_at_least_one(_log_quotas(quotas, odds.dtype) + log_softplus(odds))
 
 
@@ -190,7 +191,7 @@ def log_inclusion_sum(
     """
     used = _used_experts(quotas)
     logits = sparse.logits[used, sparse.positions(item)]
-    odds = _log_odds(logits, sparse.log_total()[used])
+    odds = log_odds(logits, sparse.log_total()[used])
     return log_sum_exp(_log_quotas(quotas, odds.dtype) + odds)
 
 
@@ -218,7 +219,7 @@ def log_inclusion_at_threshold(
     at = sparse.logits.at[used, sparse.positions(picks)[last]].get(mode="fill", fill_value=-jnp.inf)
     value = perturbed.at[used, places[last]].get(mode="fill", fill_value=-jnp.inf)
     noise = jnp.where(jnp.isneginf(at), 0, value - lax.stop_gradient(at))
-    return _log_at_least_one(_log_odds(sparse.logits[used, sparse.positions(item)], at + noise))
+    return _log_at_least_one(log_odds(sparse.logits[used, sparse.positions(item)], at + noise))
 
 
 def log_inclusion_of_draw(
@@ -259,7 +260,7 @@ def log_inclusion_given_picks(
     """
     log_mass = log_remaining_mass(sparse, picks, quotas, excluded=position)
     logits = sparse.logits[slot_experts(quotas), position]
-    return _log_at_least_one(log_softplus(_log_odds(logits, log_mass)))
+    return _log_at_least_one(log_softplus(log_odds(logits, log_mass)))
 
 
 def _first_picks(
@@ -276,7 +277,7 @@ def _log_at_least_one(log_rates: Float[Array, "n"]) -> Float[Array, ""]:
     return cloglog_inverse(log_sum_exp(log_rates))
 
 
-def _log_odds(logit: Float[Array, "..."], log_others: Float[Array, "..."]) -> Float[Array, "..."]:
+def log_odds(logit: Float[Array, "..."], log_others: Float[Array, "..."]) -> Float[Array, "..."]:
     """Log odds f - log W: certainty where W = 0, -inf for a masked item; the gradient stays finite."""
     masked, certain = jnp.isneginf(logit), jnp.isneginf(log_others)
     inside = jnp.where(masked | certain, 0, logit) - jnp.where(masked | certain, 0, log_others)

@@ -11,12 +11,14 @@ wanted, as if the others were already known when a is looked for. All of them sh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from rankpg.core.inclusion import INCLUSION_METHODS, log_inclusion_sum, log_inclusion_swr
+from rankpg.core.inclusion import INCLUSION_METHODS, log_odds
+from rankpg.core.numerics import cloglog_inverse, log_add, log_softplus, log_sum_exp
 from rankpg.core.plackett_luce import SparseLogits
 from rankpg.types import Array, Float, Int, Quotas
 
@@ -27,27 +29,27 @@ __all__ = [
     "log_inclusion_of_wanted_dense",
 ]
 
-SPARSE_METHODS: dict[str, Callable[[SparseLogits, Int[Array, ""], Quotas], Float[Array, ""]]] = {
-    "swr": log_inclusion_swr,
-    "sum": log_inclusion_sum,
-}
+SPARSE_METHODS = ("swr", "sum")
 """Methods that need the logits of the wanted items and the log-sum-exp of all others, so any N."""
 
 
 def log_inclusion_of_wanted(
     sparse: SparseLogits,
     items: Int[Array, "P"],
-    quotas: Quotas,
+    several_quotas: Sequence[Quotas],
     *,
     method: str = "swr",
     mask_others: bool = True,
-) -> Float[Array, "P"]:
-    """Log P(a in S) of every wanted item, from sparse logits that list exactly the wanted items.
+) -> Float[Array, "S P"]:
+    """Log P(a in S) of every wanted item for several numbers of candidates.
+
+    With pi_m the share of item a among itself and the items that are left in the catalogue, `swr` is
+    1 - prod_m (1 - pi_m)^K_m (Chen et al. 2019), and `sum` is sum_m K_m pi_m.
 
     Args:
       sparse: lists the items of `items` and no others.
       items: wanted items; repeats are allowed.
-      quotas: slots of each expert.
+      several_quotas: slots of each expert, for each of S numbers of candidates.
       method: a name of `SPARSE_METHODS`.
       mask_others: leave the other wanted items out of the catalogue.
 
@@ -57,23 +59,27 @@ def log_inclusion_of_wanted(
     >>> from rankpg.core.plackett_luce import gather_logits
     >>> wanted = jnp.array([2, 0])
     >>> sparse = gather_logits(jnp.zeros((1, 4)), wanted)
-    >>> masked = log_inclusion_of_wanted(sparse, wanted, (1,))  # among three items
-    >>> plain = log_inclusion_of_wanted(sparse, wanted, (1,), mask_others=False)  # among four
+    >>> masked = log_inclusion_of_wanted(sparse, wanted, [(1,), (2,)])  # among three items
+    >>> plain = log_inclusion_of_wanted(sparse, wanted, [(1,)], mask_others=False)  # among four
     >>> jnp.exp(masked).round(4).tolist(), jnp.exp(plain).round(4).tolist()
-    ([0.3333, 0.3333], [0.25, 0.25])
+    ([[0.3333, 0.3333], [0.5556, 0.5556]], [[0.25, 0.25]])
     """
     if method not in SPARSE_METHODS:
         raise ValueError(f"method={method!r}; expected one of {', '.join(SPARSE_METHODS)}")
-    log_inclusion = SPARSE_METHODS[method]
+    logits = sparse.logits[:, sparse.positions(items)]  # [M, P]
+    log_others = jnp.broadcast_to(sparse.log_rest[:, None], logits.shape)
     if not mask_others:
-        return jax.vmap(lambda item: log_inclusion(sparse, item, quotas))(items)
-
-    def alone(item: Int[Array, ""]) -> Float[Array, ""]:
-        own = sparse.logits[:, sparse.positions(item)][:, None]
-        catalogue = SparseLogits(items=item[None], logits=own, log_rest=sparse.log_rest)
-        return log_inclusion(catalogue, item, quotas)
-
-    return jax.vmap(alone)(items)
+        same = sparse.items[None, :] == items[:, None]  # [P, C]
+        listed = jnp.where(same[None], -jnp.inf, sparse.logits[:, None, :])
+        log_others = log_add(log_others, log_sum_exp(listed))
+    if method == "swr":  # -log(1 - pi) is the rate at which an item is drawn
+        rates = log_softplus(log_odds(logits, log_others))
+    else:
+        rates = log_odds(logits, log_add(log_others, logits))  # log pi
+    quotas = np.asarray(several_quotas, np.float64)
+    log_quotas = np.log(quotas, out=np.full(quotas.shape, -np.inf), where=quotas > 0)
+    total = log_sum_exp(jnp.asarray(log_quotas, rates.dtype)[:, :, None] + rates[None], axis=1)
+    return cloglog_inverse(total) if method == "swr" else total
 
 
 def log_inclusion_of_wanted_dense(

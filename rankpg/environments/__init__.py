@@ -14,6 +14,7 @@ from rankpg.environments.from_interactions import from_interactions
 from rankpg.environments.from_ratings import from_matrix, from_triples
 from rankpg.environments.from_table import from_table
 from rankpg.environments.from_text import from_text, from_text_folder
+from rankpg.environments.generated_log import generate_log
 from rankpg.environments.interactions import Interactions
 from rankpg.environments.registry import ENVIRONMENTS
 from rankpg.environments.synthetic import Synthetic, generate, paper_instance
@@ -35,6 +36,7 @@ __all__ = [
     "from_text_folder",
     "from_triples",
     "generate",
+    "generate_log",
     "paper_instance",
     "ratings",
     "synthetic",

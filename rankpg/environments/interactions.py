@@ -81,9 +81,10 @@ class Parts(NamedTuple):
         return Moments(_users(self), self.train_ends, self.validation_ends)
 
     def refit(self) -> Parts:
-        """The same test part after a training part that includes the validation part, which is then empty.
+        """Returns parts whose training part includes the validation part, and whose test part is the same.
 
-        A user who has validation items is trained on, also one who was held out for validation alone.
+        The validation part is then empty. A user who has validation items is trained on, also one who was
+        held out for validation alone.
 
         >>> none = np.array([False, False])
         >>> parts = Parts(np.array([3, 2]), np.array([4, 2]), np.array([5, 4]), none)

@@ -159,25 +159,19 @@ class KnownFeedback:
     ) -> Float[Array, "B P"]:
         """The loss of every wanted item, by the term of this step."""
         experts = len(learner.policy.quotas)
-        weights = wanted.values > 0
+        known = wanted.values > 0
 
         def of(term: Term) -> Callable[[SparseLogits, Int[Array, "B P"]], Float[Array, "B P"]]:
-            def losses(sparse: SparseLogits, items: Int[Array, "B P"]) -> Float[Array, "B P"]:
-                return jnp.mean(jnp.stack([loss_at(k, sparse, items) for k in term.at]), axis=0)
+            several = [expert_quotas(k, experts) for k in term.at]
 
-            def loss_at(
-                k: int, sparse: SparseLogits, items: Int[Array, "B P"]
-            ) -> Float[Array, "B P"]:
+            def losses(sparse: SparseLogits, items: Int[Array, "B P"]) -> Float[Array, "B P"]:
                 log_p = jax.vmap(
                     lambda own, some: log_inclusion_of_wanted(
-                        own,
-                        some,
-                        expert_quotas(k, experts),
-                        method=term.method,
-                        mask_others=self.mask_others,
+                        own, some, several, method=term.method, mask_others=self.mask_others
                     )
                 )(sparse, items)
-                return -box_cox(jnp.where(weights, log_p, 0), term.power)
+                gains = box_cox(jnp.where(known[:, None], log_p, 0), term.power)
+                return -jnp.mean(gains, axis=1)
 
             return losses
 
