@@ -24,7 +24,6 @@ __all__ = [
     "Parts",
     "interactions",
     "seen_items",
-    "values_in_order",
 ]
 
 
@@ -147,6 +146,7 @@ class Interactions(Environment):
 
     row_starts: Int[Array, "num_users_plus_1"]
     sequence: Int[Array, "num_interactions"]
+    sequence_values: Float[Array, "num_interactions"]
     items: Int[Array, "num_interactions"]
     places: Int[Array, "num_interactions"]
     """Place of each entry of `items` in the sequence of its user."""
@@ -209,7 +209,7 @@ class Interactions(Environment):
             return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
 
         steps = self.longest.bit_length()
-        entry, _ = lax.fori_loop(0, steps, halve, (start, end), unroll=True)
+        entry, _ = lax.fori_loop(0, steps, halve, (start, end))
         found = (entry < end) & (self.items.at[entry].get(mode="clip") == wanted)
         place = jnp.where(found, self.places.at[entry].get(mode="clip"), jnp.iinfo(jnp.int32).max)
         return place, jnp.where(found, self.values.at[entry].get(mode="clip"), 0)
@@ -274,10 +274,10 @@ class Interactions(Environment):
         there = step < count[:, None]
         turn = (offset[:, None] + step) % jnp.maximum(count, 1)[:, None]
         place = jnp.where(there, begin[:, None] + turn, 0)
-        items = self.sequence.at[self.row_starts[user][:, None] + place].get(mode="clip")
-        first = items[:, :1]
-        items = jnp.where(there, items, first)  # a repeat of an item counts once
-        values = jax.vmap(lambda context, shown: self.place_of(context, shown)[1])(contexts, items)
+        entry = self.row_starts[user][:, None] + place
+        items = self.sequence.at[entry].get(mode="clip")
+        items = jnp.where(there, items, items[:, :1])  # a repeat of an item counts once
+        values = self.sequence_values.at[entry].get(mode="clip")
         return Feedback(items=items, values=jnp.where(there, values, 0))
 
     def histories(self, contexts: Int[Array, "B"], length: int) -> Int[Array, "B length"]:
@@ -300,7 +300,7 @@ class Interactions(Environment):
             at = starts[np.asarray(self.context_users)]
             return before[at + np.asarray(ends)] - before[at]
 
-        values = np.asarray(values_in_order(self))[stays]
+        values = np.asarray(self.sequence_values)[stays]
         kept = interactions(user[stays], sequence[stays], values, self.num_users, len(rows))
         kept = dataclasses.replace(
             kept,
@@ -334,19 +334,6 @@ class Interactions(Environment):
             history_ends=jnp.concatenate([self.history_ends, none]),
             feedback_ends=jnp.concatenate([self.feedback_ends, none]),
         )
-
-
-def values_in_order(world: Interactions) -> np.ndarray:
-    """Returns the values in the order of `sequence`.
-
-    >>> values_in_order(interactions(np.array([0, 0]), np.array([3, 1]), np.array([5, 2]), 1, 4)).tolist()
-    [5.0, 2.0]
-    """
-    starts, values = np.asarray(world.row_starts), np.asarray(world.values)
-    user = np.repeat(np.arange(world.num_users), np.diff(starts))
-    ordered = np.empty_like(values)
-    ordered[starts[user] + np.asarray(world.places)] = values
-    return ordered
 
 
 def seen_items(world: Interactions) -> tuple[np.ndarray, np.ndarray]:
@@ -401,6 +388,7 @@ def interactions(
     return Interactions(
         row_starts=jnp.asarray(starts, jnp.int32),
         sequence=jnp.asarray(items, jnp.int32),
+        sequence_values=jnp.asarray(values, jnp.float32),
         items=jnp.asarray(items[by_item], jnp.int32),
         places=jnp.asarray(place[by_item], jnp.int32),
         values=jnp.asarray(np.asarray(values, np.float32)[by_item]),

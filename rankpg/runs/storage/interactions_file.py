@@ -25,7 +25,6 @@ from rankpg.environments.interactions import (
     Moments,
     Parts,
     interactions,
-    values_in_order,
 )
 
 __all__ = ["arrays_of", "holds_interactions", "interactions_of"]
@@ -38,7 +37,7 @@ def arrays_of(world: Interactions, parts: Parts | None) -> dict[str, np.ndarray]
       world: the environment that is evaluated and served.
       parts: training, validation and test part.
     """
-    values = values_in_order(world)
+    values = np.asarray(world.sequence_values)
     if len(values) and (values == values[0]).all():
         values = values[:1]
     numbers: dict[str, Any] = {
