@@ -26,12 +26,14 @@ __all__ = [
     "NeuralScorer",
     "RerankerSettings",
     "anti",
+    "by_score",
     "custom",
     "fit_scorer",
     "learned",
     "noisy",
     "optimal",
     "similarity",
+    "stored",
     "uniform",
 ]
 
@@ -46,6 +48,8 @@ class _Reranker:
     ranking_length: int
     draw: Callable[..., Ranking]
     most_likely: Callable[..., Ranking]
+    scorer: Scorer | None = None
+    """The scores by which both sort; None if they do not."""
 
     @property
     def draws(self) -> bool:
@@ -70,6 +74,12 @@ class _Reranker:
     ) -> Ranking:
         return self.most_likely(key, environment, context, candidates)
 
+    def scores(
+        self, environment: Environment, context: Int[Array, ""], items: Int[Array, "n"]
+    ) -> Float[Array, "n"] | None:
+        """Returns the scores by which it sorts; None if it does not sort."""
+        return None if self.scorer is None else self.scorer(environment, context, items)
+
 
 def _relevance(
     environment: Environment, context: Int[Array, ""], candidates: Int[Array, "K"]
@@ -77,7 +87,7 @@ def _relevance(
     return environment.relevance(context, candidates)
 
 
-def _sort(scorer: Scorer, ranking_length: int) -> Callable[..., Ranking]:
+def _sorted(scorer: Scorer, ranking_length: int) -> Reranker:
     """Shows the L candidates of largest score, with probability one."""
 
     def rank(
@@ -91,7 +101,7 @@ def _sort(scorer: Scorer, ranking_length: int) -> Callable[..., Ranking]:
         places = largest(scores, ranking_length)[1]
         return Ranking(items=candidates[places], log_propensity=jnp.zeros((), scores.dtype))
 
-    return rank
+    return _Reranker(ranking_length, rank, rank, scorer)
 
 
 def _plackett_luce(scorer: Scorer, ranking_length: int, noise: float) -> Callable[..., Ranking]:
@@ -120,14 +130,12 @@ def optimal(ranking_length: int) -> Reranker:
     >>> stage(jax.random.key(0), environment, jnp.int32(0), jnp.arange(1000)).items.shape
     (1,)
     """
-    rank = _sort(_relevance, ranking_length)
-    return _Reranker(ranking_length, rank, rank)
+    return _sorted(_relevance, ranking_length)
 
 
 def anti(ranking_length: int) -> Reranker:
     """Shows the candidates of smallest relevance: an adversarial re-ranker."""
-    rank = _sort(lambda *of: -_relevance(*of), ranking_length)
-    return _Reranker(ranking_length, rank, rank)
+    return _sorted(lambda *of: -_relevance(*of), ranking_length)
 
 
 def noisy(ranking_length: int, inverse_temperature: float = 1.0) -> Reranker:
@@ -153,8 +161,76 @@ def uniform(ranking_length: int) -> Reranker:
 
 def learned(ranking_length: int, scorer: Scorer) -> Reranker:
     """Shows the candidates that a trained scorer ranks first; `fit_scorer` trains one."""
-    rank = _sort(scorer, ranking_length)
-    return _Reranker(ranking_length, rank, rank)
+    return _sorted(scorer, ranking_length)
+
+
+def by_score(ranking_length: int, score: Scorer) -> Reranker:
+    """Shows the candidates of largest score, by a score of your own.
+
+    The same scores are what objective='exposure' trains through. A large array belongs into the environment,
+    where `score` finds it, and not into the function: there it would be a constant of the compiled program.
+
+    Args:
+      ranking_length: L.
+      score: `score(environment, context, items) -> float[n]`, jit-able and unbatched; of equal scores the
+        earlier candidate is shown first.
+
+    >>> import numpy as np
+    >>> from rankpg.environments import from_matrix
+    >>> stage = by_score(2, lambda environment, context, items: -items.astype(float))
+    >>> world = from_matrix(np.ones((2, 9))).environment
+    >>> stage(jax.random.key(0), world, jnp.int32(0), jnp.array([7, 3, 5])).items
+    Array([3, 5], dtype=int32)
+    >>> stage.scores(world, jnp.int32(0), jnp.array([7, 3]))
+    Array([-7., -3.], dtype=float32)
+    """
+
+    def scorer(
+        environment: Environment, context: Int[Array, ""], items: Int[Array, "n"]
+    ) -> Float[Array, "n"]:
+        returned = score(environment, context, items)
+        found = None if returned is None else jnp.asarray(returned)
+        if found is None or found.shape != items.shape or not _is_float(found):
+            got = "None" if found is None else f"{found.dtype}{list(found.shape)}"
+            raise ValueError(
+                f"the score {_name(score)} returned {got} for {items.shape[0]} items; expected one float "
+                "for each item"
+            )
+        return found
+
+    return _sorted(scorer, ranking_length)
+
+
+def _is_float(values: jax.Array) -> bool:
+    return bool(jnp.issubdtype(values.dtype, jnp.floating))
+
+
+def stored(ranking_length: int) -> Reranker:
+    """Shows the candidates of largest score in the table `item_scores` of the environment.
+
+    `Interactions.with_scores` adds the table, and `training.lambdamart.fit_lightgbm` fits one.
+
+    >>> import numpy as np
+    >>> from rankpg.environments.interactions import interactions
+    >>> world = interactions(np.array([0]), np.array([3]), np.ones(1), 1, 4)
+    >>> world = world.with_scores(np.array([[0.1, 0.4, 0.2, 0.3]]))
+    >>> stored(2)(jax.random.key(0), world, jnp.int32(0), jnp.arange(3)).items
+    Array([1, 2], dtype=int32)
+    """
+
+    def scorer(
+        environment: Environment, context: Int[Array, ""], items: Int[Array, "n"]
+    ) -> Float[Array, "n"]:
+        table, users = environment.item_scores, environment.context_users
+        if table is None:
+            raise ValueError(
+                f"reranker='stored' sorts by item_scores, which the environment "
+                f"{type(environment).__name__} lacks; add them with Interactions.with_scores, fit them with "
+                "training.lambdamart.fit_lightgbm, or choose another re-ranker"
+            )
+        return table[context if users is None else users[context], items]
+
+    return _sorted(scorer, ranking_length)
 
 
 def similarity(ranking_length: int) -> Reranker:
@@ -372,5 +448,6 @@ RERANKERS: dict[str, Callable[[RerankerSettings, Environment], Reranker]] = {
     "anti": lambda settings, environment: anti(settings.ranking_length),
     "learned": _learned,
     "similarity": lambda settings, environment: similarity(settings.ranking_length),
+    "stored": lambda settings, environment: stored(settings.ranking_length),
 }
 """name -> builder from settings and environment; the values of the setting `reranker`."""

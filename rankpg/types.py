@@ -223,7 +223,7 @@ class Environment(Protocol):
         """Returns the items of these contexts that are known to earn a reward; None if that is unknown.
 
         `key` chooses among the items of a context that has too many. An environment that returns `Feedback`
-        can be trained on with objective='softmax' and objective='inclusion'.
+        can be trained on with objective='softmax', objective='inclusion' and objective='exposure'.
         """
         return None
 
@@ -272,6 +272,11 @@ class Environment(Protocol):
         return None
 
     @_default
+    def item_scores(self) -> Float[Array, "num_users N"] | None:
+        """Scores by which the re-ranker `stored` sorts, a row for each user; None by default."""
+        return None
+
+    @_default
     def knows_rewards(self) -> bool:
         """False where rewards come from outside, so that `mean_rewards` is NaN; True by default."""
         return True
@@ -305,6 +310,7 @@ _ENVIRONMENT_MEMBERS = (
     "context_features",
     "item_features",
     "item_tags",
+    "item_scores",
     "knows_rewards",
     "allowed",
     "whole",
@@ -338,7 +344,7 @@ class Reranker(Protocol):
     """A re-ranker, which orders L of the K candidates.
 
     The environment and the context are arguments, so that a re-ranker may look up what it needs; `key`
-    belongs to the re-ranker alone. A class that inherits from it needs no `draws`.
+    belongs to the re-ranker alone. A class that inherits from it needs neither `draws` nor `scores`.
     """
 
     if TYPE_CHECKING:
@@ -374,3 +380,12 @@ class Reranker(Protocol):
     ) -> Ranking:
         """Returns the ranking that is evaluated: the most likely one (a uniform re-ranker still draws)."""
         ...
+
+    def scores(
+        self, environment: Environment, context: Int[Array, ""], items: Int[Array, "n"]
+    ) -> Float[Array, "n"] | None:
+        """Returns the scores by which a call sorts; None if it does not sort, or the scores are unknown.
+
+        None by default. objective='exposure' trains through the order of these scores.
+        """
+        return None

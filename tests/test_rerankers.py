@@ -13,6 +13,7 @@ from scipy import stats
 
 from rankpg import TrainConfig, rerankers
 from rankpg.environments.from_ratings import from_matrix
+from rankpg.environments.interactions import Moments, interactions
 from rankpg.environments.synthetic import generate
 from rankpg.rerankers import RERANKERS, fit_scorer
 from rankpg.training.build import build_learner
@@ -134,7 +135,8 @@ def test_uniform_draws_at_evaluation_too(method, world):
 
 
 def test_table_builds_rerankers_of_the_length_of_the_config(world):
-    assert set(RERANKERS) == {"optimal", "noisy", "uniform", "anti", "learned", "similarity"}
+    names = {"optimal", "noisy", "uniform", "anti", "learned", "similarity", "stored"}
+    assert set(RERANKERS) == names
     config = TrainConfig(
         ranking_length=3, num_candidates=5, reranker="noisy", inverse_temperature=2.5
     )
@@ -179,6 +181,80 @@ def shown(environment, scorer):
 
     contexts = jnp.arange(environment.num_contexts, dtype=jnp.int32)
     return (float(x.mean()) for x in jax.jit(jax.vmap(one))(contexts))
+
+
+# Scores by which a re-ranker sorts.
+
+
+def test_rerankers_that_sort_return_their_scores(world):
+    sorting = {
+        "optimal": rerankers.optimal(2),
+        "anti": rerankers.anti(2),
+        "learned": rerankers.learned(2, lambda w, context, items: w.scores[context, items] ** 2),
+    }
+    truth = np.array(list(relevance(world).values()))
+    expected = {"optimal": truth, "anti": -truth, "learned": truth**2}
+    for name, reranker in sorting.items():
+        found = reranker.scores(world, CONTEXT, CANDIDATES)
+        np.testing.assert_allclose(found, expected[name], rtol=1e-6)
+        shown = reranker(jax.random.key(0), world, CONTEXT, CANDIDATES).items
+        np.testing.assert_array_equal(shown, CANDIDATES[np.argsort(-found)[:2]])
+    for reranker in (rerankers.noisy(2), rerankers.uniform(2), rerankers.custom(2, mine)):
+        assert reranker.scores(world, CONTEXT, CANDIDATES) is None
+
+
+def test_a_class_of_your_own_has_no_scores(world):
+    class Mine(Reranker):
+        ranking_length = 1
+
+        def __call__(self, key, environment, context, candidates):
+            return rerankers.optimal(1)(key, environment, context, candidates)
+
+        greedy = __call__
+
+    assert Mine().scores(world, CONTEXT, CANDIDATES) is None
+
+
+def test_by_score_sorts_by_the_function(world):
+    def score(environment, context, items):
+        return -jnp.abs(items - 5 * context).astype(jnp.float32)
+
+    reranker = rerankers.by_score(3, score)
+    for method in (reranker, reranker.greedy):
+        ranking = method(jax.random.key(0), world, CONTEXT, CANDIDATES)
+        assert ranking.items.tolist() == [4, 7, 2]  # 1, 2 and 3 away from 5
+    np.testing.assert_array_equal(reranker.scores(world, CONTEXT, CANDIDATES), [-4, -3, -2, -1])
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (lambda environment, context, items: items, r"int32\[4\] for 4 items"),
+        (lambda environment, context, items: jnp.ones(()), r"float32\[\] for 4 items"),
+        (lambda environment, context, items: None, "None for 4 items"),
+    ],
+)
+def test_score_of_another_kind_is_rejected(score, said, world):
+    with pytest.raises(ValueError, match=f"returned {said}; expected one float for each item"):
+        rerankers.by_score(2, score)(jax.random.key(0), world, CONTEXT, CANDIDATES)
+
+
+def test_stored_sorts_by_the_row_of_the_user():
+    users, items = np.array([0, 0, 1]), np.array([0, 1, 2])
+    world = interactions(users, items, np.ones(3), 2, 10)
+    table = np.random.default_rng(0).normal(size=(2, 10)).astype(np.float32)
+    later = world.at(Moments(np.array([1, 0, 1]), np.array([0, 1, 1]), np.array([1, 2, 1])))
+    for context, user in enumerate([1, 0, 1]):
+        scored = later.with_scores(table)
+        found = rerankers.stored(2).scores(scored, jnp.int32(context), CANDIDATES)
+        np.testing.assert_array_equal(found, table[user, CANDIDATES])
+        shown = rerankers.stored(2)(jax.random.key(0), scored, jnp.int32(context), CANDIDATES)
+        assert shown.items[0] == CANDIDATES[np.argmax(table[user, CANDIDATES])]
+
+
+def test_stored_names_the_environment_without_scores(world):
+    with pytest.raises(ValueError, match="item_scores, which the environment World lacks"):
+        rerankers.stored(2).scores(world, CONTEXT, CANDIDATES)
 
 
 # A re-ranker of the user's own.

@@ -14,8 +14,9 @@ INTERACTIONS = "interactions: what is read, and what is held out"
 KNOWN_FEEDBACK = "the objective"
 
 _INTERACTIONS = {"environment": "interactions"}
-_KNOWN = {"objective": ("softmax", "inclusion")}
-_INCLUSION = {"objective": "inclusion"}
+_KNOWN = {"objective": ("softmax", "inclusion", "exposure")}
+_INCLUSION = {"objective": ("inclusion", "exposure")}
+_EXPOSURE = {"objective": "exposure"}
 _HISTORY = {"context_tower": "history"}
 
 
@@ -88,11 +89,12 @@ class InteractionSettings:
 class FeedbackSettings(InteractionSettings):
     """Settings of the objective, and of the feedback that it learns from; with `InteractionSettings`."""
 
-    objective: Literal["policy_gradient", "softmax", "inclusion"] = setting(
+    objective: Literal["policy_gradient", "softmax", "inclusion", "exposure"] = setting(
         "policy_gradient",
         KNOWN_FEEDBACK,
         "objective. policy_gradient: the reward of the final list, by drawn candidates; softmax: the "
-        "log-likelihood of known positives; inclusion: the expected number of them among the candidates",
+        "log-likelihood of known positives; inclusion: the expected number of them among the candidates; "
+        "exposure: that, and their expected gain in the final list of a re-ranker that sorts by a score",
     )
     inclusion_at: tuple[int, ...] = setting(
         (3, 10, 30, 100),
@@ -114,11 +116,32 @@ class FeedbackSettings(InteractionSettings):
         "power of the probability P that is maximised, (P^power - 1) / power; 1: P itself, 0: log P",
         needs=_INCLUSION,
     )
-    mask_positives: bool = setting(
-        True,
+    exposure_share: float = setting(
+        0.5,
+        KNOWN_FEEDBACK,
+        "share of the final list's gain in the loss; the rest is the inclusion term's, without which items "
+        "that the re-ranker puts far below the list have no gradient",
+        needs=_EXPOSURE,
+    )
+    exposure_weights: Literal["dcg", "uniform"] = setting(
+        "dcg",
+        KNOWN_FEEDBACK,
+        "weight of each position of the final list. dcg: 1 / log2(1 + position); uniform: 1, as in recall",
+        needs=_EXPOSURE,
+    )
+    exposure_method: Literal["independent", "exact"] = setting(
+        "independent",
+        KNOWN_FEEDBACK,
+        "method for P(item at a position). independent: as if items were candidates independently; "
+        "exact: by quadrature, for small catalogues",
+        needs=_EXPOSURE,
+    )
+    mask_positives: bool | None = setting(
+        None,
         KNOWN_FEEDBACK,
         "leave the other positives of a context out of the catalogue when one of them is wanted",
         needs=_KNOWN,
+        default_help="true; false for the final list, where they compete for its positions",
     )
     first_share: float = setting(
         0.5,
@@ -166,6 +189,7 @@ class FeedbackSettings(InteractionSettings):
             "first_share": (0 <= self.first_share <= 1, "from 0 to 1"),
             "forward_share": (0 < self.forward_share <= 1, "above 0 and at most 1"),
             "inclusion_power": (0 <= self.inclusion_power <= 1, "from 0 to 1"),
+            "exposure_share": (0 <= self.exposure_share <= 1, "from 0 to 1"),
             "dropout": (0 <= self.dropout < 1, "at least 0 and less than 1"),
             "later_rate": (0 < self.later_rate <= 1, "above 0 and at most 1"),
             "inclusion_at": (

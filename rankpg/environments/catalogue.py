@@ -214,6 +214,10 @@ class Restricted(Environment):
         return self.whole.item_features
 
     @property
+    def item_scores(self) -> Float[Array, "num_users N"] | None:
+        return self.whole.item_scores
+
+    @property
     def item_tags(self) -> Int[Array, "N T"] | None:
         return self.whole.item_tags
 

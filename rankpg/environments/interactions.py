@@ -16,6 +16,7 @@ from flax import struct
 from jax import lax
 
 from rankpg.environments.catalogue import append_rows
+from rankpg.environments.score_tables import ArrayLike, checked_scores, padded_scores
 from rankpg.types import Array, Bool, Environment, Feedback, Float, Int, PRNGKey, record
 
 __all__ = [
@@ -163,6 +164,12 @@ class Interactions(Environment):
     """Features of the users; row `context_users[c]` is that of context c."""
     item_features: Float[Array, "N G"] | None = None
     item_tags: Int[Array, "N T"] | None = None
+    item_scores: Float[Array, "num_users N"] | None = None
+    """Scores of a re-ranker at the moments that are served, by which `rerankers.stored` sorts."""
+    training_scores: Float[Array, "num_users N"] | None = None
+    """Its scores at an earlier moment of each user, from which the feedback of training is not known."""
+    training_ends: Int[Array, "num_users"] | None = None
+    """Ends of the histories of `training_scores`; no earlier moment is trained on by their order."""
 
     @property
     def num_contexts(self) -> int:
@@ -191,6 +198,44 @@ class Interactions(Environment):
             history_ends=jnp.asarray(moments.history_ends, jnp.int32),
             feedback_ends=jnp.asarray(moments.feedback_ends, jnp.int32),
             feedback_width=min(feedback_width or widest, widest),
+        )
+
+    def with_scores(
+        self,
+        scores: ArrayLike,
+        training_scores: ArrayLike | None = None,
+        training_ends: np.ndarray | None = None,
+    ) -> Interactions:
+        """Returns the interactions with the scores of a re-ranker, for `rerankers.stored`.
+
+        Args:
+          scores: float[num_users, N], higher is better, known before the test part.
+          training_scores: the scores that training sorts by, known before its feedback; `scores` if None.
+          training_ends: int[num_users], ends of the histories from which `training_scores` were computed;
+            no earlier moment is trained on by their order. Both or none of the two.
+
+        Raises:
+          ValueError: a table of another shape, a NaN, or one of the two without the other.
+        """
+        if (training_scores is None) != (training_ends is None):
+            missing = "training_scores" if training_scores is None else "training_ends"
+            raise ValueError(f"{missing}=None; expected both of training_scores and training_ends")
+        shape, own = (self.num_users, self.num_items), None
+        if training_scores is not None:
+            own = checked_scores("training_scores", training_scores, shape)
+        return dataclasses.replace(
+            self,
+            item_scores=checked_scores("scores", scores, shape),
+            training_scores=own,
+            training_ends=None if training_ends is None else jnp.asarray(training_ends, jnp.int32),
+        )
+
+    def for_training(self) -> Interactions:
+        """Returns the interactions with the scores of training in place of those that are served."""
+        if self.training_scores is None:
+            return self
+        return dataclasses.replace(
+            self, item_scores=self.training_scores, training_scores=None, training_ends=None
         )
 
     def place_of(
@@ -307,6 +352,7 @@ class Interactions(Environment):
             context_features=self.context_features,
             item_features=None if self.item_features is None else self.item_features[rows],
             item_tags=None if self.item_tags is None else self.item_tags[rows],
+            item_scores=None if self.item_scores is None else self.item_scores[:, rows],
         )
         ends = (moved(self.history_ends), moved(self.feedback_ends))
         return kept.at(Moments(np.asarray(self.context_users), *ends), self.feedback_width)
@@ -318,7 +364,13 @@ class Interactions(Environment):
         if tags is not None:  # of new items, none is known
             tags = jnp.pad(tags, ((0, len(features)), (0, 0)), constant_values=-1)
         return dataclasses.replace(
-            self, num_items=self.num_items + len(features), item_features=more, item_tags=tags
+            self,
+            num_items=self.num_items + len(features),
+            item_features=more,
+            item_tags=tags,
+            item_scores=padded_scores(self.item_scores, items=len(features)),
+            training_scores=None,
+            training_ends=None,
         )
 
     def append_contexts(self, features: np.ndarray) -> Interactions:
@@ -330,6 +382,9 @@ class Interactions(Environment):
             self,
             row_starts=jnp.concatenate([self.row_starts, jnp.full(count, self.row_starts[-1])]),
             context_features=append_rows(self.context_features, features),
+            item_scores=padded_scores(self.item_scores, users=count),
+            training_scores=None,
+            training_ends=None,
             context_users=jnp.concatenate([self.context_users, users]),
             history_ends=jnp.concatenate([self.history_ends, none]),
             feedback_ends=jnp.concatenate([self.feedback_ends, none]),

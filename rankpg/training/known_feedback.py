@@ -1,9 +1,10 @@
-"""Objectives on known feedback: softmax and inclusion, without draws and without a re-ranker.
+"""Objectives on known feedback, without draws: softmax, inclusion, and exposure.
 
     contexts -> wanted items -> policy -> log P(a in S) -> loss -> gradient -> optimizer
 
-Both are means over wanted items of a function of P(a in S), the probability that the item is among K
-candidates: see core/known_feedback.py. `softmax` is the case K = 1 with the logarithm.
+The first two are means over wanted items of a function of P(a in S), the probability that the item is among K
+candidates: see core/known_feedback.py. `softmax` is the case K = 1 with the logarithm. `exposure` mixes
+`inclusion` with the expected gain of the item in the final list: see final_list.py.
 """
 
 from __future__ import annotations
@@ -25,6 +26,14 @@ from rankpg.core.quotas import expert_quotas
 from rankpg.encoders import TOWERS
 from rankpg.environments.interactions import Interactions, Moments, Parts
 from rankpg.errors import ConfigError
+from rankpg.training.final_list import (
+    FinalList,
+    FinalListSettings,
+    check_order,
+    final_list,
+    sorted_moments,
+    with_all_logits,
+)
 from rankpg.training.optimizer import first_fault, norm
 from rankpg.training.update import ContextSampler, Learner, StepMetrics, TrainState
 from rankpg.types import Array, Environment, Feedback, Float, Int, Params, PRNGKey, Quotas
@@ -43,6 +52,8 @@ __all__ = [
 ]
 
 
+_SORTED = ("policy_gradient", "exposure")
+"""Objectives in whose updates the re-ranker sorts."""
 _LAST_RATE = 0.05
 """The last learning rate, in units of that at the switch."""
 
@@ -127,6 +138,8 @@ class KnownFeedback:
     curriculum: Curriculum
     mask_others: bool = True
     """Leave the other wanted items of a context out of the catalogue."""
+    final_list: FinalList | None = None
+    """Term that the second one is mixed with; None for none."""
 
     def update(
         self, learner: Learner, state: TrainState, key: PRNGKey
@@ -140,7 +153,12 @@ class KnownFeedback:
             scored = learner.policy.rescore(
                 wanted.items, params, learner.environment, contexts, noise=noise
             )
-            losses = self._losses(learner, scored, wanted, state.step)  # [B, P]
+
+            def of_list() -> Float[Array, "B P"]:
+                assert self.final_list is not None
+                return self.final_list.losses(learner, params, contexts, wanted, noise)
+
+            losses = self._losses(learner, scored, wanted, state.step, of_list)  # [B, P]
             total = jnp.maximum(jnp.sum(wanted.values), jnp.finfo(losses.dtype).tiny)
             return jnp.sum(wanted.values * losses) / total, scored
 
@@ -155,7 +173,12 @@ class KnownFeedback:
         return state, StepMetrics(loss=loss, reward=reward, gradient_norm=length)
 
     def _losses(
-        self, learner: Learner, scored: Candidates, wanted: Feedback, step: Int[Array, ""]
+        self,
+        learner: Learner,
+        scored: Candidates,
+        wanted: Feedback,
+        step: Int[Array, ""],
+        of_list: Callable[[], Float[Array, "B P"]],
     ) -> Float[Array, "B P"]:
         """The loss of every wanted item, by the term of this step."""
         experts = len(learner.policy.quotas)
@@ -176,14 +199,21 @@ class KnownFeedback:
             return losses
 
         terms = of(self.curriculum.first), of(self.curriculum.second)
-        if self.curriculum.first == self.curriculum.second:
+        if self.final_list is not None:
+            share, inclusion = self.final_list.share, terms[1]
+
+            def mixture(sparse: SparseLogits, items: Int[Array, "B P"]) -> Float[Array, "B P"]:
+                return (1 - share) * inclusion(sparse, items) + share * of_list()
+
+            terms = terms[0], mixture
+        elif self.curriculum.first == self.curriculum.second:
             return terms[0](scored.sparse_logits, wanted.items)
         first = step < self.curriculum.switch
         return lax.cond(first, *terms, scored.sparse_logits, wanted.items)
 
 
 @runtime_checkable
-class FeedbackSettings(Protocol):
+class FeedbackSettings(FinalListSettings, Protocol):
     """Settings from which an objective is built; a `TrainConfig` has these fields."""
 
     @property
@@ -197,9 +227,6 @@ class FeedbackSettings(Protocol):
 
     @property
     def inclusion_power(self) -> float: ...
-
-    @property
-    def mask_positives(self) -> bool: ...
 
     @property
     def later_rate(self) -> float: ...
@@ -267,18 +294,22 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
       parts: parts of the dataset.
 
     Raises:
-      ConfigError: the training part has no moments.
+      ConfigError: the training part has no moments, or objective='exposure' cannot go through the order of
+        the re-ranker.
     """
     known = settings.objective != "policy_gradient"
     of_histories = known and TOWERS[settings.context_tower].reads_histories
     first, later = training_moments(settings, parts, of_histories=of_histories)
+    world = cast("Interactions", learner.environment)
+    if settings.objective in _SORTED:
+        later = sorted_moments(later, world.training_ends)
     if not len(first.users) or not len(later.users):
         raise ConfigError(
             f"no moment to train on: of {int(np.sum(parts.trains))} users with a training part, "
             f"{len(first.users)} have a beginning and {len(later.users)} an end; give another "
             f"forward_share={settings.forward_share:g} or split"
         )
-    world = cast("Interactions", learner.environment)
+    world = world.for_training()
     if not known:
         contexts = np.arange(len(later.users), dtype=np.int32)
         sampler = ContextSampler(contexts, settings.batch_size, settings.draws_per_context)
@@ -286,6 +317,9 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
     both = first if first is later else first.followed_by(later)
     ranges = (0, len(first.users)), (len(both.users) - len(later.users), len(both.users))
     world = world.at(both, _WIDEST)
+    if settings.objective == "exposure":
+        learner = with_all_logits(learner, settings)
+        check_order(learner, world.at(later, _WIDEST), settings)
     return dataclasses.replace(learner, environment=world, objective=_objective(settings, *ranges))
 
 
@@ -316,7 +350,8 @@ def _objective(
     return KnownFeedback(
         MomentSampler(settings.batch_size, first, later, switch),
         Curriculum(Term.softmax(), second, switch, settings.num_steps, settings.later_rate),
-        settings.mask_positives,
+        settings.mask_positives is not False,
+        final_list(settings) if settings.objective == "exposure" else None,
     )
 
 
@@ -352,7 +387,7 @@ def feedback_of(environment: Environment, key: PRNGKey, contexts: Int[Array, "B"
     found = environment.feedback(key, contexts)
     if found is None:
         raise ConfigError(
-            f"objective='softmax' and objective='inclusion' need known feedback, and the environment "
+            f"objective='softmax', 'inclusion' and 'exposure' need known feedback, and the environment "
             f"{type(environment).__name__} has none; give environment='interactions', or "
             "objective='policy_gradient'"
         )

@@ -1,0 +1,234 @@
+"""A re-ranker fitted to the log that the retriever is trained on: LambdaMART, by LightGBM.
+
+    moments of the training part -> candidates -> features of pairs -> LambdaMART -> table of scores
+
+The table is `item_scores` of the environment, by which `rerankers.stored` sorts, in training as in serving.
+The fit sees moments of the training part whose feedback comes later in the training part, never the
+validation or test part. Needs `pip install 'rankpg[rerank]'`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from rankpg.environments.dataset import Dataset
+from rankpg.environments.interactions import Interactions, Moments, Parts
+from rankpg.errors import ConfigError
+from rankpg.training.pair_features import FEATURES, ItemStatistics, histories, pair_features
+
+if TYPE_CHECKING:
+    from lightgbm import Booster
+else:
+    Booster = Any
+
+__all__ = ["FittedReranker", "fit_lightgbm"]
+
+_CELLS = 2**24
+"""Numbers of features that are in memory at once."""
+_LEFT_OUT = 0.2
+"""Share of the users that the fit leaves out, for its metrics."""
+_OPTIONS = {
+    "objective": "lambdarank",
+    "metric": "ndcg",
+    "eval_at": [10],
+    "learning_rate": 0.08,
+    "num_leaves": 7,
+    "min_data_in_leaf": 200,
+    "lambda_l2": 10.0,
+    "deterministic": True,
+    "force_row_wise": True,
+    "verbose": -1,
+}
+"""Small trees: a few hundred users say little about pairs of features."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedReranker:
+    """A LambdaMART on `pair_features.FEATURES`, with the moments that it was fitted on."""
+
+    booster: Booster
+    """LightGBM's own object; `save_model` writes it."""
+    ends: np.ndarray
+    """int[num_users], ends of the histories of the fit."""
+    metrics: dict[str, float]
+    """nDCG@10 among the candidates of the fit: of the users it was fitted on, and of those it left out."""
+    threads: int = 1
+
+    def scores(self, data: Dataset, ends: np.ndarray) -> np.ndarray:
+        """Scores of every user with all items, from histories with these ends.
+
+        Args:
+          data: with the users and items of the fit.
+          ends: int[num_users], places in the sequences, such as those of `data.parts.test().history_ends`.
+
+        Returns:
+          float32[num_users, N].
+        """
+        world, parts = _sequences(data)
+        found = np.empty((world.num_users, world.num_items), np.float32)
+        for users, features in _blocks(world, parts, ends):
+            rows = features.reshape(-1, features.shape[-1])
+            predicted = np.asarray(self.booster.predict(rows, num_threads=self.threads))
+            found[users] = predicted.reshape(len(users), -1)
+        return found
+
+    def on(self, data: Dataset) -> Dataset:
+        """Returns the dataset with the scores of the served moments, and of those of the fit for training.
+
+        Args:
+          data: the dataset of the fit. The served moments are those before its test part.
+        """
+        world, parts = _sequences(data)
+        served = self.scores(data, parts.test().history_ends)
+        scored = world.with_scores(served, self.scores(data, self.ends), self.ends)
+        return dataclasses.replace(data, environment=scored)
+
+
+def fit_lightgbm(
+    data: Dataset,
+    *,
+    moments: Moments | None = None,
+    candidates: int = 150,
+    trees: int = 100,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    threads: int = 1,
+) -> FittedReranker:
+    """Fits a LambdaMART to what users of the training part took after a moment (Burges 2010).
+
+    The candidates of a user are the unseen items nearest to the history (`near_all_items`), as an item-based
+    retriever returns them, whether the user took them or not. Items that were taken but are not among them
+    are left out: added, they would teach that what was taken is far away. A fifth of the users is left out
+    of the fit, for its metrics.
+
+    Args:
+      data: a dataset of `environments.from_interactions`.
+      moments: at most one moment of each training user, with feedback in the training part; the last quarter
+        of the training part if None.
+      candidates: number of candidates of a user.
+      trees: number of trees.
+      options: further parameters of LightGBM, which take the place of those here.
+      seed: seed of the users left out, and of the trees.
+      threads: number of threads.
+
+    Returns:
+      The re-ranker; `.on(data)` is a dataset on which `rankpg.train` runs with reranker="stored".
+
+    Raises:
+      ConfigError: LightGBM is not installed, the data has no parts, or moments reach into the validation or
+        test part.
+    """
+    lightgbm = _lightgbm()
+    world, parts = _sequences(data)
+    moments = parts.forward(0.25) if moments is None else moments
+    ends = _checked_ends(parts, moments)
+    rows, labels, groups = _examples(world, parts, moments, ends, candidates)
+    left_out = np.random.default_rng(seed).random(len(groups)) < _LEFT_OUT
+    left_out[:2] = False, True  # neither side is empty
+    of_row = np.repeat(left_out, groups)
+    fitted, held = (
+        lightgbm.Dataset(
+            rows[of_row == side],
+            labels[of_row == side],
+            group=groups[left_out == side],
+            feature_name=list(FEATURES),
+        )
+        for side in (False, True)
+    )
+    record: dict[str, dict[str, list[float]]] = {}
+    booster = lightgbm.train(
+        _OPTIONS | {"num_threads": threads, "seed": seed} | dict(options or {}),
+        fitted,
+        num_boost_round=trees,
+        valid_sets=[fitted, held],
+        valid_names=["fitted", "left_out"],
+        callbacks=[lightgbm.record_evaluation(record)],
+    )
+    metrics = {f"{side}_ndcg@10": record[side]["ndcg@10"][-1] for side in record}
+    metrics["users"] = float(len(groups))
+    return FittedReranker(booster, ends, metrics, threads)
+
+
+def _lightgbm() -> ModuleType:
+    try:
+        import lightgbm
+    except ImportError:
+        raise ConfigError(
+            "fit_lightgbm needs the package lightgbm, which is not installed: pip install 'rankpg[rerank]'"
+        ) from None
+    return lightgbm
+
+
+def _sequences(data: Dataset) -> tuple[Interactions, Parts]:
+    if data.parts is None or not isinstance(data.environment, Interactions):
+        raise ConfigError(
+            f"data holds a {type(data.environment).__name__} without parts; expected a dataset of "
+            "environments.from_interactions"
+        )
+    return cast("Interactions", data.environment), data.parts
+
+
+def _checked_ends(parts: Parts, moments: Moments) -> np.ndarray:
+    """Returns the end of every user's history, and rejects moments outside of the training part."""
+    users = moments.users
+    late = (moments.feedback_ends > parts.train_ends[users]) | ~parts.trains[users]
+    if late.any():
+        raise ConfigError(
+            f"moments: the feedback of {int(late.sum())} of {len(users)} moments is outside of the training "
+            "part, which makes it a re-ranker fitted on the test part; expected moments of the training "
+            "part, such as data.parts.forward(0.25)"
+        )
+    if len(np.unique(users)) < len(users):
+        raise ConfigError(
+            "moments: a user has several; expected one moment of each user, as it has one row of scores"
+        )
+    ends = parts.train_ends.copy()
+    ends[users] = moments.history_ends
+    return ends
+
+
+def _blocks(
+    world: Interactions, parts: Parts, ends: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields users, a block at a time, and their features with all items."""
+    statistics = ItemStatistics.of(world, parts, ends)
+    size = max(1, _CELLS // (world.num_items * len(FEATURES)))
+    for start in range(0, world.num_users, size):
+        users = np.arange(start, min(start + size, world.num_users))
+        yield users, pair_features(world, statistics, ends, users)
+
+
+def _examples(
+    world: Interactions, parts: Parts, moments: Moments, ends: np.ndarray, candidates: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features [n, F] and labels [n] of the candidates of every user, and the number of them.
+
+    Users without a candidate that they took are left out.
+    """
+    seen, later = histories(world, ends), ends.copy()
+    later[moments.users] = moments.feedback_ends
+    wanted = histories(world, later)  # with the history, which is not among the candidates
+    near = FEATURES.index("near_all_items")
+    rows, labels, groups = [], [], []
+    for users, features in _blocks(world, parts, ends):
+        closeness = np.where(seen[users].toarray() > 0, -np.inf, features[:, :, near])
+        order = np.argsort(-closeness, axis=1, kind="stable")[:, :candidates]
+        for place, user in enumerate(users):
+            items = order[place][closeness[place, order[place]] > -np.inf]
+            taken = np.isin(items, wanted.indices[wanted.indptr[user] : wanted.indptr[user + 1]])
+            if taken.any():
+                rows.append(features[place, items])
+                labels.append(taken.astype(np.int32))
+                groups.append(len(items))
+    if len(groups) < 2:
+        raise ConfigError(
+            f"candidates={candidates}: {len(groups)} users took one of them after their moment; expected two "
+            "users or more: give more candidates, or more interactions"
+        )
+    return np.concatenate(rows), np.concatenate(labels), np.array(groups)
