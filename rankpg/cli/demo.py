@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rankpg._utils.plots import learning_curves, mean_interval
-from rankpg.compare import compare
+from rankpg.compare.command import compare
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments import from_interactions, generate_log
 from rankpg.runs.progress import progress_bar

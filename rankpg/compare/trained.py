@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from rankpg.compare.results import Schedule, Tuned
-from rankpg.compare.stages import Stage
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
 from rankpg.runs.held_out import HeldOut, HeldOutPart
@@ -23,6 +22,11 @@ from rankpg.runs.run import Run, prepare
 from rankpg.training.known_feedback import steps_of_epochs
 from rankpg.training.update import seed_keys, train_chunk
 from rankpg.types import Int
+
+if TYPE_CHECKING:
+    from rankpg.compare.stages import Stage
+else:
+    Stage = Any
 
 __all__ = ["EPOCHS", "LEAST_STEPS", "config_of", "lists_of_config", "tune_config"]
 

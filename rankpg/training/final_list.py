@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,12 @@ from rankpg.encoders import to_logits
 from rankpg.environments.interactions import Interactions, Moments
 from rankpg.errors import ConfigError
 from rankpg.retrieval.dense import Dense
-from rankpg.training.update import Learner
 from rankpg.types import Array, Environment, Feedback, Float, Int, Params, PRNGKey
+
+if TYPE_CHECKING:
+    from rankpg.training.update import Learner
+else:
+    Learner = Any
 
 __all__ = [
     "FinalList",
