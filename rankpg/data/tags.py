@@ -51,7 +51,9 @@ def read_tags(table: Table, item_ids: IdMap, separator: str = "|") -> Tags:
     frame = frame_of(table, "items")
     name = frame.find_id("item")
     ids = frame.array(name)
-    items = item_ids.find(whole_numbers(ids) if frame.is_text else ids)
+    if frame.is_text:
+        ids = whole_numbers(np.array(ids.tolist(), str))
+    items = item_ids.find(ids)
     pairs: set[tuple[str, int]] = set()
     owners: dict[str, set[object]] = {}
     labels = items.tolist()
