@@ -7,14 +7,31 @@ import numbers
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, cast, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    SupportsIndex,
+    cast,
+    get_args,
+    get_origin,
+)
 
 from rankpg.errors import ConfigError, argument
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["check_effects", "checked", "choices_of", "setting", "setting_type"]
+__all__ = [
+    "Range",
+    "check_effects",
+    "check_ranges",
+    "checked",
+    "choices_of",
+    "setting",
+    "setting_type",
+]
 
 
 def setting(
@@ -68,6 +85,36 @@ def check_effects(config: DataclassInstance) -> None:
                 f"{argument(field.name, value)} has no effect with {now}; "
                 f"leave it out, or choose {wanted}"
             )
+
+
+class Range(NamedTuple):
+    """Numbers that a setting may have, each of them where it has several."""
+
+    low: float
+    high: float
+    expected: str
+    """The range in words."""
+    without_low: bool = False
+    without_high: bool = False
+
+
+def check_ranges(config: DataclassInstance, ranges: Mapping[str, Range]) -> None:
+    """Rejects the first setting that is outside of its range; None and settings without a range fit.
+
+    Raises:
+      ConfigError: names the setting, its value and its range.
+    """
+    for name, allowed in ranges.items():
+        value = getattr(config, name)
+        if value is None:
+            continue
+        several = value if isinstance(value, tuple) else (value,)
+        above = [x > allowed.low or (x == allowed.low and not allowed.without_low) for x in several]
+        below = [
+            x < allowed.high or (x == allowed.high and not allowed.without_high) for x in several
+        ]
+        if not several or not all(above) or not all(below):
+            raise ConfigError(f"{argument(name, value)}; expected {allowed.expected}")
 
 
 def setting_type(hint: object) -> tuple[Any, bool]:

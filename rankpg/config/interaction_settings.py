@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
-from rankpg.config.fields import setting
-from rankpg.errors import ConfigError, argument
+from rankpg.config.fields import Range, setting
 
-__all__ = ["INTERACTIONS", "KNOWN_FEEDBACK", "FeedbackSettings", "InteractionSettings"]
+__all__ = [
+    "FEEDBACK_RANGES",
+    "INTERACTIONS",
+    "KNOWN_FEEDBACK",
+    "FeedbackSettings",
+    "InteractionSettings",
+]
 
 INTERACTIONS = "interactions: what is read, and what is held out"
 KNOWN_FEEDBACK = "the objective"
@@ -177,30 +183,26 @@ class FeedbackSettings(InteractionSettings):
         needs=_HISTORY,
     )
 
-    def check_feedback(self) -> None:
-        """Rejects values out of range.
 
-        Raises:
-          ConfigError: names the setting.
-        """
-        shares = {
-            "test_share": (0 <= self.test_share < 1, "at least 0 and less than 1"),
-            "validation_share": (0 <= self.validation_share < 1, "at least 0 and less than 1"),
-            "first_share": (0 <= self.first_share <= 1, "from 0 to 1"),
-            "forward_share": (0 < self.forward_share <= 1, "above 0 and at most 1"),
-            "inclusion_power": (0 <= self.inclusion_power <= 1, "from 0 to 1"),
-            "exposure_share": (0 <= self.exposure_share <= 1, "from 0 to 1"),
-            "dropout": (0 <= self.dropout < 1, "at least 0 and less than 1"),
-            "later_rate": (0 < self.later_rate <= 1, "above 0 and at most 1"),
-            "inclusion_at": (
-                len(self.inclusion_at) > 0 and min(self.inclusion_at) >= 1,
-                "one or more numbers of at least 1",
-            ),
-        }
-        counts = "min_per_user min_per_item test_count patience next_items history_length"
-        for name in counts.split():
-            value = getattr(self, name)
-            shares[name] = (value is None or value >= 1, "at least 1")
-        for name, (fits, expected) in shares.items():
-            if not fits:
-                raise ConfigError(f"{argument(name, getattr(self, name))}; expected {expected}")
+_SHARE = Range(0, 1, "from 0 to 1")
+_PART = Range(0, 1, "at least 0 and less than 1", without_high=True)
+_COUNT = Range(1, math.inf, "at least 1")
+
+FEEDBACK_RANGES = {
+    "test_share": _PART,
+    "validation_share": _PART,
+    "first_share": _SHARE,
+    "forward_share": Range(0, 1, "above 0 and at most 1", without_low=True),
+    "inclusion_power": _SHARE,
+    "exposure_share": _SHARE,
+    "dropout": _PART,
+    "later_rate": Range(0, 1, "above 0 and at most 1", without_low=True),
+    "inclusion_at": Range(1, math.inf, "one or more numbers of at least 1"),
+    "min_per_user": _COUNT,
+    "min_per_item": _COUNT,
+    "test_count": _COUNT,
+    "patience": _COUNT,
+    "next_items": _COUNT,
+    "history_length": _COUNT,
+}
+"""Values that the settings of this file may have."""

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rankpg.advantages import ADVANTAGES
-from rankpg.config.fields import check_effects, checked, setting, setting_type
+from rankpg.config.fields import check_effects, check_ranges, checked, setting, setting_type
 from rankpg.config.interaction_settings import (
+    FEEDBACK_RANGES,
     INTERACTIONS,
     KNOWN_FEEDBACK,
     FeedbackSettings,
@@ -385,7 +386,7 @@ class TrainConfig(FeedbackSettings):
                 "environment='interactions' needs path=FILE (csv, tsv, parquet or npz)"
             )
         self._check_columns()
-        self.check_feedback()
+        check_ranges(self, FEEDBACK_RANGES)
         self._check_batch()
 
     def _check_columns(self) -> None:

@@ -404,7 +404,8 @@ def prepare(
     if config.num_epochs is not None and dataset.parts is not None:
         steps = steps_of_epochs(config, dataset.parts, config.num_epochs)
         config = dataclasses.replace(config, num_steps=steps)
-    check_patience(config, dataset)
+    if config.patience is not None:
+        check_patience(config, dataset)
     learner = build_learner(config, dataset.environment, **components)
     memory = check_memory(learner, len(config.seeds))
     sharding = learner.policy.retrieval.sharding
