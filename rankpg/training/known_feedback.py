@@ -145,6 +145,7 @@ class KnownFeedback:
         self, learner: Learner, state: TrainState, key: PRNGKey
     ) -> tuple[TrainState, StepMetrics]:
         """Makes one step on a fresh batch; a fault changes nothing but `state.fault`."""
+        state = self._restarted(learner, state)
         of_contexts, of_feedback, noise = jax.random.split(key, 3)
         contexts = self.sampler(of_contexts, state.step)
         wanted = feedback_of(learner.environment, of_feedback, contexts)
@@ -171,6 +172,20 @@ class KnownFeedback:
         state = learner.apply_gradient(state, gradient, state.baseline_state, step_size, fault)
         reward = jnp.mean(expected_reward(scored.sparse_logits, wanted, learner.policy.quotas))
         return state, StepMetrics(loss=loss, reward=reward, gradient_norm=length)
+
+    def _restarted(self, learner: Learner, state: TrainState) -> TrainState:
+        """Forgets the optimizer's moments at the switch: the gradients of the second term are far smaller.
+
+        With the moments of the first one, an adaptive optimizer would hardly move for some thousand updates.
+        """
+        if self.curriculum.first == self.curriculum.second:
+            return state
+        fresh = lax.cond(
+            state.step == self.curriculum.switch,
+            lambda: learner.optimizer.init(state.params),
+            lambda: state.optimizer_state,
+        )
+        return dataclasses.replace(state, optimizer_state=fresh)
 
     def _losses(
         self,

@@ -145,6 +145,20 @@ def test_terms_of_a_curriculum_follow_each_other(data):
         np.testing.assert_allclose(metrics.loss, slow_loss(run, at, key), rtol=2e-5)
 
 
+def test_moments_of_the_optimizer_start_anew_with_the_second_term(data):
+    """With adam, the first update of a term moves every touched number by about the learning rate."""
+    run = prepared(data, objective="inclusion", first_share=0.5, learning_rate=1e-2, later_rate=1.0)
+    update = jax.jit(type(run.learner).update)
+    state = jax.tree.map(lambda leaf: leaf[0], run.state)
+    for step in range(3):
+        before = state.params
+        state, _ = update(run.learner, state, jax.random.key(step))
+    moved = jax.tree.map(lambda new, old: jnp.max(jnp.abs(new - old)), state.params, before)
+    assert max(map(float, jax.tree.leaves(moved))) == pytest.approx(1e-2, rel=0.05)
+    counts = [x for x in jax.tree.leaves(state.optimizer_state) if x.ndim == 0]
+    assert [int(count) for count in counts] == [1]
+
+
 def test_histories_are_trained_on_every_moment(data):
     config = rankpg.TrainConfig(**SETTINGS | {"objective": "softmax", "context_tower": "history"})
     first, later = training_moments(config, data.parts, of_histories=True)
