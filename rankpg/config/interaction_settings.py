@@ -35,7 +35,7 @@ class InteractionSettings:
         INTERACTIONS,
         "table of the items' categories, one column of ids and one or more of categories, which a history "
         "tower reads",
-        needs=_INTERACTIONS,
+        needs=_HISTORY,
         metavar="FILE",
     )
     positive: str | None = setting(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg.data.ids import TableError
 from rankpg.data.interactions import InteractionTable, read_interactions
 from rankpg.data.splits import HISTORY, TEST, TRAIN, UNUSED, VALIDATION, Split, split_interactions
 from rankpg.data.tags import read_tags
@@ -21,6 +22,9 @@ else:
     Table = ColumnNames = Any
 
 __all__ = ["dataset_of_split", "from_interactions"]
+
+_LARGEST = 1e30
+"""Largest value of an interaction: the sum of a batch stays finite in float32."""
 
 
 def from_interactions(
@@ -71,15 +75,18 @@ def from_interactions(
         min_per_item=min_per_item,
         header=header,
     )
-    divided = split_interactions(
-        table,
-        split,
-        test_share=test_share,
-        test_count=test_count,
-        validation_share=validation_share,
-        seed=seed,
-        keep_new_items=True,
-    )
+    try:
+        divided = split_interactions(
+            table,
+            split,
+            test_share=test_share,
+            test_count=test_count,
+            validation_share=validation_share,
+            seed=seed,
+            keep_new_items=True,
+        )
+    except (TableError, ValueError) as error:  # in the names of this function
+        raise type(error)(str(error).replace("kind=", "split=")) from None
     data = dataset_of_split(table, divided)
     if items is None:
         return data
@@ -95,9 +102,17 @@ def dataset_of_split(table: InteractionTable, split: Split) -> Dataset:
     Args:
       table: sorted by user, then time, with one row per pair.
       split: the part of every row; UNUSED rows are left out.
+
+    Raises:
+      TableError: a value above 1e30.
     """
     rank = np.zeros(UNUSED + 1, np.int8)
     rank[[VALIDATION, TEST]] = 1, 2
+    if (largest := float(table.values.max(initial=0))) > _LARGEST:
+        raise TableError(
+            f"{table.source}: the value {largest:g} is above {_LARGEST:g}, so that sums overflow; divide all "
+            "values by one number, or give positive="
+        )
     used = np.flatnonzero(split.part != UNUSED)
     part = split.part[used]
     order = used[np.lexsort((used, rank[part], table.users[used]))]

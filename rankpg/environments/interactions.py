@@ -354,6 +354,14 @@ class Interactions(Environment):
             item_tags=None if self.item_tags is None else self.item_tags[rows],
             item_scores=None if self.item_scores is None else self.item_scores[:, rows],
         )
+        if self.training_scores is not None:
+            begin, ends_before = starts[:-1], np.asarray(self.training_ends)
+            ends_after = before[begin + ends_before] - before[begin]
+            kept = dataclasses.replace(
+                kept,
+                training_scores=self.training_scores[:, rows],
+                training_ends=jnp.asarray(ends_after, jnp.int32),
+            )
         ends = (moved(self.history_ends), moved(self.feedback_ends))
         return kept.at(Moments(np.asarray(self.context_users), *ends), self.feedback_width)
 
@@ -369,8 +377,7 @@ class Interactions(Environment):
             item_features=more,
             item_tags=tags,
             item_scores=padded_scores(self.item_scores, items=len(features)),
-            training_scores=None,
-            training_ends=None,
+            training_scores=padded_scores(self.training_scores, items=len(features)),
         )
 
     def append_contexts(self, features: np.ndarray) -> Interactions:
@@ -383,8 +390,10 @@ class Interactions(Environment):
             row_starts=jnp.concatenate([self.row_starts, jnp.full(count, self.row_starts[-1])]),
             context_features=append_rows(self.context_features, features),
             item_scores=padded_scores(self.item_scores, users=count),
-            training_scores=None,
-            training_ends=None,
+            training_scores=padded_scores(self.training_scores, users=count),
+            training_ends=None
+            if self.training_ends is None
+            else jnp.concatenate([self.training_ends, none]),
             context_users=jnp.concatenate([self.context_users, users]),
             history_ends=jnp.concatenate([self.history_ends, none]),
             feedback_ends=jnp.concatenate([self.feedback_ends, none]),

@@ -54,6 +54,7 @@ __all__ = [
 
 _SORTED = ("policy_gradient", "exposure")
 """Objectives in whose updates the re-ranker sorts."""
+_TINY = float(np.finfo(np.float32).tiny)
 _LAST_RATE = 0.05
 """The last learning rate, in units of that at the switch."""
 
@@ -160,7 +161,7 @@ class KnownFeedback:
                 return self.final_list.losses(learner, params, contexts, wanted, noise)
 
             losses = self._losses(learner, scored, wanted, state.step, of_list)  # [B, P]
-            total = jnp.maximum(jnp.sum(wanted.values), jnp.finfo(losses.dtype).tiny)
+            total = jnp.maximum(jnp.sum(wanted.values), _TINY)
             return jnp.sum(wanted.values * losses) / total, scored
 
         descend = jax.value_and_grad(mean_loss, has_aux=True)
@@ -200,7 +201,8 @@ class KnownFeedback:
         known = wanted.values > 0
 
         def of(term: Term) -> Callable[[SparseLogits, Int[Array, "B P"]], Float[Array, "B P"]]:
-            several = [expert_quotas(k, experts) for k in term.at]
+            # Every expert has a slot, so that none of them is left at its random start.
+            several = [expert_quotas(max(k, experts), experts) for k in term.at]
 
             def losses(sparse: SparseLogits, items: Int[Array, "B P"]) -> Float[Array, "B P"]:
                 log_p = jax.vmap(
@@ -293,9 +295,20 @@ def training_moments(
 def steps_of_epochs(settings: FeedbackSettings, parts: Parts, num_epochs: int) -> int:
     """Returns the number of updates in which the average moment of training is drawn `num_epochs` times."""
     of_histories = TOWERS[settings.context_tower].reads_histories
-    moments = training_moments(settings, parts, of_histories=of_histories)
-    mean = sum(len(some.users) for some in moments) / 2
+    first, later = training_moments(settings, parts, of_histories=of_histories)
+    mean = np.interp(settings.first_share, (0, 1), (len(later.users), len(first.users)))
     return max(1, -(-int(num_epochs * mean) // settings.batch_size))
+
+
+def _check_held_out_users(context_tower: str, parts: Parts) -> None:
+    """Rejects users who are evaluated, not trained on, and known to the tower by their number alone."""
+    held_out = ~parts.trains & (parts.test_ends > parts.train_ends)
+    tower = TOWERS[context_tower]
+    if held_out.any() and not tower.reads_histories and not tower.reads_features:
+        raise ConfigError(
+            f"{int(held_out.sum())} users are held out whole, but context_tower={context_tower!r} learns "
+            "nothing about users that it never sees; give context_tower='history' or another split"
+        )
 
 
 def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Learner:
@@ -312,6 +325,7 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
       ConfigError: the training part has no moments, or objective='exposure' cannot go through the order of
         the re-ranker.
     """
+    _check_held_out_users(settings.context_tower, parts)
     known = settings.objective != "policy_gradient"
     of_histories = known and TOWERS[settings.context_tower].reads_histories
     first, later = training_moments(settings, parts, of_histories=of_histories)
@@ -351,7 +365,7 @@ def training_environment(before: Environment, served: Environment) -> Environmen
     old = cast("Interactions", before)
     columns = old.context_users, old.history_ends, old.feedback_ends
     moments = Moments(*map(np.asarray, columns))
-    return cast("Interactions", served.whole).at(moments, old.feedback_width)
+    return cast("Interactions", served.whole).for_training().at(moments, old.feedback_width)
 
 
 def _objective(

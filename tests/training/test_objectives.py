@@ -11,6 +11,7 @@ import pytest
 
 import rankpg
 from rankpg.config import ConfigError
+from rankpg.data.ids import TableError
 from rankpg.environments import from_interactions, from_matrix
 from rankpg.retrieval import Dense, Streamed
 from rankpg.runs.run import prepare
@@ -157,6 +158,30 @@ def test_moments_of_the_optimizer_start_anew_with_the_second_term(data):
     assert max(map(float, jax.tree.leaves(moved))) == pytest.approx(1e-2, rel=0.05)
     counts = [x for x in jax.tree.leaves(state.optimizer_state) if x.ndim == 0]
     assert [int(count) for count in counts] == [1]
+
+
+def test_every_expert_is_trained(data):
+    for objective in ("softmax", "inclusion"):
+        run = prepared(data, objective=objective, num_experts=2, context_tower="history")
+        state = jax.tree.map(lambda leaf: leaf[0], run.state)
+        after, _ = jax.jit(type(run.learner).update)(run.learner, state, jax.random.key(0))
+        moved = jax.tree.leaves(jax.tree.map(jnp.subtract, after.params, state.params))
+        (table,) = (leaf for leaf in moved if leaf.ndim == 3)
+        assert (jnp.abs(table).max(axis=(1, 2)) > 0).all()
+
+
+def test_held_out_users_without_a_tower_for_them_are_refused():
+    whole = from_interactions(log(), split="user", test_share=0.3)
+    with pytest.raises(ConfigError, match="users are held out whole, but context_tower='ids'"):
+        prepared(whole, objective="softmax")
+    assert prepared(whole, objective="softmax", context_tower="history")
+
+
+def test_weights_whose_sum_overflows_are_refused():
+    with pytest.raises(
+        TableError, match="the value 1e\\+38 is above 1e\\+30, so that sums overflow"
+    ):
+        from_interactions(log() | {"value": np.full(72, 1e38)})
 
 
 def test_histories_are_trained_on_every_moment(data):
