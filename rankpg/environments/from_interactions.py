@@ -110,8 +110,8 @@ def dataset_of_split(table: InteractionTable, split: Split) -> Dataset:
     rank[[VALIDATION, TEST]] = 1, 2
     if (largest := float(table.values.max(initial=0))) > _LARGEST:
         raise TableError(
-            f"{table.source}: the value {largest:g} is above {_LARGEST:g}, so that sums overflow; divide all "
-            "values by one number, or give positive="
+            f"{table.source}: the value {largest:g} is above {_LARGEST:g}, so that a batch overflows; divide "
+            "all values by one number, or give positive="
         )
     used = np.flatnonzero(split.part != UNUSED)
     part = split.part[used]

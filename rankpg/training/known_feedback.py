@@ -175,7 +175,7 @@ class KnownFeedback:
         return state, StepMetrics(loss=loss, reward=reward, gradient_norm=length)
 
     def _restarted(self, learner: Learner, state: TrainState) -> TrainState:
-        """Forgets the optimizer's moments at the switch: the gradients of the second term are far smaller.
+        """Drops the optimizer's moments at the switch: the gradients of the second term are far smaller.
 
         With the moments of the first one, an adaptive optimizer would hardly move for some thousand updates.
         """

@@ -147,7 +147,7 @@ def test_terms_of_a_curriculum_follow_each_other(data):
 
 
 def test_moments_of_the_optimizer_start_anew_with_the_second_term(data):
-    """With adam, the first update of a term moves every touched number by about the learning rate."""
+    """The first update of adam moves every touched number by about the learning rate."""
     run = prepared(data, objective="inclusion", first_share=0.5, learning_rate=1e-2, later_rate=1.0)
     update = jax.jit(type(run.learner).update)
     state = jax.tree.map(lambda leaf: leaf[0], run.state)
@@ -179,7 +179,7 @@ def test_held_out_users_without_a_tower_for_them_are_refused():
 
 def test_weights_whose_sum_overflows_are_refused():
     with pytest.raises(
-        TableError, match="the value 1e\\+38 is above 1e\\+30, so that sums overflow"
+        TableError, match="the value 1e\\+38 is above 1e\\+30, so that a batch overflows"
     ):
         from_interactions(log() | {"value": np.full(72, 1e38)})
 
