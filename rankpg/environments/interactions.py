@@ -59,7 +59,7 @@ class Parts(NamedTuple):
     validation_ends: np.ndarray
     test_ends: np.ndarray
     trains: np.ndarray
-    """bool[num_users], False for users who are held out: their training part is history alone."""
+    """bool[num_users], False for users who are held out, whose training part is history alone."""
 
     def checksum(self) -> str:
         """Returns the SHA-256 of all ends, and of which users are trained on.

@@ -122,7 +122,7 @@ class HeldOut:
 
         Args:
           params: parameters of one seed.
-          prefix: "" for the test part, "validation_" for the validation part.
+          prefix: empty for the test part, `validation_` for the validation part.
         """
         part = self.parts[prefix]
         return ranking_metrics(self.lists(params, part), part.relevant, at=self.cutoffs)

@@ -7,9 +7,10 @@ checkpoint/<step>/   the state of all seeds: the newest ones, on request the bes
 folder.json          which checkpoints are kept, and the trackers
 writer.lock          locked by the process that writes here
 data.json            checksums of the dataset's ids, rewards and split, where the run has a dataset
-data/                its ids, and what candidates need without the data itself (see dataset_file.py); of
-                     interactions all of them, so share the folder as you would share the log
+data/                its ids, and what candidates need without the data itself (see dataset_file.py)
 RUN.md               the run card: results, diagnostics, data, settings and versions
+
+Of interactions, data/ holds all of them: share the folder as you would share the log.
 """
 
 from __future__ import annotations
