@@ -30,7 +30,7 @@ class Baseline(Protocol):
         """Fits the recommender.
 
         Args:
-          train: interactions, float32[num_users, N], 0 where there is none.
+          train: interactions, float32[num_users, N], 0 for a pair without one.
           seed: seed of all random numbers; one seed gives one result.
         """
         ...

@@ -65,7 +65,7 @@ def find_columns(
       hint: the end of the message where the names are unclear.
 
     Raises:
-      TableError: a named column is missing, there is no user or item column, or two columns fit one role.
+      TableError: a named column, or that of users or items, is missing, or two columns fit one role.
 
     >>> find_columns("ratings.csv", ["userId", "Id", "rating", "time", "weight"], None)
     {'user': 'userId', 'item': 'Id', 'value': 'rating', 'timestamp': 'time'}

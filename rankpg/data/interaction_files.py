@@ -182,9 +182,9 @@ def _raw(
     taken = [f"{role} from {name!r}" for role, name in roles.items() if name is not None]
     said = [*notes, f"Read {len(rows.values)} rows of {rows.source}: {', '.join(taken)}."]
     if roles["value"] is None:
-        said.append("There is no value column: every row has the value 1.")
+        said.append("Without a value column, every row has the value 1.")
     if roles["timestamp"] is None:
-        said.append("There is no timestamp column: rows of a user keep their order in the source.")
+        said.append("Without a timestamp column, rows of a user keep their order in the source.")
     if unused := [repr(name) for name in names if name not in roles.values()]:
         said.append(f"Columns that are not used: {', '.join(unused)}.")
     maps = []

@@ -156,7 +156,7 @@ def open_text_file(path: Path, columns: ColumnNames | None, header: bool) -> Tex
 
     Args:
       path: the file; its extension names the kind.
-      columns: names of columns by role, or their places, from 0, where there is no header line.
+      columns: names of columns by role, or their places, from 0, in a file without a header line.
       header: False if the first line is an interaction.
 
     Raises:

@@ -212,7 +212,7 @@ def _positive(
     rows, (sign, bound) = raw.rows, condition
     if positive is not None and not raw.has_values:
         raise TableError(
-            f"{rows.source}: positive={positive!r}, but there is no value column: name one, "
+            f"{rows.source}: positive={positive!r}, but the source has no value column: name one, "
             "columns={'value': 'NAME'}, or leave positive out, so that every row counts"
         )
     fits = _COMPARISONS[sign](rows.values, bound)

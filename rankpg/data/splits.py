@@ -157,7 +157,7 @@ def split_interactions(
         kind = "none"
     if kind in ("last", "time") and table.times is None:
         raise TableError(
-            f"{table.source}: kind={kind!r} needs times, and there is no timestamp column: give "
+            f"{table.source}: kind={kind!r} needs times, and the source has no timestamp column: give "
             "kind='random', or name the column when you read the table, columns={'timestamp': 'NAME'}"
         )
     notes: list[str] = []
@@ -295,7 +295,7 @@ def _time(
     part[(table.times > start) & (table.times <= end)] = VALIDATION
     if sizes.validation_share > 0 and not (part == VALIDATION).any():
         notes.append(
-            "There is no validation row: the latest rows before the test part share one time."
+            "The validation part is empty, because the latest rows before the test part share one time."
         )
     return part
 

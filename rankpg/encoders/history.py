@@ -73,7 +73,7 @@ class HistoryEncoder(nnx.Module):
         item_tags: Int[Array, "N T"] | None = None,
         noise: PRNGKey | None = None,
     ) -> Embeddings:
-        """Embeddings of the histories, -1 where there is no item, and of the whole catalogue."""
+        """Embeddings of the histories, in which -1 stands before the first item, and of all items."""
         table = self.vectors(item_tags)
         there = histories >= 0
         vectors = table[:, jnp.where(there, histories, 0)]  # [M, B, length, D]

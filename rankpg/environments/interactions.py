@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jax import lax
 
 from rankpg.environments.catalogue import append_rows
 from rankpg.environments.score_tables import ArrayLike, checked_scores, padded_scores
+from rankpg.environments.tabular import search_row
 from rankpg.types import Array, Bool, Environment, Feedback, Float, Int, PRNGKey, record
 
 __all__ = [
@@ -243,19 +243,8 @@ class Interactions(Environment):
     ) -> tuple[Int[Array, "n"], Float[Array, "n"]]:
         """Returns the place of each item in the user's sequence and its value; 2^31 - 1 and 0 if absent."""
         user = self.context_users[context]
-        end = jnp.broadcast_to(self.row_starts[user + 1], items.shape)
-        start = jnp.broadcast_to(self.row_starts[user], items.shape)
-        wanted = items.astype(self.items.dtype)
-
-        def halve(_: object, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bounds
-            middle = low + (high - low) // 2
-            right = (low < high) & (self.items.at[middle].get(mode="clip") < wanted)
-            return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
-
-        steps = self.longest.bit_length()
-        entry, _ = lax.fori_loop(0, steps, halve, (start, end))
-        found = (entry < end) & (self.items.at[entry].get(mode="clip") == wanted)
+        bounds = self.row_starts[user], self.row_starts[user + 1]
+        entry, found = search_row(self.items, bounds, items, self.longest.bit_length())
         place = jnp.where(found, self.places.at[entry].get(mode="clip"), jnp.iinfo(jnp.int32).max)
         return place, jnp.where(found, self.values.at[entry].get(mode="clip"), 0)
 

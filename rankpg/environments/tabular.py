@@ -19,7 +19,43 @@ from jax import lax
 from rankpg.environments.catalogue import Catalogue, append_rows, append_to_mask
 from rankpg.types import Array, Bool, Environment, Float, Int, PRNGKey, record
 
-__all__ = ["Ratings", "RewardMatrix"]
+__all__ = ["Ratings", "RewardMatrix", "search_row"]
+
+
+def search_row(
+    sorted_items: Int[Array, "entries"],
+    bounds: tuple[Int[Array, ""], Int[Array, ""]],
+    wanted: Int[Array, "n"],
+    steps: int,
+) -> tuple[Int[Array, "n"], Bool[Array, "n"]]:
+    """Finds items in one row of a table in CSR form, by bisection.
+
+    The loop is not unrolled: a compiler that fuses its halvings recomputes each of them in the next.
+
+    Args:
+      sorted_items: items of all rows, ascending in each row.
+      bounds: first entry of the row, and first entry of the next one.
+      wanted: items to find.
+      steps: number of halvings, the bit length of the longest row.
+
+    Returns:
+      The entry of each item, and whether the row has it.
+
+    >>> entry, found = search_row(jnp.array([2, 5, 1, 5]), (jnp.int32(2), jnp.int32(4)), jnp.array([5, 2]), 2)
+    >>> int(entry[0]), found.tolist()
+    (3, [True, False])
+    """
+    start, end = (jnp.broadcast_to(bound, wanted.shape) for bound in bounds)
+    wanted = wanted.astype(sorted_items.dtype)
+
+    def halve(_: object, between: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = between
+        middle = low + (high - low) // 2
+        right = (low < high) & (sorted_items.at[middle].get(mode="clip") < wanted)
+        return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
+
+    entry, _ = lax.fori_loop(0, steps, halve, (start, end))
+    return entry, (entry < end) & (sorted_items.at[entry].get(mode="clip") == wanted)
 
 
 @record
@@ -46,18 +82,8 @@ class Ratings(Environment):
 
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
         """Returns the rating that the context gave to each item, and 0 where there is none."""
-        end = jnp.broadcast_to(self.row_starts[context + 1], items.shape)
-        start = jnp.broadcast_to(self.row_starts[context], items.shape)
-        wanted = items.astype(self.items.dtype)
-
-        def halve(_: object, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-            low, high = bounds
-            middle = low + (high - low) // 2
-            right = (low < high) & (self.items.at[middle].get(mode="clip") < wanted)
-            return jnp.where(right, middle + 1, low), jnp.where(right, high, middle)
-
-        place, _ = lax.fori_loop(0, self.search_steps, halve, (start, end), unroll=True)
-        found = (place < end) & (self.items.at[place].get(mode="clip") == wanted)
+        bounds = self.row_starts[context], self.row_starts[context + 1]
+        place, found = search_row(self.items, bounds, items, self.search_steps)
         return jnp.where(found, self.values.at[place].get(mode="clip"), 0)
 
     def sample_rewards(

@@ -58,14 +58,14 @@ def check_patience(config: TrainConfig, data: Dataset) -> None:
       data: contexts, and their parts if they are interactions.
 
     Raises:
-      ConfigError: there is no validation part, or the catalogue is smaller than the metric's cut-off.
+      ConfigError: the data has no validation part, or the catalogue is smaller than the metric's cut-off.
     """
     if config.patience is None:
         return
     given, parts = argument("patience", config.patience), data.parts
     if parts is None or not np.any(parts.validation_ends > parts.train_ends):
         raise ConfigError(
-            f"{given} stops training by {VALIDATION}, and there is no validation part; give interactions "
+            f"{given} stops training by {VALIDATION}, and the data has no validation part; give interactions "
             "with validation_share=0.1, or leave patience out"
         )
     if data.environment.num_items < _CUTOFF:

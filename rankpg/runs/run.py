@@ -201,7 +201,7 @@ class Run:
         """Step of the best evaluation; None before the first.
 
         It is the one of the largest validation_ndcg@10, mean over seeds, or of the largest policy value where
-        there is no validation part.
+        the data has no validation part.
         """
         return best_step(self.metrics)
 

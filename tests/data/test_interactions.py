@@ -281,7 +281,7 @@ def test_faults_of_files(tmp_path):
     [
         ({"positive": "4"}, ValueError, ["positive='4'", "'>= 4'"]),
         ({"positive": "> 5"}, TableError, ["keeps none of 5 rows", "between 0.5 and 5"]),
-        ({"positive": "> 1", "columns": {"value": None}}, TableError, ["there is no value column"]),
+        ({"positive": "> 1", "columns": {"value": None}}, TableError, ["the source has no value column"]),
         ({"duplicates": "mean"}, ValueError, ["duplicates='mean'", "first, last, sum or error"]),
         ({"min_per_user": 0}, ValueError, ["min_per_user=0", "at least 1"]),
         ({"min_per_item": 3}, TableError, ["no row is left", "min_per_item=3", "lower them"]),

@@ -51,7 +51,7 @@ def test_patience_counts_evaluations_without_a_rise(values, patience):
             best, since, step = mean, 0, 10 * index
         seen = [row for row in rows if row["step"] <= 10 * index]
         some = any(row[VALIDATION] is not None for row in seen)
-        if some:  # else there is no validation part
+        if some:  # else the data has no validation part
             stopped = since >= patience
             assert is_exhausted(seen, patience) == stopped
             assert best_step(seen) == step

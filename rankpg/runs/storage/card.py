@@ -116,7 +116,7 @@ def limits_of(run: Run) -> str:
 def _limits_of_parts(run: Run, test: Moments) -> str:
     users = int(np.sum(test.feedback_ends > test.history_ends))
     if not users:
-        return "There is no test part, so the metrics of the test part are 0 and say nothing."
+        return "The run has no test part, so the metrics of the test part are 0 and say nothing."
     return (
         f"Metrics of the test part were measured on interactions of {users} users that training did not read "
         f"(of at most {run.config.eval_contexts} users in each evaluation). Items that a user had seen "
