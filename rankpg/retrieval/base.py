@@ -16,6 +16,7 @@ from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, 
 
 __all__ = [
     "RETRIEVALS",
+    "BySearch",
     "Encoded",
     "Retrieval",
     "RetrievalSettings",
@@ -126,6 +127,64 @@ class Retrieval(ABC):
             )
 
         return greedy_over_rows(one, contexts, eligible)
+
+
+class BySearch(Retrieval):
+    """A retrieval that draws candidates and rescores given ones by the same search, for embeddings alone.
+
+    A subclass implements `search` and `peak_bytes`.
+    """
+
+    @abstractmethod
+    def search(
+        self,
+        draws: Key[Array, "B"] | Int[Array, "B K"],
+        encoded: Encoded,
+        contexts: Int[Array, "B"],
+        environment: Environment,
+        quotas: Quotas,
+        statistics: Statistics,
+    ) -> Candidates:
+        """Returns candidates with their statistics, drawn with keys or given.
+
+        Args:
+          draws: a key for each context, or candidates that were drawn before.
+          encoded: embeddings.
+          contexts, environment, quotas, statistics: as in `Retrieval.sample`.
+
+        Raises:
+          ValueError: logits instead of embeddings, or a score that reads the logits of the whole catalogue.
+        """
+
+    def sample(
+        self,
+        keys: Key[Array, "B"],
+        encoded: Encoded,
+        contexts: Int[Array, "B"],
+        environment: Environment,
+        quotas: Quotas,
+        statistics: Statistics,
+    ) -> Candidates:
+        """Draws K candidates for every context; the distribution is that of `Dense.sample`, the draw is not.
+
+        Among greedy items whose logits are exactly equal at the cut, any may be taken. An expert that finds
+        too few eligible items leaves slots empty (-1), where `Dense` takes masked items. Args and errors are
+        those of `search`.
+        """
+        return self.search(keys, encoded, contexts, environment, quotas, statistics)
+
+    def rescore(
+        self,
+        items: Int[Array, "B K"],
+        encoded: Encoded,
+        contexts: Int[Array, "B"],
+        environment: Environment,
+        quotas: Quotas,
+        statistics: Statistics,
+    ) -> Candidates:
+        """Rescores given candidates; see `Retrieval.rescore`. It rejects what `search` does as well."""
+        check_rescorable(statistics)
+        return self.search(items, encoded, contexts, environment, quotas, statistics)
 
 
 class RetrievalSettings(NamedTuple):

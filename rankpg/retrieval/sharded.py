@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
 from rankpg.core.estimators import Candidates, Statistics
-from rankpg.retrieval.base import Encoded, Retrieval, check_rescorable, require_embeddings
+from rankpg.retrieval.base import BySearch, Encoded, require_embeddings
 from rankpg.retrieval.layout import Shard
 from rankpg.retrieval.passes import bytes_per_context, find, pull_back, with_gradient
 from rankpg.retrieval.sharding import BATCH, ITEMS, MeshSharding
@@ -32,7 +32,7 @@ _TOWERS = Embeddings(contexts=_ROWS, items=PartitionSpec(None, ITEMS))  # pyrigh
 
 
 @dataclass(frozen=True)
-class Sharded(Retrieval):
+class Sharded(BySearch):
     """Spreads the item table and the batch over the devices of a mesh, for very large catalogues."""
 
     placement: MeshSharding
@@ -44,46 +44,7 @@ class Sharded(Retrieval):
         """The mesh, and the rows of the item table that each device holds."""
         return self.placement
 
-    def sample(
-        self,
-        keys: Key[Array, "B"],
-        encoded: Encoded,
-        contexts: Int[Array, "B"],
-        environment: Environment,
-        quotas: Quotas,
-        statistics: Statistics,
-    ) -> Candidates:
-        """Draws the candidates that `Streamed.sample` draws, on all devices of the mesh.
-
-        Args:
-          keys, contexts, environment, quotas, statistics: as in `Retrieval.sample`; B is a multiple of the
-            mesh's batch axis, and every device has a copy of the environment.
-          encoded: embeddings; rows of items beyond N are padding.
-
-        Raises:
-          ValueError: logits instead of embeddings, B is not a multiple of the batch axis, or the score reads
-            the logits of the whole catalogue.
-        """
-        return self._candidates(keys, encoded, contexts, environment, quotas, statistics)
-
-    def rescore(
-        self,
-        items: Int[Array, "B K"],
-        encoded: Encoded,
-        contexts: Int[Array, "B"],
-        environment: Environment,
-        quotas: Quotas,
-        statistics: Statistics,
-    ) -> Candidates:
-        """Rescores given candidates on all devices of the mesh; see `Retrieval.rescore`.
-
-        Raises:
-          ValueError: as for `sample`, and a score that reads the noise of the draw.
-        """
-        check_rescorable(statistics)
-        return self._candidates(items, encoded, contexts, environment, quotas, statistics)
-
-    def _candidates(
+    def search(
         self,
         draws: Key[Array, "B"] | Int[Array, "B K"],
         encoded: Encoded,
@@ -92,6 +53,14 @@ class Sharded(Retrieval):
         quotas: Quotas,
         statistics: Statistics,
     ) -> Candidates:
+        """Finds the candidates that `Streamed` finds, on all devices of the mesh; see `BySearch.search`.
+
+        B is a multiple of the mesh's batch axis, every device has a copy of the environment, and rows of
+        items beyond N are padding.
+
+        Raises:
+          ValueError: as `BySearch.search`, or B is not a multiple of the batch axis.
+        """
         mesh, shard = self.placement.mesh, self.placement.shard
         embeddings = require_embeddings(encoded, self.name)
         if len(contexts) % mesh.shape[BATCH]:

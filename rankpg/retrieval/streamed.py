@@ -10,9 +10,8 @@ from jax import lax
 
 from rankpg.core.estimators import Candidates, Statistics
 from rankpg.retrieval.base import (
+    BySearch,
     Encoded,
-    Retrieval,
-    check_rescorable,
     require_embeddings,
 )
 from rankpg.retrieval.layout import Layout, Shard, layout_for
@@ -23,7 +22,7 @@ __all__ = ["Streamed"]
 
 
 @dataclass(frozen=True)
-class Streamed(Retrieval):
+class Streamed(BySearch):
     """Passes over the catalogue in chunks: nothing of size B x N is ever in memory, so N may be large."""
 
     layout: Layout | None = None
@@ -31,47 +30,7 @@ class Streamed(Retrieval):
     reason: str = "as requested"
     name: ClassVar[str] = "streamed"
 
-    def sample(
-        self,
-        keys: Key[Array, "B"],
-        encoded: Encoded,
-        contexts: Int[Array, "B"],
-        environment: Environment,
-        quotas: Quotas,
-        statistics: Statistics,
-    ) -> Candidates:
-        """Draws K candidates for every context; the distribution is that of `Dense.sample`, the draw is not.
-
-        Among greedy items whose logits are exactly equal at the cut, any may be taken. An expert that finds
-        too few eligible items leaves slots empty (-1), where `Dense` takes masked items.
-
-        Args:
-          keys, contexts, environment, quotas, statistics: as in `Retrieval.sample`.
-          encoded: embeddings.
-
-        Raises:
-          ValueError: logits instead of embeddings, or a score that reads the logits of the whole catalogue.
-        """
-        return self._candidates(keys, encoded, contexts, environment, quotas, statistics)
-
-    def rescore(
-        self,
-        items: Int[Array, "B K"],
-        encoded: Encoded,
-        contexts: Int[Array, "B"],
-        environment: Environment,
-        quotas: Quotas,
-        statistics: Statistics,
-    ) -> Candidates:
-        """Rescores given candidates; see `Retrieval.rescore`.
-
-        Raises:
-          ValueError: a score that reads the logits of the whole catalogue, or the noise of the draw.
-        """
-        check_rescorable(statistics)
-        return self._candidates(items, encoded, contexts, environment, quotas, statistics)
-
-    def _candidates(
+    def search(
         self,
         draws: Key[Array, "B"] | Int[Array, "B K"],
         encoded: Encoded,
@@ -80,6 +39,7 @@ class Streamed(Retrieval):
         quotas: Quotas,
         statistics: Statistics,
     ) -> Candidates:
+        """Passes over the catalogue in chunks; see `BySearch.search`."""
         embeddings = require_embeddings(encoded, self.name)
         num_items = embeddings.items.shape[1]
         shard = Shard(self.layout or layout_for(num_items, min(num_items, sum(quotas) + 1)))

@@ -275,7 +275,7 @@ def test_a_logit_that_is_not_finite_is_unsound(key, value):
 
 def test_raw_uint32_keys_are_rejected(key, monkeypatch):
     """They are integers, as candidates are that were drawn before."""
-    for holder, name in ((streamed, "find"), (Streamed, "sample"), (Streamed, "_candidates")):
+    for holder, name in ((streamed, "find"), (Streamed, "sample"), (Streamed, "search")):
         monkeypatch.setattr(holder, name, inspect.unwrap(getattr(holder, name)))
     towers, contexts = random_towers(7, 4, 1, 50, 3), jnp.arange(4, dtype=jnp.int32)
     words = jax.random.key_data(jax.random.split(key, 4))
