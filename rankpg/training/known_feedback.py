@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,7 @@ from rankpg.training.final_list import (
     sorted_moments,
     with_all_logits,
 )
+from rankpg.training.moment_sampler import MomentSampler
 from rankpg.training.optimizer import first_fault, norm
 from rankpg.training.update import ContextSampler, Learner, StepMetrics, TrainState
 from rankpg.types import Array, Environment, Feedback, Float, Int, Params, PRNGKey, Quotas
@@ -41,7 +42,6 @@ from rankpg.types import Array, Environment, Feedback, Float, Int, Params, PRNGK
 __all__ = [
     "Curriculum",
     "KnownFeedback",
-    "MomentSampler",
     "Term",
     "check_knows_feedback",
     "expected_reward",
@@ -57,6 +57,9 @@ _SORTED = ("policy_gradient", "exposure")
 _TINY = float(np.finfo(np.float32).tiny)
 _LAST_RATE = 0.05
 """The last learning rate, in units of that at the switch."""
+
+_ORDER = np.uint32(2**32 - 1)
+"""Folded into the root key for the order of moments; other numbers are those of updates."""
 
 _WIDEST = 128
 """Most items of feedback of one context that an update reads."""
@@ -109,25 +112,6 @@ class Curriculum:
         return jnp.where(step < self.switch, 1.0, falling)
 
 
-class MomentSampler(NamedTuple):
-    """Draws the contexts of a batch uniformly: up to a step from one range of contexts, then from another."""
-
-    batch_size: int
-    """B"""
-    first: tuple[int, int]
-    """Contexts from the first to before the second number, for updates before `switch`."""
-    later: tuple[int, int]
-    switch: int
-
-    def __call__(self, key: PRNGKey, step: Int[Array, ""]) -> Int[Array, "B"]:
-        """Draws B contexts for the update of this step."""
-        low, high = (
-            jnp.where(step < self.switch, *both)
-            for both in zip(self.first, self.later, strict=True)
-        )
-        return jax.random.randint(key, (self.batch_size,), low, high, jnp.int32)
-
-
 @dataclass(frozen=True, eq=False)
 class KnownFeedback:
     """Gradient descent on the loss of the wanted items of a batch; a value of `Learner.objective`.
@@ -143,12 +127,12 @@ class KnownFeedback:
     """Term that the second one is mixed with; None for none."""
 
     def update(
-        self, learner: Learner, state: TrainState, key: PRNGKey
+        self, learner: Learner, state: TrainState, key: PRNGKey, root: PRNGKey
     ) -> tuple[TrainState, StepMetrics]:
-        """Makes one step on a fresh batch; a fault changes nothing but `state.fault`."""
+        """Makes one step on the next batch; a fault changes nothing but `state.fault`."""
         state = self._restarted(learner, state)
-        of_contexts, of_feedback, noise = jax.random.split(key, 3)
-        contexts = self.sampler(of_contexts, state.step)
+        of_feedback, noise = jax.random.split(key)
+        contexts = self.sampler(jax.random.fold_in(root, _ORDER), state.step)
         wanted = feedback_of(learner.environment, of_feedback, contexts)
 
         def mean_loss(params: Params) -> tuple[Float[Array, ""], Candidates]:

@@ -223,7 +223,7 @@ class Objective(Protocol):
     """A way to learn other than by policy gradient on drawn candidates."""
 
     def update(
-        self, learner: Learner, state: TrainState, key: PRNGKey
+        self, learner: Learner, state: TrainState, key: PRNGKey, root: PRNGKey
     ) -> tuple[TrainState, StepMetrics]:
         """Makes one step; see `Learner.update`."""
         ...
@@ -284,14 +284,19 @@ class Learner:
             fault=jnp.zeros((), jnp.int32),
         )
 
-    def update(self, state: TrainState, key: PRNGKey) -> tuple[TrainState, StepMetrics]:
+    def update(
+        self, state: TrainState, key: PRNGKey, root: PRNGKey | None = None
+    ) -> tuple[TrainState, StepMetrics]:
         """Makes one step on a fresh batch: of policy gradient, or of the learner's objective.
+
+        `root` is the same for all updates: an objective on known feedback takes the order of its epochs from
+        it. Without one, every batch is drawn from an order of its own.
 
         An update that meets a `Fault` changes nothing but `state.fault`; so does every later one. (A model
         of more than 2^22 numbers is stepped in place: its parameters are checked one update later.)
         """
         if self.objective is not None:
-            return self.objective.update(self, state, key)
+            return self.objective.update(self, state, key, key if root is None else root)
         state, done = update(self, state, self.simulate(key))
         return state, done.metrics
 
@@ -425,7 +430,7 @@ def train_chunk(learner: Learner, length: int) -> Any:
 
     def chunk(learner: Learner, state: TrainState, root: PRNGKey) -> tuple[TrainState, StepMetrics]:
         def body(state: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
-            state, metrics = learner.update(state, jax.random.fold_in(root, state.step))
+            state, metrics = learner.update(state, jax.random.fold_in(root, state.step), root)
             return sharding.constrain(state), metrics
 
         return lax.scan(body, state, length=length)

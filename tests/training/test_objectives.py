@@ -17,7 +17,6 @@ from rankpg.retrieval import Dense, Streamed
 from rankpg.runs.run import prepare
 from rankpg.training.known_feedback import (
     Curriculum,
-    MomentSampler,
     Term,
     expected_reward,
     training_moments,
@@ -58,8 +57,8 @@ def prepared(data, **settings):
 def slow_loss(run, state, key):
     """The loss of one update, by loops over contexts and wanted items."""
     learner, objective = run.learner, run.learner.objective
-    of_contexts, of_feedback, _ = jax.random.split(key, 3)
-    contexts = objective.sampler(of_contexts, state.step)
+    of_feedback, _ = jax.random.split(key)
+    contexts = objective.sampler(jax.random.fold_in(key, np.uint32(2**32 - 1)), state.step)
     wanted = learner.environment.feedback(of_feedback, contexts)
     logits = learner.policy.logits(state.params, learner.environment, contexts)
     first = int(state.step) < objective.curriculum.switch
@@ -125,13 +124,6 @@ def test_seen_items_are_never_candidates(data):
         for user, row in zip(users, handed, strict=True):
             history = table["item"][table["user"] == user][:5]  # all but the test part
             assert not set(row) & set(history)
-
-
-def test_moments_come_first_and_later():
-    sampler = MomentSampler(500, (0, 5), (5, 7), 3)
-    keys = jax.random.key(0)
-    assert set(np.asarray(sampler(keys, jnp.int32(2)))) == {0, 1, 2, 3, 4}
-    assert set(np.asarray(sampler(keys, jnp.int32(3)))) == {5, 6}
 
 
 def test_terms_of_a_curriculum_follow_each_other(data):
