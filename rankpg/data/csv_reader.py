@@ -16,6 +16,7 @@ import numpy as np
 
 from rankpg.data.arrow import arrow
 from rankpg.data.columns import positions
+from rankpg.data.files import open_text
 from rankpg.data.ids import Columns, TableError, whole_numbers
 from rankpg.data.ratings_table import Encoded, Matrix, Triples, in_one_line, sorted_ids
 
@@ -52,7 +53,7 @@ class _Csv:
 
 def _scan(path: Path, delimiter: str) -> Iterator[tuple[int, int, list[str]]]:
     """Yields (first line, last line, fields) of every row that is not blank."""
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+    with open_text(path) as file:
         reader = csv.reader(file, delimiter=delimiter)
         start = 1
         try:
@@ -113,7 +114,7 @@ def read_text(path: Path) -> tuple[dict[str, Any], Callable[[int], str]]:
 
 def _layout(path: Path) -> _Csv:
     """Returns the layout of a file with a header."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
+    with open_text(path) as file:
         head = next((line for line in file if line.strip()), "")
     delimiter = next((d for d in ",\t;" if d in head), ",")
     _, end, first = next(_scan(path, delimiter), (0, 0, []))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -185,7 +186,7 @@ def kind_of(array: np.ndarray) -> str:
     return f"{array.dtype} of shape {list(array.shape)}"
 
 
-_FILES = (".csv", ".tsv", ".parquet", ".npz")
+_FILES = (".csv", ".tsv", ".gz", ".parquet", ".npz")
 
 
 def frame_of(table: Table, source: str) -> Frame:
@@ -193,7 +194,7 @@ def frame_of(table: Table, source: str) -> Frame:
 
     Args:
       table: a table of pandas, polars or pyarrow, a mapping of names to NumPy arrays, or the path of a csv,
-        tsv, parquet or npz file.
+        tsv (also packed, as .gz), parquet or npz file.
       source: the name of the table in messages.
 
     Raises:
@@ -222,6 +223,10 @@ def frame_of(table: Table, source: str) -> Frame:
 def _from_path(path: str | os.PathLike[str]) -> Frame:
     path = check_file(path, _FILES)
     source, suffix = str(path), path.suffix.lower()
+    if suffix == ".gz" and path.with_suffix("").suffix.lower() not in (".csv", ".tsv"):
+        raise TableError(
+            f"{source}: of packed files, .csv.gz and .tsv.gz are read; unpack it first"
+        )
     try:
         if suffix == ".npz":
             return _checked(Frame(load_arrays(path)[0], source))
@@ -231,7 +236,7 @@ def _from_path(path: str | os.PathLike[str]) -> Frame:
             return _checked(Frame({name: table[name] for name in table.column_names}, source))
         columns, place = read_text(path)
         return _checked(Frame({k: _text(v) for k, v in columns.items()}, source, place, True))
-    except OSError as cause:
+    except (OSError, EOFError, zlib.error) as cause:  # the last two: half of a .gz
         raise TableError(f"{source}: the file cannot be read: {in_one_line(cause)}") from cause
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import gzip
-import io
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from rankpg.data.arrow import arrow
+from rankpg.data.files import open_text
 from rankpg.data.ids import TableError, whole_numbers
 from rankpg.data.interaction_columns import ColumnNames, Roles, columns_by_place, find_columns
 from rankpg.data.ratings_table import Encoded, in_one_line, sorted_ids
@@ -198,17 +198,11 @@ def open_text_file(path: Path, columns: ColumnNames | None, header: bool) -> Tex
 # --- lines ----------------------------------------------------------------------------------------
 
 
-def _open(path: Path) -> io.TextIOWrapper:
-    """Opens a file as text, unpacked; the caller closes it."""
-    content = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
-    return io.TextIOWrapper(content, newline="", encoding="utf-8-sig", errors="replace")
-
-
 def _scan(path: Path, separator: str) -> Iterator[tuple[int, int, list[str]]]:
     """Yields (first line, last line, fields) of every row that is not blank."""
     start = 1
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             if separator == "::":
                 for start, line in enumerate(file, 1):
                     if line.strip():
@@ -230,7 +224,7 @@ def _scan(path: Path, separator: str) -> Iterator[tuple[int, int, list[str]]]:
 def _separator(path: Path) -> str:
     """Returns the separator that splits the first lines into equally many fields."""
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             lines = list(islice((line for line in file if line.strip()), _HEAD))
     except zlib.error as cause:
         raise TableError(f"{path}: damaged .gz file: {in_one_line(cause)}") from cause

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pytest
 
@@ -32,6 +34,20 @@ def test_a_file_gives_the_same_tags(tmp_path):
     text = "\n".join(["Id,title,genre", *(",".join(map(str, row)) for row in rows)])
     (tmp_path / "films.csv").write_text(text)
     assert named(read_tags(tmp_path / "films.csv", ITEMS)) == WANTED
+
+
+def test_a_packed_file_gives_the_same_tags(tmp_path):
+    text = b"item,genre\n1,Drama|War\n2,Drama\n3,War\n"
+    path = tmp_path / "films.csv.gz"
+    path.write_bytes(gzip.compress(text))
+    assert read_tags(path, IdMap([3, 1])).rows.tolist() == [[1, -1], [0, 1]]
+    path.write_bytes(gzip.compress(text)[:-9])
+    with pytest.raises(TableError, match="cannot be read"):
+        read_tags(path, IdMap([3, 1]))
+    other = tmp_path / "films.npz.gz"
+    other.write_bytes(gzip.compress(text))
+    with pytest.raises(TableError, match=r"\.csv\.gz and \.tsv\.gz"):
+        read_tags(other, IdMap([3, 1]))
 
 
 def test_one_row_for_each_pair():
