@@ -145,24 +145,25 @@ class Trained:
 _OF_ENCODER = ("context_tower", "embedding_dim", "history_length", "next_items", "dropout")
 """Settings that a run has in common with the one that it begins with."""
 
-_SIZES = {"embedding_dim": 64, "batch_size": 256, "learning_rate": 1e-3}
+_SIZES = {"embedding_dim": 64, "batch_size": 256}
 _HISTORY = {
     "context_tower": "history",
     "history_length": 20,
-    "next_items": 5,
-    "dropout": 0.4,
+    "next_items": 1,
+    "dropout": 0.2,
+    "learning_rate": 2e-3,
     **_SIZES,
 }
 _CURRICULUM = {"first_share": 0.7, "later_rate": 0.5}
 _KNOWN: tuple[Settings, ...] = (
     _HISTORY,
-    _HISTORY | {"next_items": 1, "dropout": 0.2, "learning_rate": 2e-3},
-    _HISTORY | {"next_items": 20, "history_length": 50},
-    _HISTORY | {"next_items": 10, "learning_rate": 2e-3},
-    {"context_tower": "ids", **_SIZES},
+    _HISTORY | {"dropout": 0.4},
+    _HISTORY | {"history_length": 50},
     _HISTORY | {"embedding_dim": 128},
-    _HISTORY | {"next_items": 1, "embedding_dim": 128, "learning_rate": 2e-3},
-    _HISTORY | {"dropout": 0.6},
+    _HISTORY | {"next_items": 5, "dropout": 0.4, "learning_rate": 1e-3},
+    {"context_tower": "ids", "learning_rate": 1e-3, **_SIZES},
+    _HISTORY | {"learning_rate": 4e-3},
+    _HISTORY | {"dropout": 0.0},
 )
 _GRADIENT_HISTORY = {k: v for k, v in _HISTORY.items() if k not in ("batch_size", "learning_rate")}
 _GRADIENT: tuple[Settings, ...] = (

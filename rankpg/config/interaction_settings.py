@@ -23,7 +23,7 @@ _INTERACTIONS = {"environment": "interactions"}
 _KNOWN = {"objective": ("softmax", "inclusion", "exposure")}
 _INCLUSION = {"objective": ("inclusion", "exposure")}
 _EXPOSURE = {"objective": "exposure"}
-_HISTORY = {"context_tower": "history"}
+_HISTORY = {"context_tower": ("auto", "history")}
 
 
 @dataclass(frozen=True)

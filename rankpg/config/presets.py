@@ -7,7 +7,7 @@ from typing import Any
 
 from rankpg.core.estimators import ESTIMATORS
 
-__all__ = ["KNOWN_FEEDBACK_PRESET", "PRESETS", "PRESET_SETTINGS"]
+__all__ = ["HISTORY_PRESET", "KNOWN_FEEDBACK_PRESET", "PRESETS", "PRESET_SETTINGS"]
 
 PRESET_SETTINGS = (
     "init_scale",
@@ -56,3 +56,6 @@ PRESETS: dict[str, Callable[[str, bool], dict[str, Any]]] = {"tuned": _tuned, "p
 
 KNOWN_FEEDBACK_PRESET: dict[str, Any] = {"learning_rate": 1e-3, "advantage": "none"}
 """Settings that an objective on known feedback changes: its gradient has no noise from draws."""
+
+HISTORY_PRESET: dict[str, Any] = {"learning_rate": 2e-3}
+"""Settings that a history tower changes further."""

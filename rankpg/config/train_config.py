@@ -18,7 +18,7 @@ from rankpg.config.interaction_settings import (
     KNOWN_FEEDBACK,
     FeedbackSettings,
 )
-from rankpg.config.presets import KNOWN_FEEDBACK_PRESET, PRESETS
+from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.encoders import TOWERS, TowerKind
@@ -133,12 +133,13 @@ class TrainConfig(FeedbackSettings):
         "D, width of the embeddings; with an adapter or given tower, that of the features",
     )
     context_tower: str = setting(
-        "ids",
+        "auto",
         _POLICY,
         "embedding of contexts. ids: a table; features: a perceptron over their features; adapter: their "
         "features plus a perceptron that is 0 at first; given: their features, not trained; history: the "
-        "items that their user interacted with",
-        TOWERS,
+        "items that their user interacted with; auto: history for an objective on known feedback of "
+        "interactions, else ids",
+        lambda: ("auto", *TOWERS),
     )
     item_tower: str = setting(
         "ids", _POLICY, "embedding of items, with the same choices but history", TOWERS
@@ -367,7 +368,7 @@ class TrainConfig(FeedbackSettings):
             raise ConfigError(
                 "environment='text' needs path=FOLDER (corpus.jsonl, queries.jsonl and qrels)"
             )
-        towers = {self.context_tower, self.item_tower}
+        towers = {self.context_tower, self.item_tower} - {"auto"}
         for name in towers:
             if not isinstance(TOWERS[name], TowerKind):
                 raise ConfigError(
@@ -419,17 +420,27 @@ class TrainConfig(FeedbackSettings):
         if self.advantage == "batch" and self.batch_size < 2:
             raise ConfigError("advantage='batch' needs a batch_size of at least 2")
 
-    def resolve(self) -> TrainConfig:
-        """Returns a copy in which the preset has filled in every setting that was left open."""
-        towers = [TOWERS[name] for name in (self.context_tower, self.item_tower)]
+    def resolve(self, interactions: bool | None = None) -> TrainConfig:
+        """Returns a copy in which the preset has filled in every setting that was left open.
+
+        Args:
+          interactions: True if the environment has the sequences of users; by its name if None.
+        """
+        context_tower, known = self.context_tower, self.objective != "policy_gradient"
+        if interactions is None:
+            interactions = self.environment == "interactions"
+        if context_tower == "auto":
+            context_tower = "history" if interactions and known else "ids"
+        towers = [TOWERS[name] for name in (context_tower, self.item_tower)]
         over_features = any(tower.reads_features and tower.learns for tower in towers)
         preset = PRESETS[self.preset](self.estimator, over_features)
-        if self.objective != "policy_gradient":
+        if known:
             preset |= KNOWN_FEEDBACK_PRESET
+            preset |= HISTORY_PRESET if towers[0].reads_histories else {}
         if self.optimizer is not None and self.optimizer != preset["optimizer"]:
             preset["optimizer_options"] = ()  # options belong to the preset's own optimizer
         missing = {name: value for name, value in preset.items() if getattr(self, name) is None}
-        return dataclasses.replace(self, **missing)
+        return dataclasses.replace(self, context_tower=context_tower, **missing)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain values, for YAML and JSON."""

@@ -16,6 +16,7 @@ from rankpg.config.train_config import TrainConfig
 from rankpg.data.files import Table
 from rankpg.data.ids import ArrayLike
 from rankpg.environments.dataset import Dataset, split_contexts
+from rankpg.environments.interactions import Interactions
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import Row, TwoStage
 from rankpg.policy import Policy
@@ -396,11 +397,14 @@ def prepare(
     """
     for name in RENAMED.keys() & components.keys():
         raise ConfigError(f"{name}= is now named {RENAMED[name]}=")
-    config = config.resolve()
-    if environment is None:
+    if environment is not None:
+        environment = Dataset.of(environment)
+        has_histories = isinstance(environment.environment, Interactions)
+        config = config.resolve(has_histories and components.get("encoder") is None)
+    else:
+        config = config.resolve()
         _check_before_generating(config)
-    source = make_environment(config) if environment is None else environment
-    dataset = Dataset.of(source)
+    dataset = Dataset.of(make_environment(config) if environment is None else environment)
     if config.num_epochs is not None and dataset.parts is not None:
         steps = steps_of_epochs(config, dataset.parts, config.num_epochs)
         config = dataclasses.replace(config, num_steps=steps)

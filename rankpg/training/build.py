@@ -16,6 +16,7 @@ from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.core.quotas import expert_quotas
 from rankpg.encoders import TOWERS, Encoder, history_of, towers_of
 from rankpg.environments.dataset import Dataset, split_contexts
+from rankpg.environments.interactions import Interactions
 from rankpg.environments.registry import ENVIRONMENTS
 from rankpg.errors import ConfigError
 from rankpg.policy import Policy
@@ -57,7 +58,7 @@ def build_learner(
       TypeError: a component of another kind.
     """
     check_kinds(environment, encoder, reranker, advantage, optimizer)
-    config = config.resolve()
+    config = config.resolve(isinstance(environment, Interactions) and encoder is None)
     check_sizes(config, environment, given_encoder=encoder is not None)
     training_contexts, _ = split_contexts(environment.num_contexts, config.held_out_contexts)
     with jax.ensure_compile_time_eval():  # numbers, also where the environment is but shapes

@@ -371,7 +371,7 @@ def test_choices_agree_with_their_tables():
     hints = typing.get_type_hints(TrainConfig)
     choices = {f.name: choices_of(f, hints[f.name]) for f in dataclasses.fields(TrainConfig)}
     assert choices["advantage"] == tuple(ADVANTAGES)
-    assert choices["context_tower"] == choices["item_tower"] == tuple(TOWERS)
+    assert choices["context_tower"] == ("auto", *choices["item_tower"]) == ("auto", *TOWERS)
     assert choices["environment"] == tuple(build.ENVIRONMENTS)
     assert choices["estimator"] == tuple(ESTIMATORS)
     assert choices["preset"] == tuple(PRESETS)

@@ -23,6 +23,7 @@ ENABLE_X64 = False
 pytestmark = pytest.mark.usefixtures("as_a_user")
 
 SETTINGS = {
+    "context_tower": "ids",
     "objective": "exposure",
     "exposure_method": "exact",
     "reranker": "stored",

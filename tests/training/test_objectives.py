@@ -12,6 +12,7 @@ import pytest
 import rankpg
 from rankpg.config import ConfigError
 from rankpg.data.ids import TableError
+from rankpg.encoders import towers_of
 from rankpg.environments import from_interactions, from_matrix
 from rankpg.retrieval import Dense, Streamed
 from rankpg.runs.run import prepare
@@ -26,6 +27,7 @@ ENABLE_X64 = False
 pytestmark = pytest.mark.usefixtures("as_a_user")
 
 SETTINGS = {
+    "context_tower": "ids",
     "num_candidates": 4,
     "embedding_dim": 4,
     "batch_size": 8,
@@ -226,3 +228,24 @@ def test_retrieval_classes_are_those_that_were_chosen(data):
     assert isinstance(prepared(data, objective="softmax").policy.retrieval, Dense)
     streamed = prepared(data, objective="softmax", retrieval="streamed")
     assert isinstance(streamed.policy.retrieval, Streamed)
+
+
+def test_interactions_are_learnt_by_a_history_tower_where_none_is_named(data):
+    def tower(**settings):
+        return prepare(rankpg.TrainConfig(num_candidates=4, **settings), data).config.context_tower
+
+    assert tower(objective="softmax") == tower(objective="inclusion") == "history"
+    assert tower(objective="policy_gradient") == tower() == "ids"
+    assert tower(objective="softmax", context_tower="ids") == "ids"
+    config = rankpg.TrainConfig(num_candidates=4, objective="softmax")
+    assert (
+        prepare(config, data, encoder=towers_of(data.environment, 10)).config.context_tower == "ids"
+    )
+
+
+def test_settings_of_a_history_tower_are_accepted_with_the_automatic_tower():
+    assert rankpg.TrainConfig(history_length=5, objective="softmax").history_length == 5
+    with pytest.raises(
+        ConfigError, match="history_length=5 has no effect with context_tower='ids'"
+    ):
+        rankpg.TrainConfig(history_length=5, context_tower="ids", objective="softmax")
