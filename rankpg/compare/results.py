@@ -51,6 +51,10 @@ class Tuned:
 
     score: float
     schedule: Schedule = field(default_factory=Schedule)
+    final_score: float | None = None
+    """The metric of the final list; None without a re-ranker."""
+    final_steps: int = 0
+    """Updates after which it was best."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,15 @@ class Trial:
     seconds: float = 0.0
     failure: str = ""
     """The reason, if it failed."""
+    final_score: float | None = None
+    """Validation metric of the final list; None without a re-ranker."""
+    final_steps: int = 0
+    """Updates after which it was best."""
+
+    @property
+    def final_schedule(self) -> Schedule:
+        """The schedule by which the final list was best."""
+        return dataclasses.replace(self.schedule, steps=self.final_steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +94,15 @@ class Result:
 
     @property
     def chosen(self) -> Trial:
-        """The trial of the largest validation metric; the first of equal ones."""
+        """The trial of the largest validation metric; the first of equal ones, or of those without one."""
         found = [trial for trial in self.trials if trial.score is not None]
-        return max(found, key=lambda trial: trial.score or 0.0)
+        return max(found or self.trials, key=lambda trial: trial.score or 0.0)
+
+    @property
+    def chosen_for_final(self) -> Trial | None:
+        """The trial of the largest validation metric of the final list; None without a re-ranker."""
+        found = [trial for trial in self.trials if trial.final_score is not None]
+        return max(found, key=lambda trial: trial.final_score or 0.0, default=None)
 
     @property
     def tuning_seconds(self) -> float:

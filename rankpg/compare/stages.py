@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from rankpg.baselines.base import shape_of
+from rankpg.compare.final_list import FinalList, metric_of
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.interactions import Interactions, Parts, interactions
 from rankpg.errors import ConfigError
@@ -36,6 +37,8 @@ class Stage:
     """The evaluated users and their later items."""
     seen: sparse.csr_array
     """Values of all interactions before the evaluated part, float32[num_users, N]; 0 for all others."""
+    final: FinalList | None = None
+    """The re-ranker of this stage; None for none."""
 
     @classmethod
     def of(cls, data: Dataset, most: int | None = None) -> Stage:
@@ -58,6 +61,32 @@ class Stage:
     ) -> dict[str, Float[np.ndarray, "n"]]:
         """Returns every metric of every evaluated user: `evaluation.ranking.ranking_metrics`."""
         return ranking_metrics(lists, self.part.relevant, at=cutoffs)
+
+    def score(self, lists: Int[np.ndarray, "n depth"], cutoff: int) -> tuple[float, float | None]:
+        """Returns the means of ndcg@cutoff of the lists, and of the final lists if there is a re-ranker."""
+        own = float(self.metrics(lists, (cutoff,))[f"ndcg@{cutoff}"].mean())
+        if self.final is None:
+            return own, None
+        found = self.final.metrics(lists, self.part, cutoff)
+        return own, float(found[metric_of(cutoff)].mean())
+
+    def depth(self, cutoff: int) -> int:
+        """Returns the length of the lists from which metrics at a cut-off and final lists are computed."""
+        return cutoff if self.final is None else max(cutoff, self.final.num_candidates)
+
+    def data_for(self, objective: str) -> Dataset:
+        """Returns the data to train on; with scores for an objective that trains through their order.
+
+        Raises:
+          ConfigError: there is no re-ranker, which the objective needs.
+        """
+        if objective != "exposure":
+            return self.data
+        if self.final is None:
+            raise ConfigError(
+                "it trains through the order of a re-ranker, and there is none; give reranker='lightgbm'"
+            )
+        return self.final.data
 
     def catalogue(
         self, lists: Int[np.ndarray, "n depth"], cutoffs: tuple[int, ...]

@@ -214,7 +214,7 @@ def _scored_parts(run: Run, parts: dict[str, HeldOutPart]) -> Callable[[], dict[
             assert data.parts is not None
             ends, users = data.parts.validation().history_ends, before.users
             scores = jnp.asarray(run.fitted.scores(data, ends, users))
-            world = dataclasses.replace(before.world, item_scores=scores)  # pyright: ignore[reportCallIssue]
+            world = dataclasses.replace(cast("Interactions", before.world), item_scores=scores)
             found["validation_"] = before._replace(world=world)
         return found
 
