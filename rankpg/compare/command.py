@@ -149,7 +149,7 @@ def compare(
       minutes_per_trial: most minutes of a trial of a method that rankpg trains.
       reranker: "lightgbm" fits a LambdaMART to the training data of each stage; "none" compares no final
         list, and leaves out `exposure`, which is trained through its order. None is "lightgbm" where the
-        package is installed and the scores take at most 256 MiB.
+        package is installed and the features of all users with all items take at most 1 GiB.
       out: folder of the outputs. A method that is finished is saved there at once, and not run again for the
         same data and settings. None writes nothing.
       on_progress: called with a sentence before each trial and fit.

@@ -1,6 +1,6 @@
 """The final list of every method: its candidates as a fitted re-ranker sorts them, and the loss by stage.
 
-    lists -> the first K -> scores of a LambdaMART -> nDCG of the final list, of which 1 is the ideal
+    lists -> the first K -> order of a LambdaMART -> nDCG of the final list, of which 1 is the ideal
 
 The re-ranker is the same for all methods. It is fitted once in the tuning and once in the final fit, to their
 training data:
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from rankpg.compare.results import MOST_CANDIDATES
+from rankpg.config.interaction_settings import PAIR_FEATURES
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.interactions import Interactions
 from rankpg.errors import ConfigError, argument
@@ -33,17 +35,15 @@ if TYPE_CHECKING:
 else:
     FittedReranker = Any
 
-__all__ = ["MOST_CANDIDATES", "RERANKERS", "FinalList", "final_lists", "losses_of", "metric_of"]
+__all__ = ["RERANKERS", "FinalList", "final_lists", "losses_of", "metric_of"]
 
-MOST_CANDIDATES = 100
-"""K, number of candidates of each user, unless a user may be shown fewer items."""
 RERANKERS = ("lightgbm", "none")
 """Values of the argument `reranker`."""
 
-_LARGEST = 2**30
-"""Most bytes of a table of scores."""
-_LARGEST_UNASKED = 2**28
-"""Most bytes of a table that is computed without being asked for; one of this size takes minutes."""
+_LARGEST = 2**32
+"""Most bytes of the features of all users with all items."""
+_LARGEST_UNASKED = 2**30
+"""Most bytes of features that are computed by default."""
 
 
 def metric_of(cutoff: int) -> str:
@@ -58,13 +58,15 @@ def losses_of(cutoff: int) -> tuple[str, str]:
 
 @dataclass(frozen=True, eq=False)
 class FinalList:
-    """A re-ranker that was fitted to the training data of a stage, and its scores of the evaluated users."""
+    """A re-ranker that was fitted to the training data of a stage, and scores of what it had to sort."""
 
     fitted: FittedReranker
     num_candidates: int
     """K"""
-    scores: Float[np.ndarray, "num_users N"]
-    """Rows of users who are not evaluated are 0."""
+    features: Float[np.ndarray, "n N F"]
+    """Features of the evaluated users with all items."""
+    scores: Float[np.ndarray, "n N"]
+    """Scores that were needed so far; NaN for all others. Predicting all of them takes far longer."""
     plain: Dataset
     """Data of the stage, without scores."""
 
@@ -84,15 +86,16 @@ class FinalList:
 
         assert data.parts is not None
         fitted = fit_lightgbm(data)
-        scores = fitted.scores(data, data.parts.test().history_ends, part.users)
-        return cls(fitted, max(1, min(MOST_CANDIDATES, eligible)), scores, data)
+        features = fitted.features_of(data, data.parts.test().history_ends, part.users)
+        scores = np.full(features.shape[:2], np.nan, np.float32)
+        return cls(fitted, max(1, min(MOST_CANDIDATES, eligible)), features, scores, data)
 
     @functools.cached_property
     def data(self) -> Dataset:
         """The data of the stage with the scores, for objectives that train through the re-ranker's order."""
         world, fitted = cast("Interactions", self.plain.environment), self.fitted
         training = fitted.scores(self.plain, fitted.ends)
-        scored = world.with_scores(self.scores, training, fitted.ends)
+        scored = world.with_scores(training, training, fitted.ends)  # nothing is served
         return dataclasses.replace(self.plain, environment=scored)
 
     def metrics(
@@ -110,7 +113,7 @@ class FinalList:
         places = np.arange(lists.shape[1])
         candidates = np.where(places < self.num_candidates, lists, -1)
         there = candidates >= 0
-        scores = self.scores[part.users[:, None], np.maximum(candidates, 0)]
+        scores = self._scores(np.maximum(candidates, 0))
         shown = _ordered(candidates, np.where(there, scores, -np.inf))
         wanted = there & _relevant(candidates, part)
         best = _ordered(candidates, np.where(wanted, 2, there))
@@ -120,6 +123,19 @@ class FinalList:
         )
         retriever, reranker = losses_of(cutoff)
         return {metric_of(cutoff): final, retriever: 1 - oracle, reranker: oracle - final}
+
+    def ndcg(self, lists: Int[np.ndarray, "n depth"], part: HeldOutPart, cutoff: int) -> float:
+        """Returns the mean nDCG of the final list; the arguments are those of `metrics`."""
+        return float(self.metrics(lists, part, cutoff)[metric_of(cutoff)].mean())
+
+    def _scores(self, items: Int[np.ndarray, "n depth"]) -> Float[np.ndarray, "n depth"]:
+        """Scores of the items of each evaluated user."""
+        row = np.broadcast_to(np.arange(len(items))[:, None], items.shape)
+        missing = np.isnan(self.scores[row, items])
+        pair = np.unique(row[missing] * self.scores.shape[1] + items[missing])
+        user, item = np.divmod(pair, self.scores.shape[1])
+        self.scores[user, item] = self.fitted.predict(self.features[user, item])
+        return self.scores[row, items]
 
 
 def _ordered(items: Int[np.ndarray, "n depth"], scores: np.ndarray) -> Int[np.ndarray, "n depth"]:
@@ -141,11 +157,11 @@ def final_lists(
     """Fits a re-ranker for each stage, and returns a sentence about them, or why there are none.
 
     Args:
-      reranker: a name in `RERANKERS`; None fits one where LightGBM is installed and the scores are few.
+      reranker: a name in `RERANKERS`; None fits one where LightGBM is installed and the features are few.
       stages: data, evaluated users, and smallest number of eligible items.
 
     Raises:
-      ConfigError: an unknown name, or a re-ranker that was asked for and cannot be fitted.
+      ConfigError: an unknown name, or reranker="lightgbm" and one that cannot be fitted.
     """
     if reranker is not None and reranker not in RERANKERS:
         raise ConfigError(
@@ -163,18 +179,19 @@ def final_lists(
     left = [f"{one.fitted.metrics['left_out_ndcg@10']:.4f}" for one in found]
     return found, (
         f"The final list is of the best {found[-1].num_candidates} items of each method, sorted by one "
-        "LambdaMART for all methods, which is fitted to the training data of the tuning and of the final fit. "
-        "For users that it left out, its nDCG@10 among the items most similar to their history is "
+        "LambdaMART for all methods, fitted to the training data of the tuning and of the final fit. For "
+        "users that it left out, its nDCG@10 among the items most similar to their history is "
         f"{left[0]} in the tuning and {left[-1]} in the final fit."
     )
 
 
 def _check(reranker: str | None, stages: tuple[tuple[Dataset, HeldOutPart, int], ...]) -> None:
-    """Rejects tables that are too large, and an installation without LightGBM."""
+    """Rejects features that take too much memory, and an installation without LightGBM."""
     if reranker is None and importlib.util.find_spec("lightgbm") is None:
         raise ConfigError("LightGBM is not installed: pip install 'rankpg[rerank]'")
     world = cast("Interactions", stages[-1][0].environment)
-    needed, most = 4 * world.num_users * world.num_items, _LARGEST
+    users = max(len(part.users) for _, part, _ in stages)
+    needed, most = 4 * len(PAIR_FEATURES) * users * world.num_items, _LARGEST
     if reranker is None:
         most = _LARGEST_UNASKED
     if needed > most:
@@ -182,6 +199,6 @@ def _check(reranker: str | None, stages: tuple[tuple[Dataset, HeldOutPart, int],
         if needed <= _LARGEST:
             remedy = "give reranker='lightgbm' to compute it in any case"
         raise ConfigError(
-            f"the scores of {world.num_users} users x {world.num_items} items are {needed:,} bytes, and at "
-            f"most {most:,} are allowed; {remedy}"
+            f"the features of {users} users x {world.num_items} items are {needed:,} bytes, and at most "
+            f"{most:,} are allowed; {remedy}"
         )

@@ -20,6 +20,7 @@ from rankpg.environments.dataset import Dataset
 from rankpg.types import Float
 
 __all__ = [
+    "MOST_CANDIDATES",
     "Result",
     "Schedule",
     "Trial",
@@ -29,6 +30,9 @@ __all__ = [
     "result_file",
     "save_result",
 ]
+
+MOST_CANDIDATES = 100
+"""K, number of candidates of each user, unless a user may be shown fewer items."""
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,23 @@ later items are to be found. The data of the tuning has no row of the test part.
 from __future__ import annotations
 
 import dataclasses
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from scipy import sparse
 
 from rankpg.baselines.base import shape_of
-from rankpg.compare.final_list import FinalList, metric_of
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.interactions import Interactions, Parts, interactions
 from rankpg.errors import ConfigError
 from rankpg.evaluation.ranking import catalogue_metrics, ranking_metrics
 from rankpg.runs.held_out import HeldOutPart
 from rankpg.types import Float, Int
+
+if TYPE_CHECKING:
+    from rankpg.compare.final_list import FinalList
+else:
+    FinalList = Any
 
 __all__ = ["MOST_TUNING_USERS", "Stage", "check_parts", "final_stage", "tuning_stage"]
 
@@ -65,10 +69,8 @@ class Stage:
     def score(self, lists: Int[np.ndarray, "n depth"], cutoff: int) -> tuple[float, float | None]:
         """Returns the means of ndcg@cutoff of the lists, and of the final lists if there is a re-ranker."""
         own = float(self.metrics(lists, (cutoff,))[f"ndcg@{cutoff}"].mean())
-        if self.final is None:
-            return own, None
-        found = self.final.metrics(lists, self.part, cutoff)
-        return own, float(found[metric_of(cutoff)].mean())
+        final = None if self.final is None else self.final.ndcg(lists, self.part, cutoff)
+        return own, final
 
     def depth(self, cutoff: int) -> int:
         """Returns the length of the lists from which metrics at a cut-off and final lists are computed."""

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from rankpg.compare.final_list import MOST_CANDIDATES
-from rankpg.compare.results import Schedule, Tuned
+from rankpg.compare.results import MOST_CANDIDATES, Schedule, Tuned
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
 from rankpg.runs.held_out import HeldOut, HeldOutPart

@@ -96,12 +96,39 @@ class FittedReranker:
         """
         world, parts = _sequences(data)
         found = np.zeros((world.num_users, world.num_items), np.float32)
-        columns = [FEATURES.index(name) for name in self.features]
         for some, features in _blocks(world, parts, ends, users):
-            rows = features.reshape(-1, features.shape[-1])[:, columns]
-            predicted = np.asarray(self.booster.predict(rows, num_threads=self.threads))
-            found[some] = predicted.reshape(len(some), -1)
+            rows = features[:, :, self._columns].reshape(-1, len(self._columns))
+            found[some] = self.predict(rows).reshape(len(some), -1)
         return found
+
+    def features_of(self, data: Dataset, ends: np.ndarray, users: np.ndarray) -> np.ndarray:
+        """Returns the features of some users with all items, for `predict`.
+
+        Args:
+          data, ends: as for `scores`.
+          users: rows of the users.
+
+        Returns:
+          float32[n, N, F], F being the number of `features`.
+        """
+        world, parts = _sequences(data)
+        found = np.empty((len(users), world.num_items, len(self._columns)), np.float32)
+        start = 0
+        for some, features in _blocks(world, parts, ends, users):
+            found[start : start + len(some)] = features[:, :, self._columns]
+            start += len(some)
+        return found
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Returns the scores float32[n] of rows of features, float[n, F]."""
+        if not len(features):
+            return np.zeros(0, np.float32)
+        found = self.booster.predict(features, num_threads=self.threads)
+        return np.asarray(found, np.float32)
+
+    @property
+    def _columns(self) -> list[int]:
+        return [FEATURES.index(name) for name in self.features]
 
     def on(self, data: Dataset) -> Dataset:
         """Returns the dataset with the scores of the served moments, and of those of the fit for training.
