@@ -75,7 +75,11 @@ def compare(arguments: argparse.Namespace) -> int:
         )
     else:
         given.setdefault("validation_share", _VALIDATION_SHARE)
-        config = TrainConfig.from_dict({"environment": "interactions", **given})
+        reading = {
+            "environment": "interactions",
+            "context_tower": "history",
+        }  # which reads items_path
+        config = TrainConfig.from_dict({**reading, **given})
         data = Dataset.of(make_environment(config))
     options = {name: flags[name] for name in _OPTIONS if name in flags}
 

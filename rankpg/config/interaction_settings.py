@@ -48,8 +48,8 @@ class InteractionSettings:
         None,
         INTERACTIONS,
         "table of the items' categories, one column of ids and one or more of categories, which a history "
-        "tower reads",
-        needs=_HISTORY,
+        "tower and a fitted re-ranker read",
+        needs={**_HISTORY, "reranker": "lightgbm"},
         metavar="FILE",
     )
     positive: str | None = setting(
