@@ -225,8 +225,8 @@ def stored(ranking_length: int) -> Reranker:
         if table is None:
             raise ValueError(
                 f"reranker='stored' sorts by item_scores, which the environment "
-                f"{type(environment).__name__} lacks; add them with Interactions.with_scores, fit them with "
-                "training.lambdamart.fit_lightgbm, or choose another re-ranker"
+                f"{type(environment).__name__} lacks; add them with Interactions.with_scores, give "
+                "reranker='lightgbm', by which rankpg.train fits them, or choose another re-ranker"
             )
         return table[context if users is None else users[context], items]
 
@@ -449,5 +449,6 @@ RERANKERS: dict[str, Callable[[RerankerSettings, Environment], Reranker]] = {
     "learned": _learned,
     "similarity": lambda settings, environment: similarity(settings.ranking_length),
     "stored": lambda settings, environment: stored(settings.ranking_length),
+    "lightgbm": lambda settings, environment: stored(settings.ranking_length),  # `prepare` fits it
 }
 """name -> builder from settings and environment; the values of the setting `reranker`."""

@@ -135,7 +135,7 @@ def test_uniform_draws_at_evaluation_too(method, world):
 
 
 def test_table_builds_rerankers_of_the_length_of_the_config(world):
-    names = {"optimal", "noisy", "uniform", "anti", "learned", "similarity", "stored"}
+    names = {"optimal", "noisy", "uniform", "anti", "learned", "similarity", "stored", "lightgbm"}
     assert set(RERANKERS) == names
     config = TrainConfig(
         ranking_length=3, num_candidates=5, reranker="noisy", inverse_temperature=2.5

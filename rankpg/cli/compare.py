@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from typing import get_type_hints
+from typing import TYPE_CHECKING, get_type_hints
 
 from rankpg.cli.arguments import folder_name, setting_argument
 from rankpg.cli.flags import flag, with_flags
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rankpg.runs.run import Run
 
 __all__ = ["add_compare", "compare"]
 
@@ -33,32 +36,51 @@ _DATA = (
 _VALIDATION_SHARE = 0.1
 """Default of this command; without a validation part, nothing can be tuned."""
 
-_OPTIONS = ("methods", "trials", "seeds", "cutoffs", "minutes_per_trial", "out")
+_OPTIONS = ("methods", "trials", "seeds", "cutoffs", "minutes_per_trial", "reranker", "out")
 
 HELP = """\
 Compare rankpg with baselines on your interactions.
 
 Every method has the same number of trials on the validation part; the best settings of each are fitted again
 to training and validation part, and evaluated on the test part. The output folder gets comparison.md,
-comparison.html and comparison.json. The same command continues a comparison that was interrupted.
+comparison.html and comparison.json. The same command continues a comparison that was interrupted. With
+LightGBM, the candidates of every method are sorted by one re-ranker, and the table has their final lists.
 
-example:
+examples:
   python -m rankpg compare --path ratings.csv --positive '>= 4' --out compared
+  a trained run, on the data that it was trained on:
+    python -m rankpg compare --run runs/log --out compared
 """
 
 
 def compare(arguments: argparse.Namespace) -> int:
     """Compares methods, and prints the table and the verdict."""
     from rankpg.compare.command import compare as run
+    from rankpg.runs.storage.load import load_run
     from rankpg.training.build import make_environment
 
     flags = vars(arguments)
     given = {name: flags[name] for name in _DATA if name in flags}
-    if not given.get("path"):
-        raise ConfigError("compare needs path=FILE, a file of (user, item) rows")
-    given.setdefault("validation_share", _VALIDATION_SHARE)
-    config = TrainConfig.from_dict({"environment": "interactions", **given})
-    data = Dataset.of(make_environment(config))
+    data: Dataset | Run
+    if "run" in flags:
+        if given:
+            raise ConfigError(
+                f"{next(iter(given))}= has no effect with run=, which is compared on the data that it was "
+                "trained on; leave it out"
+            )
+        data = load_run(flags["run"])
+    elif not given.get("path"):
+        raise ConfigError(
+            "compare needs path=FILE, a file of (user, item) rows, or run=FOLDER, a trained run"
+        )
+    else:
+        given.setdefault("validation_share", _VALIDATION_SHARE)
+        reading = {
+            "environment": "interactions",
+            "context_tower": "history",
+        }  # which reads items_path
+        config = TrainConfig.from_dict({**reading, **given})
+        data = Dataset.of(make_environment(config))
     options = {name: flags[name] for name in _OPTIONS if name in flags}
 
     def on_progress(sentence: str) -> None:
@@ -83,6 +105,12 @@ def add_compare(subcommands: argparse._SubParsersAction) -> None:
         argument_default=argparse.SUPPRESS,
     )
     group = parser.add_argument_group("the data")
+    group.add_argument(
+        "--run",
+        type=folder_name,
+        metavar="FOLDER",
+        help="trained run on interactions, whose lists and data are compared, in place of a file [none]",
+    )
     hints = get_type_hints(TrainConfig)
     fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
     for name in _DATA:
@@ -115,6 +143,12 @@ def _add_options(group: argparse._ArgumentGroup) -> None:
         type=float,
         metavar="MINUTES",
         help="most minutes of a trial of a method that rankpg trains [10]",
+    )
+    group.add_argument(
+        "--reranker",
+        metavar="lightgbm|none",
+        help="re-ranker of the final list, fitted to the training data [lightgbm where it is installed and "
+        "the log is not too large]",
     )
     group.add_argument(
         "--out",

@@ -49,7 +49,8 @@ def train(arguments: argparse.Namespace) -> int:
     if folder is not None and not resume:
         folder.check_free()  # before anything is read or compiled
     with origin.named():
-        run = prepare(config)
+        saved = folder.components() if folder is not None and resume else {}
+        run = prepare(config, **saved)
     if is_writer():
         _describe(run)
     if folder is not None and resume:

@@ -3,6 +3,8 @@
 command.py   `compare`, behind `python -m rankpg compare`
 stages.py    the data of the tuning, and of the final fit
 methods.py   METHODS, the table of what is compared, with the settings that a tuning tries
+final_list.py  the list of a re-ranker that sorts the candidates of every method, and what each stage loses
+of_run.py    a trained run as one more row
 trained.py   methods that rankpg trains: number of steps, training, lists
 results.py   the result of a method, saved as soon as it is finished
 verdict.py   intervals, differences, and the method to take in a sentence

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rankpg._version import versions
+from rankpg.compare.final_list import final_lists, losses_of, metric_of
 from rankpg.compare.methods import DEFAULT, METHODS, MOST_TRIALS, Method, Trained
+from rankpg.compare.of_run import THIS_RUN, data_of_run, lists_of_run, trial_of_run
 from rankpg.compare.results import (
     Result,
+    Schedule,
     Trial,
     key_of,
     load_result,
@@ -24,6 +27,7 @@ from rankpg.compare.results import (
 from rankpg.compare.stages import MOST_TUNING_USERS, Stage, check_parts, final_stage, tuning_stage
 from rankpg.compare.tables import (
     check_extra,
+    final_table,
     main_table,
     markdown_table,
     page,
@@ -31,9 +35,11 @@ from rankpg.compare.tables import (
     write_outputs,
 )
 from rankpg.compare.trained import EPOCHS, LEAST_STEPS
-from rankpg.compare.verdict import Row, rows_of, verdict
+from rankpg.compare.verdict import Row, final_sentence, rows_of, verdict
 from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError, argument
+from rankpg.runs.run import Run
+from rankpg.types import Float, Int
 
 __all__ = ["Comparison", "compare"]
 
@@ -58,14 +64,19 @@ class Comparison:
     """Sentences about data, methods that were left out, and the number of steps."""
     facts: Mapping[str, Any]
     """Settings, versions and hardware, as plain values."""
+    final: tuple[str, ...] = ()
+    """Metric of the final list, and the losses of retriever and re-ranker; empty without a re-ranker."""
 
     @property
     def verdict(self) -> str:
         """The best method of each metric and the method to take; see `verdict.verdict`.
 
-        A further sentence says so if the time of a trial limited the steps of the reference.
+        Further sentences are about the final list behind the re-ranker, if there is one, and say so if the
+        time of a trial limited the steps of the reference.
         """
         said = verdict(self.rows, self.reference, self.compared)
+        if self.final:
+            said = f"{said} {final_sentence(self.rows, self.reference, self.final[0])}"
         if self.reference not in _limited(self.results):
             return said
         return (
@@ -76,8 +87,10 @@ class Comparison:
     @property
     def markdown(self) -> str:
         """The table as Markdown, with its caption."""
-        table = main_table(self.rows, self.reference, self.compared)
-        return f"{markdown_table(table)}\n\n{table.caption}"
+        tables = [main_table(self.rows, self.reference, self.compared)]
+        if self.final:
+            tables.append(final_table(self.rows, self.reference, self.final))
+        return "\n\n".join(f"{markdown_table(table)}\n\n{table.caption}" for table in tables)
 
     def write(self, folder: Path) -> None:
         """Writes comparison.json, comparison.md and comparison.html.
@@ -97,19 +110,21 @@ class Comparison:
             said,
             self.notes,
             self.facts["versions"],
-            {result.name: METHODS[result.name].description for result in self.results},
+            {result.name: _description(result.name) for result in self.results},
+            self.final,
         )
         write_outputs(folder, found, text, html)
 
 
 def compare(
-    data: Dataset,
+    data: Dataset | Run,
     *,
     methods: Sequence[str] | None = None,
     trials: int = 4,
     seeds: Sequence[int] = (0, 1, 2),
     cutoffs: Sequence[int] = (10, 20, 100),
     minutes_per_trial: float = 10.0,
+    reranker: str | None = None,
     out: str | os.PathLike[str] | None = None,
     on_progress: Say | None = None,
 ) -> Comparison:
@@ -120,13 +135,21 @@ def compare(
     and evaluated on the test part, from which no choice is made. For all methods, the items that a user had
     before the evaluated part are left out of the lists. Metrics are means over seeds for each user.
 
+    With a re-ranker, the best items of every method are candidates, which it sorts into a final list: see
+    final_list.py. For the final list, settings and number of updates are those whose final list is best on
+    the validation part; a method is fitted twice only where its two choices have other settings.
+
     Args:
-      data: from `environments.from_interactions`, with a validation part.
+      data: from `environments.from_interactions`, with a validation part. Or a trained run on interactions:
+        its lists are one more row, `this run`, which differences subtract, and nothing of it is trained.
       methods: names in `METHODS`; all of them if None.
       trials: number of settings that are tried for each method, 1 to `methods.MOST_TRIALS`.
       seeds: seeds of the final fits; trials use the first. A method without random numbers is fitted once.
       cutoffs: k of the metrics.
       minutes_per_trial: most minutes of a trial of a method that rankpg trains.
+      reranker: "lightgbm" fits a LambdaMART to the training data of each stage; "none" compares no final
+        list, and leaves out `exposure`, which is trained through its order. None is "lightgbm" where the
+        package is installed and the features of all users with all items take at most 1 GiB.
       out: folder of the outputs. A method that is finished is saved there at once, and not run again for the
         same data and settings. None writes nothing.
       on_progress: called with a sentence before each trial and fit.
@@ -147,10 +170,15 @@ def compare(
     say = on_progress or (lambda sentence: None)
     names = _check_methods(methods)
     settings = _Settings(trials, tuple(seeds), tuple(sorted(cutoffs)), minutes_per_trial)
+    run = data if isinstance(data, Run) else None
+    data, said = data_of_run(data) if isinstance(data, Run) else (data, ())
     check_parts(data)
     folder = None if out is None else _folder(out)
-    stages = tuning_stage(data), final_stage(data)
-    results, left_out = [], []
+    stages, of_final = _with_final((tuning_stage(data), final_stage(data)), reranker, say)
+    settings = replace(settings, with_final=stages[1].final is not None)
+    results, left_out = [], [*said, of_final]
+    if run is not None:
+        results.append(_result_of_run(run, stages[1], settings))
     for name in names:
         key = settings.key(data, name)
         file = None if folder is None else result_file(folder, name, key)
@@ -167,7 +195,7 @@ def compare(
             save_result(file, found, key)
         results.append(found)
     if not results:
-        raise ConfigError("no method could be run: " + "; ".join(left_out))
+        raise ConfigError("no method could be run: " + "; ".join(left_out[1:]))
     comparison = _comparison(data, stages[1], results, settings, left_out)
     if folder is not None:
         comparison.write(folder)
@@ -182,6 +210,8 @@ class _Settings:
     seeds: tuple[int, ...]
     cutoffs: tuple[int, ...]
     minutes_per_trial: float
+    with_final: bool = False
+    """True if there is a re-ranker, and so a final list."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.trials <= MOST_TRIALS:
@@ -216,7 +246,37 @@ class _Settings:
             cutoffs=self.cutoffs,
             minutes_per_trial=self.minutes_per_trial,
             passes=(EPOCHS, LEAST_STEPS),
+            with_final=self.with_final,
         )
+
+    @property
+    def final(self) -> tuple[str, ...]:
+        """Names of the metric of the final list and of the losses; empty without a re-ranker."""
+        cutoff = self.cutoffs[0]
+        return (metric_of(cutoff), *losses_of(cutoff)) if self.with_final else ()
+
+
+def _with_final(
+    stages: tuple[Stage, Stage], reranker: str | None, say: Say
+) -> tuple[tuple[Stage, Stage], str]:
+    """Returns the stages with a re-ranker each, if there is one, and a sentence about it."""
+    if reranker != "none":
+        say("fitting the re-ranker of the final list")
+    inputs = tuple((stage.data, stage.part, stage.eligible) for stage in stages)
+    found, sentence = final_lists(reranker, inputs)
+    if found is None:
+        return stages, sentence
+    earlier, final = (replace(stage, final=own) for stage, own in zip(stages, found, strict=True))
+    return (earlier, final), sentence
+
+
+def _result_of_run(run: Run, final: Stage, settings: _Settings) -> Result:
+    """Returns the metrics of a run's trained state."""
+    began = time.perf_counter()
+    lists = lists_of_run(run, final, final.depth(settings.cutoffs[-1]))
+    values, catalogue = _metrics(final, lists, lists, settings)
+    seconds = time.perf_counter() - began
+    return Result(THIS_RUN, (trial_of_run(run),), values, catalogue, seconds)
 
 
 def _run(
@@ -235,19 +295,58 @@ def _run(
         trials.append(_trial(method, entry, earlier, settings))
     if all(trial.score is None for trial in trials):
         raise ConfigError(f"all {len(trials)} trials failed; the first: {trials[0].failure}")
-    chosen = Result(name, tuple(trials), {}, {}, 0.0).chosen
     seeds = settings.seeds if method.seeded else settings.seeds[:1]
     say(f"{name}: final fit with {len(seeds)} {'seeds' if len(seeds) > 1 else 'seed'}")
     began = time.perf_counter()
-    lists = method.way.lists(
-        final, chosen.settings, chosen.schedule, seeds=seeds, depth=settings.cutoffs[-1]
-    )
+    tuned = Result(name, tuple(trials), {}, {}, 0.0)
+    depth = final.depth(settings.cutoffs[-1])
+    lists, for_final = _lists(method, tuned.chosen, tuned.chosen_for_final, final, seeds, depth)
     seconds = time.perf_counter() - began
-    of_seeds = [final.metrics(own, settings.cutoffs) for own in lists]
-    values = {metric: np.stack([own[metric] for own in of_seeds]) for metric in of_seeds[0]}
-    shown = [final.catalogue(own, settings.cutoffs) for own in lists]
-    catalogue = {metric: float(np.mean([own[metric] for own in shown])) for metric in shown[0]}
+    values, catalogue = _metrics(final, lists, for_final, settings)
     return Result(name, tuple(trials), values, catalogue, seconds)
+
+
+_OfSeeds = list[Int[np.ndarray, "n depth"]]
+
+
+def _lists(
+    method: Method,
+    chosen: Trial,
+    for_final: Trial | None,
+    stage: Stage,
+    seeds: tuple[int, ...],
+    depth: int,
+) -> tuple[_OfSeeds, _OfSeeds]:
+    """Fits a method, and returns its own lists, and those whose first items are candidates.
+
+    One fit serves both, at two of its steps, where the same settings were chosen for both.
+    """
+
+    def fit(trial: Trial, *schedules: Schedule) -> list[_OfSeeds]:
+        return method.way.lists(stage, trial.settings, schedules, seeds=seeds, depth=depth)
+
+    if for_final is None:
+        (own,) = fit(chosen, chosen.schedule)
+        return own, own
+    if for_final is chosen:
+        own, other = fit(chosen, chosen.schedule, chosen.final_schedule)
+        return own, other
+    return fit(chosen, chosen.schedule)[0], fit(for_final, for_final.final_schedule)[0]
+
+
+def _metrics(
+    stage: Stage, lists: _OfSeeds, for_final: _OfSeeds, settings: _Settings
+) -> tuple[dict[str, Float[np.ndarray, "seeds n"]], dict[str, float]]:
+    """Returns the metrics of every user, those of the final list among them, and of the catalogue."""
+    last, first = settings.cutoffs[-1], settings.cutoffs[0]
+    of_seeds = [stage.metrics(own[:, :last], settings.cutoffs) for own in lists]
+    if stage.final is not None:
+        final = [stage.final.metrics(own, stage.part, first) for own in for_final]
+        of_seeds = [own | other for own, other in zip(of_seeds, final, strict=True)]
+    values = {metric: np.stack([own[metric] for own in of_seeds]) for metric in of_seeds[0]}
+    shown = [stage.catalogue(own[:, :last], settings.cutoffs) for own in lists]
+    catalogue = {metric: float(np.mean([own[metric] for own in shown])) for metric in shown[0]}
+    return values, catalogue
 
 
 def _trial(method: Method, entry: Mapping[str, Any], stage: Stage, settings: _Settings) -> Trial:
@@ -266,7 +365,8 @@ def _trial(method: Method, entry: Mapping[str, Any], stage: Stage, settings: _Se
     seconds = time.perf_counter() - began
     if not np.isfinite(tuned.score):
         return Trial(entry, None, tuned.schedule, seconds, "the validation metric is not finite")
-    return Trial(entry, tuned.score, tuned.schedule, seconds)
+    final = tuned.final_score, tuned.final_steps
+    return Trial(entry, tuned.score, tuned.schedule, seconds, "", *final)
 
 
 def _comparison(
@@ -287,6 +387,7 @@ def _comparison(
         f"Of each method, {settings.trials} settings were tried. The best one, by {settings.compared[0]} on "
         f"the validation part (at most {MOST_TUNING_USERS} users), was fitted again to training and "
         "validation part.",
+        *_notes_of_final(settings),
         *_notes_of_steps(results, settings),
         *(
             f"{result.name}: the trial with {dict(trial.settings)} failed: {trial.failure}"
@@ -299,6 +400,7 @@ def _comparison(
     facts = {
         "reference": reference,
         "compared": list(settings.compared),
+        "final": list(settings.final),
         "trials": settings.trials,
         "seeds": list(settings.seeds),
         "cutoffs": list(settings.cutoffs),
@@ -308,15 +410,38 @@ def _comparison(
         "fingerprint": data.fingerprint(),
         "versions": versions(),
     }
-    rows = rows_of(results, reference, settings.compared)
+    metrics = (*settings.compared, *settings.final[:1])
+    rows = rows_of(results, reference, metrics)
     return Comparison(
-        rows, tuple(results), reference, settings.compared, users, tuple(notes), facts
+        rows,
+        tuple(results),
+        reference,
+        settings.compared,
+        users,
+        tuple(notes),
+        facts,
+        settings.final,
     )
+
+
+def _notes_of_final(settings: _Settings) -> list[str]:
+    """A sentence about the choice of settings for the final list."""
+    if not settings.with_final:
+        return []
+    return [
+        "For the final list, settings and number of updates are those whose final list has the largest "
+        f"{settings.final[0]} on the validation part."
+    ]
+
+
+def _description(name: str) -> str:
+    return METHODS[name].description if name in METHODS else "the run that others are compared with"
 
 
 def _notes_of_steps(results: Sequence[Result], settings: _Settings) -> list[str]:
     """Sentences about the number of steps of methods that rankpg trains."""
-    trained = [result for result in results if isinstance(METHODS[result.name].way, Trained)]
+    known = [result for result in results if result.name in METHODS]
+    trained = [result for result in known if isinstance(METHODS[result.name].way, Trained)]
     if not trained:
         return []
     notes = [
@@ -340,7 +465,9 @@ def _limited(results: Sequence[Result]) -> list[str]:
 
 
 def _reference(names: Sequence[str]) -> str | None:
-    """The default method of rankpg, else its first method, else None."""
+    """The run that is compared, else the default method of rankpg, else its first method, else None."""
+    if THIS_RUN in names:
+        return THIS_RUN
     ours = [name for name in names if isinstance(METHODS[name].way, Trained)]
     return DEFAULT if DEFAULT in ours else next(iter(ours), None)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,17 +44,17 @@ class Way(Protocol):
         self,
         stage: Stage,
         settings: Settings,
-        schedule: Schedule,
+        schedules: Sequence[Schedule],
         *,
         seeds: tuple[int, ...],
         depth: int,
-    ) -> list[Int[np.ndarray, "n depth"]]:
-        """Fits with every seed, and returns the lists of the stage's users, one table for each seed.
+    ) -> list[list[Int[np.ndarray, "n depth"]]]:
+        """Fits with every seed, and returns the lists of the stage's users: of each schedule, of each seed.
 
         Args:
           stage: that of the final fit.
           settings: those of the chosen trial.
-          schedule: that of the chosen trial.
+          schedules: those of the chosen trial, which differ in the number of updates alone.
           seeds: one fit each.
           depth: length of the lists; -1 after the last item of a shorter one.
         """
@@ -84,20 +84,21 @@ class FittedBaseline:
         self, stage: Stage, settings: Settings, *, seed: int, cutoff: int, seconds: float
     ) -> Tuned:
         del seconds  # no baseline has a number of steps to choose
-        lists = self._lists(stage, settings, seed, cutoff)
-        return Tuned(float(stage.metrics(lists, (cutoff,))[f"ndcg@{cutoff}"].mean()))
+        lists = self._lists(stage, settings, seed, stage.depth(cutoff))
+        own, final = stage.score(lists, cutoff)
+        return Tuned(own, final_score=final)
 
     def lists(
         self,
         stage: Stage,
         settings: Settings,
-        schedule: Schedule,
+        schedules: Sequence[Schedule],
         *,
         seeds: tuple[int, ...],
         depth: int,
-    ) -> list[Int[np.ndarray, "n depth"]]:
-        del schedule
-        return [self._lists(stage, settings, seed, depth) for seed in seeds]
+    ) -> list[list[Int[np.ndarray, "n depth"]]]:
+        found = [self._lists(stage, settings, seed, depth) for seed in seeds]
+        return [found for _ in schedules]
 
     def _lists(
         self, stage: Stage, settings: Settings, seed: int, depth: int
@@ -127,13 +128,13 @@ class Trained:
         self,
         stage: Stage,
         settings: Settings,
-        schedule: Schedule,
+        schedules: Sequence[Schedule],
         *,
         seeds: tuple[int, ...],
         depth: int,
-    ) -> list[Int[np.ndarray, "n depth"]]:
+    ) -> list[list[Int[np.ndarray, "n depth"]]]:
         own = {**self.fixed, **settings}
-        return lists_of_config(stage, own, schedule, seeds, depth, self._start(settings))
+        return lists_of_config(stage, own, schedules, seeds, depth, self._start(settings))
 
     def _start(self, settings: Settings) -> Settings | None:
         if self.start is None:
@@ -168,7 +169,7 @@ _KNOWN: tuple[Settings, ...] = (
 _GRADIENT_HISTORY = {k: v for k, v in _HISTORY.items() if k not in ("batch_size", "learning_rate")}
 _GRADIENT: tuple[Settings, ...] = (
     _GRADIENT_HISTORY | {"learning_rate": 3e-4},
-    _GRADIENT_HISTORY | {"learning_rate": 3e-4, "next_items": 1, "history_length": 20},
+    _GRADIENT_HISTORY | {"learning_rate": 3e-4, "dropout": 0.4},
     _GRADIENT_HISTORY | {"learning_rate": 1e-3},
     _GRADIENT_HISTORY | {"learning_rate": 3e-4, "embedding_dim": 128},
     {"context_tower": "ids", "embedding_dim": 64, "learning_rate": 3e-4},
@@ -204,6 +205,13 @@ METHODS: dict[str, Method] = {
         "retriever of rankpg, number of next items among the candidates",
         _KNOWN,
         Trained(_INCLUSION),
+    ),
+    "exposure": Method(
+        "retriever of rankpg, gain of the next items in the final list, mixed with inclusion",
+        _KNOWN,
+        Trained(
+            {**_INCLUSION, "objective": "exposure", "reranker": "stored", "ranking_length": 10}
+        ),
     ),
     "policy_gradient": Method(
         "retriever of rankpg, policy gradient of the final list's reward, after a start by inclusion",

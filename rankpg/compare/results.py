@@ -20,6 +20,7 @@ from rankpg.environments.dataset import Dataset
 from rankpg.types import Float
 
 __all__ = [
+    "MOST_CANDIDATES",
     "Result",
     "Schedule",
     "Trial",
@@ -29,6 +30,9 @@ __all__ = [
     "result_file",
     "save_result",
 ]
+
+MOST_CANDIDATES = 100
+"""K, number of candidates of each user, unless a user may be shown fewer items."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class Tuned:
 
     score: float
     schedule: Schedule = field(default_factory=Schedule)
+    final_score: float | None = None
+    """The metric of the final list; None without a re-ranker."""
+    final_steps: int = 0
+    """Updates after which it was best."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,15 @@ class Trial:
     seconds: float = 0.0
     failure: str = ""
     """The reason, if it failed."""
+    final_score: float | None = None
+    """Validation metric of the final list; None without a re-ranker."""
+    final_steps: int = 0
+    """Updates after which it was best."""
+
+    @property
+    def final_schedule(self) -> Schedule:
+        """The schedule by which the final list was best."""
+        return dataclasses.replace(self.schedule, steps=self.final_steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +98,15 @@ class Result:
 
     @property
     def chosen(self) -> Trial:
-        """The trial of the largest validation metric; the first of equal ones."""
+        """The trial of the largest validation metric; the first of equal ones, or of those without one."""
         found = [trial for trial in self.trials if trial.score is not None]
-        return max(found, key=lambda trial: trial.score or 0.0)
+        return max(found or self.trials, key=lambda trial: trial.score or 0.0)
+
+    @property
+    def chosen_for_final(self) -> Trial | None:
+        """The trial of the largest validation metric of the final list; None without a re-ranker."""
+        found = [trial for trial in self.trials if trial.final_score is not None]
+        return max(found, key=lambda trial: trial.final_score or 0.0, default=None)
 
     @property
     def tuning_seconds(self) -> float:

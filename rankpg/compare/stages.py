@@ -7,7 +7,7 @@ later items are to be found. The data of the tuning has no row of the test part.
 from __future__ import annotations
 
 import dataclasses
-from typing import cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from scipy import sparse
@@ -19,6 +19,11 @@ from rankpg.errors import ConfigError
 from rankpg.evaluation.ranking import catalogue_metrics, ranking_metrics
 from rankpg.runs.held_out import HeldOutPart
 from rankpg.types import Float, Int
+
+if TYPE_CHECKING:
+    from rankpg.compare.final_list import FinalList
+else:
+    FinalList = Any
 
 __all__ = ["MOST_TUNING_USERS", "Stage", "check_parts", "final_stage", "tuning_stage"]
 
@@ -36,6 +41,8 @@ class Stage:
     """The evaluated users and their later items."""
     seen: sparse.csr_array
     """Values of all interactions before the evaluated part, float32[num_users, N]; 0 for all others."""
+    final: FinalList | None = None
+    """The re-ranker of this stage; None for none."""
 
     @classmethod
     def of(cls, data: Dataset, most: int | None = None) -> Stage:
@@ -58,6 +65,30 @@ class Stage:
     ) -> dict[str, Float[np.ndarray, "n"]]:
         """Returns every metric of every evaluated user: `evaluation.ranking.ranking_metrics`."""
         return ranking_metrics(lists, self.part.relevant, at=cutoffs)
+
+    def score(self, lists: Int[np.ndarray, "n depth"], cutoff: int) -> tuple[float, float | None]:
+        """Returns the means of ndcg@cutoff of the lists, and of the final lists if there is a re-ranker."""
+        own = float(self.metrics(lists, (cutoff,))[f"ndcg@{cutoff}"].mean())
+        final = None if self.final is None else self.final.ndcg(lists, self.part, cutoff)
+        return own, final
+
+    def depth(self, cutoff: int) -> int:
+        """Returns the length of the lists from which metrics at a cut-off and final lists are computed."""
+        return cutoff if self.final is None else max(cutoff, self.final.num_candidates)
+
+    def data_for(self, objective: str) -> Dataset:
+        """Returns the data to train on; with scores for an objective that trains through their order.
+
+        Raises:
+          ConfigError: there is no re-ranker, which the objective needs.
+        """
+        if objective != "exposure":
+            return self.data
+        if self.final is None:
+            raise ConfigError(
+                "it trains through the order of a re-ranker, and there is none; give reranker='lightgbm'"
+            )
+        return self.final.data
 
     def catalogue(
         self, lists: Int[np.ndarray, "n depth"], cutoffs: tuple[int, ...]

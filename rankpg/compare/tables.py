@@ -15,7 +15,15 @@ from rankpg.compare.verdict import Row, best_of
 from rankpg.report.page import Panel, Section, Table, render, write
 from rankpg.report.pictures import dots
 
-__all__ = ["check_extra", "main_table", "markdown_table", "page", "plain", "write_outputs"]
+__all__ = [
+    "check_extra",
+    "final_table",
+    "main_table",
+    "markdown_table",
+    "page",
+    "plain",
+    "write_outputs",
+]
 
 MARK = "*"
 """Behind a difference whose interval excludes 0."""
@@ -69,6 +77,36 @@ def main_table(rows: Sequence[Row], reference: str | None, compared: Sequence[st
     return Table(tuple(head), cells, caption, strong=strong)
 
 
+def final_table(rows: Sequence[Row], reference: str | None, final: Sequence[str]) -> Table:
+    """Returns the table of the final lists, the best one first, and of the loss at each stage.
+
+    Args:
+      rows: one for each method.
+      reference: the method that is subtracted in the differences; None for none.
+      final: names of the metric of the final list, of the retriever's loss, and of the re-ranker's.
+    """
+    metric, *losses = final
+    ordered = sorted(rows, key=lambda row: -row.mean(metric))
+    with_differences = reference is not None and len(rows) > 1
+    head = ["method", metric]
+    head += [f"{metric} less {reference}"] if with_differences else []
+    cells = [
+        (
+            row.method,
+            _interval(row, metric),
+            *([_difference(row, metric)] if with_differences else []),
+            *(_interval(row, loss) for loss in losses),
+        )
+        for row in ordered
+    ]
+    caption = (
+        "The final list: the candidates of each method, sorted by the same re-ranker. Retriever loss: 1 less "
+        "the nDCG of the candidates in their best order; re-ranker loss: the rest. They and the nDCG add up "
+        "to 1."
+    )
+    return Table((*head, *losses), cells, caption, strong=frozenset({(0, 1)}))
+
+
 def markdown_table(table: Table) -> str:
     """Returns a table as Markdown, with strong cells in bold.
 
@@ -113,6 +151,7 @@ def page(
     notes: Sequence[str],
     versions: Mapping[str, str],
     descriptions: Mapping[str, str],
+    final: Sequence[str] = (),
 ) -> str:
     """Returns the comparison as one HTML page that contains its pictures.
 
@@ -123,6 +162,7 @@ def page(
       notes: sentences about data, methods that were left out, and the number of steps.
       versions: packages and hardware, by name.
       descriptions: noun phrases, by method.
+      final: as for `final_table`; empty without a re-ranker.
     """
     panels = [_panel(rows, metric) for metric in compared]
     methods = Table(
@@ -131,11 +171,21 @@ def page(
     )
     sections = [
         Section("Comparison", tables=[main_table(rows, reference, compared)], panels=panels),
+        *_final_section(rows, reference, final),
         Section("All metrics", tables=[_all_metrics(rows)]),
         Section("Methods", tables=[methods], notes=list(notes)),
         Section("Versions", tables=[Table(("name", "value"), list(versions.items()))]),
     ]
     return render(f"Comparison of {len(rows)} methods", verdict, sections)
+
+
+def _final_section(
+    rows: Sequence[Row], reference: str | None, final: Sequence[str]
+) -> list[Section]:
+    if not final:
+        return []
+    tables = [final_table(rows, reference, final)]
+    return [Section("Final list", tables=tables, panels=[_panel(rows, final[0])])]
 
 
 def _panel(rows: Sequence[Row], metric: str) -> Panel:
@@ -158,7 +208,8 @@ def _method_row(result: Result, description: str) -> tuple[str, ...]:
     settings = ", ".join(f"{name}={value}" for name, value in chosen.settings.items())
     if chosen.schedule.num_steps:
         settings += f"; {chosen.schedule.steps} of {chosen.schedule.num_steps} steps"
-    return result.name, description, settings, f"{chosen.score:.4f}"
+    score = "" if chosen.score is None else f"{chosen.score:.4f}"
+    return result.name, description, settings, score
 
 
 def plain(

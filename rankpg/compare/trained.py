@@ -7,14 +7,15 @@ settings -> number of steps -> training on the tuning data, evaluated on the way
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from rankpg.compare.results import Schedule, Tuned
+from rankpg.compare.results import MOST_CANDIDATES, Schedule, Tuned
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
 from rankpg.runs.held_out import HeldOut, HeldOutPart
@@ -28,14 +29,13 @@ if TYPE_CHECKING:
 else:
     Stage = Any
 
-__all__ = ["EPOCHS", "LEAST_STEPS", "config_of", "lists_of_config", "tune_config"]
+__all__ = ["EPOCHS", "LEAST_STEPS", "Lists", "config_of", "lists_of_config", "tune_config"]
 
-EPOCHS = 3
+EPOCHS = 5
 """Passes over the training moments in a trial, unless they take longer than a trial may."""
 LEAST_STEPS = 500
 """Updates of a trial on a small log, of which `EPOCHS` passes would be too few updates."""
 
-_MOST_CANDIDATES = 100
 _EVALUATIONS = 10
 _MEASURED_STEPS = 20
 _UNMEASURED_STEPS = 200
@@ -62,10 +62,10 @@ def config_of(settings: Settings, eligible: int, seeds: tuple[int, ...]) -> Trai
     (40, (3, 10, 30))
     """
     found = dict(settings)
-    if found.get("objective") == "inclusion":
+    if found.get("objective") in ("inclusion", "exposure"):
         at = found.get("inclusion_at", TrainConfig.inclusion_at)
         found["inclusion_at"] = tuple(k for k in at if k < eligible) or (1,)
-    candidates = max(1, min(_MOST_CANDIDATES, eligible))
+    candidates = max(1, min(MOST_CANDIDATES, eligible))
     if "ranking_length" in found:
         found["ranking_length"] = min(found["ranking_length"], candidates)
     return TrainConfig(num_candidates=candidates, seeds=seeds, **found)
@@ -90,52 +90,63 @@ def tune_config(
       start: settings of a run whose parameters training begins with, for half of the seconds.
     """
     config = config_of(settings, stage.eligible, (seed,))
+    data = stage.data_for(config.objective)
     schedule, first = Schedule(), None
     if start is not None:
         seconds /= 2
         before = _sized(config_of(start, stage.eligible, (seed,)), stage.data, seconds)
         first = _trained(before[0], stage.data, before[0].num_steps)
         schedule = Schedule(start_steps=before[0].num_steps, limited=before[1])
-    config, limited = _sized(config, stage.data, seconds)
-    run = _begun(config, stage.data, first)
-    lists, score, best = _Lists(run, stage.part, cutoff), -np.inf, 0
+    config, limited = _sized(config, data, seconds)
+    run = _begun(config, data, first)
+    lists = Lists(run, stage.part, stage.depth(cutoff))
+    best, best_final = (-np.inf, 0), (-np.inf, 0)  # metric and step
     for step in _training(run, _stops(config.num_steps, at_start=first is not None)):
-        found = float(stage.metrics(lists.of(0), (cutoff,))[f"ndcg@{cutoff}"].mean())
-        if found > score:
-            score, best = found, step
+        own, final = stage.score(lists.of(0), cutoff)
+        best = max(best, (own, step), key=lambda found: found[0])
+        best_final = max(
+            best_final, (-np.inf if final is None else final, step), key=lambda found: found[0]
+        )
     schedule = dataclasses.replace(
-        schedule, steps=best, num_steps=config.num_steps, limited=limited or schedule.limited
+        schedule, steps=best[1], num_steps=config.num_steps, limited=limited or schedule.limited
     )
-    return Tuned(score, schedule)
+    if stage.final is None:
+        return Tuned(best[0], schedule)
+    return Tuned(best[0], schedule, *best_final)
 
 
 def lists_of_config(
     stage: Stage,
     settings: Settings,
-    schedule: Schedule,
+    schedules: Sequence[Schedule],
     seeds: tuple[int, ...],
     depth: int,
     start: Settings | None = None,
-) -> list[Int[np.ndarray, "n depth"]]:
-    """Trains all seeds for a number of updates, and returns the lists of each: -1 after the last item.
+) -> list[list[Int[np.ndarray, "n depth"]]]:
+    """Trains all seeds, and returns the lists of each at the step of each schedule: -1 after the last item.
 
     Args:
       stage: a result of `stages.final_stage`.
       settings, start: see `tune_config`.
-      schedule: that of the chosen trial.
+      schedules: those of the chosen trial, which differ in `steps` alone: one training serves them all.
       seeds: trained side by side.
       depth: length of the lists.
     """
-    first = None
+    first, schedule = None, schedules[0]
     if start is not None:
         before = config_of(start, stage.eligible, seeds)
         before = dataclasses.replace(before, num_steps=schedule.start_steps)
         first = _trained(before, stage.data, schedule.start_steps)
     config = config_of(settings, stage.eligible, seeds)
     config = dataclasses.replace(config, num_steps=schedule.num_steps)
-    run = _trained(config, stage.data, schedule.steps, first)
-    lists = _Lists(run, stage.part, depth)
-    return [lists.of(index) for index in range(len(seeds))]
+    run = _begun(config, stage.data_for(config.objective), first)
+    lists, wanted = Lists(run, stage.part, depth), {own.steps for own in schedules}
+    stops = [stop for stop in _stops(config.num_steps) if stop <= max(wanted)]
+    found = {}
+    for step in itertools.chain([0], _training(run, stops)):
+        if step in wanted:
+            found[step] = [lists.of(index) for index in range(len(seeds))]
+    return [found[own.steps] for own in schedules]
 
 
 # --- the number of steps --------------------------------------------------------------------------
@@ -225,7 +236,7 @@ def _roots(run: Run) -> Any:
     return run.copies(seed_keys(run.config.seeds, "steps"))
 
 
-class _Lists:
+class Lists:
     """Compiled lists of the users of a part, by a run's state at the time of the call."""
 
     def __init__(self, run: Run, part: HeldOutPart, depth: int):

@@ -13,7 +13,7 @@ from rankpg.evaluation.intervals import (
     paired_difference,
 )
 
-__all__ = ["Row", "best_of", "rows_of", "verdict"]
+__all__ = ["Row", "best_of", "final_sentence", "rows_of", "verdict"]
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,28 @@ def verdict(rows: Sequence[Row], reference: str | None, compared: Sequence[str])
     ]
     second = "; ".join(parts)
     return f"{first} {second[0].upper()}{second[1:]}."
+
+
+def final_sentence(rows: Sequence[Row], reference: str | None, metric: str) -> str:
+    """Returns the best method behind the re-ranker, and its difference to the reference.
+
+    Args:
+      rows: one for each method.
+      reference: the method that is subtracted; None for none.
+      metric: that of the final list.
+
+    >>> row = Row("ease", {"final_ndcg@10": Interval(0.15, 0.13, 0.17)})
+    >>> final_sentence([row], None, "final_ndcg@10")
+    'Behind the re-ranker, ease has the best final list (final_ndcg@10 0.1500).'
+    """
+    best = best_of(rows, metric)
+    said = f"Behind the re-ranker, {best.method} has the best final list ({metric} {best.mean(metric):.4f})"
+    gap = best.differences.get(metric)
+    if gap is None or reference is None:
+        return f"{said}."
+    ends = f"95 % interval {gap.low:+.4f} to {gap.high:+.4f}"
+    chance = "" if gap.excludes_zero else ", which chance allows"
+    return f"{said}, {gap.mean:.4f} above {reference} ({ends}){chance}."
 
 
 def _best_sentence(rows: Sequence[Row], compared: Sequence[str]) -> str:

@@ -151,9 +151,14 @@ def checked(field: dataclasses.Field, hint: object, value: object) -> Any:
         if isinstance(value, str) or not isinstance(value, list | tuple | range):
             raise _wrong(field, value, hint)
         try:
-            return tuple(_scalar(field, element, v) for v in value)
+            several = tuple(_scalar(field, element, v) for v in value)
         except ConfigError:
             raise _wrong(field, tuple(value), hint) from None
+        if choices and (not several or not set(several) <= set(choices)):
+            raise ConfigError(
+                f"{argument(field.name, several)}; expected one or more of {', '.join(choices)}"
+            )
+        return several
     value = _scalar(field, str if get_origin(hint) is Literal else hint, value)
     if choices and value not in choices:
         raise ConfigError(f"{argument(field.name, value)}; expected one of {', '.join(choices)}")

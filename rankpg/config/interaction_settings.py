@@ -12,12 +12,26 @@ __all__ = [
     "FEEDBACK_RANGES",
     "INTERACTIONS",
     "KNOWN_FEEDBACK",
+    "PAIR_FEATURES",
+    "RERANKER",
     "FeedbackSettings",
     "InteractionSettings",
 ]
 
 INTERACTIONS = "interactions: what is read, and what is held out"
 KNOWN_FEEDBACK = "the objective"
+RERANKER = "the re-ranker"
+
+PAIR_FEATURES = (
+    "item_popularity",
+    "item_recency",
+    "near_recent_items",
+    "near_last_item",
+    "near_all_items",
+    "tag_overlap",
+    "user_activity",
+)
+"""Names of the features of a user and an item, computed by training/pair_features.py."""
 
 _INTERACTIONS = {"environment": "interactions"}
 _KNOWN = {"objective": ("softmax", "inclusion", "exposure")}
@@ -34,8 +48,8 @@ class InteractionSettings:
         None,
         INTERACTIONS,
         "table of the items' categories, one column of ids and one or more of categories, which a history "
-        "tower reads",
-        needs=_HISTORY,
+        "tower and a fitted re-ranker read",
+        needs={**_HISTORY, "reranker": "lightgbm"},
         metavar="FILE",
     )
     positive: str | None = setting(
@@ -82,6 +96,15 @@ class InteractionSettings:
     )
     split_seed: int = setting(
         0, INTERACTIONS, "seed of random and user splits", needs=_INTERACTIONS
+    )
+    reranker_features: tuple[str, ...] | None = setting(
+        None,
+        RERANKER,
+        f"features of a user and an item that the fitted re-ranker reads, among {', '.join(PAIR_FEATURES)}",
+        PAIR_FEATURES,
+        needs={"reranker": "lightgbm"},
+        default_help="all of them",
+        metavar="NAME",
     )
     patience: int | None = setting(
         None,

@@ -16,6 +16,7 @@ from rankpg.config.interaction_settings import (
     FEEDBACK_RANGES,
     INTERACTIONS,
     KNOWN_FEEDBACK,
+    RERANKER,
     FeedbackSettings,
 )
 from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
@@ -29,15 +30,14 @@ from rankpg.retrieval.base import RETRIEVALS
 
 __all__ = ["GROUPS", "TrainConfig"]
 
-_PROBLEM, _POLICY, _RERANKER, _LEARNING, _RUN = (
+_PROBLEM, _POLICY, _LEARNING, _RUN = (
     "the problem",
     "the policy (early stage)",
-    "the re-ranker",
     "learning",
     "the run",
 )
 
-GROUPS = (_PROBLEM, INTERACTIONS, _POLICY, _RERANKER, KNOWN_FEEDBACK, _LEARNING, _RUN)
+GROUPS = (_PROBLEM, INTERACTIONS, _POLICY, RERANKER, KNOWN_FEEDBACK, _LEARNING, _RUN)
 """Headings of the settings, in the order of the help."""
 
 _SHARDED = {"retrieval": "sharded"}
@@ -183,14 +183,15 @@ class TrainConfig(FeedbackSettings):
     )
     reranker: str = setting(
         "optimal",
-        _RERANKER,
-        "re-ranker, which picks the shown items among the candidates",
+        RERANKER,
+        "re-ranker, which picks the shown items among the candidates; lightgbm: a LambdaMART that is fitted "
+        "to the training part of interactions",
         RERANKERS,
     )
-    ranking_length: int = setting(1, _RERANKER, "L, number of candidates that are shown")
+    ranking_length: int = setting(1, RERANKER, "L, number of candidates that are shown")
     inverse_temperature: float = setting(
         1.0,
-        _RERANKER,
+        RERANKER,
         "inverse temperature of the noisy re-ranker; below 0 it prefers the worst",
         needs={"reranker": "noisy"},
     )

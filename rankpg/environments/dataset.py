@@ -138,7 +138,7 @@ class Dataset:
         return self.context_ids.is_range and self.item_ids.is_range
 
     def fingerprint(self) -> dict[str, str]:
-        """Returns SHA-256 checksums of the ids of either side, of the numbers, and of the split, if any.
+        """Returns SHA-256 checksums of the ids, of the numbers, and of scores and split, if there are any.
 
         A trained policy belongs to the dataset of the same fingerprint.
         """
@@ -149,9 +149,25 @@ class Dataset:
         checksums = {
             "context_ids": _checksum(map(repr, self.context_ids.ids.tolist())),
             "item_ids": _checksum(map(repr, self.item_ids.ids.tolist())),
-            "numbers": _checksum(map(_bytes, jax.tree.leaves(self.environment))),
+            "numbers": _checksum(map(_bytes, _leaves(self.environment, of_scores=False))),
         }
+        if self.environment.item_scores is not None:
+            checksums["scores"] = _checksum(map(_bytes, _leaves(self.environment, of_scores=True)))
         return checksums if self.parts is None else checksums | {"split": self.parts.checksum()}
+
+
+_SCORES = {"item_scores", "training_scores", "training_ends"}
+"""Fields of an environment that hold a re-ranker's scores, which a run may have or not."""
+
+
+def _leaves(environment: Environment, *, of_scores: bool) -> list[Array]:
+    """Returns the arrays of a re-ranker's scores, or all others."""
+    leaves = jax.tree_util.tree_leaves_with_path(environment)
+    return [x for path, x in leaves if bool({_name(key) for key in path} & _SCORES) == of_scores]
+
+
+def _name(key: Any) -> str:
+    return str(getattr(key, "name", key))
 
 
 def _bytes(leaf: Array) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rankpg.export.manifest import IndexEntry, Manifest
-from rankpg.runs.held_out import part_of
+from rankpg.runs.held_out import is_final, part_of
 from rankpg.runs.run import Run
 from rankpg.runs.storage.card import handed_over, limits_of, method_of, settings_of
 
@@ -48,10 +48,11 @@ def _results(run: Run, seed: int) -> list[str]:
     """Returns the metrics of the last evaluation of a seed, and why it stopped."""
     rows = [row for row in run.state_rows if row["seed"] == seed]
     of_parts = run.dataset.parts is not None
+    final = [name for row in rows for name in row if is_final(name)]
     lines = [
         f"{name}: {row[name]:.5g}" + (f" ({part_of(name)})" if of_parts else "")
         for row in rows
-        for name in (_METRICS_OF_INTERACTIONS if of_parts else _METRICS)
+        for name in ((*_METRICS_OF_INTERACTIONS, *final) if of_parts else _METRICS)
         if row.get(name) is not None
     ]
     stops = [sentence for sentence in run.stopped() if sentence.startswith(f"seed {seed} ")]
@@ -120,6 +121,11 @@ def _limits(run: Run, manifest: Manifest) -> list[str]:
                 "The recall of an index was measured with seen items among the exact ones. Where a server "
                 "leaves them out, an approximate index may find fewer."
             )
+    if run.fitted is not None:
+        lines.append(
+            "The fitted re-ranker is not exported. Its model is reranker.txt in the run folder; a server "
+            "sorts the candidates by its scores, from the features of `training.pair_features`."
+        )
     if manifest["masks"]:
         lines.append(
             "Training restricted the items of each context, but the export holds no masks. Remove the items "

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import jax
@@ -16,15 +17,16 @@ from rankpg.environments.dataset import choose_contexts
 from rankpg.environments.interactions import Interactions, Moments
 from rankpg.evaluation.diagnostics import Diagnostics
 from rankpg.evaluation.ranking import ranking_metrics
+from rankpg.policy import Policy
 from rankpg.training.update import StepMetrics
-from rankpg.types import Environment, Params
+from rankpg.types import Array, Environment, Int, Params, Reranker
 
 if TYPE_CHECKING:
     from rankpg.runs.run import Run
 else:
     Run = Any
 
-__all__ = ["CUTOFFS", "HeldOut", "HeldOutPart", "part_of", "relevant_items"]
+__all__ = ["CUTOFFS", "HeldOut", "HeldOutPart", "is_final", "part_of", "relevant_items"]
 
 CUTOFFS = (10, 20, 100)
 """Cut-offs k of the held-out metrics."""
@@ -45,6 +47,18 @@ def part_of(name: str) -> str:
     if name.startswith("validation_"):
         return "held out, validation part"
     return "training part" if name in _OF_TRAINING else "held out, test part"
+
+
+_FINAL = "final_"
+
+
+def is_final(name: str) -> bool:
+    """Returns True for a metric of the final list, the candidates as the re-ranker sorts them.
+
+    >>> [is_final(name) for name in ("ndcg@10", "final_ndcg@10", "validation_final_ndcg@10")]
+    [False, True, True]
+    """
+    return name.removeprefix("validation_").startswith(_FINAL)
 
 
 class HeldOutPart(NamedTuple):
@@ -111,6 +125,10 @@ class HeldOut:
         sharding = run.policy.retrieval.sharding
         self._replicate = sharding.replicate
         self._lists = jax.jit(lambda *inputs: sharding.replicated(lists(*inputs)))
+        shown = partial(_final_lists, run.policy, run.learner.reranker)
+        self._final = jax.jit(lambda *inputs: sharding.replicated(shown(*inputs)))
+        self._length = run.learner.reranker.ranking_length
+        self._scored = _scored_parts(run, self.parts)
 
     def lists(self, params: Params, part: HeldOutPart) -> np.ndarray:
         """Returns the best items int[n, depth] of every user of a part; -1 where there are too few."""
@@ -127,6 +145,25 @@ class HeldOut:
         part = self.parts[prefix]
         return ranking_metrics(self.lists(params, part), part.relevant, at=self.cutoffs)
 
+    def final_metrics(self, params: Params, prefix: str = "") -> dict[str, np.ndarray]:
+        """Returns final_ndcg@min(L, 10) and final_recall@L of every user, L being the length of the list.
+
+        They are of the K greedy candidates as the re-ranker sorts them, by scores that are known before the
+        part. Empty where the run has no such scores.
+
+        Args:
+          params, prefix: as for `metrics`.
+        """
+        part = self._scored().get(prefix)
+        if part is None:
+            return {}
+        inputs = self._replicate((part.world, jnp.asarray(part.users)))
+        shown = np.asarray(self._final(params, *inputs))
+        first = min(self._length, CUTOFFS[0])
+        found = ranking_metrics(shown, part.relevant, at=sorted({first, self._length}))
+        names = f"ndcg@{first}", f"recall@{self._length}"
+        return {_FINAL + name: found[name] for name in names}
+
     def columns(self, params: Params) -> dict[str, np.ndarray]:
         """Returns the means over users of the reported metrics, [seeds] by name.
 
@@ -138,7 +175,47 @@ class HeldOut:
             own = jax.tree.map(lambda leaf, seed=seed: leaf[seed], params)
             for prefix in self.parts:
                 found = self.metrics(own, prefix)
-                for name in _REPORTED:
-                    if name in found:
-                        columns.setdefault(prefix + name, []).append(float(found[name].mean()))
+                found = {name: found[name] for name in _REPORTED if name in found}
+                for name, values in (found | self.final_metrics(own, prefix)).items():
+                    columns.setdefault(prefix + name, []).append(float(values.mean()))
         return {name: np.array(values) for name, values in columns.items()}
+
+
+def _final_lists(
+    policy: Policy,
+    reranker: Reranker,
+    params: Params,
+    world: Environment,
+    users: Int[Array, "n"],
+) -> Int[Array, "n L"]:
+    """Returns the greedy candidates of users as the re-ranker sorts them."""
+    candidates, _ = policy.greedy(params, world, users)
+    key = jax.random.key(0)  # a sort by scores draws nothing
+    return jax.vmap(lambda user, items: reranker.greedy(key, world, user, items).items)(
+        users, candidates
+    )
+
+
+def _scored_parts(run: Run, parts: dict[str, HeldOutPart]) -> Callable[[], dict[str, HeldOutPart]]:
+    """Returns a function that computes the parts with scores known before them, once.
+
+    Scores at the moment of the test part are in the environment. They have read the validation part, so that
+    for this part a fitted re-ranker computes others, and a table of the user's own is not used.
+    """
+
+    @cache
+    def scored() -> dict[str, HeldOutPart]:
+        sorts = run.fitted is not None or run.config.reranker == "stored"
+        if run.environment.item_scores is None or not sorts:
+            return {}
+        found = {prefix: part for prefix, part in parts.items() if not prefix}
+        before, data = parts.get("validation_"), run.dataset
+        if before is not None and run.fitted is not None and data.environment.allowed is None:
+            assert data.parts is not None
+            ends, users = data.parts.validation().history_ends, before.users
+            scores = jnp.asarray(run.fitted.scores(data, ends, users))
+            world = dataclasses.replace(cast("Interactions", before.world), item_scores=scores)
+            found["validation_"] = before._replace(world=world)
+        return found
+
+    return scored

@@ -20,9 +20,10 @@ from rankpg.environments.interactions import Interactions
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import Row, TwoStage
 from rankpg.policy import Policy
+from rankpg.rerankers import RERANKERS
 from rankpg.runs import catalogue, recommend
 from rankpg.runs.best import best_step, check_patience
-from rankpg.runs.memory import Memory, check_memory
+from rankpg.runs.memory import Memory, available_memory, check_memory
 from rankpg.training.build import build_learner, make_environment
 from rankpg.training.known_feedback import (
     check_knows_feedback,
@@ -32,7 +33,12 @@ from rankpg.training.known_feedback import (
 )
 from rankpg.training.optimizer import Fault
 from rankpg.training.update import Learner, TrainState, seed_keys
-from rankpg.types import Environment, Params
+from rankpg.types import Environment, Params, Reranker
+
+if TYPE_CHECKING:
+    from rankpg.training.lambdamart import FittedReranker
+else:
+    FittedReranker = Any
 
 __all__ = ["MetricAccumulator", "Progress", "Run", "prepare"]
 
@@ -140,6 +146,8 @@ class Run:
     """Environment that is evaluated and served, where it is not the one that is trained on."""
     best_state: TrainState | None = None
     """Host copy of the state of the best evaluation; None unless `config.patience` is set."""
+    fitted: FittedReranker | None = None
+    """The re-ranker that was fitted to the training part; None for another one."""
     restored_step: int | None = None
     """Step of the best evaluation if training with patience has ended, so that `state` is the one of that
     step; None while `state` is the one of the last update."""
@@ -378,6 +386,8 @@ class Run:
         ]
 
 
+_FITTED = "lightgbm"
+"""Name of the re-ranker that is fitted to the training part."""
 _LARGE = 2**20
 """Number of contexts and items from which a generated problem is checked before it is generated."""
 
@@ -390,7 +400,8 @@ def prepare(
     Args:
       config: settings.
       environment: contexts and rewards of your own; those of the config if None.
-      **components: as in `training.build_learner`.
+      **components: as in `training.build_learner`; `reranker` may also be a result of
+        `training.lambdamart.fit_lightgbm`.
 
     Raises:
       ConfigError: a component under its former name, or settings that do not fit.
@@ -405,6 +416,7 @@ def prepare(
         config = config.resolve()
         _check_before_generating(config)
     dataset = Dataset.of(make_environment(config) if environment is None else environment)
+    dataset, fitted, components = _with_scores(config, dataset, components)
     if config.num_epochs is not None and dataset.parts is not None:
         steps = steps_of_epochs(config, dataset.parts, config.num_epochs)
         config = dataclasses.replace(config, num_steps=steps)
@@ -436,7 +448,31 @@ def prepare(
         memory=memory,
         evaluation_contexts=evaluated,
         served=None if dataset.parts is None else world,
+        fitted=fitted,
     )
+
+
+def _with_scores(
+    config: TrainConfig, dataset: Dataset, components: dict[str, Any]
+) -> tuple[Dataset, FittedReranker | None, dict[str, Any]]:
+    """Returns the dataset with the scores of a fitted re-ranker, if the run has one, and the components."""
+    given = components.get("reranker")
+    if isinstance(given, Reranker) or (given is None and config.reranker != _FITTED):
+        return dataset, None, components
+    from rankpg.training.lambdamart import FittedReranker, attached  # needs SciPy
+
+    if given is not None and not isinstance(given, FittedReranker):
+        return dataset, None, components  # of another kind: `build_learner` rejects it
+    if dataset.parts is None:
+        raise ConfigError(
+            f"reranker={_FITTED!r} is fitted to a log of interactions, and the data is a "
+            f"{type(dataset.environment).__name__}; give environment='interactions' and path=, or another "
+            "reranker"
+        )
+    features, free = config.reranker_features, available_memory()
+    dataset, fitted = attached(dataset, given, features, free)
+    stage = RERANKERS[_FITTED](config, dataset.environment)
+    return dataset, fitted, components | {"reranker": stage}
 
 
 def _check_before_generating(config: TrainConfig) -> None:
@@ -444,7 +480,8 @@ def _check_before_generating(config: TrainConfig) -> None:
     if config.environment != "synthetic" or config.num_items + config.num_contexts < _LARGE:
         return
     # What needs numbers, and takes little memory, is left for later.
-    plain = dataclasses.replace(config, reranker="optimal", adaptive_learning_rate=False)
+    plain = {"reranker": "optimal", "reranker_features": None, "adaptive_learning_rate": False}
+    plain = dataclasses.replace(config, **plain)
 
     def from_shapes():
         world = Dataset.of(make_environment(plain)).environment

@@ -39,7 +39,8 @@ def train(
       resume: continue the run of that folder instead of starting one.
       on_progress: called after every chunk and every evaluation.
       **components: encoder, reranker, advantage or optimizer of your own, in place of those of the config
-        (see `training.build_learner`).
+        (see `training.build_learner`); the re-ranker may also be a result of
+        `training.lambdamart.fit_lightgbm`.
 
     Raises:
       ConfigError, ValueError, TypeError: settings or components that do not fit, before anything runs; see
@@ -60,6 +61,8 @@ def train(
         raise ConfigError("resume=True needs out=, the folder of the run that goes on")
     if folder is not None:  # before anything is read or compiled
         folder.check_resumable() if resume else folder.check_free()
+    if folder is not None and resume:
+        components = folder.components() | components
     run = prepare(config or TrainConfig(), environment, **components)
     try:
         if folder is not None:

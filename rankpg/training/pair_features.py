@@ -13,19 +13,12 @@ import numpy as np
 from scipy import sparse
 
 from rankpg.baselines.neighbours import item_similarities
+from rankpg.config.interaction_settings import PAIR_FEATURES
 from rankpg.environments.interactions import Interactions, Parts
 
 __all__ = ["FEATURES", "ItemStatistics", "histories", "pair_features"]
 
-FEATURES = (
-    "item_popularity",
-    "item_recency",
-    "near_recent_items",
-    "near_last_item",
-    "near_all_items",
-    "tag_overlap",
-    "user_activity",
-)
+FEATURES = PAIR_FEATURES
 """Names of the features:
 
     item_popularity     log(1 + number of histories with the item)

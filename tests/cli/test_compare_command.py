@@ -40,7 +40,15 @@ def test_table_and_verdict(file, tmp_path, capsys):
     assert str(out / "comparison.html") in said.out
     assert "popular: trial 1 of 1" in said.err
     assert "--positive '>= 3' keeps" in said.err
-    assert (out / "comparison.md").read_text().count("| popular |") == 1
+    assert (out / "comparison.md").read_text().count("| popular |") == 2  # own and final lists
+
+
+def test_categories_of_items_are_read(file, tmp_path, capsys):
+    items = tmp_path / "items.csv"
+    items.write_text("item,kind\n" + "".join(f"{i},{i % 3}\n" for i in range(23)))
+    words = ("compare", "--path", file, *NAMED, "--items-path", items, "--methods", "popular")
+    assert call(*words, "--trials", 1, "--reranker", "none") == 0
+    assert "| popular |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,11 @@ class Spy:
         self.tuned.append((stage, settings, seed, cutoff, seconds))
         return Tuned(settings["score"], Schedule(steps=settings["steps"], num_steps=9))
 
-    def lists(self, stage, settings, schedule, *, seeds, depth):
-        self.fitted.append((stage, settings, schedule, seeds))
+    def lists(self, stage, settings, schedules, *, seeds, depth):
+        self.fitted.append((stage, settings, schedules[0], seeds))
         lists = np.full((len(stage.part.users), depth), -1, np.int32)
         lists[:, 0] = stage.part.relevant[1][stage.part.relevant[0][:-1]]
-        return [lists for _ in seeds]
+        return [[lists for _ in seeds] for _ in schedules]
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_outputs_of_the_folder(finished):
     cell = f"{best.mean:.4f} ({best.low:.4f} to {best.high:.4f})"
     assert f"| **{cell}** |" in text
     assert f"<strong>{cell}</strong>" in page
-    assert page.count("data:image/svg+xml") == 2
+    assert page.count("data:image/svg+xml") == 3
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
@@ -156,7 +156,7 @@ def test_a_method_that_needs_a_missing_package_is_left_out(monkeypatch, data):
     found = compare(data, methods=["popular", "als"], trials=1)
     assert [row.method for row in found.rows] == ["popular"]
     assert any("als is left out" in note and "implicit" in note for note in found.notes)
-    with pytest.raises(ConfigError, match=r"no method could be run.*implicit"):
+    with pytest.raises(ConfigError, match=r"no method could be run: als.*implicit"):
         compare(data, methods=["als"], trials=1)
 
 
@@ -179,7 +179,7 @@ def test_an_interrupted_comparison_continues(spy, data, tmp_path, monkeypatch):
             compare(data, **settings)
     said = []
     first = compare(data, **settings, on_progress=said.append)
-    assert said[0].startswith("popular: already finished")
+    assert said[1].startswith("popular: already finished")
     assert len(spy.fitted) == 1
     again = compare(data, **settings)
     assert len(spy.fitted) == 1
@@ -194,7 +194,7 @@ def test_grids_have_the_same_number_of_settings():
     assert {len(method.grid) for method in METHODS.values()} == {MOST_TRIALS} == {8}
     for method in METHODS.values():
         assert len({repr(sorted(entry.items())) for entry in method.grid}) == 8
-    for name in ("softmax", "softmax_masked", "inclusion", "policy_gradient"):
+    for name in ("softmax", "softmax_masked", "inclusion", "exposure", "policy_gradient"):
         way = METHODS[name].way
         for entry in METHODS[name].grid:  # every entry is a config
             trained.config_of({**way.fixed, **entry}, 1000, (0,))
@@ -250,7 +250,7 @@ def test_inclusion_is_tuned_and_refitted(few_steps, data, monkeypatch):
     found = compare(data, methods=["popular", "inclusion"], trials=1, seeds=(0,), cutoffs=(5, 100))
     assert found.reference == "inclusion"
     rows = {row.method: row for row in found.rows}
-    assert set(rows["popular"].differences) == {"ndcg@5", "recall@100"}
+    assert set(rows["popular"].differences) == {"ndcg@5", "recall@100", *found.final[:1]}
     assert rows["inclusion"].mean("recall@100") == 1  # the lists hold the whole catalogue
     assert rows["inclusion"].mean("ndcg@5") > 0
     assert "inclusion" in found.verdict
@@ -261,7 +261,7 @@ def test_inclusion_is_tuned_and_refitted(few_steps, data, monkeypatch):
 
 @pytest.mark.slow
 def test_every_method_of_rankpg_on_a_small_log(data, monkeypatch):
-    ours = ("softmax", "softmax_masked", "inclusion", "policy_gradient")
+    ours = ("softmax", "softmax_masked", "inclusion", "exposure", "policy_gradient")
     for name in ours:
         known = METHODS[name]
         sizes = {k: v for k, v in SMALL.items() if name != "policy_gradient" or k != "batch_size"}
@@ -300,7 +300,7 @@ def test_a_trial_keeps_its_best_step(data, monkeypatch, start):
         assert seconds == (60 if start is None else 30)
         return dataclasses.replace(config, num_steps=40), start is not None
 
-    monkeypatch.setattr(trained, "_Lists", Lists)
+    monkeypatch.setattr(trained, "Lists", Lists)
     monkeypatch.setattr(trained, "_sized", sized)
     monkeypatch.setattr(trained, "_begun", lambda config, data, first: config)
     monkeypatch.setattr(trained, "_trained", lambda config, data, steps: config)

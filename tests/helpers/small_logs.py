@@ -16,7 +16,8 @@ USERS, ITEMS, K = 12, 30, 5
 
 SETTINGS = {
     "objective": "inclusion", "inclusion_at": (3,), "num_candidates": K, "embedding_dim": 4,
-    "context_tower": "ids", "batch_size": 4, "num_steps": 4, "eval_every": 2, "seeds": (0,), "init_scale": 1.0,
+    "context_tower": "ids", "batch_size": 4, "num_steps": 4, "eval_every": 2, "seeds": (0,),
+    "init_scale": 1.0,
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from rankpg._version import versions
 from rankpg.environments.interactions import Moments
 from rankpg.environments.synthetic import Synthetic
 from rankpg.runs.best import VALIDATION
-from rankpg.runs.held_out import part_of
+from rankpg.runs.held_out import is_final, part_of
 from rankpg.runs.run import Run
 
 __all__ = ["CARD", "CURVE", "card", "handed_over", "limits_of", "method_of", "settings_of"]
@@ -128,11 +128,17 @@ def _figures_by_part(run: Run) -> list[str]:
     """Returns the metrics of a run on interactions, under the part that each is computed on."""
     lines: list[str] = []
     for part in dict.fromkeys(part_of(name) for name in _FIGURES_OF_INTERACTIONS):
-        own = tuple(name for name in _FIGURES_OF_INTERACTIONS if part_of(name) == part)
+        own = tuple(name for name in _names(run) if part_of(name) == part)
         figures = _figures(run, own)
         blank = [""] if lines else []
         lines += [*blank, f"{part.capitalize()}:", "", *figures] if figures else []
     return lines + _figures(run, ("steps_per_second",))
+
+
+def _names(run: Run) -> list[str]:
+    """Names of the metrics of interactions; those of the final list depend on its length."""
+    final = [name for name in (run.state_rows or [{}])[0] if is_final(name)]
+    return [*_FIGURES_OF_INTERACTIONS, *final]
 
 
 def _figures(run: Run, names: tuple[str, ...]) -> list[str]:

@@ -8,6 +8,8 @@ folder.json          which checkpoints are kept, and the trackers
 writer.lock          locked by the process that writes here
 data.json            checksums of the dataset's ids, rewards and split, where the run has a dataset
 data/                its ids, and what candidates need without the data itself (see dataset_file.py)
+reranker.txt         the re-ranker that was fitted to the training part, if one was, in LightGBM's text format
+reranker.json        its metrics, and the moments that it was fitted on
 RUN.md               the run card: results, diagnostics, data, settings and versions
 
 Of interactions, data/ holds all of them: share the folder as you would share the log.
@@ -47,6 +49,7 @@ from rankpg.runs.storage.load import (
     difference,
     load_config,
     load_state,
+    saved_components,
     yaml_module,
 )
 from rankpg.runs.storage.metrics_file import append_rows, line
@@ -137,6 +140,10 @@ class RunFolder:
                 f"{self.path} holds no run to resume; leave out resume=True to start one"
             )
 
+    def components(self) -> dict[str, Any]:
+        """Returns the components that the folder holds, with which `prepare` prepares a run to resume."""
+        return saved_components(self.path)
+
     def open(self, run: Run) -> None:
         """Makes the folder and saves the settings.
 
@@ -156,6 +163,10 @@ class RunFolder:
                 atomic_write_text(self.path / DATA, checksums + "\n")
                 in_memory = run.config.path is None
                 saved_data.save(self.path / SAVED, run.dataset, in_memory=in_memory)
+                if run.fitted is not None:
+                    from rankpg.training.lambdamart import save_fitted  # needs SciPy
+
+                    save_fitted(self.path, run.fitted)
             elif handed_over(run):
                 data = {"environment": type(run.environment).__name__}
                 atomic_write_text(self.path / DATA, json.dumps(data, indent=1) + "\n")

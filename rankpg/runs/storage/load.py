@@ -27,10 +27,13 @@ __all__ = [
     "load_run_settings",
     "load_settings",
     "load_state",
+    "saved_components",
 ]
 
 CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.jsonl", "checkpoint"
 DATA, SAVED = "data.json", "data"
+RERANKER = "reranker.txt"
+"""LightGBM's text of a fitted re-ranker; see `training.lambdamart.save_fitted`."""
 
 MAY_CHANGE = ("num_steps", "num_epochs", "eval_every", "eval_contexts", "patience", "mesh")
 """Settings that may change when a run is resumed."""
@@ -123,6 +126,8 @@ def load_run(path: Path | str, *, step: int | str | None = None, **overrides: An
       ConfigError, CheckpointError: as `RunFolder.resume`.
     """
     config, saved = load_config(path), Path(path) / SAVED
+    if "reranker" not in overrides:
+        overrides = overrides | saved_components(Path(path))
     in_memory = config.path is None or (saved / saved_data.ARRAYS).exists()
     if "environment" not in overrides and in_memory and saved.exists():
         run = _prepare_saved(config, saved_data.load(saved), overrides)
@@ -130,6 +135,19 @@ def load_run(path: Path | str, *, step: int | str | None = None, **overrides: An
         run = prepare(config, **overrides)
     load_state(run, Path(path), _default_step(config, Path(path)) if step is None else step)
     return run
+
+
+def saved_components(path: Path) -> dict[str, Any]:
+    """Returns the components that a run folder holds, by the names of `prepare`: a fitted re-ranker.
+
+    Raises:
+      ConfigError: the re-ranker is damaged, or LightGBM is not installed.
+    """
+    if not (path / RERANKER).exists():
+        return {}
+    from rankpg.training.lambdamart import load_fitted  # needs SciPy
+
+    return {"reranker": load_fitted(path)}
 
 
 def _prepare_saved(config: TrainConfig, data: Dataset, overrides: dict[str, Any]) -> Run:
@@ -170,6 +188,8 @@ def _check_data(run: Run, path: Path) -> None:
     checksums = run.dataset.fingerprint()
     if not run.environment.knows_rewards:  # from the folder, which has no rewards
         del checksums["numbers"]
+    if run.fitted is not None:  # computed from the saved re-ranker; digits depend on the machine
+        del checksums["scores"]
     for name, now in checksums.items():
         if not isinstance(saved, dict) or saved.get(name) != now:
             raise ConfigError(
