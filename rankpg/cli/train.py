@@ -49,7 +49,7 @@ def train(arguments: argparse.Namespace) -> int:
     if folder is not None and not resume:
         folder.check_free()  # before anything is read or compiled
     with origin.named():
-        run = prepare(config)
+        run = prepare(config, restored=resume)
     if is_writer():
         _describe(run)
     if folder is not None and resume:
@@ -78,7 +78,7 @@ def _read_config(flags: Mapping[str, Any], resumed: RunFolder | None) -> tuple[T
     from rankpg.runs.storage.load import load_run_settings, load_settings
 
     given = {name: value for name, value in flags.items() if name in _SETTINGS}
-    for name in ("path", "items_path"):
+    for name in ("path", "items_path", "init_embeddings", "init_ids"):
         if given.get(name):
             given[name] = str(Path(given[name]).resolve())  # the run may be read from elsewhere
     file, settings = flags.get("config"), {}

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rankpg.advantages import ADVANTAGES
 from rankpg.config.fields import check_effects, check_ranges, checked, setting, setting_type
+from rankpg.config.initial_settings import INITIAL, InitialSettings
 from rankpg.config.interaction_settings import (
     FEEDBACK_RANGES,
     INTERACTIONS,
@@ -37,7 +38,7 @@ _PROBLEM, _POLICY, _RERANKER, _LEARNING, _RUN = (
     "the run",
 )
 
-GROUPS = (_PROBLEM, INTERACTIONS, _POLICY, _RERANKER, KNOWN_FEEDBACK, _LEARNING, _RUN)
+GROUPS = (_PROBLEM, INTERACTIONS, _POLICY, INITIAL, _RERANKER, KNOWN_FEEDBACK, _LEARNING, _RUN)
 """Headings of the settings, in the order of the help."""
 
 _SHARDED = {"retrieval": "sharded"}
@@ -50,7 +51,7 @@ _LARGEST_BONUS = 1e6
 
 
 @dataclass(frozen=True)
-class TrainConfig(FeedbackSettings):
+class TrainConfig(FeedbackSettings, InitialSettings):
     """The settings of a training run. The preset fills in the fields that are None.
 
     >>> TrainConfig(estimator="ca_pg").resolve().learning_rate
@@ -386,6 +387,7 @@ class TrainConfig(FeedbackSettings):
                 "environment='interactions' needs path=FILE (csv, tsv, parquet or npz)"
             )
         self._check_columns()
+        self._check_initial()
         check_ranges(self, FEEDBACK_RANGES)
         self._check_batch()
 

@@ -23,6 +23,7 @@ from rankpg.runs import catalogue, recommend
 from rankpg.runs.best import best_step, check_patience
 from rankpg.runs.memory import Memory, check_memory
 from rankpg.training.build import build_learner, make_environment
+from rankpg.training.initial import read_start
 from rankpg.training.known_feedback import (
     check_knows_feedback,
     on_moments,
@@ -382,17 +383,23 @@ _LARGE = 2**20
 
 
 def prepare(
-    config: TrainConfig, environment: Environment | Dataset | None = None, **components: Any
+    config: TrainConfig,
+    environment: Environment | Dataset | None = None,
+    *,
+    restored: bool = False,
+    **components: Any,
 ) -> Run:
     """Prepares a run at step 0: settings resolved, components built and checked, parameters drawn.
 
     Args:
       config: settings.
       environment: contexts and rewards of your own; those of the config if None.
+      restored: True for a run whose state is loaded next, so that it needs no initial embeddings.
       **components: as in `training.build_learner`.
 
     Raises:
       ConfigError: a component under its former name, or settings that do not fit.
+      FileNotFoundError, TableError: data or initial embeddings that cannot be used.
     """
     for name in RENAMED.keys() & components.keys():
         raise ConfigError(f"{name}= is now named {RENAMED[name]}=")
@@ -401,12 +408,23 @@ def prepare(
         _check_before_generating(config)
     source = make_environment(config) if environment is None else environment
     dataset = Dataset.of(source)
+    start = None
+    if config.init_embeddings is not None:
+        if components.get("encoder") is not None:
+            raise ConfigError(
+                "init_embeddings has no effect on an encoder of yours; leave it out, or build the encoder by "
+                "encoders.from_embeddings"
+            )
+        start = read_start(config, dataset, restored=restored)
+        config, dataset = start.config, start.dataset
     if config.num_epochs is not None and dataset.parts is not None:
         steps = steps_of_epochs(config, dataset.parts, config.num_epochs)
         config = dataclasses.replace(config, num_steps=steps)
     if config.patience is not None:
         check_patience(config, dataset)
-    learner = build_learner(config, dataset.environment, **components)
+    plain = dataclasses.replace(config, init_embeddings=None, init_ids=None, init_missing="error")
+    learner = build_learner(plain, dataset.environment, **components)
+    learner = learner if start is None else start.of(learner)
     memory = check_memory(learner, len(config.seeds))
     sharding = learner.policy.retrieval.sharding
 

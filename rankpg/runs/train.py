@@ -60,7 +60,7 @@ def train(
         raise ConfigError("resume=True needs out=, the folder of the run that goes on")
     if folder is not None:  # before anything is read or compiled
         folder.check_resumable() if resume else folder.check_free()
-    run = prepare(config or TrainConfig(), environment, **components)
+    run = prepare(config or TrainConfig(), environment, restored=resume, **components)
     try:
         if folder is not None:
             folder.resume(run) if resume else folder.open(run)

@@ -58,6 +58,11 @@ def build_learner(
     """
     check_kinds(environment, encoder, reranker, advantage, optimizer)
     config = config.resolve()
+    if config.init_embeddings is not None and encoder is None:
+        raise ConfigError(
+            f"init_embeddings={config.init_embeddings!r} is found by ids, which an environment does not have; "
+            "give encoder=encoders.from_embeddings(data, FILE), or train by rankpg.train"
+        )
     check_sizes(config, environment, given_encoder=encoder is not None)
     training_contexts, _ = split_contexts(environment.num_contexts, config.held_out_contexts)
     with jax.ensure_compile_time_eval():  # numbers, also where the environment is but shapes
