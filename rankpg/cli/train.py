@@ -168,6 +168,9 @@ def _describe(run: Run) -> None:
             f"{choice}",
             file=sys.stderr,
         )
+    if config.init_embeddings is not None:
+        for note in run.dataset.notes:
+            print(with_flags(note, _SETTINGS), file=sys.stderr)
     chosen = run.policy.retrieval
     print(f"retrieval: {chosen.name} ({chosen.reason}); memory: {run.memory}", file=sys.stderr)
 

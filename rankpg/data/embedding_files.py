@@ -24,7 +24,7 @@ NAMES = {
     "item_ids": ("item_ids",),
     "context_ids": ("context_ids", "user_ids"),
 }
-"""What is read -> its names in a file."""
+"""Names in a file of everything that is read."""
 
 _MOST = 20
 """Names of arrays that a message lists."""

@@ -1,6 +1,6 @@
 """Embeddings of items and contexts that were trained elsewhere, in the order of the rows of a dataset.
 
-file | arrays by name | model  --embedding_tables-->  EmbeddingTable of each side  --aligned-->  rows by id
+file | arrays by name | model  -> embedding_tables -> EmbeddingTable of each side -> aligned -> rows by id
 
 Rows are found by their ids. Rows without ids are taken in their order only where the ids of the dataset are
 row numbers, because nothing else says which item a row belongs to.
@@ -103,8 +103,8 @@ class EmbeddingTable(NamedTuple):
         array = _numpy(rows, source)
         if array.ndim != 2 or not array.size or array.dtype.kind != "f":
             raise TableError(
-                f"{source}: the embeddings are {array.dtype} of shape {list(array.shape)}; expected floats of "
-                f"shape [number of {side}s, D]"
+                f"{source}: the embeddings are {array.dtype} of shape {list(array.shape)}; expected floats "
+                f"of shape [number of {side}s, D]"
             )
         known = None if ids is None else _id_map(ids, side, source)
         if known is not None and len(known) != len(array):
@@ -164,8 +164,8 @@ class EmbeddingTable(NamedTuple):
             some = _some([known.one(row) for row in absent[:_FEW]])
             if init_missing == "error":
                 raise TableError(
-                    f"{self.source}: {len(absent)} of {len(known)} {side}s have no embedding, such as {some}; "
-                    "add them, or give init_missing='mean' or init_missing='random'"
+                    f"{self.source}: {len(absent)} of {len(known)} {side}s have no embedding, such as "
+                    f"{some}; add them, or give init_missing='mean' or init_missing='random'"
                 )
             rows[absent] = _FILL[init_missing](self.rows, len(absent))
             notes.append(

@@ -154,7 +154,7 @@ def starting_at(encoder: Encoder, tables: Mapping[str, np.ndarray]) -> Encoder:
     Vectors of tags start at 0, so that the vector of an item is its own.
 
     Args:
-      encoder: of `towers_of` or `history_of`.
+      encoder: encoder of `towers_of` or `history_of`.
       tables: name of a parameter [M, n, D], such as `items.table` -> its rows [n, D].
 
     Raises:

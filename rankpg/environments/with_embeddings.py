@@ -30,7 +30,7 @@ def with_embeddings(
     """Returns a dataset whose features are given embeddings, aligned to its ids.
 
     With `context_tower="adapter"` and `item_tower="adapter"` or "given", a trained change is added to them
-    that is 0 at first: logits start as their inner products. Features are no parameters, so they are neither
+    that is 0 at first: logits start as their inner products. Features are not parameters, so they are neither
     trained nor decayed, and items that come later are embedded by theirs (`Run.with_items`).
 
     Args:
@@ -55,7 +55,7 @@ def with_embeddings(
 def with_features(
     dataset: Dataset, given: GivenEmbeddings, sides: Sequence[str], init_missing: str
 ) -> Dataset:
-    """As `with_embeddings`, from embeddings that have been read."""
+    """Returns a dataset as `with_embeddings` does, from embeddings that have been read."""
     tables = {"context": given.contexts, "item": given.items}
     world: Any = dataset.environment
     features: dict[str, Any] = {}

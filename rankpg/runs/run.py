@@ -23,7 +23,7 @@ from rankpg.runs import catalogue, recommend
 from rankpg.runs.best import best_step, check_patience
 from rankpg.runs.memory import Memory, check_memory
 from rankpg.training.build import build_learner, make_environment
-from rankpg.training.initial import read_start
+from rankpg.training.initial import read_start, without_start
 from rankpg.training.known_feedback import (
     check_knows_feedback,
     on_moments,
@@ -422,8 +422,7 @@ def prepare(
         config = dataclasses.replace(config, num_steps=steps)
     if config.patience is not None:
         check_patience(config, dataset)
-    plain = dataclasses.replace(config, init_embeddings=None, init_ids=None, init_missing="error")
-    learner = build_learner(plain, dataset.environment, **components)
+    learner = build_learner(without_start(config), dataset.environment, **components)
     learner = learner if start is None else start.of(learner)
     memory = check_memory(learner, len(config.seeds))
     sharding = learner.policy.retrieval.sharding
@@ -458,7 +457,9 @@ def _check_before_generating(config: TrainConfig) -> None:
     if config.environment != "synthetic" or config.num_items + config.num_contexts < _LARGE:
         return
     # What needs numbers, and takes little memory, is left for later.
-    plain = dataclasses.replace(config, reranker="optimal", adaptive_learning_rate=False)
+    plain = dataclasses.replace(
+        without_start(config), reranker="optimal", adaptive_learning_rate=False
+    )
 
     def from_shapes():
         world = Dataset.of(make_environment(plain)).environment

@@ -60,8 +60,8 @@ def build_learner(
     config = config.resolve()
     if config.init_embeddings is not None and encoder is None:
         raise ConfigError(
-            f"init_embeddings={config.init_embeddings!r} is found by ids, which an environment does not have; "
-            "give encoder=encoders.from_embeddings(data, FILE), or train by rankpg.train"
+            f"init_embeddings={config.init_embeddings!r} needs the ids of a dataset, which build_learner "
+            "does not get; give encoder=encoders.from_embeddings(data, FILE), or train by rankpg.train"
         )
     check_sizes(config, environment, given_encoder=encoder is not None)
     training_contexts, _ = split_contexts(environment.num_contexts, config.held_out_contexts)
@@ -120,6 +120,8 @@ def _encoder(config: TrainConfig, environment: Environment) -> Encoder:
             length=config.history_length,
             init_scale=config.init_scale or 1.0,
             dropout=config.dropout,
+            item_tower=config.item_tower,
+            hidden=config.hidden,
             dtype=jnp.dtype(config.table_dtype),
         )
     return towers_of(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rankpg.config.train_config import TrainConfig
-from rankpg.data.embeddings import embedding_tables
+from rankpg.data.embeddings import GivenEmbeddings, embedding_tables
 from rankpg.encoders import TOWERS
 from rankpg.encoders.starts import ids_of_sides, initial_tables, starting_at
 from rankpg.environments.dataset import Dataset
@@ -17,16 +17,19 @@ from rankpg.environments.with_embeddings import with_features
 from rankpg.errors import ConfigError, argument
 from rankpg.training.update import Learner
 
-__all__ = ["Start", "read_start"]
+__all__ = ["Start", "read_start", "without_start"]
+
+_CONTEXTS = 256
+"""Contexts in which the spread of logits is measured."""
 
 
 class Start(NamedTuple):
     """A config and a dataset for which a learner is built, and the tables at which it starts."""
 
     config: TrainConfig
-    """With the width of the embeddings."""
+    """The config, with the width of the embeddings."""
     dataset: Dataset
-    """With the embeddings as features, where a tower reads features."""
+    """The dataset, with the embeddings as features where a tower reads features."""
     tables: dict[str, np.ndarray]
     """Name of a parameter -> its rows [n, D]."""
 
@@ -36,6 +39,11 @@ class Start(NamedTuple):
         return dataclasses.replace(
             learner, policy=dataclasses.replace(learner.policy, encoder=encoder)
         )
+
+
+def without_start(config: TrainConfig) -> TrainConfig:
+    """Returns the config of the same learner with an initialisation by `init_scale`."""
+    return dataclasses.replace(config, init_embeddings=None, init_ids=None, init_missing="error")
 
 
 def read_start(config: TrainConfig, dataset: Dataset, *, restored: bool) -> Start:
@@ -53,8 +61,6 @@ def read_start(config: TrainConfig, dataset: Dataset, *, restored: bool) -> Star
       ConfigError: embeddings of a side are missing, or have another width than `embedding_dim`.
     """
     towers = {"context": config.context_tower, "item": config.item_tower}
-    if TOWERS[config.context_tower].reads_histories:
-        towers["item"] = "ids"
     featured = [side for side, name in towers.items() if TOWERS[name].reads_features]
     world = dataset.environment
     if restored and all(getattr(world, f"{side}_features") is not None for side in featured):
@@ -64,18 +70,30 @@ def read_start(config: TrainConfig, dataset: Dataset, *, restored: bool) -> Star
             return Start(config, dataset, {})
     assert config.init_embeddings is not None
     given = embedding_tables(config.init_embeddings, ids=config.init_ids)
-    keeps_width = any(TOWERS[name].keeps_width for name in towers.values())
     width = given.width()
-    if not keeps_width and len(featured) < 2:
+    if not any(TOWERS[name].keeps_width for name in towers.values()):
         if config.embedding_dim not in (width, type(config).embedding_dim):
             raise ConfigError(
-                f"{argument('embedding_dim', config.embedding_dim)}, but the embeddings of {given.source} have "
-                f"width {width}; leave it out, or give embedding_dim={width}"
+                f"{argument('embedding_dim', config.embedding_dim)}, but the embeddings of {given.source} "
+                f"have width {width}; leave it out, or give embedding_dim={width}"
             )
         config = dataclasses.replace(config, embedding_dim=width)
     dataset = with_features(dataset, given, featured, config.init_missing)
     if restored:
         return Start(config, dataset, {})
     tables, notes = initial_tables(given, ids_of_sides(dataset), towers, config.init_missing)
-    dataset = dataclasses.replace(dataset, notes=(*dataset.notes, *notes))
-    return Start(config, dataset, tables)
+    notes = (*dataset.notes, *notes, *_spread(given, config.temperature))
+    return Start(config, dataclasses.replace(dataset, notes=notes), tables)
+
+
+def _spread(given: GivenEmbeddings, temperature: float) -> tuple[str, ...]:
+    """Returns a note about the spread of the logits that the embeddings give, if both sides have some."""
+    if given.items is None or given.contexts is None:
+        return ()
+    contexts, items = given.contexts.rows[:_CONTEXTS], given.items.rows
+    spread = float(np.mean(np.std(contexts @ items.T, axis=1))) / temperature
+    return (
+        f"The logits of the embeddings have a standard deviation of {spread:.3g} within a context, at "
+        f"temperature={temperature:g}: far below 1 the policy is almost uniform, far above it is almost "
+        "fixed. A temperature does not change the ranking.",
+    )
