@@ -175,7 +175,7 @@ def starting_at(encoder: Encoder, tables: Mapping[str, np.ndarray]) -> Encoder:
     given = {name: jnp.asarray(rows) for name, rows in tables.items()}
 
     def init(key: PRNGKey) -> Params:
-        def start(path: tuple[Any, ...], leaf: Float[Array, "M n D"]) -> Float[Array, "M n D"]:
+        def start(path: tuple[Any, ...], leaf: Float[Array, "..."]) -> Float[Array, "..."]:
             if _name(path) == "tags":
                 return jnp.zeros_like(leaf)
             if _name(path) not in given:

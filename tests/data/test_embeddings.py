@@ -200,7 +200,8 @@ def test_unused_rows_are_counted():
 def test_missing_ids_are_refused_or_filled():
     known = IdMap([10, 60, 70, 80, 90])
     with pytest.raises(
-        TableError, match=r"4 of 5 items have no embedding, such as 60, 70, 80; .*init_missing='mean'"
+        TableError,
+        match=r"4 of 5 items have no embedding, such as 60, 70, 80; .*init_missing='mean'",
     ):
         table().aligned(known, "item")
     mean = table().aligned(known, "item", "mean")
@@ -213,7 +214,9 @@ def test_missing_ids_are_refused_or_filled():
     np.testing.assert_array_equal(once[0], ITEMS[1])
     size = float(np.sqrt(np.mean(np.square(ITEMS))))
     assert np.std(once) == pytest.approx(size, rel=0.05)
-    with pytest.raises(ValueError, match="init_missing='zero'; expected one of error, mean, random"):
+    with pytest.raises(
+        ValueError, match="init_missing='zero'; expected one of error, mean, random"
+    ):
         table().aligned(known, "item", "zero")
 
 
@@ -222,7 +225,9 @@ def test_rows_without_ids_need_row_numbers_as_ids():
     np.testing.assert_array_equal(plain.aligned(IdMap.of_range(5, "item"), "item").rows, ITEMS)
     with pytest.raises(TableError, match="5 rows of item embeddings; expected 6"):
         plain.aligned(IdMap.of_range(6, "item"), "item")
-    with pytest.raises(TableError, match=r"item embeddings without ids, .*give item_ids=.*init_ids="):
+    with pytest.raises(
+        TableError, match=r"item embeddings without ids, .*give item_ids=.*init_ids="
+    ):
         plain.aligned(IdMap([10, 20, 30, 40, 50]), "item")
 
 
@@ -264,7 +269,11 @@ def test_widths_must_agree():
 @pytest.mark.parametrize(
     ("arrays", "ending", "words"),
     [
-        ({"vectors": ITEMS}, "", r"none of its arrays is named items or item_factors; found: 'vectors'"),
+        (
+            {"vectors": ITEMS},
+            "",
+            r"none of its arrays is named items or item_factors; found: 'vectors'",
+        ),
         ({"vectors": ITEMS}, "::vector", r"no array is named 'vector'; did you mean 'vectors'\?"),
         ({"vectors": ITEMS}, "::a::b::c", "expected FILE, FILE::ITEMS or FILE::ITEMS::CONTEXTS"),
         ({"items": np.array([object()])}, "", "pickled Python objects"),
@@ -296,7 +305,9 @@ def test_files_that_cannot_be_read(tmp_path, torch):
     with pytest.raises(TableError, match="has one array without a name"):
         embedding_tables(f"{tmp_path / 'items.npy'}::items")
     np.savez(tmp_path / "no_ids.npz", ids=ITEM_IDS)
-    with pytest.raises(TableError, match="holds no ids; expected arrays named item_ids.*found: 'ids'"):
+    with pytest.raises(
+        TableError, match="holds no ids; expected arrays named item_ids.*found: 'ids'"
+    ):
         embedding_tables(tmp_path / "items.npy", ids=tmp_path / "no_ids.npz")
 
 
@@ -314,5 +325,7 @@ def test_safetensors_that_cannot_be_read(tmp_path):
 def test_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     (tmp_path / "m.pt").write_bytes(b"x")
-    with pytest.raises(ModuleNotFoundError, match="reading a state dict needs torch: pip install torch"):
+    with pytest.raises(
+        ModuleNotFoundError, match="reading a state dict needs torch: pip install torch"
+    ):
         embedding_tables(tmp_path / "m.pt")
