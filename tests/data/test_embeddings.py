@@ -306,7 +306,7 @@ def test_files_that_cannot_be_read(tmp_path, torch):
         embedding_tables(f"{tmp_path / 'items.npy'}::items")
     np.savez(tmp_path / "no_ids.npz", ids=ITEM_IDS)
     with pytest.raises(
-        TableError, match="holds no ids; expected arrays named item_ids.*found: 'ids'"
+        TableError, match=r"holds no ids; expected arrays named item_ids.*found: 'ids'"
     ):
         embedding_tables(tmp_path / "items.npy", ids=tmp_path / "no_ids.npz")
 

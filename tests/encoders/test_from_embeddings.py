@@ -118,7 +118,7 @@ def test_history_over_an_adapter_starts_at_the_embeddings(data, item_tower):
     assert not np.allclose(noisy[:, 0], expected, atol=0.1)
 
 
-def test_perceptron_of_a_history_has_the_width_asked_for(data):
+def test_perceptron_of_a_history_has_the_given_width(data):
     world = with_embeddings(data, given(data), sides=("item",)).environment
     encoder = history_of(world, 5, length=4, item_tower="features")
     found = encoder.encode(encoder.init(jax.random.key(0)), world, CONTEXTS)
