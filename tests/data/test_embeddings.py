@@ -172,8 +172,9 @@ def test_texts_are_embedded_by_their_ids():
 
 
 def test_real_sentence_transformer():
-    st = pytest.importorskip("sentence_transformers")
-    model = st.SentenceTransformer(modules=[st.models.BoW(vocab=["cat", "dog"])], device="cpu")
+    modules = pytest.importorskip("sentence_transformers.sentence_transformer.modules")
+    package = pytest.importorskip("sentence_transformers")
+    model = package.SentenceTransformer(modules=[modules.BoW(vocab=["cat", "dog"])], device="cpu")
     table = encode_texts(model, {1: "dog", 2: "cat dog"})
     assert table.rows.tolist() == [[0, 1], [1, 1]]
 
