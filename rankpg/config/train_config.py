@@ -22,7 +22,7 @@ from rankpg.config.interaction_settings import (
 from rankpg.config.presets import KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
 from rankpg.core.estimators import ESTIMATORS, check_estimator
-from rankpg.encoders import TOWERS, TowerKind
+from rankpg.encoders.two_tower import TOWERS, TowerKind
 from rankpg.environments.dataset import ENVIRONMENTS
 from rankpg.errors import ConfigError, argument
 from rankpg.rerankers import RERANKERS
@@ -399,6 +399,22 @@ class TrainConfig(FeedbackSettings, InitialSettings):
                 self._reject("columns", "two to four names: USER ITEM [TIMESTAMP [VALUE]]")
         elif len(self.columns) != 3:
             self._reject("columns", "three names: USER ITEM VALUE")
+
+    def _check_initial(self) -> None:
+        """Rejects settings of embeddings that have no effect, and empty names."""
+        for name in ("init_embeddings", "init_ids"):
+            value = getattr(self, name)
+            if value is not None and not value.strip():
+                self._reject(name, "the name of a file")
+        if self.init_embeddings is not None:
+            return
+        for name in ("init_ids", "init_missing"):
+            value = getattr(self, name)
+            if value != getattr(InitialSettings, name):
+                raise ConfigError(
+                    f"{self._argument(name)} has no effect without init_embeddings; give "
+                    "init_embeddings=FILE"
+                )
 
     def _check_batch(self) -> None:
         """Rejects batches from which the advantage cannot be computed."""

@@ -422,8 +422,10 @@ def prepare(
         config = dataclasses.replace(config, num_steps=steps)
     if config.patience is not None:
         check_patience(config, dataset)
-    learner = build_learner(without_start(config), dataset.environment, **components)
-    learner = learner if start is None else start.of(learner)
+    if start is None:
+        learner = build_learner(config, dataset.environment, **components)
+    else:
+        learner = start.of(build_learner(without_start(config), dataset.environment, **components))
     memory = check_memory(learner, len(config.seeds))
     sharding = learner.policy.retrieval.sharding
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from rankpg.config.train_config import TrainConfig
 from rankpg.data.embeddings import GivenEmbeddings, embedding_tables
-from rankpg.encoders import TOWERS
 from rankpg.encoders.starts import ids_of_sides, initial_tables, starting_at
+from rankpg.encoders.two_tower import TOWERS
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.with_embeddings import with_features
 from rankpg.errors import ConfigError, argument
