@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rankpg.encoders import Encoder, IdTower, from_nnx
+from rankpg.encoders.two_tower import Encoder, IdTower, from_nnx
 from rankpg.types import Array, Float, Int, Params, PRNGKey
 
 __all__ = [

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rankpg.core.estimators import Candidates, Statistics
-from rankpg.encoders import Encoder, to_logits
+from rankpg.encoders.two_tower import Encoder, to_logits
 from rankpg.retrieval.base import Encoded, Retrieval, best, greedy_over_rows
 from rankpg.types import (
     Array,

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from rankpg._utils.files import open_text
 from rankpg.data.arrow import arrow
-from rankpg.data.files import open_text
 from rankpg.data.ids import TableError, whole_numbers
 from rankpg.data.interaction_columns import ColumnNames, Roles, columns_by_place, find_columns
 from rankpg.data.ratings_table import Encoded, in_one_line, sorted_ids

@@ -19,7 +19,7 @@ import numpy as np
 
 from rankpg.advantages import position_weights
 from rankpg.core.expected_list import expected_gain
-from rankpg.encoders import to_logits
+from rankpg.encoders.two_tower import to_logits
 from rankpg.environments.interactions import Interactions, Moments
 from rankpg.errors import ConfigError
 from rankpg.retrieval.dense import Dense

@@ -23,7 +23,7 @@ from rankpg.core.estimators import Candidates
 from rankpg.core.known_feedback import box_cox, log_inclusion_of_wanted
 from rankpg.core.plackett_luce import SparseLogits
 from rankpg.core.quotas import expert_quotas
-from rankpg.encoders import TOWERS
+from rankpg.encoders.two_tower import TOWERS
 from rankpg.environments.interactions import Interactions, Moments, Parts
 from rankpg.errors import ConfigError
 from rankpg.training.final_list import (
