@@ -79,6 +79,13 @@ def _read_config(flags: Mapping[str, Any], resumed: RunFolder | None) -> tuple[T
     from rankpg.runs.storage.load import load_run_settings, load_settings
 
     given = {name: value for name, value in flags.items() if name in _SETTINGS}
+    if {"num_steps", "num_epochs"} <= given.keys():
+        raise ConfigError(
+            f"--num-steps {given['num_steps']} and --num-epochs {given['num_epochs']} both say when training "
+            "ends; give one of them"
+        )
+    if "num_steps" in given:
+        given["num_epochs"] = None  # also where a file has it
     for name in ("path", "items_path", "init_embeddings", "init_ids"):
         if given.get(name):
             given[name] = str(Path(given[name]).resolve())  # the run may be read from elsewhere
