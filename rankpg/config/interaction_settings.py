@@ -109,11 +109,12 @@ class FeedbackSettings(InteractionSettings):
         needs=_INCLUSION,
         metavar="K",
     )
-    inclusion_method: Literal["swr", "sum"] = setting(
+    inclusion_method: Literal["swr", "sum", "exact", "greedy"] = setting(
         "swr",
         KNOWN_FEEDBACK,
         "method for P(item in candidates). swr: as if drawn with replacement; sum: the expected number "
-        "of draws",
+        "of draws; exact: by quadrature, for one expert and a small catalogue; greedy: given the greedy "
+        "picks of the others; the last two need dense retrieval",
         needs=_INCLUSION,
     )
     inclusion_power: float = setting(

@@ -18,6 +18,7 @@ from rankpg.config.interaction_settings import (
     KNOWN_FEEDBACK,
     FeedbackSettings,
 )
+from rankpg.config.objective_checks import check_objective
 from rankpg.config.presets import KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
 from rankpg.core.estimators import ESTIMATORS, check_estimator
@@ -387,6 +388,7 @@ class TrainConfig(FeedbackSettings):
             )
         self._check_columns()
         check_ranges(self, FEEDBACK_RANGES)
+        check_objective(self)
         self._check_batch()
 
     def _check_columns(self) -> None:

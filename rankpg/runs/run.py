@@ -23,12 +23,8 @@ from rankpg.runs import catalogue, recommend
 from rankpg.runs.best import best_step, check_patience
 from rankpg.runs.memory import Memory, check_memory
 from rankpg.training.build import build_learner, make_environment
-from rankpg.training.known_feedback import (
-    check_knows_feedback,
-    on_moments,
-    steps_of_epochs,
-    training_environment,
-)
+from rankpg.training.known_feedback import check_knows_feedback, on_moments
+from rankpg.training.moments import steps_of_epochs, training_environment
 from rankpg.training.optimizer import Fault
 from rankpg.training.update import Learner, TrainState, seed_keys
 from rankpg.types import Environment, Params

@@ -10,9 +10,8 @@ candidates: see core/known_feedback.py. `softmax` is the case K = 1 with the log
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,19 +23,21 @@ from rankpg.core.known_feedback import box_cox, log_inclusion_of_wanted
 from rankpg.core.plackett_luce import SparseLogits
 from rankpg.core.quotas import expert_quotas
 from rankpg.encoders import TOWERS
-from rankpg.environments.interactions import Interactions, Moments, Parts
+from rankpg.environments.interactions import Interactions, Parts
 from rankpg.errors import ConfigError
+from rankpg.retrieval.dense import Dense
 from rankpg.training.final_list import (
     FinalList,
     FinalListSettings,
     check_order,
     final_list,
     sorted_moments,
-    with_all_logits,
 )
 from rankpg.training.moment_sampler import MomentSampler
+from rankpg.training.moments import MomentSettings, check_held_out_users, training_moments
 from rankpg.training.optimizer import first_fault, norm
 from rankpg.training.update import ContextSampler, Learner, StepMetrics, TrainState
+from rankpg.training.whole_catalogue import all_logits, log_inclusion_of_all, reads_all_logits
 from rankpg.types import Array, Environment, Feedback, Float, Int, Params, PRNGKey, Quotas
 
 __all__ = [
@@ -46,9 +47,7 @@ __all__ = [
     "check_knows_feedback",
     "expected_reward",
     "on_moments",
-    "steps_of_epochs",
-    "training_environment",
-    "training_moments",
+    "with_all_logits",
 ]
 
 
@@ -140,11 +139,8 @@ class KnownFeedback:
                 wanted.items, params, learner.environment, contexts, noise=noise
             )
 
-            def of_list() -> Float[Array, "B P"]:
-                assert self.final_list is not None
-                return self.final_list.losses(learner, params, contexts, wanted, noise)
-
-            losses = self._losses(learner, scored, wanted, state.step, of_list)  # [B, P]
+            batch = _Batch(learner, params, contexts, wanted, scored, noise)
+            losses = self._losses(batch, state.step)  # [B, P]
             total = jnp.maximum(jnp.sum(wanted.values), _TINY)
             return jnp.sum(wanted.values * losses) / total, scored
 
@@ -172,49 +168,67 @@ class KnownFeedback:
         )
         return dataclasses.replace(state, optimizer_state=fresh)
 
-    def _losses(
-        self,
-        learner: Learner,
-        scored: Candidates,
-        wanted: Feedback,
-        step: Int[Array, ""],
-        of_list: Callable[[], Float[Array, "B P"]],
-    ) -> Float[Array, "B P"]:
+    def _losses(self, batch: _Batch, step: Int[Array, ""]) -> Float[Array, "B P"]:
         """The loss of every wanted item, by the term of this step."""
-        experts = len(learner.policy.quotas)
-        known = wanted.values > 0
+        first, second = self.curriculum.first, self.curriculum.second
 
-        def of(term: Term) -> Callable[[SparseLogits, Int[Array, "B P"]], Float[Array, "B P"]]:
+        def of_first() -> Float[Array, "B P"]:
+            return batch.losses(first, self.mask_others)
+
+        def of_second() -> Float[Array, "B P"]:
+            inclusion = batch.losses(second, self.mask_others)
+            if self.final_list is None:
+                return inclusion
+            share = self.final_list.share
+            return (1 - share) * inclusion + share * batch.list_losses(self.final_list)
+
+        if first == second and self.final_list is None:
+            return of_first()
+        return lax.cond(step < self.curriculum.switch, of_first, of_second)
+
+
+class _Batch(NamedTuple):
+    """A batch of moments with their wanted items, whose loss it computes."""
+
+    learner: Learner
+    params: Params
+    contexts: Int[Array, "B"]
+    wanted: Feedback
+    scored: Candidates
+    """Sparse logits of the wanted items."""
+    noise: PRNGKey
+    """Key of the encoder's dropout."""
+
+    def losses(self, term: Term, mask_others: bool) -> Float[Array, "B P"]:
+        """The term of every wanted item, averaged over the numbers of candidates."""
+        world, experts = self.learner.environment, len(self.learner.policy.quotas)
+        known, items = self.wanted.values > 0, self.wanted.items
+        if reads_all_logits(term.method):
+            several = [
+                expert_quotas(max(min(k, world.num_items), experts), experts) for k in term.at
+            ]
+            logits = all_logits(self.learner, self.params, self.contexts, self.noise)
+            log_p = log_inclusion_of_all(
+                logits, items, several, method=term.method, mask_others=mask_others
+            )
+        else:
             # Every expert has a slot, so that none of them is left at its random start.
             several = [expert_quotas(max(k, experts), experts) for k in term.at]
+            log_p = jax.vmap(
+                lambda own, some: log_inclusion_of_wanted(
+                    own, some, several, method=term.method, mask_others=mask_others
+                )
+            )(self.scored.sparse_logits, items)
+        gains = box_cox(jnp.where(known[:, None], log_p, 0), term.power)
+        return -jnp.mean(gains, axis=1)
 
-            def losses(sparse: SparseLogits, items: Int[Array, "B P"]) -> Float[Array, "B P"]:
-                log_p = jax.vmap(
-                    lambda own, some: log_inclusion_of_wanted(
-                        own, some, several, method=term.method, mask_others=self.mask_others
-                    )
-                )(sparse, items)
-                gains = box_cox(jnp.where(known[:, None], log_p, 0), term.power)
-                return -jnp.mean(gains, axis=1)
-
-            return losses
-
-        terms = of(self.curriculum.first), of(self.curriculum.second)
-        if self.final_list is not None:
-            share, inclusion = self.final_list.share, terms[1]
-
-            def mixture(sparse: SparseLogits, items: Int[Array, "B P"]) -> Float[Array, "B P"]:
-                return (1 - share) * inclusion(sparse, items) + share * of_list()
-
-            terms = terms[0], mixture
-        elif self.curriculum.first == self.curriculum.second:
-            return terms[0](scored.sparse_logits, wanted.items)
-        first = step < self.curriculum.switch
-        return lax.cond(first, *terms, scored.sparse_logits, wanted.items)
+    def list_losses(self, final_list: FinalList) -> Float[Array, "B P"]:
+        """The loss of every wanted item in the final list."""
+        return final_list.losses(self.learner, self.params, self.contexts, self.wanted, self.noise)
 
 
 @runtime_checkable
-class FeedbackSettings(FinalListSettings, Protocol):
+class FeedbackSettings(FinalListSettings, MomentSettings, Protocol):
     """Settings from which an objective is built; a `TrainConfig` has these fields."""
 
     @property
@@ -233,66 +247,10 @@ class FeedbackSettings(FinalListSettings, Protocol):
     def later_rate(self) -> float: ...
 
     @property
-    def forward_share(self) -> float: ...
-
-    @property
-    def next_items(self) -> int: ...
-
-    @property
-    def batch_size(self) -> int: ...
+    def draws_per_context(self) -> int: ...
 
     @property
     def num_steps(self) -> int: ...
-
-    @property
-    def context_tower(self) -> str: ...
-
-    @property
-    def first_share(self) -> float: ...
-
-    @property
-    def draws_per_context(self) -> int: ...
-
-
-def training_moments(
-    settings: FeedbackSettings, parts: Parts, *, of_histories: bool
-) -> tuple[Moments, Moments]:
-    """Returns the moments that training draws from, first and later.
-
-    An encoder that reads histories is trained on every moment of the training part. A table of users is
-    trained on the beginning of each user's part, and then on its end, with the beginning as seen.
-
-    Args:
-      settings: `forward_share` and `next_items`.
-      parts: parts of a dataset of interactions.
-      of_histories: True for an encoder that reads histories.
-    """
-    if of_histories:
-        every = parts.every_next(settings.next_items)
-        return every, every
-    if settings.forward_share == 1:
-        whole = parts.whole()
-        return whole, whole
-    return parts.before(settings.forward_share), parts.forward(settings.forward_share)
-
-
-def steps_of_epochs(settings: FeedbackSettings, parts: Parts, num_epochs: int) -> int:
-    """Returns the number of updates in which the average moment of training is drawn `num_epochs` times."""
-    of_histories = TOWERS[settings.context_tower].reads_histories
-    first, later = training_moments(settings, parts, of_histories=of_histories)
-    mean = np.interp(settings.first_share, (0, 1), (len(later.users), len(first.users)))
-    return max(1, -(-int(num_epochs * mean) // settings.batch_size))
-
-
-def _check_held_out_users(context_tower: str, parts: Parts) -> None:
-    """Rejects users who are evaluated, not trained on, and known to the tower by their number alone."""
-    held_out = ~parts.trains & (parts.test_ends > parts.train_ends)
-    tower = TOWERS[context_tower]
-    if held_out.any() and not tower.reads_histories and not tower.reads_features:
-        raise ConfigError(
-            f"{int(held_out.sum())} users are held out whole, but context_tower={context_tower!r} learns "
-            "nothing about users that it never sees; give context_tower='history' or another split"
-        )
 
 
 def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Learner:
@@ -309,7 +267,7 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
       ConfigError: the training part has no moments, or objective='exposure' cannot go through the order of
         the re-ranker.
     """
-    _check_held_out_users(settings.context_tower, parts)
+    check_held_out_users(settings.context_tower, parts)
     known = settings.objective != "policy_gradient"
     of_histories = known and TOWERS[settings.context_tower].reads_histories
     first, later = training_moments(settings, parts, of_histories=of_histories)
@@ -330,26 +288,13 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
     both = first if first is later else first.followed_by(later)
     ranges = (0, len(first.users)), (len(both.users) - len(later.users), len(both.users))
     world = world.at(both, _WIDEST)
+    if settings.objective != "softmax" and reads_all_logits(settings.inclusion_method):
+        method = f"inclusion_method={settings.inclusion_method!r}"
+        learner = with_all_logits(learner, settings.retrieval, method)
     if settings.objective == "exposure":
-        learner = with_all_logits(learner, settings)
+        learner = with_all_logits(learner, settings.retrieval, "objective='exposure'")
         check_order(learner, world.at(later, _WIDEST), settings)
     return dataclasses.replace(learner, environment=world, objective=_objective(settings, *ranges))
-
-
-def training_environment(before: Environment, served: Environment) -> Environment:
-    """Returns the environment to train on after items or users were added or removed.
-
-    Its moments are those of before. Items that were removed stay in the sequences: they are known feedback,
-    although they are not served.
-
-    Args:
-      before: moments of the training part, before the change.
-      served: the environment that is evaluated and served, after the change.
-    """
-    old = cast("Interactions", before)
-    columns = old.context_users, old.history_ends, old.feedback_ends
-    moments = Moments(*map(np.asarray, columns))
-    return cast("Interactions", served.whole).for_training().at(moments, old.feedback_width)
 
 
 def _objective(
@@ -377,6 +322,30 @@ def expected_reward(sparse: SparseLogits, wanted: Feedback, quotas: Quotas) -> F
         return -jnp.expm1(jnp.asarray(quotas, missed.dtype) @ missed)
 
     return jnp.sum(wanted.values * jax.vmap(one)(sparse, wanted.items), axis=1)
+
+
+def with_all_logits(learner: Learner, retrieval: str, reason: str) -> Learner:
+    """Returns a learner with dense retrieval, where it was chosen automatically.
+
+    Args:
+      learner: has any retrieval.
+      retrieval: the setting `retrieval`.
+      reason: the setting that reads the logits of the whole catalogue, such as "objective='exposure'".
+
+    Raises:
+      ConfigError: another retrieval was chosen, or several processes or devices share the items.
+    """
+    name = learner.policy.retrieval.name
+    if name == "dense":
+        return learner
+    if retrieval != "auto" or name != "streamed":
+        raise ConfigError(
+            f"retrieval={name!r} with {reason}, which reads the logits of the whole catalogue; give "
+            "retrieval='dense', or objective='inclusion' with inclusion_method='swr'"
+        )
+    dense = Dense(reason=f"{reason} reads the logits of the whole catalogue")
+    policy = dataclasses.replace(learner.policy, retrieval=dense)
+    return dataclasses.replace(learner, policy=policy)
 
 
 def check_knows_feedback(environment: Environment) -> None:
