@@ -23,6 +23,7 @@ _INTERACTIONS = {"environment": "interactions"}
 _KNOWN = {"objective": ("softmax", "inclusion", "exposure")}
 _INCLUSION = {"objective": ("inclusion", "exposure")}
 _EXPOSURE = {"objective": "exposure"}
+_WEIGHTED = {**_KNOWN, "unobserved": ("propensity", "model")}
 _HISTORY = {"context_tower": "history"}
 
 
@@ -143,6 +144,27 @@ class FeedbackSettings(InteractionSettings):
         "exact: by quadrature, for small catalogues",
         needs=_EXPOSURE,
     )
+    unobserved: Literal["zero", "left_out", "propensity", "model"] = setting(
+        "zero",
+        KNOWN_FEEDBACK,
+        "reward of a shown item without interaction. zero: 0; left_out: none, so that the item has no part "
+        "in the update; propensity: 0, and observed rewards are divided by an estimated probability of "
+        "observation; model: that of factors that are fitted to the training part",
+        needs={"objective": "policy_gradient"},
+    )
+    popularity_weight: float = setting(
+        0.0,
+        KNOWN_FEEDBACK,
+        "power of an item's popularity that is taken as its probability of observation, by which values are "
+        "divided in the loss; 0: equal weights, 0.5: as in the literature",
+        needs=_WEIGHTED,
+    )
+    propensity_clip: float = setting(
+        0.1,
+        KNOWN_FEEDBACK,
+        "smallest estimated probability of observation, in units of that of the most popular item",
+        needs=_WEIGHTED,
+    )
     mask_positives: bool | None = setting(
         None,
         KNOWN_FEEDBACK,
@@ -197,6 +219,8 @@ FEEDBACK_RANGES = {
     "inclusion_power": _SHARE,
     "exposure_share": _SHARE,
     "dropout": _PART,
+    "popularity_weight": _SHARE,
+    "propensity_clip": Range(0, 1, "above 0 and at most 1", without_low=True),
     "later_rate": Range(0, 1, "above 0 and at most 1", without_low=True),
     "inclusion_at": Range(1, math.inf, "one or more numbers of at least 1"),
     "min_per_user": _COUNT,

@@ -23,6 +23,12 @@ class ObjectiveSettings(Protocol):
     def inclusion_method(self) -> str: ...
 
     @property
+    def unobserved(self) -> str: ...
+
+    @property
+    def popularity_weight(self) -> float: ...
+
+    @property
     def num_experts(self) -> int: ...
 
     @property
@@ -41,6 +47,11 @@ def check_objective(settings: ObjectiveSettings) -> None:
     rankpg.errors.ConfigError: num_experts=2 with inclusion_method='exact', which is defined for one expert; \
 give num_experts=1, or inclusion_method='greedy'
     """
+    if settings.unobserved == "propensity" and settings.popularity_weight == 0:
+        raise ConfigError(
+            "unobserved='propensity' with popularity_weight=0.0, which makes all propensities equal; give "
+            "popularity_weight=0.5, or unobserved='zero'"
+        )
     exposure = settings.objective == "exposure"
     if settings.num_experts > 1:
         several = argument("num_experts", settings.num_experts)

@@ -73,15 +73,15 @@ class TrainConfig(FeedbackSettings):
         _PROBLEM,
         "ratings: csv, tsv, parquet or npz file of (user, item, value) triples, or matrix as npy, npz or csv "
         "without header; text: folder with corpus.jsonl, queries.jsonl, qrels, corpus.npy and queries.npy; "
-        "interactions: file of (user, item) rows with a timestamp and a value, if there are any",
+        "interactions: file of (user, item) rows with a timestamp, a value and a weight, if there are any",
         needs=_FILES,
         metavar="FILE|FOLDER",
     )
     columns: tuple[str, ...] | None = setting(
         None,
         _PROBLEM,
-        "names of the user, item and value columns; of interactions: user, item, timestamp and value, as "
-        "many as there are",
+        "names of the user, item and value columns; of interactions: user, item, timestamp, value and "
+        "weight, as many as there are",
         needs={"environment": ("ratings", "interactions")},
         default_help="recognised by their names",
         metavar="NAME",
@@ -395,8 +395,9 @@ class TrainConfig(FeedbackSettings):
         if self.columns is None:
             return
         if self.environment == "interactions":
-            if not 2 <= len(self.columns) <= 4:
-                self._reject("columns", "two to four names: USER ITEM [TIMESTAMP [VALUE]]")
+            if not 2 <= len(self.columns) <= 5:
+                expected = "two to five names: USER ITEM [TIMESTAMP [VALUE [WEIGHT]]]"
+                self._reject("columns", expected)
         elif len(self.columns) != 3:
             self._reject("columns", "three names: USER ITEM VALUE")
 

@@ -26,6 +26,7 @@ from rankpg.training.build import build_learner, make_environment
 from rankpg.training.known_feedback import check_knows_feedback, on_moments
 from rankpg.training.moments import steps_of_epochs, training_environment
 from rankpg.training.optimizer import Fault
+from rankpg.training.unobserved import check_needs_a_log
 from rankpg.training.update import Learner, TrainState, seed_keys
 from rankpg.types import Environment, Params
 
@@ -416,7 +417,9 @@ def prepare(
     evaluated = split_contexts(world.num_contexts, config.held_out_contexts)[1]
     if config.objective != "policy_gradient":
         check_knows_feedback(world)
-    if dataset.parts is not None:
+    if dataset.parts is None:
+        check_needs_a_log(config)
+    else:
         learner, evaluated = on_moments(learner, config, dataset.parts), dataset.parts.evaluated()
         trained = sharding.replicate(learner.environment)
         learner = dataclasses.replace(learner, environment=trained)

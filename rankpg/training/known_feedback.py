@@ -36,6 +36,7 @@ from rankpg.training.final_list import (
 from rankpg.training.moment_sampler import MomentSampler
 from rankpg.training.moments import MomentSettings, check_held_out_users, training_moments
 from rankpg.training.optimizer import first_fault, norm
+from rankpg.training.unobserved import UnobservedSettings, with_observation_model
 from rankpg.training.update import ContextSampler, Learner, StepMetrics, TrainState
 from rankpg.training.whole_catalogue import all_logits, log_inclusion_of_all, reads_all_logits
 from rankpg.types import Array, Environment, Feedback, Float, Int, Params, PRNGKey, Quotas
@@ -228,7 +229,7 @@ class _Batch(NamedTuple):
 
 
 @runtime_checkable
-class FeedbackSettings(FinalListSettings, MomentSettings, Protocol):
+class FeedbackSettings(FinalListSettings, MomentSettings, UnobservedSettings, Protocol):
     """Settings from which an objective is built; a `TrainConfig` has these fields."""
 
     @property
@@ -264,8 +265,8 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
       parts: parts of the dataset.
 
     Raises:
-      ConfigError: the training part has no moments, or objective='exposure' cannot go through the order of
-        the re-ranker.
+      ConfigError: the training part has no moments, objective='exposure' cannot go through the order of the
+        re-ranker, or unobserved='left_out' has no baseline.
     """
     check_held_out_users(settings.context_tower, parts)
     known = settings.objective != "policy_gradient"
@@ -280,7 +281,7 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
             f"{len(first.users)} have a beginning and {len(later.users)} an end; give another "
             f"forward_share={settings.forward_share:g} or split"
         )
-    world = world.for_training()
+    learner, world = with_observation_model(learner, world.for_training(), settings, parts)
     if not known:
         contexts = np.arange(len(later.users), dtype=np.int32)
         sampler = ContextSampler(contexts, settings.batch_size, settings.draws_per_context)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
@@ -84,8 +85,8 @@ def check_held_out_users(context_tower: str, parts: Parts) -> None:
 def training_environment(before: Environment, served: Environment) -> Environment:
     """Returns the environment to train on after items or users were added or removed.
 
-    Its moments are those of before. Items that were removed stay in the sequences: they are known feedback,
-    although they are not served.
+    Its moments, weights and reward model are those of before; the model gives new items 0. Items that were
+    removed stay in the sequences: they are known feedback, although they are not served.
 
     Args:
       before: moments of the training part, before the change.
@@ -94,4 +95,8 @@ def training_environment(before: Environment, served: Environment) -> Environmen
     old = cast("Interactions", before)
     columns = old.context_users, old.history_ends, old.feedback_ends
     moments = Moments(*map(np.asarray, columns))
-    return cast("Interactions", served.whole).for_training().at(moments, old.feedback_width)
+    world, model = cast("Interactions", served.whole).for_training(), old.reward_model
+    if model is not None:
+        model = model.padded(world.num_users, world.num_items)
+    world = dataclasses.replace(world, reward_weights=old.reward_weights, reward_model=model)
+    return world.at(moments, old.feedback_width)
