@@ -103,6 +103,14 @@ class FeedbackSettings(InteractionSettings):
         "log-likelihood of known positives; inclusion: the expected number of them among the candidates; "
         "exposure: that, and their expected gain in the final list of a re-ranker that sorts by a score",
     )
+    softmax_samples: int | None = setting(
+        None,
+        KNOWN_FEEDBACK,
+        "number of items that are drawn as negatives of the softmax in each update, besides the wanted items "
+        "of the batch; also of the softmax with which inclusion and exposure start",
+        needs=_KNOWN,
+        default_help="all items",
+    )
     inclusion_at: tuple[int, ...] = setting(
         (3, 10, 30, 100),
         KNOWN_FEEDBACK,
@@ -223,6 +231,7 @@ FEEDBACK_RANGES = {
     "propensity_clip": Range(0, 1, "above 0 and at most 1", without_low=True),
     "later_rate": Range(0, 1, "above 0 and at most 1", without_low=True),
     "inclusion_at": Range(1, math.inf, "one or more numbers of at least 1"),
+    "softmax_samples": _COUNT,
     "min_per_user": _COUNT,
     "min_per_item": _COUNT,
     "test_count": _COUNT,

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rankpg.core.estimators import Candidates
 from rankpg.core.known_feedback import box_cox, log_inclusion_of_wanted
 from rankpg.core.plackett_luce import SparseLogits
 from rankpg.core.quotas import expert_quotas
@@ -36,10 +35,26 @@ from rankpg.training.final_list import (
 from rankpg.training.moment_sampler import MomentSampler
 from rankpg.training.moments import MomentSettings, check_held_out_users, training_moments
 from rankpg.training.optimizer import first_fault, norm
+from rankpg.training.sampled_softmax import (
+    Scored,
+    check_samples,
+    draw_negatives,
+    sampled_logits,
+)
 from rankpg.training.unobserved import UnobservedSettings, with_observation_model
 from rankpg.training.update import ContextSampler, Learner, StepMetrics, TrainState
 from rankpg.training.whole_catalogue import all_logits, log_inclusion_of_all, reads_all_logits
-from rankpg.types import Array, Environment, Feedback, Float, Int, Params, PRNGKey, Quotas
+from rankpg.types import (
+    Array,
+    Embeddings,
+    Environment,
+    Feedback,
+    Float,
+    Int,
+    Params,
+    PRNGKey,
+    Quotas,
+)
 
 __all__ = [
     "Curriculum",
@@ -60,6 +75,9 @@ _LAST_RATE = 0.05
 
 _ORDER = np.uint32(2**32 - 1)
 """Folded into the root key for the order of moments; other numbers are those of updates."""
+
+_SAMPLE = np.uint32(1)
+"""Folded into the key of the encoder's dropout for the negatives of a sampled softmax."""
 
 _WIDEST = 128
 """Most items of feedback of one context that an update reads."""
@@ -125,6 +143,8 @@ class KnownFeedback:
     """Leave the other wanted items of a context out of the catalogue."""
     final_list: FinalList | None = None
     """Term that the second one is mixed with; None for none."""
+    softmax_samples: int | None = None
+    """Number of items that are drawn for the softmax of a batch; None: all."""
 
     def update(
         self, learner: Learner, state: TrainState, key: PRNGKey, root: PRNGKey
@@ -135,11 +155,8 @@ class KnownFeedback:
         contexts = self.sampler(jax.random.fold_in(root, _ORDER), state.step)
         wanted = feedback_of(learner.environment, of_feedback, contexts)
 
-        def mean_loss(params: Params) -> tuple[Float[Array, ""], Candidates]:
-            scored = learner.policy.rescore(
-                wanted.items, params, learner.environment, contexts, noise=noise
-            )
-
+        def mean_loss(params: Params) -> tuple[Float[Array, ""], Scored]:
+            scored = self._scored(learner, params, contexts, wanted, state.step, noise)
             batch = _Batch(learner, params, contexts, wanted, scored, noise)
             losses = self._losses(batch, state.step)  # [B, P]
             total = jnp.maximum(jnp.sum(wanted.values), _TINY)
@@ -154,6 +171,35 @@ class KnownFeedback:
         state = learner.apply_gradient(state, gradient, state.baseline_state, step_size, fault)
         reward = jnp.mean(expected_reward(scored.sparse_logits, wanted, learner.policy.quotas))
         return state, StepMetrics(loss=loss, reward=reward, gradient_norm=length)
+
+    def _scored(
+        self,
+        learner: Learner,
+        params: Params,
+        contexts: Int[Array, "B"],
+        wanted: Feedback,
+        step: Int[Array, ""],
+        noise: PRNGKey,
+    ) -> Scored:
+        """Sparse logits of the wanted items, from a sample where the softmax is sampled."""
+        policy, world, number = learner.policy, learner.environment, self.softmax_samples
+
+        def full() -> Scored:
+            found = policy.rescore(wanted.items, params, world, contexts, noise=noise)
+            return Scored(found.sparse_logits, found.sound)
+
+        if number is None:
+            return full()
+        key = jax.random.fold_in(noise, _SAMPLE)
+        sample = draw_negatives(key, wanted.items[:, 0], number, world.num_items)
+
+        def sampled() -> Scored:
+            embeddings = cast("Embeddings", policy.encode(params, world, contexts, noise))
+            return sampled_logits(embeddings, wanted.items, sample, contexts, world)
+
+        if self.curriculum.second == Term.softmax():
+            return sampled()
+        return lax.cond(step < self.curriculum.switch, sampled, full)
 
     def _restarted(self, learner: Learner, state: TrainState) -> TrainState:
         """Drops the optimizer's moments at the switch: the gradients of the second term are far smaller.
@@ -195,7 +241,7 @@ class _Batch(NamedTuple):
     params: Params
     contexts: Int[Array, "B"]
     wanted: Feedback
-    scored: Candidates
+    scored: Scored
     """Sparse logits of the wanted items."""
     noise: PRNGKey
     """Key of the encoder's dropout."""
@@ -234,6 +280,9 @@ class FeedbackSettings(FinalListSettings, MomentSettings, UnobservedSettings, Pr
 
     @property
     def objective(self) -> str: ...
+
+    @property
+    def softmax_samples(self) -> int | None: ...
 
     @property
     def inclusion_at(self) -> tuple[int, ...]: ...
@@ -289,6 +338,9 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
     both = first if first is later else first.followed_by(later)
     ranges = (0, len(first.users)), (len(both.users) - len(later.users), len(both.users))
     world = world.at(both, _WIDEST)
+    if settings.softmax_samples is not None:
+        params = jax.eval_shape(learner.policy.init, jax.random.key(0))
+        check_samples(learner, params, settings.softmax_samples)
     if settings.objective != "softmax" and reads_all_logits(settings.inclusion_method):
         method = f"inclusion_method={settings.inclusion_method!r}"
         learner = with_all_logits(learner, settings.retrieval, method)
@@ -311,6 +363,7 @@ def _objective(
         Curriculum(Term.softmax(), second, switch, settings.num_steps, settings.later_rate),
         settings.mask_positives is not False,
         final_list(settings) if settings.objective == "exposure" else None,
+        settings.softmax_samples,
     )
 
 
