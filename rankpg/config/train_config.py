@@ -388,7 +388,8 @@ class TrainConfig(FeedbackSettings):
             )
         self._check_columns()
         check_ranges(self, FEEDBACK_RANGES)
-        check_objective(self)
+        if (self.objective, self.unobserved) != ("policy_gradient", "zero"):
+            check_objective(self)
         self._check_batch()
 
     def _check_columns(self) -> None:

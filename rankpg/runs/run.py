@@ -417,12 +417,12 @@ def prepare(
     evaluated = split_contexts(world.num_contexts, config.held_out_contexts)[1]
     if config.objective != "policy_gradient":
         check_knows_feedback(world)
-    if dataset.parts is None:
-        check_needs_a_log(config)
-    else:
+    if dataset.parts is not None:
         learner, evaluated = on_moments(learner, config, dataset.parts), dataset.parts.evaluated()
         trained = sharding.replicate(learner.environment)
         learner = dataclasses.replace(learner, environment=trained)
+    elif config.unobserved != "zero" or config.popularity_weight > 0:
+        check_needs_a_log(config)
     return Run(
         config,
         learner,
