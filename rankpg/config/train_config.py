@@ -20,6 +20,7 @@ from rankpg.config.interaction_settings import (
     RERANKER,
     FeedbackSettings,
 )
+from rankpg.config.objective_checks import check_objective
 from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
 from rankpg.core.estimators import ESTIMATORS, check_estimator
@@ -76,15 +77,15 @@ class TrainConfig(FeedbackSettings, InitialSettings):
         _PROBLEM,
         "ratings: csv, tsv, parquet or npz file of (user, item, value) triples, or matrix as npy, npz or csv "
         "without header; text: folder with corpus.jsonl, queries.jsonl, qrels, corpus.npy and queries.npy; "
-        "interactions: file of (user, item) rows with a timestamp and a value, if there are any",
+        "interactions: file of (user, item) rows with a timestamp, a value and a weight, if there are any",
         needs=_FILES,
         metavar="FILE|FOLDER",
     )
     columns: tuple[str, ...] | None = setting(
         None,
         _PROBLEM,
-        "names of the user, item and value columns; of interactions: user, item, timestamp and value, as "
-        "many as there are",
+        "names of the user, item and value columns; of interactions: user, item, timestamp, value and "
+        "weight, as many as there are",
         needs={"environment": ("ratings", "interactions")},
         default_help="recognised by their names",
         metavar="NAME",
@@ -388,14 +389,16 @@ class TrainConfig(FeedbackSettings, InitialSettings):
         self._check_columns()
         self._check_initial()
         check_ranges(self, FEEDBACK_RANGES)
+        if (self.objective, self.unobserved) != ("policy_gradient", "zero"):
+            check_objective(self)
         self._check_batch()
 
     def _check_columns(self) -> None:
         if self.columns is None:
             return
         if self.environment == "interactions":
-            if not 2 <= len(self.columns) <= 4:
-                self._reject("columns", "two to four names: USER ITEM [TIMESTAMP [VALUE]]")
+            if not 2 <= len(self.columns) <= 5:
+                self._reject("columns", "2 to 5 names: USER ITEM [TIMESTAMP [VALUE [WEIGHT]]]")
         elif len(self.columns) != 3:
             self._reject("columns", "three names: USER ITEM VALUE")
 
@@ -410,10 +413,8 @@ class TrainConfig(FeedbackSettings, InitialSettings):
         for name in ("init_ids", "init_missing"):
             value = getattr(self, name)
             if value != getattr(InitialSettings, name):
-                raise ConfigError(
-                    f"{self._argument(name)} has no effect without init_embeddings; give "
-                    "init_embeddings=FILE"
-                )
+                wanted = "init_embeddings; give init_embeddings=FILE"
+                raise ConfigError(f"{self._argument(name)} has no effect without {wanted}")
 
     def _check_batch(self) -> None:
         """Rejects batches from which the advantage cannot be computed."""

@@ -25,13 +25,10 @@ from rankpg.runs.best import best_step, check_patience
 from rankpg.runs.memory import Memory, available_memory, check_memory
 from rankpg.training.build import build_learner, make_environment
 from rankpg.training.initial import read_start, with_tower_of_start, without_start
-from rankpg.training.known_feedback import (
-    check_knows_feedback,
-    on_moments,
-    steps_of_epochs,
-    training_environment,
-)
+from rankpg.training.known_feedback import check_knows_feedback, on_moments
+from rankpg.training.moments import steps_of_epochs, training_environment
 from rankpg.training.optimizer import Fault
+from rankpg.training.unobserved import check_needs_a_log
 from rankpg.training.update import Learner, TrainState, seed_keys
 from rankpg.types import Environment, Params, Reranker
 
@@ -460,6 +457,8 @@ def prepare(
         learner, evaluated = on_moments(learner, config, dataset.parts), dataset.parts.evaluated()
         trained = sharding.replicate(learner.environment)
         learner = dataclasses.replace(learner, environment=trained)
+    elif config.unobserved != "zero" or config.popularity_weight > 0:
+        check_needs_a_log(config)
     return Run(
         config,
         learner,
