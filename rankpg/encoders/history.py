@@ -1,10 +1,13 @@
-"""A history encoder: a context is the sequence of items that its user interacted with.
+"""Encoders of histories: a context is the sequence of items that its user interacted with.
 
-The embedding of a context is a weighted mean of the embeddings of its last items, with one learnt weight for
-each place, so a new user needs no row in a table. Logits are cosines times a learnt scale.
+A new user needs no row in a table. Logits are cosines times a learnt scale. In `HistoryEncoder`, the
+embedding of a context is a weighted mean of the vectors of its last items, with one learnt weight for each
+place.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +18,28 @@ from rankpg.encoders.two_tower import Encoder
 from rankpg.errors import ConfigError
 from rankpg.types import Array, Embeddings, Environment, Float, Int, Params, PRNGKey
 
-__all__ = ["HistoryEncoder", "history_of"]
+__all__ = [
+    "HistoryEncoder",
+    "HistoryItems",
+    "check_has_histories",
+    "dropped",
+    "encoder_of_histories",
+    "histories_of",
+    "history_of",
+    "num_tags_of",
+]
 
 _SHORTEST = 1e-6
 """Vectors shorter than this keep their length when they are normalised."""
 
 
-class HistoryEncoder(nnx.Module):
-    """Pools the embeddings of the last items of a history by learnt weights; one pool for each expert.
+class HistoryItems(nnx.Module):
+    """Vectors of the items and a scale, which every encoder of histories has; one of each for each expert.
 
-        e(x) = exp(s) * n( sum_j softmax(w)_j v[item_j] ),   f(a | x) = e(x) . n(v[a]),   n(v) = v / |v|
+        v[a] = table[a] + mean_t tags[t],    f(a | x) = exp(s) * n(h(x)) . n(v[a]),    n(v) = v / |v|
 
     The vectors v are shared between history and catalogue. With tags, such as categories or brands, the
-    vector of an item is its own plus the mean of those of its tags.
+    vector of an item is its own plus the mean of those of its tags. A subclass computes h(x) in its call.
     """
 
     def __init__(
@@ -35,9 +47,7 @@ class HistoryEncoder(nnx.Module):
         num_items: int,
         dim: int,
         num_experts: int,
-        length: int,
         init_scale: float,
-        dropout: float = 0.0,
         num_tags: int = 0,
         dtype: DTypeLike = jnp.float32,
         *,
@@ -48,10 +58,22 @@ class HistoryEncoder(nnx.Module):
         if num_tags:
             tags = init_scale * jax.random.normal(rngs.params(), (num_experts, num_tags, dim))
             self.tags = nnx.Param(tags.astype(dtype))
-        recent = jnp.broadcast_to(jnp.linspace(-2, 0, length), (num_experts, length))
-        self.place = nnx.Param(recent.astype(dtype))
         self.log_scale = nnx.Param(jnp.full((num_experts,), 3, dtype))
-        self.dropout = dropout
+
+    def __call__(
+        self,
+        histories: Int[Array, "B length"],
+        item_tags: Int[Array, "N T"] | None = None,
+        noise: PRNGKey | None = None,
+    ) -> Embeddings:
+        """Embeddings of the histories, in which -1 stands before the first item, and of all items.
+
+        Args:
+          histories: rows of the last items, newest last.
+          item_tags: rows of the tags of every item; -1 for none.
+          noise: key of the dropout; None for no dropout.
+        """
+        raise NotImplementedError
 
     def vectors(self, item_tags: Int[Array, "N T"] | None) -> Float[Array, "M N D"]:
         """The vector v of every item."""
@@ -67,6 +89,40 @@ class HistoryEncoder(nnx.Module):
             table = table + share[None, :, place, None] * tags[:, rows]
         return table
 
+    def embeddings(
+        self, contexts: Float[Array, "M B D"], table: Float[Array, "M N D"]
+    ) -> Embeddings:
+        """Embeddings whose inner products are cosines of h(x) and v[a], times the scale."""
+        scale = jnp.exp(self.log_scale[...])[:, None, None]
+        return Embeddings(
+            contexts=jnp.swapaxes(scale * _normalised(contexts), 0, 1), items=_normalised(table)
+        )
+
+
+class HistoryEncoder(HistoryItems):
+    """Pools the vectors of the last items of a history by learnt weights; one pool for each expert.
+
+    h(x) = sum_j softmax(w)_j v[item_j], with one weight w_j for each place, counted from the end.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        dim: int,
+        num_experts: int,
+        length: int,
+        init_scale: float,
+        dropout: float = 0.0,
+        num_tags: int = 0,
+        dtype: DTypeLike = jnp.float32,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(num_items, dim, num_experts, init_scale, num_tags, dtype, rngs=rngs)
+        recent = jnp.broadcast_to(jnp.linspace(-2, 0, length), (num_experts, length))
+        self.place = nnx.Param(recent.astype(dtype))
+        self.dropout = dropout
+
     def __call__(
         self,
         histories: Int[Array, "B length"],
@@ -81,13 +137,17 @@ class HistoryEncoder(nnx.Module):
         weights = jnp.exp(place - jax.lax.stop_gradient(jnp.max(self.place[...])))
         weights = weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), _SHORTEST)
         pooled = jnp.sum(weights[..., None] * vectors, axis=2)
-        if noise is not None and self.dropout:
-            kept = jax.random.bernoulli(noise, 1 - self.dropout, pooled.shape)
-            pooled = pooled * kept.astype(pooled.dtype) / (1 - self.dropout)
-        scale = jnp.exp(self.log_scale[...])[:, None, None]
-        return Embeddings(
-            contexts=jnp.swapaxes(scale * _normalised(pooled), 0, 1), items=_normalised(table)
-        )
+        return self.embeddings(dropped(noise, pooled, self.dropout), table)
+
+
+def dropped(
+    noise: PRNGKey | None, x: Float[Array, "*shape"], share: float
+) -> Float[Array, "*shape"]:
+    """X with a share of its entries set to 0 and the others enlarged to keep the mean; x without noise."""
+    if noise is None or not share:
+        return x
+    kept = jax.random.bernoulli(noise, 1 - share, x.shape)
+    return x * kept.astype(x.dtype) / (1 - share)
 
 
 def _normalised(x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
@@ -121,14 +181,23 @@ def history_of(
       ConfigError: the environment has no histories.
     """
     check_has_histories(environment)
+    sizes = environment.num_items, dim, num_experts, length
+    num_tags = num_tags_of(environment)
 
-    tags = environment.item_tags
-    num_tags = 0 if tags is None else int(jnp.max(tags)) + 1
-
-    def build(rngs):
-        sizes = environment.num_items, dim, num_experts, length
+    def build(rngs: nnx.Rngs) -> HistoryEncoder:
         return HistoryEncoder(*sizes, init_scale, dropout, num_tags, dtype, rngs=rngs)
 
+    return encoder_of_histories(build, length)
+
+
+def encoder_of_histories(build: Callable[[nnx.Rngs], HistoryItems], length: int) -> Encoder:
+    """Makes an encoder from a function that builds a module of histories.
+
+    Args:
+      build: its module is called with histories [B, length], the tags of the items and a key or None, and
+        all of its variables are `nnx.Param`.
+      length: number of last items that are read.
+    """
     graph = nnx.eval_shape(lambda: nnx.split(build(nnx.Rngs(params=0)), nnx.Param))[0]
 
     def init(key: PRNGKey) -> Params:
@@ -144,6 +213,12 @@ def history_of(
         return nnx.merge(graph, params)(histories, world.item_tags, noise)
 
     return Encoder(init, apply, lambda world: world, noisy)
+
+
+def num_tags_of(environment: Environment) -> int:
+    """Returns the number of tags that an environment's items have; 0 without tags."""
+    tags = environment.item_tags
+    return 0 if tags is None else int(jnp.max(tags)) + 1
 
 
 def check_has_histories(environment: Environment) -> None:
