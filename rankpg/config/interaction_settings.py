@@ -38,6 +38,7 @@ _KNOWN = {"objective": ("softmax", "inclusion", "exposure")}
 _INCLUSION = {"objective": ("inclusion", "exposure")}
 _EXPOSURE = {"objective": "exposure"}
 _HISTORY = {"context_tower": ("auto", "history")}
+_ATTENTION = {"history_encoder": "attention"}
 
 
 @dataclass(frozen=True)
@@ -199,10 +200,27 @@ class FeedbackSettings(InteractionSettings):
     history_length: int = setting(
         20, KNOWN_FEEDBACK, "number of last items that a history tower reads", needs=_HISTORY
     )
+    history_encoder: Literal["pooled", "attention"] = setting(
+        "pooled",
+        KNOWN_FEEDBACK,
+        "how a history tower reads the items. pooled: a mean with a learnt weight for each place; attention: "
+        "layers of causal self-attention (SASRec), whose embedding depends on which items follow each other",
+        needs=_HISTORY,
+    )
+    attention_layers: int = setting(
+        2, KNOWN_FEEDBACK, "number of layers of self-attention", needs=_ATTENTION
+    )
+    attention_heads: int = setting(
+        1,
+        KNOWN_FEEDBACK,
+        "number of heads of each layer of self-attention, which divides embedding_dim",
+        needs=_ATTENTION,
+    )
     dropout: float = setting(
         0.2,
         KNOWN_FEEDBACK,
-        "share of a history's embedding that is dropped in training",
+        "share of a history's embedding that is dropped in training; with attention, of its input and of "
+        "what each layer adds",
         needs=_HISTORY,
     )
 
@@ -227,5 +245,7 @@ FEEDBACK_RANGES = {
     "patience": _COUNT,
     "next_items": _COUNT,
     "history_length": _COUNT,
+    "attention_layers": _COUNT,
+    "attention_heads": _COUNT,
 }
 """Values that the settings of this file may have."""

@@ -389,6 +389,11 @@ class TrainConfig(FeedbackSettings):
             )
         self._check_columns()
         check_ranges(self, FEEDBACK_RANGES)
+        if self.history_encoder == "attention" and self.embedding_dim % self.attention_heads:
+            raise ConfigError(
+                f"{self._argument('embedding_dim')} does not divide among "
+                f"{self._argument('attention_heads')}; expected a multiple"
+            )
         self._check_batch()
 
     def _check_columns(self) -> None:
