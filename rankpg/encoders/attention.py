@@ -108,7 +108,7 @@ class CausalTower(nnx.Module):
         noise: PRNGKey | None = None,
         last: int | None = None,
     ) -> Float[Array, "last D"]:
-        """Returns the outputs at the last places of a history; what they are where no item is, has no meaning.
+        """Returns the outputs at the last places of a history; one where no item is has no meaning.
 
         Args:
           vectors: v of the item at each place, newest last; at most as many as there are places.

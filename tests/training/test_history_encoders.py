@@ -1,0 +1,127 @@
+"""Runs with a history tower by self-attention: what it learns, how it is kept and exported."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rankpg
+from rankpg.config import ConfigError
+from rankpg.environments import from_interactions
+from rankpg.environments.interactions import Moments
+from rankpg.export.parts import take_parts
+from rankpg.runs.run import prepare
+
+ENABLE_X64 = False
+pytestmark = pytest.mark.usefixtures("as_a_user")
+
+NUM_ITEMS = 10
+ATTENTION = {"context_tower": "history", "history_encoder": "attention", "attention_heads": 2}
+SETTINGS = {
+    "objective": "softmax",
+    "num_candidates": 3,
+    "embedding_dim": 8,
+    "batch_size": 64,
+    "history_length": 2,
+    "dropout": 0.0,
+    "num_steps": 4,
+    "eval_every": 2,
+    "seeds": (0,),
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Sequences (x, a, next(a)) on a circle of items, for every a and every x but the neighbours of a."""
+    rows = [
+        (x % NUM_ITEMS, a, (a + 1) % NUM_ITEMS)
+        for a in range(NUM_ITEMS)
+        for x in range(a + 2, a + NUM_ITEMS - 1)
+    ]
+    log = {
+        "user": np.repeat(np.arange(len(rows)), 3),
+        "item": np.concatenate(rows),
+        "timestamp": np.tile(np.arange(3), len(rows)),
+    }
+    return from_interactions(log, split="none")
+
+
+def trained(data, **settings):
+    return rankpg.train(rankpg.TrainConfig(**SETTINGS | settings), data)
+
+
+def share_of_next_items(run, data):
+    """Share of the sequences whose third item has the largest logit after the first two."""
+    world = data.environment
+    users = np.arange(world.num_users, dtype=np.int32)
+    world = world.at(Moments(users, np.full_like(users, 2), np.full_like(users, 3)))
+    contexts = jnp.arange(len(users))
+    logits = run.policy.logits(run.params(), world, contexts)
+    best = jnp.argmax(jax.vmap(world.mask_ineligible)(contexts, logits)[:, 0], axis=-1)
+    wanted = world.feedback(jax.random.key(0), contexts).items[:, 0]
+    return float(jnp.mean(best == wanted))
+
+
+def test_attention_learns_an_order_that_pooling_cannot(data):
+    """On a circle, cos(a, next(a)) > cos(a, previous(a)) cannot hold for every a: the cosine is symmetric."""
+    steps = {"num_steps": 300, "eval_every": 300, "learning_rate": 1e-2}
+    attention = trained(data, **steps, **ATTENTION)
+    pooled = trained(data, **steps, context_tower="history")
+    assert share_of_next_items(attention, data) == 1.0
+    assert share_of_next_items(pooled, data) <= 0.9
+    assert attention.metrics[-1]["loss"] < pooled.metrics[-1]["loss"] - 0.2
+    first = trained(data, **ATTENTION).metrics[0]["loss"]
+    assert attention.metrics[-1]["loss"] < first - 0.5
+
+
+def test_attention_trains_the_same_dense_and_streamed_with_two_experts(data):
+    settings = ATTENTION | {"objective": "inclusion", "num_experts": 2, "dropout": 0.3}
+    settings |= {"seeds": (0, 1), "inclusion_at": (2, 5)}
+    dense, streamed = (trained(data, retrieval=name, **settings) for name in ("dense", "streamed"))
+    one, two = ([row["loss"] for row in run.metrics] for run in (dense, streamed))
+    np.testing.assert_allclose(one, two, rtol=1e-4)
+    assert len(set(one)) > 1
+
+
+def test_a_run_with_attention_resumes_bit_by_bit_and_is_exported(data, tmp_path):
+    settings = SETTINGS | ATTENTION | {"dropout": 0.3, "seeds": (0, 1)}
+    whole = rankpg.train(rankpg.TrainConfig(**settings), data)
+    half = rankpg.TrainConfig(**settings | {"num_steps": 2})
+    rankpg.train(half, data, out=tmp_path / "run")
+    full = rankpg.TrainConfig(**settings)
+    resumed = rankpg.train(full, data, out=tmp_path / "run", resume=True)
+    for one, two in zip(*(jax.tree.leaves(run.params()) for run in (whole, resumed)), strict=True):
+        np.testing.assert_array_equal(one, two)
+    loaded = rankpg.load_run(tmp_path / "run")
+    parts = take_parts(loaded, seed=1, platforms=("cpu",))  # rejects a tower with other embeddings
+    names = set(parts.tower.parameters)
+    assert {"params.towers.place", "params.towers.layer_0.attention.query.kernel"} <= names
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"attention_heads": 3}, "attention_heads=3 has no effect with history_encoder='pooled'"),
+        ({"attention_layers": 1}, "attention_layers=1 has no effect with history_encoder='pooled'"),
+        (
+            {"context_tower": "ids", "history_encoder": "attention"},
+            "history_encoder='attention' has no effect with context_tower='ids'",
+        ),
+        (
+            ATTENTION | {"attention_heads": 3},
+            "embedding_dim=8 does not divide among attention_heads=3; expected a multiple",
+        ),
+        (ATTENTION | {"attention_layers": 0}, "attention_layers=0; expected at least 1"),
+        (ATTENTION | {"history_encoder": "mean"}, "expected one of pooled, attention"),
+    ],
+)
+def test_settings_of_attention_are_checked(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        rankpg.TrainConfig(**SETTINGS | settings)
+
+
+def test_pooled_towers_have_the_parameters_that_they_had(data):
+    run = prepare(rankpg.TrainConfig(**SETTINGS | {"context_tower": "history"}), data)
+    assert set(run.params()) == {"table", "place", "log_scale"}
