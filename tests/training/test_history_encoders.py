@@ -56,7 +56,7 @@ def trained(data, **settings):
 
 
 def fitted(build, data):
-    """First and last loss of the softmax of the third items, and the share of them that have the best logit."""
+    """First and last loss of the third items, and the share of them that have the best logit."""
     world = data.environment
     users = np.arange(world.num_users, dtype=np.int32)
     world = world.at(Moments(users, np.full_like(users, 2), np.full_like(users, 3)))
