@@ -203,7 +203,7 @@ class FeedbackSettings(InteractionSettings):
     history_encoder: Literal["pooled", "attention"] = setting(
         "pooled",
         KNOWN_FEEDBACK,
-        "how a history tower reads the items. pooled: a mean with a learnt weight for each place; attention: "
+        "encoder of a history. pooled: a mean with a learnt weight for each place; attention: "
         "layers of causal self-attention (SASRec), whose embedding depends on which items follow each other",
         needs=_HISTORY,
     )

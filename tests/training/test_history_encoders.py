@@ -83,7 +83,7 @@ def fitted(build, data):
 
 
 def test_attention_learns_an_order_that_pooling_cannot(data):
-    """On a circle, cos(a, next(a)) > cos(a, previous(a)) cannot hold for every a: the cosine is symmetric."""
+    """Cosines are symmetric: on a circle, the next item cannot be nearer than the previous one everywhere."""
     first, last, share = fitted(attention_of, data)
     _, last_of_pooled, share_of_pooled = fitted(history_of, data)
     assert share == 1.0
