@@ -121,7 +121,7 @@ def test_a_run_with_attention_resumes_bit_by_bit_and_is_exported(data, tmp_path)
         ({"attention_heads": 3}, "attention_heads=3 has no effect with history_encoder='pooled'"),
         ({"attention_layers": 1}, "attention_layers=1 has no effect with history_encoder='pooled'"),
         (
-            {"context_tower": "ids", "history_encoder": "attention"},
+            {"context_tower": "ids", "history_encoder": "attention", "history_length": 20},
             "history_encoder='attention' has no effect with context_tower='ids'",
         ),
         (
