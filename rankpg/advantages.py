@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from rankpg.encoders import Encoder, IdTower, from_nnx
-from rankpg.types import Array, Float, Int, Params, PRNGKey
+from rankpg.encoders.two_tower import Encoder, IdTower, from_nnx
+from rankpg.types import Array, Bool, Float, Int, Params, PRNGKey
 
 __all__ = [
     "ADVANTAGES",
@@ -41,10 +41,12 @@ class Advantage(NamedTuple):
     """An advantage estimator: state from a key; advantages and the next state from a batch of rewards."""
 
     init: Callable[[PRNGKey], BaselineState]
-    apply: Callable[
-        [BaselineState, Int[Array, "B"], Float[Array, "B L"]],
-        tuple[Float[Array, "B L"], BaselineState],
-    ]
+    apply: Callable[..., tuple[Float[Array, "B L"], BaselineState]]
+    """`apply(state, contexts int[B], rewards float[B, L])` returns advantages and the next state.
+
+    One that takes a fourth argument `observed`, bool[B, L] or None, can leave out positions: they have no
+    part in the baseline, and their advantages are ignored. unobserved='left_out' needs one.
+    """
 
 
 def position_weights(weights: str, ranking_length: int) -> Float[Array, "L"]:
@@ -154,12 +156,19 @@ def batch_baseline() -> Advantage:
     """
 
     def apply(
-        state: BaselineState, contexts: Int[Array, "B"], rewards: Float[Array, "B L"]
+        state: BaselineState,
+        contexts: Int[Array, "B"],
+        rewards: Float[Array, "B L"],
+        observed: Bool[Array, "B L"] | None = None,
     ) -> tuple[Float[Array, "B L"], BaselineState]:
         del contexts
         rows = rewards.shape[0]
         if rows < 2:
             raise ValueError("rewards has 1 row; a batch baseline needs at least 2")
+        if observed is not None:
+            there = observed.astype(rewards.dtype)
+            total, count = (jnp.sum(x, axis=0, keepdims=True) - x for x in (there * rewards, there))
+            return rewards - total / jnp.maximum(count, 1), state
         others = (jnp.sum(rewards, axis=0, keepdims=True) - rewards) / (rows - 1)
         return rewards - others, state
 
@@ -174,9 +183,18 @@ def context_baseline(num_contexts: int, ranking_length: int) -> Advantage:
         return jnp.zeros((num_contexts, ranking_length)), jnp.zeros(num_contexts)
 
     def apply(
-        state: BaselineState, contexts: Int[Array, "B"], rewards: Float[Array, "B L"]
+        state: BaselineState,
+        contexts: Int[Array, "B"],
+        rewards: Float[Array, "B L"],
+        observed: Bool[Array, "B L"] | None = None,
     ) -> tuple[Float[Array, "B L"], BaselineState]:
         total, count = state
+        if observed is not None:  # few positions are observed, so all of a context share a mean
+            there = observed.astype(rewards.dtype)
+            seen = jnp.maximum(count[contexts], 1)
+            mean = (jnp.sum(total[contexts], axis=1) / seen)[:, None]
+            total = total.at[contexts].add(there * rewards)
+            return rewards - mean, (total, count.at[contexts].add(jnp.sum(there, axis=1)))
         seen = count[contexts][:, None]
         mean = jnp.where(seen > 0, total[contexts] / jnp.maximum(seen, 1), 0)
         return rewards - mean, (total.at[contexts].add(rewards), count.at[contexts].add(1.0))
@@ -198,13 +216,18 @@ def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> Advantage
         return params, optimizer.init(params)
 
     def apply(
-        state: BaselineState, contexts: Int[Array, "B"], rewards: Float[Array, "B L"]
+        state: BaselineState,
+        contexts: Int[Array, "B"],
+        rewards: Float[Array, "B L"],
+        observed: Bool[Array, "B L"] | None = None,
     ) -> tuple[Float[Array, "B L"], BaselineState]:
         params, optimizer_state = state
 
         def squared_error(params: Params) -> tuple[Float[Array, ""], Float[Array, "B L"]]:
             predicted = jnp.squeeze(jnp.asarray(network.apply(params, contexts)), axis=0)
-            return jnp.mean((rewards - predicted) ** 2), predicted
+            if observed is None:
+                return jnp.mean((rewards - predicted) ** 2), predicted
+            return jnp.mean(jnp.where(observed, rewards - predicted, 0) ** 2), predicted
 
         gradient, predicted = jax.grad(squared_error, has_aux=True)(params)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)

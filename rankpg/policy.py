@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from rankpg.core.estimators import Candidates, Statistics
-from rankpg.encoders import Encoder, to_logits
+from rankpg.encoders.two_tower import Encoder, to_logits
 from rankpg.retrieval.base import Encoded, Retrieval, best, greedy_over_rows
 from rankpg.types import (
     Array,
@@ -88,7 +88,7 @@ class Policy:
         Returns:
           Candidates with a leading axis B, differentiable in `params`.
         """
-        encoded = self._encode(params, environment, contexts)
+        encoded = self.encode(params, environment, contexts)
         return self.retrieval.sample(keys, encoded, contexts, environment, self.quotas, statistics)
 
     def rescore(
@@ -110,7 +110,7 @@ class Policy:
         Raises:
           ValueError: the score reads the noise of the draw, or the run is sharded.
         """
-        encoded = self._encode(params, environment, contexts, noise)
+        encoded = self.encode(params, environment, contexts, noise)
         return self.retrieval.rescore(
             items, encoded, contexts, environment, self.quotas, statistics
         )
@@ -190,14 +190,18 @@ class Policy:
             )
         return encoded
 
-    def _encode(
+    def encode(
         self,
         params: Params,
         environment: Environment,
         contexts: Int[Array, "B"],
         noise: PRNGKey | None = None,
     ) -> Encoded:
-        """Encodes contexts as training multiplies them: in `product_dtype`, divided by the temperature."""
+        """Encodes contexts as training multiplies them: in `product_dtype`, divided by the temperature.
+
+        Args:
+          params, environment, contexts, noise: as in `rescore`.
+        """
         encoded = self.encoder.encode(params, environment, contexts, noise)
         if self.product_dtype == jnp.bfloat16 and isinstance(encoded, Embeddings):
             encoded = jax.tree.map(lambda x: x.astype(jnp.bfloat16), encoded)

@@ -198,6 +198,10 @@ class Environment(Protocol):
         """
         return None if self.where is None else self.where[context][items]
 
+    def observed(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"]:
+        """Returns which of these items have a reward that was observed; all of them by default."""
+        return jnp.ones(items.shape, bool)
+
     def eligible_run(
         self, contexts: Int[Array, "B"], first: Int[Array, ""], count: int
     ) -> Bool[Array, "count B"] | None:
@@ -299,6 +303,7 @@ _ENVIRONMENT_MEMBERS = (
     "sample_rewards",
     "relevance",
     "eligible",
+    "observed",
     "eligible_run",
     "count_eligible",
     "feedback",

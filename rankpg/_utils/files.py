@@ -1,16 +1,18 @@
-"""Atomic writes and file locks."""
+"""Atomic writes, file locks, and text that may be packed."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import gzip
+import io
 import os
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["Held", "Taken", "acquire", "atomic_write", "atomic_write_text", "lock"]
+__all__ = ["Held", "Taken", "acquire", "atomic_write", "atomic_write_text", "lock", "open_text"]
 
 
 @contextlib.contextmanager
@@ -107,3 +109,9 @@ def lock(file: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
+
+
+def open_text(path: Path) -> io.TextIOWrapper:
+    """Opens a file as text, unpacked if its name ends in .gz; the caller closes it."""
+    content = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
+    return io.TextIOWrapper(content, newline="", encoding="utf-8-sig", errors="replace")

@@ -63,6 +63,24 @@ class Als:
         users, items = fitted(self._factors, self)
         return users[rows] @ items.T
 
+    @property
+    def user_factors(self) -> np.ndarray:
+        """Vectors a_u, float32[num_users, factors].
+
+        Raises:
+          RuntimeError: `fit` was not called.
+        """
+        return fitted(self._factors, self)[0]
+
+    @property
+    def item_factors(self) -> np.ndarray:
+        """Vectors b_i, float32[N, factors].
+
+        Raises:
+          RuntimeError: `fit` was not called.
+        """
+        return fitted(self._factors, self)[1]
+
 
 @dataclass
 class Bpr:
@@ -119,6 +137,24 @@ class Bpr:
     def scores(self, rows: np.ndarray) -> np.ndarray:
         users, items = fitted(self._factors, self)
         return users[rows] @ items.T
+
+    @property
+    def user_factors(self) -> np.ndarray:
+        """Vectors a_u and a 1, float32[num_users, factors + 1].
+
+        Raises:
+          RuntimeError: `fit` was not called.
+        """
+        return fitted(self._factors, self)[0]
+
+    @property
+    def item_factors(self) -> np.ndarray:
+        """Vectors b_i and the bias, float32[N, factors + 1].
+
+        Raises:
+          RuntimeError: `fit` was not called.
+        """
+        return fitted(self._factors, self)[1]
 
 
 def _models(name: str) -> Any:

@@ -14,6 +14,7 @@ _VALUE = (
     r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\([^()]*\)|\[[^\[\]]*\]"
     r"|[^\s;,:()'\"\[\]]*[^\s;,:()'\"\[\].]"
 )
+_NAMED_COLUMNS = re.compile(r"columns=\{[^{}]*\}")
 
 
 def flag(name: str) -> str:
@@ -44,10 +45,21 @@ def with_flags(message: str, names: Collection[str]) -> str:
     '--no-adaptive-learning-rate needs --path'
     >>> with_flags("resume=True, or load_run(path, step=80)", ["resume", "step"])
     '--resume, or load_run(path, step=80)'
+    >>> with_flags("name it, columns={'timestamp': 'NAME'}", ["columns"])
+    'name it, --columns USER ITEM TIMESTAMP'
     """
     if not names:
         return message
+    if "columns" in names:
+        message = _NAMED_COLUMNS.sub(_columns_flag, message)
     return _pattern(names).sub(_replacement, message)
+
+
+def _columns_flag(found: re.Match[str]) -> str:
+    """The flag of a mapping of column names: the command line takes them in one order."""
+    if "None" in found[0]:
+        return "--columns USER ITEM"
+    return f"--columns USER ITEM TIMESTAMP{' VALUE' if 'value' in found[0] else ''}"
 
 
 def first_argument(message: str, names: Collection[str]) -> str | None:

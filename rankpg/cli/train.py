@@ -50,7 +50,7 @@ def train(arguments: argparse.Namespace) -> int:
         folder.check_free()  # before anything is read or compiled
     with origin.named():
         saved = folder.components() if folder is not None and resume else {}
-        run = prepare(config, **saved)
+        run = prepare(config, restored=resume, **saved)
     if is_writer():
         _describe(run)
     if folder is not None and resume:
@@ -79,7 +79,14 @@ def _read_config(flags: Mapping[str, Any], resumed: RunFolder | None) -> tuple[T
     from rankpg.runs.storage.load import load_run_settings, load_settings
 
     given = {name: value for name, value in flags.items() if name in _SETTINGS}
-    for name in ("path", "items_path"):
+    if {"num_steps", "num_epochs"} <= given.keys():
+        raise ConfigError(
+            f"--num-steps {given['num_steps']} and --num-epochs {given['num_epochs']} both say when training "
+            "ends; give one of them"
+        )
+    if "num_steps" in given:
+        given["num_epochs"] = None  # also where a file has it
+    for name in ("path", "items_path", "init_embeddings", "init_ids"):
         if given.get(name):
             given[name] = str(Path(given[name]).resolve())  # the run may be read from elsewhere
     file, settings = flags.get("config"), {}
@@ -169,6 +176,9 @@ def _describe(run: Run) -> None:
             f"{choice}",
             file=sys.stderr,
         )
+    if config.init_embeddings is not None:
+        for note in run.dataset.notes:
+            print(with_flags(note, _SETTINGS), file=sys.stderr)
     chosen = run.policy.retrieval
     print(f"retrieval: {chosen.name} ({chosen.reason}); memory: {run.memory}", file=sys.stderr)
 

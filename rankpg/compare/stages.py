@@ -126,6 +126,7 @@ def tuning_stage(data: Dataset) -> Stage:
         context_features=world.context_features,
         item_features=world.item_features,
         item_tags=world.item_tags,
+        weights=None if world.weights is None else world.weights[stays],
     )
     ends = parts.validation_ends
     earlier = Parts(parts.train_ends, parts.train_ends, ends, parts.trains)

@@ -20,7 +20,7 @@ from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
 from rankpg.runs.held_out import HeldOut, HeldOutPart
 from rankpg.runs.run import Run, prepare
-from rankpg.training.known_feedback import steps_of_epochs
+from rankpg.training.moments import steps_of_epochs
 from rankpg.training.update import seed_keys, train_chunk
 from rankpg.types import Int
 

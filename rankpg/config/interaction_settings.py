@@ -37,6 +37,7 @@ _INTERACTIONS = {"environment": "interactions"}
 _KNOWN = {"objective": ("softmax", "inclusion", "exposure")}
 _INCLUSION = {"objective": ("inclusion", "exposure")}
 _EXPOSURE = {"objective": "exposure"}
+_WEIGHTED = {**_KNOWN, "unobserved": ("propensity", "model")}
 _HISTORY = {"context_tower": ("auto", "history")}
 _ATTENTION = {"history_encoder": "attention"}
 
@@ -126,6 +127,14 @@ class FeedbackSettings(InteractionSettings):
         "log-likelihood of known positives; inclusion: the expected number of them among the candidates; "
         "exposure: that, and their expected gain in the final list of a re-ranker that sorts by a score",
     )
+    softmax_samples: int | None = setting(
+        None,
+        KNOWN_FEEDBACK,
+        "number of items that are drawn as negatives of the softmax in each update, besides the wanted items "
+        "of the batch; also of the softmax with which inclusion and exposure start",
+        needs=_KNOWN,
+        default_help="all items",
+    )
     inclusion_at: tuple[int, ...] = setting(
         (3, 10, 30, 100),
         KNOWN_FEEDBACK,
@@ -133,11 +142,12 @@ class FeedbackSettings(InteractionSettings):
         needs=_INCLUSION,
         metavar="K",
     )
-    inclusion_method: Literal["swr", "sum"] = setting(
+    inclusion_method: Literal["swr", "sum", "exact", "greedy"] = setting(
         "swr",
         KNOWN_FEEDBACK,
         "method for P(item in candidates). swr: as if drawn with replacement; sum: the expected number "
-        "of draws",
+        "of draws; exact: by quadrature, for one expert and a small catalogue; greedy: given the greedy "
+        "picks of the others; the last two need dense retrieval",
         needs=_INCLUSION,
     )
     inclusion_power: float = setting(
@@ -165,6 +175,27 @@ class FeedbackSettings(InteractionSettings):
         "method for P(item at a position). independent: as if items were candidates independently; "
         "exact: by quadrature, for small catalogues",
         needs=_EXPOSURE,
+    )
+    unobserved: Literal["zero", "left_out", "propensity", "model"] = setting(
+        "zero",
+        KNOWN_FEEDBACK,
+        "reward of a shown item without interaction. zero: 0; left_out: none, so that the item has no part "
+        "in the update; propensity: 0, and observed rewards are divided by an estimated probability of "
+        "observation; model: that of factors that are fitted to the training part",
+        needs={"objective": "policy_gradient"},
+    )
+    popularity_weight: float = setting(
+        0.0,
+        KNOWN_FEEDBACK,
+        "power of an item's popularity that is taken as its probability of observation, by which values are "
+        "divided in the loss; 0: equal weights, 0.5: as in the literature",
+        needs=_WEIGHTED,
+    )
+    propensity_clip: float = setting(
+        0.1,
+        KNOWN_FEEDBACK,
+        "smallest estimated probability of observation, in units of that of the most popular item",
+        needs=_WEIGHTED,
     )
     mask_positives: bool | None = setting(
         None,
@@ -237,8 +268,11 @@ FEEDBACK_RANGES = {
     "inclusion_power": _SHARE,
     "exposure_share": _SHARE,
     "dropout": _PART,
+    "popularity_weight": _SHARE,
+    "propensity_clip": Range(0, 1, "above 0 and at most 1", without_low=True),
     "later_rate": Range(0, 1, "above 0 and at most 1", without_low=True),
     "inclusion_at": Range(1, math.inf, "one or more numbers of at least 1"),
+    "softmax_samples": _COUNT,
     "min_per_user": _COUNT,
     "min_per_item": _COUNT,
     "test_count": _COUNT,

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from rankpg.advantages import ADVANTAGES
 from rankpg.config.fields import check_effects, check_ranges, checked, setting, setting_type
+from rankpg.config.initial_settings import INITIAL, InitialSettings
 from rankpg.config.interaction_settings import (
     FEEDBACK_RANGES,
     INTERACTIONS,
@@ -19,10 +20,11 @@ from rankpg.config.interaction_settings import (
     RERANKER,
     FeedbackSettings,
 )
+from rankpg.config.objective_checks import check_attention, check_objective
 from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
 from rankpg.core.estimators import ESTIMATORS, check_estimator
-from rankpg.encoders import TOWERS, TowerKind
+from rankpg.encoders.two_tower import TOWERS, TowerKind
 from rankpg.environments.dataset import ENVIRONMENTS
 from rankpg.errors import ConfigError, argument
 from rankpg.rerankers import RERANKERS
@@ -37,9 +39,12 @@ _PROBLEM, _POLICY, _LEARNING, _RUN = (
     "the run",
 )
 
-GROUPS = (_PROBLEM, INTERACTIONS, _POLICY, RERANKER, KNOWN_FEEDBACK, _LEARNING, _RUN)
+GROUPS = (_PROBLEM, INTERACTIONS, _POLICY, INITIAL, RERANKER, KNOWN_FEEDBACK, _LEARNING, _RUN)
 """Headings of the settings, in the order of the help."""
 
+_TABLE = "FILE (csv, tsv, parquet or npz)"
+_FOLDER = "FOLDER (corpus.jsonl, queries.jsonl and qrels)"
+_READ = {"ratings": _TABLE, "text": _FOLDER, "interactions": _TABLE}
 _SHARDED = {"retrieval": "sharded"}
 _SYNTHETIC, _RATINGS = {"environment": "synthetic"}, {"environment": "ratings"}
 _FILES = {"environment": ("ratings", "text", "interactions")}
@@ -50,7 +55,7 @@ _LARGEST_BONUS = 1e6
 
 
 @dataclass(frozen=True)
-class TrainConfig(FeedbackSettings):
+class TrainConfig(FeedbackSettings, InitialSettings):
     """The settings of a training run. The preset fills in the fields that are None.
 
     >>> TrainConfig(estimator="ca_pg").resolve().learning_rate
@@ -72,15 +77,15 @@ class TrainConfig(FeedbackSettings):
         _PROBLEM,
         "ratings: csv, tsv, parquet or npz file of (user, item, value) triples, or matrix as npy, npz or csv "
         "without header; text: folder with corpus.jsonl, queries.jsonl, qrels, corpus.npy and queries.npy; "
-        "interactions: file of (user, item) rows with a timestamp and a value, if there are any",
+        "interactions: file of (user, item) rows with a timestamp, a value and a weight, if there are any",
         needs=_FILES,
         metavar="FILE|FOLDER",
     )
     columns: tuple[str, ...] | None = setting(
         None,
         _PROBLEM,
-        "names of the user, item and value columns; of interactions: user, item, timestamp and value, as "
-        "many as there are",
+        "names of the user, item and value columns; of interactions: user, item, timestamp, value and "
+        "weight, as many as there are",
         needs={"environment": ("ratings", "interactions")},
         default_help="recognised by their names",
         metavar="NAME",
@@ -363,11 +368,9 @@ class TrainConfig(FeedbackSettings):
                 f"{self._argument('ranking_length')} exceeds {self._argument('num_candidates')}; "
                 "expected L at most K"
             )
-        if self.environment == "ratings" and self.path is None:
-            raise ConfigError("environment='ratings' needs path=FILE (csv, tsv, parquet or npz)")
-        if self.environment == "text" and self.path is None:
+        if self.path is None and self.environment in _READ:
             raise ConfigError(
-                "environment='text' needs path=FOLDER (corpus.jsonl, queries.jsonl and qrels)"
+                f"{self._argument('environment')} needs path={_READ[self.environment]}"
             )
         towers = {self.context_tower, self.item_tower} - {"auto"}
         for name in towers:
@@ -375,35 +378,43 @@ class TrainConfig(FeedbackSettings):
                 raise ConfigError(
                     f"TOWERS[{name!r}] is {TOWERS[name]!r}; expected an encoders.TowerKind"
                 )
-        if (
-            any(TOWERS[name].keeps_width for name in towers)
-            and self.embedding_dim != type(self).embedding_dim
-        ):
+        kept = any(TOWERS[name].keeps_width for name in towers)
+        if kept and self.embedding_dim != type(self).embedding_dim:
             raise ConfigError(
                 f"{self._argument('embedding_dim')} has no effect: {self._argument('context_tower')} and "
                 f"{self._argument('item_tower')} keep the width of the features; leave it out"
             )
-        if self.environment == "interactions" and self.path is None:
-            raise ConfigError(
-                "environment='interactions' needs path=FILE (csv, tsv, parquet or npz)"
-            )
         self._check_columns()
+        self._check_initial()
         check_ranges(self, FEEDBACK_RANGES)
-        if self.history_encoder == "attention" and self.embedding_dim % self.attention_heads:
-            raise ConfigError(
-                f"{self._argument('embedding_dim')} does not divide among "
-                f"{self._argument('attention_heads')}; expected a multiple"
-            )
+        if (self.objective, self.unobserved) != ("policy_gradient", "zero"):
+            check_objective(self)
+        if self.history_encoder == "attention":
+            check_attention(self)
         self._check_batch()
 
     def _check_columns(self) -> None:
         if self.columns is None:
             return
         if self.environment == "interactions":
-            if not 2 <= len(self.columns) <= 4:
-                self._reject("columns", "two to four names: USER ITEM [TIMESTAMP [VALUE]]")
+            if not 2 <= len(self.columns) <= 5:
+                self._reject("columns", "2 to 5 names: USER ITEM [TIMESTAMP [VALUE [WEIGHT]]]")
         elif len(self.columns) != 3:
             self._reject("columns", "three names: USER ITEM VALUE")
+
+    def _check_initial(self) -> None:
+        """Rejects settings of embeddings that have no effect, and empty names."""
+        for name in ("init_embeddings", "init_ids"):
+            value = getattr(self, name)
+            if value is not None and not value.strip():
+                self._reject(name, "the name of a file")
+        if self.init_embeddings is not None:
+            return
+        for name in ("init_ids", "init_missing"):
+            value = getattr(self, name)
+            if value != getattr(InitialSettings, name):
+                wanted = "init_embeddings; give init_embeddings=FILE"
+                raise ConfigError(f"{self._argument(name)} has no effect without {wanted}")
 
     def _check_batch(self) -> None:
         """Rejects batches from which the advantage cannot be computed."""

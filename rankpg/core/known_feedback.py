@@ -89,6 +89,7 @@ def log_inclusion_of_wanted_dense(
     *,
     method: str = "exact",
     mask_others: bool = True,
+    at_once: int | None = None,
 ) -> Float[Array, "P"]:
     """Log P(a in S) of every wanted item, by any method, from the logits of the whole catalogue.
 
@@ -98,6 +99,8 @@ def log_inclusion_of_wanted_dense(
       quotas: slots of each expert.
       method: exact, greedy, swr or sum, as `inclusion.log_inclusion`.
       mask_others: leave the other wanted items out of the catalogue.
+      at_once: number of wanted items whose numbers are in memory together, which are computed again for the
+        gradient; None: all of them, kept for the gradient.
 
     >>> value = log_inclusion_of_wanted_dense(jnp.zeros((1, 5)), jnp.array([3, 1]), (2,))
     >>> jnp.exp(value).round(4).tolist()  # two of the four items that remain
@@ -111,7 +114,9 @@ def log_inclusion_of_wanted_dense(
         others = logits.at[:, items].set(-jnp.inf)
         return log_inclusion(others.at[:, item].set(logits[:, item]), item, quotas)
 
-    return jax.vmap(one)(items)
+    if at_once is None or at_once >= len(items):
+        return jax.vmap(one)(items)
+    return jax.lax.map(jax.checkpoint(one), items, batch_size=at_once)
 
 
 def box_cox(log_p: Float[Array, "..."], power: Float[Array, ""] | float) -> Float[Array, "..."]:

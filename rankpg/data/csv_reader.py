@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from rankpg._utils.files import open_text
 from rankpg.data.arrow import arrow
 from rankpg.data.columns import positions
-from rankpg.data.files import open_text
 from rankpg.data.ids import Columns, TableError, whole_numbers
 from rankpg.data.ratings_table import Encoded, Matrix, Triples, in_one_line, sorted_ids
 

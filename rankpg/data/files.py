@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
-import io
 import os
 import zipfile
 import zlib
@@ -18,7 +16,7 @@ from rankpg.data.arrow import arrow
 from rankpg.data.ids import TableError
 from rankpg.data.ratings_table import in_one_line, numpy_fault
 
-__all__ = ["Table", "check_file", "load_arrays", "open_parquet", "open_text"]
+__all__ = ["Table", "check_file", "load_arrays", "open_parquet"]
 
 Table: TypeAlias = Any
 """A table of pandas, polars, pyarrow or another library that supports Arrow, a mapping of names to NumPy
@@ -43,12 +41,6 @@ def check_file(path: str | os.PathLike[str], extensions: Iterable[str]) -> Path:
             "(unpack a compressed file first)"
         )
     return path
-
-
-def open_text(path: Path) -> io.TextIOWrapper:
-    """Opens a file as text, unpacked if its name ends in .gz; the caller closes it."""
-    content = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
-    return io.TextIOWrapper(content, newline="", encoding="utf-8-sig", errors="replace")
 
 
 @contextlib.contextmanager

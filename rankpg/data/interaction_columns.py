@@ -1,6 +1,7 @@
 """Roles of the columns of a table of interactions, found by their names.
 
-names of columns | columns={...}  --find_columns-->  role of each column: user, item, value, timestamp
+names of columns | columns={...}  --find_columns-->  role of each column: user, item, value, timestamp,
+weight
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ __all__ = [
 ]
 
 ColumnNames: TypeAlias = Mapping[str, str | int | None]
-"""Columns by role, as the caller names them; None for a value or a timestamp that is not to be read."""
+"""Columns by role, as the caller names them; None for a value, timestamp or weight that is not to be read."""
 Roles: TypeAlias = dict[str, str | None]
 """Name of the column of each role; None where the table has none."""
 
-ROLES = ("user", "item", "value", "timestamp")
+ROLES = ("user", "item", "value", "timestamp", "weight")
+_BY_PLACE = ROLES[:4]
+"""Roles that columns without names have by their order."""
 _NEEDED = ("user", "item")
 
 _ID = "(ids?|idx|index|s)?"
@@ -46,6 +49,7 @@ _KNOWN: dict[str, tuple[str, ...]] = {
         "time|datetime|date|reviewtime|createdat|eventtime",
         "order",
     ),
+    "weight": ("(sample|row|loss)?weights?",),
 }
 """Patterns of names by role. A pattern is tried where no column fits those before it."""
 
@@ -56,7 +60,7 @@ _TYPE = re.compile(r":(token|float)(_seq)?$")
 def find_columns(
     source: str, names: Sequence[str], columns: ColumnNames | None, hint: str = ""
 ) -> Roles:
-    """Returns the name of the user, the item, the value and the timestamp column.
+    """Returns the names of the user, item, value, timestamp and weight columns.
 
     Args:
       source: the name of the table, for messages.
@@ -68,7 +72,7 @@ def find_columns(
       TableError: a named column, or that of users or items, is missing, or two columns fit one role.
 
     >>> find_columns("ratings.csv", ["userId", "Id", "rating", "time", "weight"], None)
-    {'user': 'userId', 'item': 'Id', 'value': 'rating', 'timestamp': 'time'}
+    {'user': 'userId', 'item': 'Id', 'value': 'rating', 'timestamp': 'time', 'weight': 'weight'}
     """
     roles: Roles = dict.fromkeys(ROLES)
     given = dict(columns or {})
@@ -133,11 +137,11 @@ def columns_by_place(source: str, count: int, columns: ColumnNames | None) -> Ro
       TableError: a place is not in the file, or there are not two to four columns and none is named.
 
     >>> columns_by_place("ratings.dat", 4, None)
-    {'user': '0', 'item': '1', 'value': '2', 'timestamp': '3'}
+    {'user': '0', 'item': '1', 'value': '2', 'timestamp': '3', 'weight': None}
     """
     names = [str(i) for i in range(count)]
     given = dict(columns or {})
-    if not given.keys() >= {*_NEEDED} and not 2 <= count <= len(ROLES):
+    if not given.keys() >= {*_NEEDED} and not 2 <= count <= len(_BY_PLACE):
         raise TableError(
             f"{source}: no header line and {count} columns; expected user, item, value and timestamp, the "
             "last two optional: give their places, columns={'user': 0, 'item': 1, 'timestamp': 2}"
@@ -145,7 +149,7 @@ def columns_by_place(source: str, count: int, columns: ColumnNames | None) -> Ro
     roles: Roles = dict.fromkeys(ROLES)
     for role, name in given.items():
         roles[role] = None if name is None else _named(source, names, role, str(name))
-    for role, name in zip(ROLES, names, strict=False):
+    for role, name in zip(_BY_PLACE, names, strict=False):
         if role not in given and name not in roles.values():
             roles[role] = name
     if missing := [role for role in _NEEDED if roles[role] is None]:
@@ -176,6 +180,6 @@ def check_column_names(columns: ColumnNames | None) -> None:
         raise TableError(f"columns={dict(columns)!r} name one column twice; expected {example}")
     if empty := [role for role in _NEEDED if role in columns and columns[role] is None]:
         raise TableError(
-            f"columns={dict(columns)!r}: the {empty[0]} is needed; only the value and the timestamp may "
-            "be None"
+            f"columns={dict(columns)!r}: the {empty[0]} is needed; only the value, the timestamp and the "
+            "weight may be None"
         )

@@ -1,4 +1,4 @@
-"""Interactions as they stand in their source: which columns, ids and their row numbers, values, times.
+"""Interactions as they stand in their source: columns, ids and their row numbers, values, times, weights.
 
 file | table in memory  --raw_interactions-->  Raw, with one entry for each row of the source
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rankpg.data.arrow import arrow, encoded_triples, is_table, to_arrow
+from rankpg.data.arrow import arrow, decoded, encoded_triples, is_table, to_arrow
 from rankpg.data.files import Table, check_file, load_arrays, open_parquet
 from rankpg.data.ids import IdMap, TableError, exact_array, id_array, objects
 from rankpg.data.interaction_columns import ColumnNames, Roles, find_columns
@@ -34,6 +34,8 @@ class Raw:
     rows: Triples
     times: np.ndarray | None
     """float64[R]"""
+    weights: np.ndarray | None
+    """float64[R], at least 0"""
     user_ids: IdMap
     item_ids: IdMap
     has_values: bool
@@ -41,7 +43,7 @@ class Raw:
 
 
 def raw_interactions(source: Table, columns: ColumnNames | None, header: bool) -> Raw:
-    """Reads the interactions in a file or in a table in memory, and checks their ids, values and times.
+    """Reads the interactions in a file or in a table in memory, and checks every column that is used.
 
     Args:
       source: the path of a text, Parquet or .npz file, or a table in memory.
@@ -102,13 +104,13 @@ def _array(values: Any) -> np.ndarray:
 
 def _of_text(file: TextFile) -> Raw:
     """Returns the interactions in a text file, whose ids become whole numbers where all of them are."""
-    users, items, values, times = file.parse()
+    users, items, values, times, weights = file.parse()
     names = (file.shown("user"), file.shown("item"), file.shown("value"))
     rows = Triples.build(users, items, values, str(file.path), names, file.place)
     found = None
     if times is not None:
         found = arrow_times(times, lambda row: _where(rows, row, file.shown("timestamp")))
-    return _raw(rows, found, file.roles, file.names, file.notes)
+    return _raw(rows, found, weights, file.roles, file.names, file.notes)
 
 
 def _of_arrow(table: Any, source: str, roles: Roles, names: list[str]) -> Raw:
@@ -123,7 +125,11 @@ def _of_arrow(table: Any, source: str, roles: Roles, names: list[str]) -> Raw:
     times, name = None, roles["timestamp"]
     if name is not None:
         times = arrow_times(table[name], lambda row: _where(rows, row, name))
-    return _raw(rows, times, roles, names)
+    weights, weight = None, roles["weight"]
+    if weight is not None:
+        column = decoded(table[weight]).to_numpy(zero_copy_only=False)
+        weights = _numbers(column, source, weight)
+    return _raw(rows, times, weights, roles, names)
 
 
 def _of_arrays(arrays: dict[str, np.ndarray], source: str, columns: ColumnNames | None) -> Raw:
@@ -134,7 +140,7 @@ def _of_arrays(arrays: dict[str, np.ndarray], source: str, columns: ColumnNames 
     if len({len(arrays[name]) for name in used}) > 1:
         found = ", ".join(f"{name!r} of {len(arrays[name])}" for name in used)
         raise TableError(f"{source}: expected columns of one length, got {found}")
-    user, item, value, timestamp = roles.values()
+    user, item, value, timestamp, weight = roles.values()
     assert user is not None
     assert item is not None
     rows = Triples.build(
@@ -147,7 +153,8 @@ def _of_arrays(arrays: dict[str, np.ndarray], source: str, columns: ColumnNames 
     times = None
     if timestamp is not None:
         times = array_times(arrays[timestamp], lambda row: _where(rows, row, timestamp))
-    return _raw(rows, times, roles, list(arrays))
+    weights = None if weight is None else _numbers(arrays[weight], source, weight)
+    return _raw(rows, times, weights, roles, list(arrays))
 
 
 def _encoded(ids: np.ndarray, source: str, name: str) -> Encoded:
@@ -175,6 +182,7 @@ def _where(rows: Triples, row: int, name: str) -> str:
 def _raw(
     rows: Triples,
     times: np.ndarray | None,
+    weights: np.ndarray | None,
     roles: Roles,
     names: list[str],
     notes: tuple[str, ...] = (),
@@ -192,7 +200,27 @@ def _raw(
         maps.append(_whole_ids(ids, f"{rows.source}, column {roles[role]!r}"))
         if maps[-1] is not ids:
             said.append(f"The {role} ids are whole numbers stored as fractions: 7.0 is read as 7.")
-    return Raw(rows, times, maps[0], maps[1], roles["value"] is not None, tuple(said))
+    if weights is not None:
+        weights = _checked_weights(rows, weights, roles["weight"] or "weight")
+    return Raw(rows, times, weights, maps[0], maps[1], roles["value"] is not None, tuple(said))
+
+
+def _checked_weights(rows: Triples, weights: np.ndarray, name: str) -> np.ndarray:
+    """Returns weights as float64, none of which is negative or missing."""
+    if weights.dtype.kind not in "fiub":
+        raise TableError(
+            f"{rows.source}: column {name!r} holds {weights.dtype}, not numbers; without a weight: "
+            "columns={'weight': None}"
+        )
+    weights = weights.astype(np.float64)
+    wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise TableError(
+            f"{_where(rows, row, name)}: the weight {weights[row]:g} is not a number of at least 0: "
+            "correct it, remove the row, or give columns={'weight': None}"
+        )
+    return weights
 
 
 def _whole_ids(ids: IdMap, where: str) -> IdMap:

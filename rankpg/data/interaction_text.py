@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from rankpg._utils.files import open_text
 from rankpg.data.arrow import arrow
-from rankpg.data.files import open_text
 from rankpg.data.ids import TableError, whole_numbers
 from rankpg.data.interaction_columns import ColumnNames, Roles, columns_by_place, find_columns
 from rankpg.data.ratings_table import Encoded, in_one_line, sorted_ids
@@ -70,8 +70,10 @@ class TextFile:
         """Returns the name of the column of a role, for messages."""
         return self.roles[role] or f"({role})"
 
-    def parse(self) -> tuple[Encoded, Encoded, np.ndarray, Any]:
-        """Returns users, items, values, NaN where one is missing, and the times as pyarrow holds them.
+    def parse(self) -> tuple[Encoded, Encoded, np.ndarray, Any, np.ndarray | None]:
+        """Returns users, items, values, the times as pyarrow holds them, and weights.
+
+        A value or a weight that is missing is NaN; times and weights are None without a column.
 
         Raises:
           TableError: a line is wrong, or there is none.
@@ -83,6 +85,7 @@ class TextFile:
             "item": text,
             "value": pyarrow.float64(),
             "timestamp": pyarrow.large_string() if self.dates else pyarrow.float64(),
+            "weight": pyarrow.float64(),
         }
         roles = {role: self.names.index(name) for role, name in self.roles.items() if name}
         table = self._table({str(i): kinds[role] for role, i in roles.items()})
@@ -93,7 +96,8 @@ class TextFile:
         values = np.ones(len(table))
         if "value" in columns:
             values = columns["value"].to_numpy()  # NaN where a number is missing
-        return ids[0], ids[1], values, columns.get("timestamp")
+        weights = columns["weight"].to_numpy() if "weight" in columns else None
+        return ids[0], ids[1], values, columns.get("timestamp"), weights
 
     def _table(self, types: dict[str, Any]) -> Any:
         """Parses columns, named by their places, and checks that there is a row."""
@@ -166,7 +170,7 @@ def open_text_file(path: Path, columns: ColumnNames | None, header: bool) -> Tex
     >>> file = Path(tempfile.mkdtemp()) / "ratings.dat"
     >>> _ = file.write_text("1::1193::5::978300760\n1::661::3::978302109\n")
     >>> open_text_file(file, None, True).roles
-    {'user': '0', 'item': '1', 'value': '2', 'timestamp': '3'}
+    {'user': '0', 'item': '1', 'value': '2', 'timestamp': '3', 'weight': None}
     """
     if path.suffix.lower() == ".gz" and Path(path.stem).suffix.lower() not in TEXT_SUFFIXES:
         raise TableError(

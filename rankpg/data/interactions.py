@@ -56,6 +56,8 @@ class InteractionTable:
     source: str
     notes: tuple[str, ...]
     """Sentences about the columns that were read, and about the rows that were dropped."""
+    weights: np.ndarray | None = None
+    """float32[n], factor of each row in the loss of training, at least 0; None without a column"""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -95,6 +97,7 @@ class InteractionTable:
             items=self.items[keep],
             values=self.values[keep],
             times=None if self.times is None else self.times[keep],
+            weights=None if self.weights is None else self.weights[keep],
         )
 
 
@@ -111,8 +114,9 @@ def read_interactions(
     r"""Reads interactions from a file or a table in memory.
 
     Columns are found by their names: `userId`, `user_id:token` and `reviewerID` are users, `movieId` and
-    `asin` are items, `rating` and `score` are values, `timestamp` and `date` are times. Every note in
-    `notes` of the result says in one sentence what was read or dropped.
+    `asin` are items, `rating` and `score` are values, `timestamp` and `date` are times, and `weight` is the
+    weight of a row in the loss of training. Every note in `notes` of the result says in one sentence what was
+    read or dropped.
 
     The steps are: rows that `positive` keeps, then one row per pair, then the users and items with enough
     rows. The last step is the k-core: it drops users and items until both minima hold, since every user
@@ -123,13 +127,14 @@ def read_interactions(
         names to arrays, or a table of pandas, polars or pyarrow. In text, ids that are all whole numbers
         are read as numbers (`007` stays text).
       columns: names of columns by role, `{"user": ..., "item": ..., "value": ..., "timestamp": ...}`, for
-        roles that their names do not show; None for a value or a timestamp that is not to be read.
+        roles that their names do not show, also "weight"; None for a value, timestamp or weight that is not
+        to be read.
       positive: condition on the value, such as ">= 4" (or >, <=, <, ==); other rows are dropped, and those
         that stay have the value 1. Without it, values are weights and must be positive.
       min_per_user: least number of rows of a user.
       min_per_item: least number of rows of an item.
       duplicates: rows of one pair: "first" keeps the earliest, "last" the latest, "sum" adds their values
-        at the time of the earliest, "error" rejects them.
+        at the time of the earliest, with the mean of their weights by value, "error" rejects them.
       header: False for a text file whose first line is an interaction, with user, item, value and timestamp
         in this order, the last two optional, or at the places that `columns` names. This is also how a file
         with `::` between its fields is read, and one whose first line holds numbers and dates alone.
@@ -155,11 +160,19 @@ def read_interactions(
     keep, values, notes = _positive(raw, positive, condition)
     users, items = raw.rows.users[keep], raw.rows.items[keep]
     times = None if raw.times is None else raw.times[keep]
+    weights = None if raw.weights is None else raw.weights[keep]
     order = np.argsort(users, kind="stable") if times is None else np.lexsort((times, users))
     users, items, values = users[order], items[order], values[order]
     times = None if times is None else times[order]
+    weights = None if weights is None else weights[order]
     place = order if isinstance(keep, slice) else keep[order]
+    if weights is not None and duplicates == "sum":
+        weighted = _merge(raw, users, items, values * weights, place, duplicates)[1]
+    else:
+        weighted = None
     keep, values, merged = _merge(raw, users, items, values, place, duplicates)
+    if weighted is not None:  # the sum of the weighted values stays
+        weights = weighted / values
     core, cored = _core(raw, users[keep], items[keep], min_per_user, min_per_item)
     keep = keep[core]
     users, user_ids = _present(users[keep], raw.user_ids)
@@ -174,6 +187,7 @@ def read_interactions(
         item_ids=item_ids,
         source=raw.rows.source,
         notes=(*raw.notes, *notes, *merged, *cored, size),
+        weights=None if weights is None else weights[keep].astype(np.float32),
     )
 
 

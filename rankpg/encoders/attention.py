@@ -19,9 +19,10 @@ from rankpg.encoders.history import (
     check_has_histories,
     dropped,
     encoder_of_histories,
-    num_tags_of,
+    items_of,
 )
-from rankpg.encoders.two_tower import Encoder
+from rankpg.encoders.two_tower import Encoder, Tower
+from rankpg.errors import ConfigError
 from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, PRNGKey
 
 __all__ = ["AttentionEncoder", "AttentionLayer", "CausalTower", "attention_of"]
@@ -68,11 +69,18 @@ class AttentionLayer(nnx.Module):
         """
         of_attention, of_places = (None, None) if noise is None else jax.random.split(noise)
         first = 0 if last is None else hidden.shape[0] - last
-        normed = self.norm(hidden)
-        found = self.attention(normed[first:], normed, mask=readable[None, first:])
+        normed = _normed(self.norm, hidden)
+        with jax.numpy_dtype_promotion("standard"):  # flax takes weights in float32 or wider
+            found = self.attention(normed[first:], normed, mask=readable[None, first:])
         hidden = hidden[first:] + dropped(of_attention, found, self.dropout)
-        found = self.outer(jax.nn.relu(self.inner(self.norm_of_places(hidden))))
+        found = self.outer(jax.nn.relu(self.inner(_normed(self.norm_of_places, hidden))))
         return hidden + dropped(of_places, found, self.dropout)
+
+
+def _normed(norm: nnx.LayerNorm, rows: Float[Array, "n D"]) -> Float[Array, "n D"]:
+    """The rows behind a layer norm, which mixes dtypes also where JAX's promotion is strict."""
+    with jax.numpy_dtype_promotion("standard"):
+        return norm(rows)
 
 
 class CausalTower(nnx.Module):
@@ -129,7 +137,7 @@ class CausalTower(nnx.Module):
         for number, key in enumerate(keys[1:]):
             wanted = last if number == self.num_layers - 1 else None
             hidden = getattr(self, f"layer_{number}")(hidden, readable, key, wanted)
-        return self.norm(hidden)
+        return _normed(self.norm, hidden)
 
 
 class AttentionEncoder(HistoryItems):
@@ -159,8 +167,10 @@ class AttentionEncoder(HistoryItems):
         num_tags: int = 0,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
+        items: Tower | None = None,
     ):
-        super().__init__(num_items, dim, num_experts, init_scale, num_tags, dtype, rngs=rngs)
+        sizes = num_items, dim, num_experts
+        super().__init__(*sizes, init_scale, num_tags, dtype, rngs=rngs, items=items)
 
         @nnx.split_rngs(splits=num_experts)
         @nnx.vmap
@@ -175,6 +185,7 @@ class AttentionEncoder(HistoryItems):
         histories: Int[Array, "B n"],
         item_tags: Int[Array, "N T"] | None = None,
         noise: PRNGKey | None = None,
+        item_features: Float[Array, "N F"] | None = None,
     ) -> Embeddings:
         """Embeddings of the histories, in which -1 stands before the first item, and of all items.
 
@@ -182,8 +193,9 @@ class AttentionEncoder(HistoryItems):
           histories: rows of the last items, newest last, at most `length` of them.
           item_tags: rows of the tags of every item; -1 for none.
           noise: key of the dropout; None for no dropout.
+          item_features: features of every item, for an item tower that reads them.
         """
-        table = self.vectors(item_tags)
+        table = self.vectors(item_tags, item_features)
         hidden = self._outputs(table, histories, noise, last=1)[:, :, 0]
         some = jnp.any(histories >= 0, axis=1)
         return self.embeddings(jnp.where(some[None, :, None], hidden, 0), table)
@@ -231,13 +243,15 @@ def attention_of(
     num_heads: int = 1,
     init_scale: float = 0.1,
     dropout: float = 0.0,
+    item_tower: str = "ids",
+    hidden: tuple[int, ...] = (64,),
     dtype: DTypeLike = jnp.float32,
 ) -> Encoder:
     """Builds an encoder of histories by causal self-attention over the items of an environment.
 
     Args:
       environment: has `histories(contexts, length)`, as `environments.Interactions`.
-      dim: D, a multiple of `num_heads`.
+      dim: D, a multiple of `num_heads`; with an item tower that keeps it, the width of the item features.
       num_experts: M.
       length: number of last items that are read.
       num_layers: number of layers of self-attention.
@@ -245,28 +259,37 @@ def attention_of(
       init_scale: standard deviation of the table and of the places at initialisation.
       dropout: share of the inputs and of the outputs of every sublayer that is dropped in training, from 0 to
         below 1.
+      item_tower: a name of `TOWERS`: "ids", a table; or a tower over `item_features` of the environment.
+      hidden: widths of the hidden layers of a perceptron over features.
       dtype: dtype of the parameters.
 
     Raises:
-      ConfigError: the environment has no histories.
-      ValueError: the heads do not divide the embedding.
+      ConfigError: the environment has no histories, or no features for the item tower; or the heads do not
+        divide the embedding.
     """
     check_has_histories(environment)
-    num_tags = num_tags_of(environment)
+    side = items_of(environment, item_tower, dim, num_experts, init_scale, hidden, dtype)
+    if side.dim % num_heads:
+        raise ConfigError(
+            f"embeddings of width {side.dim}, with item_tower={item_tower!r}, do not divide among "
+            f"attention_heads={num_heads}; expected a divisor of {side.dim}"
+        )
 
     def build(rngs: nnx.Rngs) -> AttentionEncoder:
+        items = side.build(rngs)
         return AttentionEncoder(
             environment.num_items,
-            dim,
+            side.dim,
             num_experts,
             length,
             num_layers=num_layers,
             num_heads=num_heads,
             init_scale=init_scale,
             dropout=dropout,
-            num_tags=num_tags,
+            num_tags=side.num_tags,
             dtype=dtype,
             rngs=rngs,
+            items=items,
         )
 
-    return encoder_of_histories(build, length)
+    return encoder_of_histories(build, length, side.reads_features)

@@ -18,6 +18,7 @@ from rankpg.environments.generated_log import generate_log
 from rankpg.environments.interactions import Interactions
 from rankpg.environments.registry import ENVIRONMENTS
 from rankpg.environments.synthetic import Synthetic, generate, paper_instance
+from rankpg.environments.with_embeddings import with_embeddings
 
 __all__ = [
     "ENVIRONMENTS",
@@ -41,4 +42,5 @@ __all__ = [
     "ratings",
     "synthetic",
     "text",
+    "with_embeddings",
 ]

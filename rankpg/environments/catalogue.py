@@ -247,6 +247,10 @@ class Restricted(Environment):
         """Returns the relevance in the whole environment."""
         return self.whole.relevance(context, items)
 
+    def observed(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"]:
+        """Returns those that the whole environment has observed."""
+        return self.whole.observed(context, items)
+
     def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
         """Returns True for items that were not removed and are eligible in the whole environment."""
         allowed, before = self.allowed[items], self.whole.eligible(context, items)

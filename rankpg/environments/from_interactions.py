@@ -104,7 +104,7 @@ def dataset_of_split(table: InteractionTable, split: Split) -> Dataset:
       split: the part of every row; UNUSED rows are left out.
 
     Raises:
-      TableError: a value above 1e30.
+      TableError: a value, or a value times its weight, above 1e30.
     """
     rank = np.zeros(UNUSED + 1, np.int8)
     rank[[VALIDATION, TEST]] = 1, 2
@@ -113,6 +113,13 @@ def dataset_of_split(table: InteractionTable, split: Split) -> Dataset:
             f"{table.source}: the value {largest:g} is above {_LARGEST:g}, so that a batch overflows; divide "
             "all values by one number, or give positive="
         )
+    if table.weights is not None:
+        largest = float((table.values.astype(np.float64) * table.weights).max(initial=0))
+        if largest > _LARGEST:
+            raise TableError(
+                f"{table.source}: a value times its weight is {largest:g}, above {_LARGEST:g}, so that a "
+                "batch overflows; divide all weights by one number"
+            )
     used = np.flatnonzero(split.part != UNUSED)
     part = split.part[used]
     order = used[np.lexsort((used, rank[part], table.users[used]))]
@@ -123,6 +130,9 @@ def dataset_of_split(table: InteractionTable, split: Split) -> Dataset:
         table.num_users,
         table.num_items,
     )
+
+    if table.weights is not None:
+        world = dataclasses.replace(world, weights=jnp.asarray(table.weights[order], jnp.float32))
 
     def counts(*which: int) -> np.ndarray:
         rows = np.isin(split.part, which)

@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 
 from rankpg.environments.catalogue import append_rows
+from rankpg.environments.reward_model import RewardModel
 from rankpg.environments.score_tables import ArrayLike, checked_scores, padded_scores
 from rankpg.environments.tabular import search_row
 from rankpg.types import Array, Bool, Environment, Feedback, Float, Int, PRNGKey, record
@@ -164,6 +165,12 @@ class Interactions(Environment):
     """Features of the users; row `context_users[c]` is that of context c."""
     item_features: Float[Array, "N G"] | None = None
     item_tags: Int[Array, "N T"] | None = None
+    weights: Float[Array, "num_interactions"] | None = None
+    """Weight of each entry of `sequence` in the loss of training; None: 1."""
+    reward_weights: Float[Array, "num_interactions"] | None = None
+    """Factor of each value of `sequence`, in the environment that is trained on; None: 1."""
+    reward_model: RewardModel | None = None
+    """Rewards of items without interaction, in the environment that is trained on; None: 0."""
     item_scores: Float[Array, "num_users N"] | None = None
     """Scores of a re-ranker at the moments that are served, by which `rerankers.stored` sorts."""
     training_scores: Float[Array, "num_users N"] | None = None
@@ -231,11 +238,12 @@ class Interactions(Environment):
         )
 
     def for_training(self) -> Interactions:
-        """Returns the interactions with the scores of training in place of those that are served."""
+        """Returns the interactions with weighted values, and the scores of training as those that sort."""
+        weighted = dataclasses.replace(self, reward_weights=self.weights)
         if self.training_scores is None:
-            return self
+            return weighted
         return dataclasses.replace(
-            self, item_scores=self.training_scores, training_scores=None, training_ends=None
+            weighted, item_scores=self.training_scores, training_scores=None, training_ends=None
         )
 
     def place_of(
@@ -249,10 +257,29 @@ class Interactions(Environment):
         return place, jnp.where(found, self.values.at[entry].get(mode="clip"), 0)
 
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
-        """Returns the value of each item of the feedback, and 0 for every other item."""
+        """Returns the value of each item of the feedback, and 0 for every other item.
+
+        In the environment that is trained on, values are weighted, and a reward model may stand for the 0.
+        """
         place, values = self.place_of(context, items)
-        known = (place >= self.history_ends[context]) & (place < self.feedback_ends[context])
-        return jnp.where(known, values, 0)
+        known = self._in_feedback(context, place)
+        if self.reward_weights is not None:
+            entry = self.row_starts[self.context_users[context]] + jnp.where(known, place, 0)
+            values = values * self.reward_weights.at[entry].get(mode="clip")
+        if self.reward_model is None:
+            return jnp.where(known, values, 0)
+        return jnp.where(known, values, self.reward_model(self.context_users[context], items))
+
+    def relevance(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
+        """Returns the mean rewards without weights, which are of the loss and not of the re-ranker."""
+        return dataclasses.replace(self, reward_weights=None).mean_rewards(context, items)
+
+    def observed(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"]:
+        """Returns True for the items of the feedback."""
+        return self._in_feedback(context, self.place_of(context, items)[0])
+
+    def _in_feedback(self, context: Int[Array, ""], place: Int[Array, "n"]) -> Bool[Array, "n"]:
+        return (place >= self.history_ends[context]) & (place < self.feedback_ends[context])
 
     def sample_rewards(
         self, key: PRNGKey, context: Int[Array, ""], items: Int[Array, "n"]
@@ -312,6 +339,8 @@ class Interactions(Environment):
         items = self.sequence.at[entry].get(mode="clip")
         items = jnp.where(there, items, items[:, :1])  # a repeat of an item counts once
         values = self.sequence_values.at[entry].get(mode="clip")
+        if self.reward_weights is not None:
+            values = values * self.reward_weights.at[entry].get(mode="clip")
         return Feedback(items=items, values=jnp.where(there, values, 0))
 
     def histories(self, contexts: Int[Array, "B"], length: int) -> Int[Array, "B length"]:
@@ -341,6 +370,7 @@ class Interactions(Environment):
             context_features=self.context_features,
             item_features=None if self.item_features is None else self.item_features[rows],
             item_tags=None if self.item_tags is None else self.item_tags[rows],
+            weights=None if self.weights is None else self.weights[stays],
             item_scores=None if self.item_scores is None else self.item_scores[:, rows],
         )
         if self.training_scores is not None:

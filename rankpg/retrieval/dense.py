@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from rankpg.core.estimators import Candidates, Statistics, draw_candidates, rescore_candidates
-from rankpg.encoders import to_logits
+from rankpg.encoders.two_tower import to_logits
 from rankpg.retrieval.base import Encoded, Retrieval, check_rescorable
 from rankpg.retrieval.layout import FLOAT_BYTES
 from rankpg.types import Array, Environment, Float, Int, Key, PRNGKey, Quotas

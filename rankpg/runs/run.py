@@ -20,18 +20,15 @@ from rankpg.environments.interactions import Interactions
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import Row, TwoStage
 from rankpg.policy import Policy
-from rankpg.rerankers import RERANKERS
 from rankpg.runs import catalogue, recommend
 from rankpg.runs.best import best_step, check_patience
 from rankpg.runs.memory import Memory, available_memory, check_memory
 from rankpg.training.build import build_learner, make_environment
-from rankpg.training.known_feedback import (
-    check_knows_feedback,
-    on_moments,
-    steps_of_epochs,
-    training_environment,
-)
+from rankpg.training.initial import read_start, with_tower_of_start, without_start
+from rankpg.training.known_feedback import check_knows_feedback, on_moments
+from rankpg.training.moments import steps_of_epochs, training_environment
 from rankpg.training.optimizer import Fault
+from rankpg.training.unobserved import check_needs_a_log
 from rankpg.training.update import Learner, TrainState, seed_keys
 from rankpg.types import Environment, Params, Reranker
 
@@ -386,28 +383,36 @@ class Run:
         ]
 
 
-_FITTED = "lightgbm"
-"""Name of the re-ranker that is fitted to the training part."""
 _LARGE = 2**20
 """Number of contexts and items from which a generated problem is checked before it is generated."""
+_FITTED = "lightgbm"
+"""Name of the re-ranker that is fitted to the training part."""
 
 
 def prepare(
-    config: TrainConfig, environment: Environment | Dataset | None = None, **components: Any
+    config: TrainConfig,
+    environment: Environment | Dataset | None = None,
+    *,
+    restored: bool = False,
+    **components: Any,
 ) -> Run:
     """Prepares a run at step 0: settings resolved, components built and checked, parameters drawn.
 
     Args:
       config: settings.
       environment: contexts and rewards of your own; those of the config if None.
+      restored: True for a run whose state is loaded next, so that it needs no initial embeddings.
       **components: as in `training.build_learner`; `reranker` may also be a result of
         `training.lambdamart.fit_lightgbm`.
 
     Raises:
       ConfigError: a component under its former name, or settings that do not fit.
+      FileNotFoundError, TableError: data or initial embeddings that cannot be used.
     """
     for name in RENAMED.keys() & components.keys():
         raise ConfigError(f"{name}= is now named {RENAMED[name]}=")
+    if config.init_embeddings is not None:
+        config = with_tower_of_start(config)
     if environment is not None:
         environment = Dataset.of(environment)
         has_histories = isinstance(environment.environment, Interactions)
@@ -417,12 +422,24 @@ def prepare(
         _check_before_generating(config)
     dataset = Dataset.of(make_environment(config) if environment is None else environment)
     dataset, fitted, components = _with_scores(config, dataset, components)
+    start = None
+    if config.init_embeddings is not None:
+        if components.get("encoder") is not None:
+            raise ConfigError(
+                "init_embeddings has no effect on an encoder of yours; leave it out, or build the encoder by "
+                "encoders.from_embeddings"
+            )
+        start = read_start(config, dataset, restored=restored)
+        config, dataset = start.config, start.dataset
     if config.num_epochs is not None and dataset.parts is not None:
         steps = steps_of_epochs(config, dataset.parts, config.num_epochs)
         config = dataclasses.replace(config, num_steps=steps)
     if config.patience is not None:
         check_patience(config, dataset)
-    learner = build_learner(config, dataset.environment, **components)
+    if start is None:
+        learner = build_learner(config, dataset.environment, **components)
+    else:
+        learner = start.of(build_learner(without_start(config), dataset.environment, **components))
     memory = check_memory(learner, len(config.seeds))
     sharding = learner.policy.retrieval.sharding
 
@@ -440,6 +457,8 @@ def prepare(
         learner, evaluated = on_moments(learner, config, dataset.parts), dataset.parts.evaluated()
         trained = sharding.replicate(learner.environment)
         learner = dataclasses.replace(learner, environment=trained)
+    elif config.unobserved != "zero" or config.popularity_weight > 0:
+        check_needs_a_log(config)
     return Run(
         config,
         learner,
@@ -459,20 +478,9 @@ def _with_scores(
     given = components.get("reranker")
     if isinstance(given, Reranker) or (given is None and config.reranker != _FITTED):
         return dataset, None, components
-    from rankpg.training.lambdamart import FittedReranker, attached  # needs SciPy
+    from rankpg.training.lambdamart import with_scores  # needs SciPy
 
-    if given is not None and not isinstance(given, FittedReranker):
-        return dataset, None, components  # of another kind: `build_learner` rejects it
-    if dataset.parts is None:
-        raise ConfigError(
-            f"reranker={_FITTED!r} is fitted to a log of interactions, and the data is a "
-            f"{type(dataset.environment).__name__}; give environment='interactions' and path=, or another "
-            "reranker"
-        )
-    features, free = config.reranker_features, available_memory()
-    dataset, fitted = attached(dataset, given, features, free)
-    stage = RERANKERS[_FITTED](config, dataset.environment)
-    return dataset, fitted, components | {"reranker": stage}
+    return with_scores(config, dataset, components, available_memory())
 
 
 def _check_before_generating(config: TrainConfig) -> None:
@@ -481,7 +489,7 @@ def _check_before_generating(config: TrainConfig) -> None:
         return
     # What needs numbers, and takes little memory, is left for later.
     plain = {"reranker": "optimal", "reranker_features": None, "adaptive_learning_rate": False}
-    plain = dataclasses.replace(config, **plain)
+    plain = dataclasses.replace(without_start(config), **plain)
 
     def from_shapes():
         world = Dataset.of(make_environment(plain)).environment

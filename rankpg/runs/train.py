@@ -63,7 +63,7 @@ def train(
         folder.check_resumable() if resume else folder.check_free()
     if folder is not None and resume:
         components = folder.components() | components
-    run = prepare(config or TrainConfig(), environment, **components)
+    run = prepare(config or TrainConfig(), environment, restored=resume, **components)
     try:
         if folder is not None:
             folder.resume(run) if resume else folder.open(run)

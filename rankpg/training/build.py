@@ -60,6 +60,11 @@ def build_learner(
     """
     check_kinds(environment, encoder, reranker, advantage, optimizer)
     config = config.resolve(isinstance(environment, Interactions) and encoder is None)
+    if config.init_embeddings is not None and encoder is None:
+        raise ConfigError(
+            f"init_embeddings={config.init_embeddings!r} needs the ids of a dataset, which build_learner "
+            "does not get; give encoder=encoders.from_embeddings(data, FILE), or train by rankpg.train"
+        )
     check_sizes(config, environment, given_encoder=encoder is not None)
     training_contexts, _ = split_contexts(environment.num_contexts, config.held_out_contexts)
     with jax.ensure_compile_time_eval():  # numbers, also where the environment is but shapes
@@ -137,6 +142,8 @@ def _history_encoder(config: TrainConfig, environment: Environment) -> Encoder:
         length=config.history_length,
         init_scale=config.init_scale or 1.0,
         dropout=config.dropout,
+        item_tower=config.item_tower,
+        hidden=config.hidden,
         dtype=jnp.dtype(config.table_dtype),
     )
 

@@ -19,10 +19,9 @@ import numpy as np
 
 from rankpg.advantages import position_weights
 from rankpg.core.expected_list import expected_gain
-from rankpg.encoders import to_logits
 from rankpg.environments.interactions import Interactions, Moments
 from rankpg.errors import ConfigError
-from rankpg.retrieval.dense import Dense
+from rankpg.training.whole_catalogue import all_logits
 from rankpg.types import Array, Environment, Feedback, Float, Int, Params, PRNGKey
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ __all__ = [
     "check_order",
     "final_list",
     "sorted_moments",
-    "with_all_logits",
 ]
 
 _PROBED = 64
@@ -79,16 +77,15 @@ class FinalList:
           wanted: their items.
           noise: key of the encoder's dropout; none if None.
         """
-        policy, world = learner.policy, learner.environment
-        encoded = policy.encoder.encode(params, world, contexts, noise)
-        logits = to_logits(encoded, policy.temperature)
+        world = learner.environment
+        logits = all_logits(learner, params, contexts, noise)
         everything = jnp.arange(world.num_items, dtype=jnp.int32)
 
         def one(
             context: Int[Array, ""], own: Float[Array, "M N"], items: Int[Array, "P"]
         ) -> Float[Array, "P"]:
             scores = _scores(learner, world, context, everything)
-            return -self.gains(world.mask_ineligible(context, own)[0], scores, items)
+            return -self.gains(own[0], scores, items)
 
         return jax.vmap(one)(contexts, logits, wanted.items)
 
@@ -137,9 +134,6 @@ class FinalListSettings(Protocol):
     def ranking_length(self) -> int: ...
 
     @property
-    def num_experts(self) -> int: ...
-
-    @property
     def retrieval(self) -> str: ...
 
     @property
@@ -173,31 +167,6 @@ def final_list(settings: FinalListSettings) -> FinalList:
         method=settings.exposure_method,
         mask_others=bool(settings.mask_positives),
     )
-
-
-def with_all_logits(learner: Learner, settings: FinalListSettings) -> Learner:
-    """Returns a learner with dense retrieval, which the objective needs, where it was chosen automatically.
-
-    Raises:
-      ConfigError: another retrieval was chosen, several processes or devices share the items, or the policy
-        has several experts.
-    """
-    name = learner.policy.retrieval.name
-    if settings.num_experts > 1:
-        raise ConfigError(
-            f"num_experts={settings.num_experts} with objective='exposure', which computes the final list of "
-            "one expert; give num_experts=1, or objective='inclusion'"
-        )
-    if name == "dense":
-        return learner
-    if settings.retrieval != "auto" or name != "streamed":
-        raise ConfigError(
-            f"retrieval={name!r} with objective='exposure', which reads the logits of the whole catalogue; "
-            "give retrieval='dense', or objective='inclusion'"
-        )
-    dense = Dense(reason="the expected final list reads the logits of the whole catalogue")
-    policy = dataclasses.replace(learner.policy, retrieval=dense)
-    return dataclasses.replace(learner, policy=policy)
 
 
 def check_order(learner: Learner, world: Interactions, settings: FinalListSettings) -> None:

@@ -10,34 +10,51 @@ candidates: see core/known_feedback.py. `softmax` is the case K = 1 with the log
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rankpg.core.estimators import Candidates
 from rankpg.core.known_feedback import box_cox, log_inclusion_of_wanted
 from rankpg.core.plackett_luce import SparseLogits
 from rankpg.core.quotas import expert_quotas
-from rankpg.encoders import TOWERS
-from rankpg.environments.interactions import Interactions, Moments, Parts
+from rankpg.encoders.two_tower import TOWERS
+from rankpg.environments.interactions import Interactions, Parts
 from rankpg.errors import ConfigError
+from rankpg.retrieval.dense import Dense
 from rankpg.training.final_list import (
     FinalList,
     FinalListSettings,
     check_order,
     final_list,
     sorted_moments,
-    with_all_logits,
 )
 from rankpg.training.moment_sampler import MomentSampler
+from rankpg.training.moments import MomentSettings, check_held_out_users, training_moments
 from rankpg.training.optimizer import first_fault, norm
+from rankpg.training.sampled_softmax import (
+    Scored,
+    check_samples,
+    draw_negatives,
+    sampled_logits,
+)
+from rankpg.training.unobserved import UnobservedSettings, with_observation_model
 from rankpg.training.update import ContextSampler, Learner, StepMetrics, TrainState
-from rankpg.types import Array, Environment, Feedback, Float, Int, Params, PRNGKey, Quotas
+from rankpg.training.whole_catalogue import all_logits, log_inclusion_of_all, reads_all_logits
+from rankpg.types import (
+    Array,
+    Embeddings,
+    Environment,
+    Feedback,
+    Float,
+    Int,
+    Params,
+    PRNGKey,
+    Quotas,
+)
 
 __all__ = [
     "Curriculum",
@@ -46,9 +63,7 @@ __all__ = [
     "check_knows_feedback",
     "expected_reward",
     "on_moments",
-    "steps_of_epochs",
-    "training_environment",
-    "training_moments",
+    "with_all_logits",
 ]
 
 
@@ -60,6 +75,9 @@ _LAST_RATE = 0.05
 
 _ORDER = np.uint32(2**32 - 1)
 """Folded into the root key for the order of moments; other numbers are those of updates."""
+
+_SAMPLE = np.uint32(1)
+"""Folded into the key of the encoder's dropout for the negatives of a sampled softmax."""
 
 _WIDEST = 128
 """Most items of feedback of one context that an update reads."""
@@ -125,6 +143,8 @@ class KnownFeedback:
     """Leave the other wanted items of a context out of the catalogue."""
     final_list: FinalList | None = None
     """Term that the second one is mixed with; None for none."""
+    softmax_samples: int | None = None
+    """Number of items that are drawn for the softmax of a batch; None: all."""
 
     def update(
         self, learner: Learner, state: TrainState, key: PRNGKey, root: PRNGKey
@@ -135,16 +155,10 @@ class KnownFeedback:
         contexts = self.sampler(jax.random.fold_in(root, _ORDER), state.step)
         wanted = feedback_of(learner.environment, of_feedback, contexts)
 
-        def mean_loss(params: Params) -> tuple[Float[Array, ""], Candidates]:
-            scored = learner.policy.rescore(
-                wanted.items, params, learner.environment, contexts, noise=noise
-            )
-
-            def of_list() -> Float[Array, "B P"]:
-                assert self.final_list is not None
-                return self.final_list.losses(learner, params, contexts, wanted, noise)
-
-            losses = self._losses(learner, scored, wanted, state.step, of_list)  # [B, P]
+        def mean_loss(params: Params) -> tuple[Float[Array, ""], Scored]:
+            scored = self._scored(learner, params, contexts, wanted, state.step, noise)
+            batch = _Batch(learner, params, contexts, wanted, scored, noise)
+            losses = self._losses(batch, state.step)  # [B, P]
             total = jnp.maximum(jnp.sum(wanted.values), _TINY)
             return jnp.sum(wanted.values * losses) / total, scored
 
@@ -157,6 +171,35 @@ class KnownFeedback:
         state = learner.apply_gradient(state, gradient, state.baseline_state, step_size, fault)
         reward = jnp.mean(expected_reward(scored.sparse_logits, wanted, learner.policy.quotas))
         return state, StepMetrics(loss=loss, reward=reward, gradient_norm=length)
+
+    def _scored(
+        self,
+        learner: Learner,
+        params: Params,
+        contexts: Int[Array, "B"],
+        wanted: Feedback,
+        step: Int[Array, ""],
+        noise: PRNGKey,
+    ) -> Scored:
+        """Sparse logits of the wanted items, from a sample where the softmax is sampled."""
+        policy, world, number = learner.policy, learner.environment, self.softmax_samples
+
+        def full() -> Scored:
+            found = policy.rescore(wanted.items, params, world, contexts, noise=noise)
+            return Scored(found.sparse_logits, found.sound)
+
+        if number is None:
+            return full()
+        key = jax.random.fold_in(noise, _SAMPLE)
+        sample = draw_negatives(key, wanted.items[:, 0], number, world.num_items)
+
+        def sampled() -> Scored:
+            embeddings = cast("Embeddings", policy.encode(params, world, contexts, noise))
+            return sampled_logits(embeddings, wanted.items, sample, contexts, world)
+
+        if self.curriculum.second == Term.softmax():
+            return sampled()
+        return lax.cond(step < self.curriculum.switch, sampled, full)
 
     def _restarted(self, learner: Learner, state: TrainState) -> TrainState:
         """Drops the optimizer's moments at the switch: the gradients of the second term are far smaller.
@@ -172,53 +215,74 @@ class KnownFeedback:
         )
         return dataclasses.replace(state, optimizer_state=fresh)
 
-    def _losses(
-        self,
-        learner: Learner,
-        scored: Candidates,
-        wanted: Feedback,
-        step: Int[Array, ""],
-        of_list: Callable[[], Float[Array, "B P"]],
-    ) -> Float[Array, "B P"]:
+    def _losses(self, batch: _Batch, step: Int[Array, ""]) -> Float[Array, "B P"]:
         """The loss of every wanted item, by the term of this step."""
-        experts = len(learner.policy.quotas)
-        known = wanted.values > 0
+        first, second = self.curriculum.first, self.curriculum.second
 
-        def of(term: Term) -> Callable[[SparseLogits, Int[Array, "B P"]], Float[Array, "B P"]]:
+        def of_first() -> Float[Array, "B P"]:
+            return batch.losses(first, self.mask_others)
+
+        def of_second() -> Float[Array, "B P"]:
+            inclusion = batch.losses(second, self.mask_others)
+            if self.final_list is None:
+                return inclusion
+            share = self.final_list.share
+            return (1 - share) * inclusion + share * batch.list_losses(self.final_list)
+
+        if first == second and self.final_list is None:
+            return of_first()
+        return lax.cond(step < self.curriculum.switch, of_first, of_second)
+
+
+class _Batch(NamedTuple):
+    """A batch of moments with their wanted items, whose loss it computes."""
+
+    learner: Learner
+    params: Params
+    contexts: Int[Array, "B"]
+    wanted: Feedback
+    scored: Scored
+    """Sparse logits of the wanted items."""
+    noise: PRNGKey
+    """Key of the encoder's dropout."""
+
+    def losses(self, term: Term, mask_others: bool) -> Float[Array, "B P"]:
+        """The term of every wanted item, averaged over the numbers of candidates."""
+        world, experts = self.learner.environment, len(self.learner.policy.quotas)
+        known, items = self.wanted.values > 0, self.wanted.items
+        if reads_all_logits(term.method):
+            several = [
+                expert_quotas(max(min(k, world.num_items), experts), experts) for k in term.at
+            ]
+            logits = all_logits(self.learner, self.params, self.contexts, self.noise)
+            log_p = log_inclusion_of_all(
+                logits, items, several, method=term.method, mask_others=mask_others
+            )
+        else:
             # Every expert has a slot, so that none of them is left at its random start.
             several = [expert_quotas(max(k, experts), experts) for k in term.at]
+            log_p = jax.vmap(
+                lambda own, some: log_inclusion_of_wanted(
+                    own, some, several, method=term.method, mask_others=mask_others
+                )
+            )(self.scored.sparse_logits, items)
+        gains = box_cox(jnp.where(known[:, None], log_p, 0), term.power)
+        return -jnp.mean(gains, axis=1)
 
-            def losses(sparse: SparseLogits, items: Int[Array, "B P"]) -> Float[Array, "B P"]:
-                log_p = jax.vmap(
-                    lambda own, some: log_inclusion_of_wanted(
-                        own, some, several, method=term.method, mask_others=self.mask_others
-                    )
-                )(sparse, items)
-                gains = box_cox(jnp.where(known[:, None], log_p, 0), term.power)
-                return -jnp.mean(gains, axis=1)
-
-            return losses
-
-        terms = of(self.curriculum.first), of(self.curriculum.second)
-        if self.final_list is not None:
-            share, inclusion = self.final_list.share, terms[1]
-
-            def mixture(sparse: SparseLogits, items: Int[Array, "B P"]) -> Float[Array, "B P"]:
-                return (1 - share) * inclusion(sparse, items) + share * of_list()
-
-            terms = terms[0], mixture
-        elif self.curriculum.first == self.curriculum.second:
-            return terms[0](scored.sparse_logits, wanted.items)
-        first = step < self.curriculum.switch
-        return lax.cond(first, *terms, scored.sparse_logits, wanted.items)
+    def list_losses(self, final_list: FinalList) -> Float[Array, "B P"]:
+        """The loss of every wanted item in the final list."""
+        return final_list.losses(self.learner, self.params, self.contexts, self.wanted, self.noise)
 
 
 @runtime_checkable
-class FeedbackSettings(FinalListSettings, Protocol):
+class FeedbackSettings(FinalListSettings, MomentSettings, UnobservedSettings, Protocol):
     """Settings from which an objective is built; a `TrainConfig` has these fields."""
 
     @property
     def objective(self) -> str: ...
+
+    @property
+    def softmax_samples(self) -> int | None: ...
 
     @property
     def inclusion_at(self) -> tuple[int, ...]: ...
@@ -233,66 +297,10 @@ class FeedbackSettings(FinalListSettings, Protocol):
     def later_rate(self) -> float: ...
 
     @property
-    def forward_share(self) -> float: ...
-
-    @property
-    def next_items(self) -> int: ...
-
-    @property
-    def batch_size(self) -> int: ...
+    def draws_per_context(self) -> int: ...
 
     @property
     def num_steps(self) -> int: ...
-
-    @property
-    def context_tower(self) -> str: ...
-
-    @property
-    def first_share(self) -> float: ...
-
-    @property
-    def draws_per_context(self) -> int: ...
-
-
-def training_moments(
-    settings: FeedbackSettings, parts: Parts, *, of_histories: bool
-) -> tuple[Moments, Moments]:
-    """Returns the moments that training draws from, first and later.
-
-    An encoder that reads histories is trained on every moment of the training part. A table of users is
-    trained on the beginning of each user's part, and then on its end, with the beginning as seen.
-
-    Args:
-      settings: `forward_share` and `next_items`.
-      parts: parts of a dataset of interactions.
-      of_histories: True for an encoder that reads histories.
-    """
-    if of_histories:
-        every = parts.every_next(settings.next_items)
-        return every, every
-    if settings.forward_share == 1:
-        whole = parts.whole()
-        return whole, whole
-    return parts.before(settings.forward_share), parts.forward(settings.forward_share)
-
-
-def steps_of_epochs(settings: FeedbackSettings, parts: Parts, num_epochs: int) -> int:
-    """Returns the number of updates in which the average moment of training is drawn `num_epochs` times."""
-    of_histories = TOWERS[settings.context_tower].reads_histories
-    first, later = training_moments(settings, parts, of_histories=of_histories)
-    mean = np.interp(settings.first_share, (0, 1), (len(later.users), len(first.users)))
-    return max(1, -(-int(num_epochs * mean) // settings.batch_size))
-
-
-def _check_held_out_users(context_tower: str, parts: Parts) -> None:
-    """Rejects users who are evaluated, not trained on, and known to the tower by their number alone."""
-    held_out = ~parts.trains & (parts.test_ends > parts.train_ends)
-    tower = TOWERS[context_tower]
-    if held_out.any() and not tower.reads_histories and not tower.reads_features:
-        raise ConfigError(
-            f"{int(held_out.sum())} users are held out whole, but context_tower={context_tower!r} learns "
-            "nothing about users that it never sees; give context_tower='history' or another split"
-        )
 
 
 def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Learner:
@@ -306,10 +314,10 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
       parts: parts of the dataset.
 
     Raises:
-      ConfigError: the training part has no moments, or objective='exposure' cannot go through the order of
-        the re-ranker.
+      ConfigError: the training part has no moments, objective='exposure' cannot go through the order of the
+        re-ranker, or unobserved='left_out' has no baseline.
     """
-    _check_held_out_users(settings.context_tower, parts)
+    check_held_out_users(settings.context_tower, parts)
     known = settings.objective != "policy_gradient"
     of_histories = known and TOWERS[settings.context_tower].reads_histories
     first, later = training_moments(settings, parts, of_histories=of_histories)
@@ -322,7 +330,7 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
             f"{len(first.users)} have a beginning and {len(later.users)} an end; give another "
             f"forward_share={settings.forward_share:g} or split"
         )
-    world = world.for_training()
+    learner, world = with_observation_model(learner, world.for_training(), settings, parts)
     if not known:
         contexts = np.arange(len(later.users), dtype=np.int32)
         sampler = ContextSampler(contexts, settings.batch_size, settings.draws_per_context)
@@ -330,26 +338,16 @@ def on_moments(learner: Learner, settings: FeedbackSettings, parts: Parts) -> Le
     both = first if first is later else first.followed_by(later)
     ranges = (0, len(first.users)), (len(both.users) - len(later.users), len(both.users))
     world = world.at(both, _WIDEST)
+    if settings.softmax_samples is not None:
+        params = jax.eval_shape(learner.policy.init, jax.random.key(0))
+        check_samples(learner, params, settings.softmax_samples)
+    if settings.objective != "softmax" and reads_all_logits(settings.inclusion_method):
+        method = f"inclusion_method={settings.inclusion_method!r}"
+        learner = with_all_logits(learner, settings.retrieval, method)
     if settings.objective == "exposure":
-        learner = with_all_logits(learner, settings)
+        learner = with_all_logits(learner, settings.retrieval, "objective='exposure'")
         check_order(learner, world.at(later, _WIDEST), settings)
     return dataclasses.replace(learner, environment=world, objective=_objective(settings, *ranges))
-
-
-def training_environment(before: Environment, served: Environment) -> Environment:
-    """Returns the environment to train on after items or users were added or removed.
-
-    Its moments are those of before. Items that were removed stay in the sequences: they are known feedback,
-    although they are not served.
-
-    Args:
-      before: moments of the training part, before the change.
-      served: the environment that is evaluated and served, after the change.
-    """
-    old = cast("Interactions", before)
-    columns = old.context_users, old.history_ends, old.feedback_ends
-    moments = Moments(*map(np.asarray, columns))
-    return cast("Interactions", served.whole).for_training().at(moments, old.feedback_width)
 
 
 def _objective(
@@ -365,6 +363,7 @@ def _objective(
         Curriculum(Term.softmax(), second, switch, settings.num_steps, settings.later_rate),
         settings.mask_positives is not False,
         final_list(settings) if settings.objective == "exposure" else None,
+        settings.softmax_samples,
     )
 
 
@@ -377,6 +376,30 @@ def expected_reward(sparse: SparseLogits, wanted: Feedback, quotas: Quotas) -> F
         return -jnp.expm1(jnp.asarray(quotas, missed.dtype) @ missed)
 
     return jnp.sum(wanted.values * jax.vmap(one)(sparse, wanted.items), axis=1)
+
+
+def with_all_logits(learner: Learner, retrieval: str, reason: str) -> Learner:
+    """Returns a learner with dense retrieval, where it was chosen automatically.
+
+    Args:
+      learner: has any retrieval.
+      retrieval: the setting `retrieval`.
+      reason: the setting that reads the logits of the whole catalogue, such as "objective='exposure'".
+
+    Raises:
+      ConfigError: another retrieval was chosen, or several processes or devices share the items.
+    """
+    name = learner.policy.retrieval.name
+    if name == "dense":
+        return learner
+    if retrieval != "auto" or name != "streamed":
+        raise ConfigError(
+            f"retrieval={name!r} with {reason}, which reads the logits of the whole catalogue; give "
+            "retrieval='dense', or objective='inclusion' with inclusion_method='swr'"
+        )
+    dense = Dense(reason=f"{reason} reads the logits of the whole catalogue")
+    policy = dataclasses.replace(learner.policy, retrieval=dense)
+    return dataclasses.replace(learner, policy=policy)
 
 
 def check_knows_feedback(environment: Environment) -> None:

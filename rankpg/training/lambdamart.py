@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from rankpg._utils.files import atomic_write_text
+from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.interactions import Interactions, Moments, Parts
 from rankpg.errors import ConfigError, argument
+from rankpg.rerankers import RERANKERS
 from rankpg.training.pair_features import FEATURES, ItemStatistics, histories, pair_features
 
 if TYPE_CHECKING:
@@ -257,6 +259,34 @@ def load_fitted(folder: Path) -> FittedReranker | None:
             f"{folder / MODEL} and {FIT} cannot be read ({' '.join(str(error).split())}); restore copies of "
             "them, or pass a re-ranker: load_run(path, reranker=...)"
         ) from None
+
+
+def with_scores(
+    config: TrainConfig, data: Dataset, components: dict[str, Any], free: int | None
+) -> tuple[Dataset, FittedReranker | None, dict[str, Any]]:
+    """Returns the dataset with the scores of a fitted re-ranker, the re-ranker, and the components with it.
+
+    Args:
+      config: has `reranker_features`.
+      data: interactions with a training part.
+      components: `reranker` is a fitted one, or missing: then one is fitted.
+      free: bytes of memory that are free; None if unknown.
+
+    Raises:
+      ConfigError: as `attached`, or data without a training part.
+    """
+    given = components.get("reranker")
+    if given is not None and not isinstance(given, FittedReranker):
+        return data, None, components  # of another kind: `build_learner` rejects it
+    if data.parts is None:
+        raise ConfigError(
+            "reranker='lightgbm' is fitted to a log of interactions, and the data is a "
+            f"{type(data.environment).__name__}; give environment='interactions' and path=, or another "
+            "reranker"
+        )
+    data, fitted = attached(data, given, config.reranker_features, free)
+    stage = RERANKERS["lightgbm"](config, data.environment)
+    return data, fitted, components | {"reranker": stage}
 
 
 def attached(

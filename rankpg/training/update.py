@@ -24,7 +24,18 @@ from rankpg.advantages import Advantage, BaselineState, entropy_bonus
 from rankpg.core.estimators import Candidates, Estimator
 from rankpg.policy import Policy
 from rankpg.training.optimizer import Fault, check_rows, first_fault, guarded_step, norm
-from rankpg.types import Array, Environment, Float, Int, Key, Params, PRNGKey, Reranker, record
+from rankpg.types import (
+    Array,
+    Bool,
+    Environment,
+    Float,
+    Int,
+    Key,
+    Params,
+    PRNGKey,
+    Reranker,
+    record,
+)
 
 __all__ = [
     "Batch",
@@ -271,6 +282,8 @@ class Learner:
     """Divides the step by the mean propensity of the re-ranker's greedy ranking (Eq. 9)."""
     objective: Objective | None = None
     """Objective on known feedback; None: the policy gradient."""
+    leaves_out_unobserved: bool = False
+    """Gives no credit to items that the environment has not observed, where it draws the rewards itself."""
 
     def init(self, key: PRNGKey) -> TrainState:
         """Draws the state at step 0."""
@@ -324,14 +337,27 @@ class Learner:
         contexts: Int[Array, "B"],
         rewards: Float[Array, "B L"],
         scores: Float[Array, "B L"],
+        observed: Bool[Array, "B L"] | None = None,
     ) -> tuple[Float[Array, "B L"], BaselineState]:
-        """alpha_l * A_l, which multiplies the scores and carries no gradient, and the next baseline state."""
+        """alpha_l * A_l, which multiplies the scores and carries no gradient, and the next baseline state.
+
+        Positions that are not `observed` have no credit and leave the baseline as it is; None: all are.
+        """
         if self.entropy_bonus:
             slots = 1 if self.estimator.credit_assigned else self.policy.num_candidates
             rewards = entropy_bonus(rewards, scores, self.entropy_bonus, slots)
-        advantages, baseline_state = self.advantage.apply(baseline_state, contexts, rewards)
+        given = () if observed is None else (observed,)
+        advantages, baseline_state = self.advantage.apply(baseline_state, contexts, rewards, *given)
+        if observed is not None:
+            advantages = jnp.where(observed, advantages, 0)
         alpha = jnp.asarray(self.position_weights, advantages.dtype)
         return lax.stop_gradient(alpha[None] * advantages), baseline_state
+
+    def observed(self, batch: Batch, ranking: Int[Array, "B L"]) -> Bool[Array, "B L"] | None:
+        """Mask of the shown items whose reward was observed; None: all of them count."""
+        if not self.leaves_out_unobserved or not isinstance(batch, Simulated):
+            return None
+        return jax.vmap(self.environment.observed)(batch.contexts, ranking)
 
     def step_size(self, batch: Batch, candidates: Candidates) -> Float[Array, ""] | None:
         """1 / mean propensity of the re-ranker's greedy ranking (Kiyohara et al. 2026, Eq. 9); None for 1."""
@@ -403,7 +429,10 @@ def update(learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStat
         ranking = batch.ranking(learner, candidates)  # [B, L]
         rewards = batch.rewards(learner, ranking)  # [B, L]
         scores = learner.score(candidates, ranking)  # [B, L], the gradient's only way
-        credit, baseline = learner.credit(state.baseline_state, batch.contexts, rewards, scores)
+        observed = learner.observed(batch, ranking)
+        credit, baseline = learner.credit(
+            state.baseline_state, batch.contexts, rewards, scores, observed
+        )
         loss = -jnp.mean(jnp.sum(lax.stop_gradient(batch.weights) * credit * scores, axis=-1))
         return loss, (candidates, ranking, rewards, credit, baseline)
 

@@ -8,7 +8,7 @@ import pytest
 
 from rankpg.cli.arguments import former_flag, option_names
 from rankpg.cli.flags import first_argument, with_flags
-from rankpg.cli.main import parser
+from rankpg.cli.main import main, parser
 from rankpg.config.train_config import TrainConfig
 
 NAMES = {
@@ -104,3 +104,21 @@ def test_current_flags_are_accepted():
 )
 def test_every_command_calls_a_function(line):
     assert inspect.isfunction(parser().parse_args(line).command)
+
+
+def test_steps_and_epochs_are_not_given_together(capsys):
+    assert main(["train", "--num-steps", "10", "--num-epochs", "2"]) == 2
+    assert "--num-steps 10 and --num-epochs 2 both say when" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("named", "flags"),
+    [
+        ("{'timestamp': 'NAME'}", "USER ITEM TIMESTAMP"),
+        ("{'value': 'NAME'}", "USER ITEM TIMESTAMP VALUE"),
+        ("{'timestamp': None}", "USER ITEM"),
+        ("{'user': 0, 'item': 1, 'timestamp': 2}", "USER ITEM TIMESTAMP"),
+    ],
+)
+def test_named_columns_become_flags_that_can_be_typed(named, flags):
+    assert with_flags(f"give columns={named}", ["columns"]) == f"give --columns {flags}"

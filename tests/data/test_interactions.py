@@ -149,7 +149,7 @@ def test_days_are_times():
         ("reviewerID asin overall unixReviewTime reviewTime", "reviewerID asin overall unixReviewTime"),
         ("user_id item_id order", "user_id item_id None order"),
         ("user_id item_id order time", "user_id item_id None time"),
-        ("session_id user Id ts weight", "user Id None ts"),
+        ("session_id user Id ts price", "user Id None ts"),
         ("session_id item_id time", "session_id item_id None time"),
         ("timestamp item user", "user item None timestamp"),
         ("item_id:token user_id:token label:float", "user_id:token item_id:token label:float None"),

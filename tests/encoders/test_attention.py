@@ -183,8 +183,7 @@ def test_gradients_of_attention_by_differences():
     def logits(params):
         return to_logits(nnx.merge(graph, params)(jnp.asarray(HISTORIES)))
 
-    with jax.numpy_dtype_promotion("standard"):  # which the layer norms of flax rely on
-        check_grads(logits, (params,), order=1, modes=["rev"], eps=1e-5, rtol=1e-4, atol=1e-4)
+    check_grads(logits, (params,), order=1, modes=["rev"], eps=1e-5, rtol=1e-4, atol=1e-4)
 
 
 def test_dropout_of_attention_depends_on_its_key_alone():
@@ -207,8 +206,7 @@ def test_experts_are_towers_of_their_own(module):
 
 
 def test_bfloat16_parameters_give_finite_embeddings():
-    with jax.numpy_dtype_promotion("standard"):  # which the layer norms of flax rely on
-        embedded = encode(encoder(dtype=jnp.bfloat16), HISTORIES)
+    embedded = encode(encoder(dtype=jnp.bfloat16), HISTORIES)
     assert embedded.contexts.dtype == embedded.items.dtype == jnp.bfloat16
     assert np.isfinite(np.asarray(embedded.contexts, np.float32)).all()
 

@@ -17,7 +17,8 @@ from rankpg.config import ConfigError
 from rankpg.environments import from_interactions
 from rankpg.retrieval import Streamed
 from rankpg.runs.run import prepare
-from rankpg.training.final_list import FinalList, with_all_logits
+from rankpg.training.final_list import FinalList
+from rankpg.training.known_feedback import with_all_logits
 
 ENABLE_X64 = False
 pytestmark = pytest.mark.usefixtures("as_a_user")
@@ -90,8 +91,8 @@ def slow_gain(logits, scores, item, slots, weights):
 def slow_list_loss(run, key, masks):
     """Mean over contexts and wanted items of the negative gain, by loops."""
     learner, objective = run.learner, run.learner.objective
-    of_contexts, of_feedback, _ = jax.random.split(key, 3)
-    contexts = objective.sampler(of_contexts, jnp.int32(0))
+    of_feedback, _ = jax.random.split(key)
+    contexts = objective.sampler(jax.random.fold_in(key, np.uint32(2**32 - 1)), jnp.int32(0))
     world = learner.environment
     wanted = world.feedback(of_feedback, contexts)
     params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
@@ -205,11 +206,10 @@ def test_moments_before_the_scores_are_not_trained_on(plain, objective):
 def test_automatic_retrieval_is_dense(data):
     learner = prepared(data).learner
     streamed = dataclasses.replace(learner.policy, retrieval=Streamed(reason="many items"))
-    learner, config = dataclasses.replace(learner, policy=streamed), rankpg.TrainConfig(**SETTINGS)
-    assert with_all_logits(learner, config).policy.retrieval.name == "dense"
-    chosen = dataclasses.replace(config, retrieval="streamed")
+    learner, reason = dataclasses.replace(learner, policy=streamed), "objective='exposure'"
+    assert with_all_logits(learner, "auto", reason).policy.retrieval.name == "dense"
     with pytest.raises(ConfigError, match="retrieval='streamed' with objective='exposure'"):
-        with_all_logits(learner, chosen)
+        with_all_logits(learner, "streamed", reason)
 
 
 @pytest.mark.parametrize(

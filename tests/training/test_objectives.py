@@ -16,12 +16,8 @@ from rankpg.encoders import towers_of
 from rankpg.environments import from_interactions, from_matrix
 from rankpg.retrieval import Dense, Streamed
 from rankpg.runs.run import prepare
-from rankpg.training.known_feedback import (
-    Curriculum,
-    Term,
-    expected_reward,
-    training_moments,
-)
+from rankpg.training.known_feedback import Curriculum, Term, expected_reward
+from rankpg.training.moments import training_moments
 
 ENABLE_X64 = False
 pytestmark = pytest.mark.usefixtures("as_a_user")

@@ -3,6 +3,7 @@
     counts           number of interactions of each user
     sequence         rows of the items of every user, oldest first
     values           their values; one number where all are equal
+    weights          their weights in the loss, where there are any
     context_users, history_ends, feedback_ends      the moment of each context
     train_ends, validation_ends, test_ends, trains  the split, where there is one
     item_tags        tags of the items, where there are any
@@ -52,7 +53,10 @@ def arrays_of(world: Interactions, parts: Parts | None) -> dict[str, np.ndarray]
         numbers |= parts._asdict()
     if world.item_tags is not None:
         numbers["item_tags"] = world.item_tags
-    return {"values": values} | {name: _small(np.asarray(x)) for name, x in numbers.items()}
+    floats = {"values": values}
+    if world.weights is not None:
+        floats["weights"] = np.asarray(world.weights)
+    return floats | {name: _small(np.asarray(x)) for name, x in numbers.items()}
 
 
 def holds_interactions(arrays: Mapping[str, np.ndarray]) -> bool:
@@ -92,6 +96,10 @@ def interactions_of(
     )
     moments = Moments(*(arrays[name].astype(np.int32) for name in _MOMENTS))
     world = world.at(moments, int(arrays["feedback_width"]))
+    if (weights := arrays.get("weights")) is not None:
+        if weights.shape != sequence.shape:
+            raise ValueError(f"{len(weights)} weights; expected {len(sequence)}")
+        world = dataclasses.replace(world, weights=jnp.asarray(weights, jnp.float32))
     tags, parts = arrays.get("item_tags"), None
     if tags is not None:
         world = dataclasses.replace(world, item_tags=jnp.asarray(tags, jnp.int32))

@@ -132,7 +132,7 @@ def load_run(path: Path | str, *, step: int | str | None = None, **overrides: An
     if "environment" not in overrides and in_memory and saved.exists():
         run = _prepare_saved(config, saved_data.load(saved), overrides)
     else:
-        run = prepare(config, **overrides)
+        run = prepare(config, restored=True, **overrides)
     load_state(run, Path(path), _default_step(config, Path(path)) if step is None else step)
     return run
 
@@ -153,10 +153,10 @@ def saved_components(path: Path) -> dict[str, Any]:
 def _prepare_saved(config: TrainConfig, data: Dataset, overrides: dict[str, Any]) -> Run:
     """Returns a run with the saved dataset; if that has no rewards, without components that need them."""
     if data.environment.knows_rewards:
-        return prepare(config, data, **overrides)
+        return prepare(config, data, restored=True, **overrides)
     components = {"reranker": uniform(config.ranking_length)} | overrides
     config_without_rewards = dataclasses.replace(config, adaptive_learning_rate=False)
-    run = prepare(config_without_rewards, data, **components)
+    run = prepare(config_without_rewards, data, restored=True, **components)
     return dataclasses.replace(run, config=config.resolve())
 
 
