@@ -143,7 +143,16 @@ class Trained:
         return {**self.start, **encoder}
 
 
-_OF_ENCODER = ("context_tower", "embedding_dim", "history_length", "next_items", "dropout")
+_OF_ENCODER = (
+    "context_tower",
+    "embedding_dim",
+    "history_encoder",
+    "attention_layers",
+    "attention_heads",
+    "history_length",
+    "next_items",
+    "dropout",
+)
 """Settings that a run has in common with the one that it begins with."""
 
 _SIZES = {"embedding_dim": 64, "batch_size": 256}

@@ -39,6 +39,7 @@ _INCLUSION = {"objective": ("inclusion", "exposure")}
 _EXPOSURE = {"objective": "exposure"}
 _WEIGHTED = {**_KNOWN, "unobserved": ("propensity", "model")}
 _HISTORY = {"context_tower": ("auto", "history")}
+_ATTENTION = {"history_encoder": "attention"}
 
 
 @dataclass(frozen=True)
@@ -230,10 +231,27 @@ class FeedbackSettings(InteractionSettings):
     history_length: int = setting(
         20, KNOWN_FEEDBACK, "number of last items that a history tower reads", needs=_HISTORY
     )
+    history_encoder: Literal["pooled", "attention"] = setting(
+        "pooled",
+        KNOWN_FEEDBACK,
+        "encoder of a history. pooled: a mean with a learnt weight for each place; attention: "
+        "layers of causal self-attention (SASRec), whose embedding depends on which items follow each other",
+        needs=_HISTORY,
+    )
+    attention_layers: int = setting(
+        2, KNOWN_FEEDBACK, "number of layers of self-attention", needs=_ATTENTION
+    )
+    attention_heads: int = setting(
+        1,
+        KNOWN_FEEDBACK,
+        "number of heads of each layer of self-attention, which divides embedding_dim",
+        needs=_ATTENTION,
+    )
     dropout: float = setting(
         0.2,
         KNOWN_FEEDBACK,
-        "share of a history's embedding that is dropped in training",
+        "share of a history's embedding that is dropped in training; with attention, of its input and of "
+        "what each layer adds",
         needs=_HISTORY,
     )
 
@@ -261,5 +279,7 @@ FEEDBACK_RANGES = {
     "patience": _COUNT,
     "next_items": _COUNT,
     "history_length": _COUNT,
+    "attention_layers": _COUNT,
+    "attention_heads": _COUNT,
 }
 """Values that the settings of this file may have."""

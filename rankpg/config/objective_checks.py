@@ -1,12 +1,13 @@
-"""Checks of the settings of an objective against each other and against those of the policy."""
+"""Checks of the settings of an objective, and of self-attention, against each other and the policy's."""
 
 from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+from rankpg.encoders.two_tower import TOWERS
 from rankpg.errors import ConfigError, argument
 
-__all__ = ["ObjectiveSettings", "check_objective"]
+__all__ = ["AttentionSettings", "ObjectiveSettings", "check_attention", "check_objective"]
 
 _ALL_LOGITS = ("exact", "greedy")
 """Values of `inclusion_method` that need the logits of the whole catalogue."""
@@ -78,3 +79,41 @@ give num_experts=1, or inclusion_method='greedy'
                 f"{chosen} with {method}, which reads the logits of the whole catalogue; give "
                 "retrieval='dense', or inclusion_method='swr'"
             )
+
+
+@runtime_checkable
+class AttentionSettings(Protocol):
+    """Settings of self-attention that are checked; a `TrainConfig` has these fields."""
+
+    @property
+    def embedding_dim(self) -> int: ...
+
+    @property
+    def attention_heads(self) -> int: ...
+
+    @property
+    def item_tower(self) -> str: ...
+
+    @property
+    def init_embeddings(self) -> str | None: ...
+
+
+def check_attention(settings: AttentionSettings) -> None:
+    """Rejects heads that do not divide the embedding, where its width is known from the settings.
+
+    Raises:
+      ConfigError: names both settings.
+
+    >>> from rankpg import TrainConfig
+    >>> attention = {"context_tower": "history", "history_encoder": "attention"}
+    >>> TrainConfig(**attention, embedding_dim=8, attention_heads=3)
+    Traceback (most recent call last):
+    rankpg.errors.ConfigError: embedding_dim=8 does not divide among attention_heads=3; expected a multiple
+    """
+    if settings.init_embeddings is not None or TOWERS[settings.item_tower].keeps_width:
+        return  # `attention_of` checks the width of the embeddings that are read
+    if settings.embedding_dim % settings.attention_heads:
+        raise ConfigError(
+            f"{argument('embedding_dim', settings.embedding_dim)} does not divide among "
+            f"{argument('attention_heads', settings.attention_heads)}; expected a multiple"
+        )

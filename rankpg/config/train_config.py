@@ -20,7 +20,7 @@ from rankpg.config.interaction_settings import (
     RERANKER,
     FeedbackSettings,
 )
-from rankpg.config.objective_checks import check_objective
+from rankpg.config.objective_checks import check_attention, check_objective
 from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
 from rankpg.core.estimators import ESTIMATORS, check_estimator
@@ -378,10 +378,8 @@ class TrainConfig(FeedbackSettings, InitialSettings):
                 raise ConfigError(
                     f"TOWERS[{name!r}] is {TOWERS[name]!r}; expected an encoders.TowerKind"
                 )
-        if (
-            any(TOWERS[name].keeps_width for name in towers)
-            and self.embedding_dim != type(self).embedding_dim
-        ):
+        kept = any(TOWERS[name].keeps_width for name in towers)
+        if kept and self.embedding_dim != type(self).embedding_dim:
             raise ConfigError(
                 f"{self._argument('embedding_dim')} has no effect: {self._argument('context_tower')} and "
                 f"{self._argument('item_tower')} keep the width of the features; leave it out"
@@ -391,6 +389,8 @@ class TrainConfig(FeedbackSettings, InitialSettings):
         check_ranges(self, FEEDBACK_RANGES)
         if (self.objective, self.unobserved) != ("policy_gradient", "zero"):
             check_objective(self)
+        if self.history_encoder == "attention":
+            check_attention(self)
         self._check_batch()
 
     def _check_columns(self) -> None:

@@ -1,10 +1,14 @@
-"""A history encoder: a context is the sequence of items that its user interacted with.
+"""Encoders of histories: a context is the sequence of items that its user interacted with.
 
-The embedding of a context is a weighted mean of the embeddings of its last items, with one learnt weight for
-each place, so a new user needs no row in a table. Logits are cosines times a learnt scale.
+A new user needs no row in a table. Logits are cosines times a learnt scale. In `HistoryEncoder`, the
+embedding of a context is a weighted mean of the vectors of its last items, with one learnt weight for each
+place.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +19,30 @@ from rankpg.encoders.two_tower import TOWERS, Encoder, Tower, TowerSettings
 from rankpg.errors import ConfigError
 from rankpg.types import Array, Embeddings, Environment, Float, Int, Params, PRNGKey
 
-__all__ = ["HistoryEncoder", "history_of"]
+__all__ = [
+    "HistoryEncoder",
+    "HistoryItems",
+    "ItemSide",
+    "check_has_histories",
+    "dropped",
+    "encoder_of_histories",
+    "histories_of",
+    "history_of",
+    "items_of",
+]
 
 _SHORTEST = 1e-6
 """Vectors shorter than this keep their length when they are normalised."""
 
 
-class HistoryEncoder(nnx.Module):
-    """Pools the embeddings of the last items of a history by learnt weights; one pool for each expert.
+class HistoryItems(nnx.Module):
+    """Vectors of the items and a scale, which every encoder of histories has; one of each for each expert.
 
-        e(x) = exp(s) * n( sum_j softmax(w)_j v[item_j] ),   f(a | x) = e(x) . n(v[a]),   n(v) = v / |v|
+        v[a] = table[a] + mean_t tags[t],    f(a | x) = exp(s) * n(h(x)) . n(v[a]),    n(v) = v / |v|
 
     The vectors v are shared between history and catalogue. With tags, such as categories or brands, the
     vector of an item is its own plus the mean of those of its tags. With an item tower, its own vector is
-    the tower's output for its features, in place of a row of a table.
+    the tower's output for its features, in place of a row of a table. A subclass computes h(x) in its call.
     """
 
     def __init__(
@@ -36,9 +50,7 @@ class HistoryEncoder(nnx.Module):
         num_items: int,
         dim: int,
         num_experts: int,
-        length: int,
         init_scale: float,
-        dropout: float = 0.0,
         num_tags: int = 0,
         dtype: DTypeLike = jnp.float32,
         *,
@@ -52,10 +64,24 @@ class HistoryEncoder(nnx.Module):
         if num_tags:
             tags = init_scale * jax.random.normal(rngs.params(), (num_experts, num_tags, dim))
             self.tags = nnx.Param(tags.astype(dtype))
-        recent = jnp.broadcast_to(jnp.linspace(-2, 0, length), (num_experts, length))
-        self.place = nnx.Param(recent.astype(dtype))
         self.log_scale = nnx.Param(jnp.full((num_experts,), 3, dtype))
-        self.dropout = dropout
+
+    def __call__(
+        self,
+        histories: Int[Array, "B length"],
+        item_tags: Int[Array, "N T"] | None = None,
+        noise: PRNGKey | None = None,
+        item_features: Float[Array, "N F"] | None = None,
+    ) -> Embeddings:
+        """Embeddings of the histories, in which -1 stands before the first item, and of all items.
+
+        Args:
+          histories: rows of the last items, newest last.
+          item_tags: rows of the tags of every item; -1 for none.
+          noise: key of the dropout; None for no dropout.
+          item_features: features of every item, for an item tower that reads them.
+        """
+        raise NotImplementedError
 
     def vectors(
         self,
@@ -75,6 +101,42 @@ class HistoryEncoder(nnx.Module):
             table = table + share[None, :, place, None] * tags[:, rows]
         return table
 
+    def embeddings(
+        self, contexts: Float[Array, "M B D"], table: Float[Array, "M N D"]
+    ) -> Embeddings:
+        """Embeddings whose inner products are cosines of h(x) and v[a], times the scale."""
+        scale = jnp.exp(self.log_scale[...])[:, None, None]
+        return Embeddings(
+            contexts=jnp.swapaxes(scale * _normalised(contexts), 0, 1), items=_normalised(table)
+        )
+
+
+class HistoryEncoder(HistoryItems):
+    """Pools the vectors of the last items of a history by learnt weights; one pool for each expert.
+
+    h(x) = sum_j softmax(w)_j v[item_j], with one weight w_j for each place, counted from the end.
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        dim: int,
+        num_experts: int,
+        length: int,
+        init_scale: float,
+        dropout: float = 0.0,
+        num_tags: int = 0,
+        dtype: DTypeLike = jnp.float32,
+        *,
+        rngs: nnx.Rngs,
+        items: Tower | None = None,
+    ):
+        sizes = num_items, dim, num_experts
+        super().__init__(*sizes, init_scale, num_tags, dtype, rngs=rngs, items=items)
+        recent = jnp.broadcast_to(jnp.linspace(-2, 0, length), (num_experts, length))
+        self.place = nnx.Param(recent.astype(dtype))
+        self.dropout = dropout
+
     def __call__(
         self,
         histories: Int[Array, "B length"],
@@ -90,13 +152,17 @@ class HistoryEncoder(nnx.Module):
         weights = jnp.exp(place - jax.lax.stop_gradient(jnp.max(self.place[...])))
         weights = weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), _SHORTEST)
         pooled = jnp.sum(weights[..., None] * vectors, axis=2)
-        if noise is not None and self.dropout:
-            kept = jax.random.bernoulli(noise, 1 - self.dropout, pooled.shape)
-            pooled = pooled * kept.astype(pooled.dtype) / (1 - self.dropout)
-        scale = jnp.exp(self.log_scale[...])[:, None, None]
-        return Embeddings(
-            contexts=jnp.swapaxes(scale * _normalised(pooled), 0, 1), items=_normalised(table)
-        )
+        return self.embeddings(dropped(noise, pooled, self.dropout), table)
+
+
+def dropped(
+    noise: PRNGKey | None, x: Float[Array, "*shape"], share: float
+) -> Float[Array, "*shape"]:
+    """X with a share of its entries set to 0 and the others enlarged to keep the mean; x without noise."""
+    if noise is None or not share:
+        return x
+    kept = jax.random.bernoulli(noise, 1 - share, x.shape)
+    return x * kept.astype(x.dtype) / (1 - share)
 
 
 def _normalised(x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
@@ -134,23 +200,71 @@ def history_of(
       ConfigError: the environment has no histories, or no features for the item tower.
     """
     check_has_histories(environment)
+    side = items_of(environment, item_tower, dim, num_experts, init_scale, hidden, dtype)
+    sizes = environment.num_items, side.dim, num_experts, length
 
+    def build(rngs: nnx.Rngs) -> HistoryEncoder:
+        items = side.build(rngs)
+        common = init_scale, dropout, side.num_tags, dtype
+        return HistoryEncoder(*sizes, *common, rngs=rngs, items=items)
+
+    return encoder_of_histories(build, length, side.reads_features)
+
+
+class ItemSide(NamedTuple):
+    """Sizes of the items of an environment, and the tower over their features."""
+
+    dim: int
+    """D"""
+    num_tags: int
+    """0 without tags."""
+    reads_features: bool
+    build: Callable[[nnx.Rngs], Tower | None]
+    """The tower over features; None for a table of ids."""
+
+
+def items_of(
+    environment: Environment,
+    item_tower: str,
+    dim: int,
+    num_experts: int,
+    init_scale: float,
+    hidden: tuple[int, ...],
+    dtype: DTypeLike,
+) -> ItemSide:
+    """Returns the side of the items of an encoder of histories; arguments as for `history_of`.
+
+    Raises:
+      ConfigError: the environment has no features for the item tower.
+    """
     tags, kind = environment.item_tags, TOWERS[item_tower]
     num_tags = 0 if tags is None else int(jnp.max(tags)) + 1
-    num_items = environment.num_items
     width = check_has_features(environment, item_tower) if kind.reads_features else 0
     dim = width if kind.keeps_width else dim
+    num_items = environment.num_items
 
-    def build(rngs):
-        items = None
-        if kind.reads_features:
-            sizes = TowerSettings(num_items, width, dim, num_experts, init_scale, hidden, dtype)
-            items = kind.build(sizes, rngs)
-        sizes = num_items, dim, num_experts, length
-        return HistoryEncoder(*sizes, init_scale, dropout, num_tags, dtype, rngs=rngs, items=items)
+    def build(rngs: nnx.Rngs) -> Tower | None:
+        if not kind.reads_features:
+            return None
+        sizes = TowerSettings(num_items, width, dim, num_experts, init_scale, hidden, dtype)
+        return kind.build(sizes, rngs)
+
+    return ItemSide(dim, num_tags, kind.reads_features, build)
+
+
+def encoder_of_histories(
+    build: Callable[[nnx.Rngs], HistoryItems], length: int, reads_features: bool = False
+) -> Encoder:
+    """Makes an encoder from a function that builds a module of histories.
+
+    Args:
+      build: its module is called as `HistoryItems`, and all of its variables are `nnx.Param`.
+      length: number of last items that are read.
+      reads_features: True to call it with the features of the items as well.
+    """
 
     def inputs(world: Environment) -> tuple[Int[Array, "N T"] | None, Float[Array, "N F"] | None]:
-        return world.item_tags, world.item_features if kind.reads_features else None
+        return world.item_tags, world.item_features if reads_features else None
 
     graph = nnx.eval_shape(lambda: nnx.split(build(nnx.Rngs(params=0)), nnx.Param))[0]
 

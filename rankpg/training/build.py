@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 import jax
@@ -114,23 +115,33 @@ def _policy(config: TrainConfig, environment: Environment, encoder: Encoder) -> 
 
 def _encoder(config: TrainConfig, environment: Environment) -> Encoder:
     if TOWERS[config.context_tower].reads_histories:
-        return history_of(
-            environment,
-            config.embedding_dim,
-            config.num_experts,
-            length=config.history_length,
-            init_scale=config.init_scale or 1.0,
-            dropout=config.dropout,
-            item_tower=config.item_tower,
-            hidden=config.hidden,
-            dtype=jnp.dtype(config.table_dtype),
-        )
+        return _history_encoder(config, environment)
     return towers_of(
         environment,
         config.embedding_dim,
         config.num_experts,
         init_scale=config.init_scale or 1.0,
         context_tower=config.context_tower,
+        item_tower=config.item_tower,
+        hidden=config.hidden,
+        dtype=jnp.dtype(config.table_dtype),
+    )
+
+
+def _history_encoder(config: TrainConfig, environment: Environment) -> Encoder:
+    build = history_of
+    if config.history_encoder == "attention":
+        from rankpg.encoders.attention import attention_of  # most runs need none of it
+
+        layers, heads = config.attention_layers, config.attention_heads
+        build = partial(attention_of, num_layers=layers, num_heads=heads)
+    return build(
+        environment,
+        config.embedding_dim,
+        config.num_experts,
+        length=config.history_length,
+        init_scale=config.init_scale or 1.0,
+        dropout=config.dropout,
         item_tower=config.item_tower,
         hidden=config.hidden,
         dtype=jnp.dtype(config.table_dtype),

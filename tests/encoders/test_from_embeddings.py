@@ -10,6 +10,7 @@ from helpers.small_logs import ITEMS, USERS, log_data
 
 from rankpg.data.ids import TableError
 from rankpg.encoders import from_embeddings, history_of, starting_at, to_logits, towers_of
+from rankpg.encoders.attention import attention_of
 from rankpg.environments import from_matrix, paper_instance, with_embeddings
 from rankpg.errors import ConfigError
 
@@ -118,9 +119,29 @@ def test_history_over_an_adapter_starts_at_the_embeddings(data, item_tower):
     assert not np.allclose(noisy[:, 0], expected, atol=0.1)
 
 
-def test_perceptron_of_a_history_has_the_given_width(data):
+@pytest.mark.parametrize("item_tower", ["adapter", "given"])
+def test_attention_over_an_adapter_starts_with_the_embeddings_of_items(data, item_tower):
     world = with_embeddings(data, given(data), sides=("item",)).environment
-    encoder = history_of(world, 5, length=4, item_tower="features")
+    encoder = attention_of(world, length=4, num_heads=2, item_tower=item_tower)
+    params = encoder.init(jax.random.key(0))
+    names = {str(path[0].key) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    assert names == {"towers", "log_scale"} | ({"items"} if item_tower == "adapter" else set())
+    found = encoder.encode(params, world, CONTEXTS)
+    unit = VECTORS / np.linalg.norm(VECTORS, axis=1, keepdims=True)
+    np.testing.assert_allclose(found.items[0], unit, rtol=1e-4, atol=1e-5)
+    table = attention_of(world, WIDTH, length=4, num_heads=2)
+    start = starting_at(table, {"table": VECTORS}).init(jax.random.key(0))
+    start["towers"] = params["towers"]
+    expected = table.encode(start, world, CONTEXTS).contexts
+    np.testing.assert_allclose(found.contexts, expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ConfigError, match=r"width 6, with item_tower='.*attention_heads=4"):
+        attention_of(world, 8, num_heads=4, item_tower=item_tower)
+
+
+@pytest.mark.parametrize("build", [history_of, attention_of])
+def test_perceptron_of_a_history_has_the_given_width(data, build):
+    world = with_embeddings(data, given(data), sides=("item",)).environment
+    encoder = build(world, 5, length=4, item_tower="features")
     found = encoder.encode(encoder.init(jax.random.key(0)), world, CONTEXTS)
     assert (found.contexts.shape, found.items.shape) == ((3, 1, 5), (1, ITEMS, 5))
 
