@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import os
-import pickle
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -161,12 +160,12 @@ def _of_torch(path: Path, wanted: Sequence[str]) -> Found:
     torch = _package("torch", "a state dict", "pip install torch")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as cause:
-        raise TableError(
-            f"{path}: holds Python objects beside tensors, which are never loaded because they can run code: "
-            "save torch.save(model.state_dict(), FILE)"
-        ) from cause
-    except (RuntimeError, EOFError, ValueError, KeyError) as cause:
+    except Exception as cause:  # whatever a damaged file makes torch raise
+        if type(cause).__name__ == "UnpicklingError":
+            raise TableError(
+                f"{path}: holds Python objects beside tensors, which are never loaded because they can run "
+                "code: save torch.save(model.state_dict(), FILE)"
+            ) from cause
         raise TableError(f"{path}: damaged torch file: {in_one_line(cause)}") from cause
     arrays = _flat(state, torch.Tensor)
     if not arrays:

@@ -239,7 +239,9 @@ class Interactions(Environment):
 
     def for_training(self) -> Interactions:
         """Returns the interactions with weighted values, and the scores of training as those that sort."""
-        weighted = dataclasses.replace(self, reward_weights=self.weights)
+        weighted = self
+        if self.weights is not None:
+            weighted = dataclasses.replace(self, reward_weights=self.weights)
         if self.training_scores is None:
             return weighted
         return dataclasses.replace(

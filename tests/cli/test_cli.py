@@ -381,7 +381,7 @@ def test_a_flag_overrides_the_file_and_both_override_the_preset(tmp_path, monkey
     file.write_text("preset: paper\nlearning_rate: 1e-3\nnum_items: 77\nseeds: [4, 5]\n")
     seen = []
 
-    def stop(config):
+    def stop(config, **_):
         seen.append(config)
         raise ValueError("enough")
 
@@ -399,7 +399,7 @@ def test_a_preset_or_estimator_on_top_of_a_runs_own_settings(trained, monkeypatc
     """The preset's values in the config.yaml of a run are chosen again; given values stay."""
     seen = []
 
-    def stop(config):
+    def stop(config, **_):
         seen.append(config.resolve())
         raise ValueError("enough")
 

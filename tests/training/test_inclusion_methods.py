@@ -28,6 +28,7 @@ LOG = {
 }
 SETTINGS = {
     "objective": "inclusion",
+    "context_tower": "ids",
     "first_share": 0.0,
     "num_candidates": 2,
     "embedding_dim": 3,
