@@ -58,9 +58,31 @@ def summary(runs: Sequence[ReportedRun], unreadable: Sequence[str]) -> Section:
         "Last evaluation: mean over seeds ± half the width of the 95 % interval (Student's t). K candidates, "
         "M experts, L positions. Normalised value: policy value / optimum."
     )
-    return Section(
-        "Summary", "", [Table(head, rows, caption, colors)], [], [*unreadable, *_cautions(runs)]
+    tables = [Table(head, rows, caption, colors), *_held_out(runs)]
+    return Section("Summary", "", tables, [], [*unreadable, *_cautions(runs)])
+
+
+def _held_out(runs: Sequence[ReportedRun]) -> list[Table]:
+    """Returns a table of the metrics of held-out interactions, if a run has any."""
+    of_log = [run for run in runs if any("ndcg@10" in row for row in run.last)]
+    if not of_log:
+        return []
+    first = "recall@20", "recall@100", "ndcg@10"
+    found = {name for run in of_log for row in run.last for name in row}
+    final = sorted(name for name in found if name.startswith("final_"))
+    names = [*first, *final, *(f"validation_{name}" for name in (*first, *final))]
+    names = [name for name in names if name in found]
+    rows = [
+        (run.name, run.config.objective, *(number(run.final(name)) for name in names))
+        for run in of_log
+    ]
+    caption = (
+        "Interactions that are held out: of each user's items in the test part (validation_: in the "
+        "validation part), ranked among all items that the user has not had. final_: the list that the "
+        "re-ranker shows."
     )
+    colors = tuple(pictures.color_of(run.index) for run in of_log)
+    return [Table(("run", "objective", *names), rows, caption, colors)]
 
 
 def _versions(versions: dict[str, str]) -> str:
