@@ -80,7 +80,7 @@ class Stage:
         """Returns the data to train on; with scores for an objective that trains through their order.
 
         Raises:
-          ConfigError: there is no re-ranker, which the objective needs.
+          ConfigError: the objective needs a re-ranker, and there is none.
         """
         if objective != "exposure":
             return self.data
