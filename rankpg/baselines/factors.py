@@ -17,7 +17,41 @@ __all__ = ["Als", "Bpr"]
 
 
 @dataclass
-class Als:
+class Factorisation:
+    """Vectors of users and items whose inner products are the scores; what ALS and BPR have in common."""
+
+    _factors: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False)
+
+    def scores(self, rows: np.ndarray) -> np.ndarray:
+        """Scores of all items for some users, float32[n, N].
+
+        Raises:
+          RuntimeError: `fit` was not called.
+        """
+        users, items = fitted(self._factors, self)
+        return users[rows] @ items.T
+
+    @property
+    def user_factors(self) -> np.ndarray:
+        """Vectors of the users, float32[num_users, D]; BPR has a 1 as the last of D = factors + 1 numbers.
+
+        Raises:
+          RuntimeError: `fit` was not called.
+        """
+        return fitted(self._factors, self)[0]
+
+    @property
+    def item_factors(self) -> np.ndarray:
+        """Vectors of the items, float32[N, D]; BPR has the bias of the item as the last number.
+
+        Raises:
+          RuntimeError: `fit` was not called.
+        """
+        return fitted(self._factors, self)[1]
+
+
+@dataclass
+class Als(Factorisation):
     """Alternating least squares for implicit feedback (Hu, Koren and Volinsky 2008).
 
         minimise  sum over u, i of  c[u, i] (p[u, i] - <a_u, b_i>)^2  +  l2 (sum |a_u|^2 + sum |b_i|^2)
@@ -39,7 +73,6 @@ class Als:
     l2: float = 0.1
     alpha: float = 10.0
     iterations: int = 15
-    _factors: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require("factors", self.factors, self.factors >= 1, "at least 1")
@@ -59,31 +92,9 @@ class Als:
             )
             self._factors = _fitted_factors(model, confidence)
 
-    def scores(self, rows: np.ndarray) -> np.ndarray:
-        users, items = fitted(self._factors, self)
-        return users[rows] @ items.T
-
-    @property
-    def user_factors(self) -> np.ndarray:
-        """Vectors a_u, float32[num_users, factors].
-
-        Raises:
-          RuntimeError: `fit` was not called.
-        """
-        return fitted(self._factors, self)[0]
-
-    @property
-    def item_factors(self) -> np.ndarray:
-        """Vectors b_i, float32[N, factors].
-
-        Raises:
-          RuntimeError: `fit` was not called.
-        """
-        return fitted(self._factors, self)[1]
-
 
 @dataclass
-class Bpr:
+class Bpr(Factorisation):
     """Matrix factorisation by Bayesian personalised ranking (Rendle et al. 2009).
 
         maximise  sum over (u, i, j) of  log sigmoid(s[u, i] - s[u, j])  -  l2 |parameters|^2,
@@ -107,7 +118,6 @@ class Bpr:
     learning_rate: float = 0.05
     l2: float = 0.01
     iterations: int = 100
-    _factors: tuple[np.ndarray, np.ndarray] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require("factors", self.factors, self.factors >= 1, "at least 1")
@@ -133,28 +143,6 @@ class Bpr:
         # implicit leaves 0, which is above the negative biases of many items
         biases[unknown] = biases.min()
         self._factors = users, items
-
-    def scores(self, rows: np.ndarray) -> np.ndarray:
-        users, items = fitted(self._factors, self)
-        return users[rows] @ items.T
-
-    @property
-    def user_factors(self) -> np.ndarray:
-        """Vectors a_u and a 1, float32[num_users, factors + 1].
-
-        Raises:
-          RuntimeError: `fit` was not called.
-        """
-        return fitted(self._factors, self)[0]
-
-    @property
-    def item_factors(self) -> np.ndarray:
-        """Vectors b_i and the bias, float32[N, factors + 1].
-
-        Raises:
-          RuntimeError: `fit` was not called.
-        """
-        return fitted(self._factors, self)[1]
 
 
 def _models(name: str) -> Any:
