@@ -10,7 +10,7 @@ _GENRES = 8
 _LIKED = 60.0
 """Factor on the popularity of an item of the genre that a user likes at the time."""
 _STAY = 6
-"""Interactions until a user's taste moves on to the next genre."""
+"""Mean number of interactions until a user's taste moves on to the next genre."""
 
 
 def generate_log(
@@ -19,8 +19,8 @@ def generate_log(
     """Returns a generated log of interactions, and a table of its items with their genre.
 
     Each user takes one new item at a time, with a probability in proportion to its popularity, times 60 if
-    it is of the genre that the user likes at the time. The genre that is liked changes to the next one after
-    six interactions.
+    it is of the genre that the user likes at the time. After each interaction, the taste of one user in six
+    moves on to the next genre, so that no split of the log falls where all tastes change.
 
     Args:
       num_users: number of users.
@@ -42,17 +42,17 @@ def generate_log(
     random = np.random.default_rng(seed)
     genre = np.arange(num_items) % _GENRES
     popularity = random.pareto(1.5, num_items) + 0.2
-    first = random.integers(_GENRES, size=num_users)
+    liked = random.integers(_GENRES, size=num_users)
     taken = np.zeros((num_users, num_items), bool)
     chosen = np.empty((num_users, length), np.int64)
     for time in range(length):
-        liked = (first + time // _STAY) % _GENRES
         weights = popularity * np.where(genre == liked[:, None], _LIKED, 1.0)
         race = np.log(weights) + random.gumbel(
             size=taken.shape
         )  # Gumbel-max: one draw for each user
         chosen[:, time] = np.argmax(np.where(taken, -np.inf, race), axis=1)
         taken[np.arange(num_users), chosen[:, time]] = True
+        liked = (liked + (random.random(num_users) < 1 / _STAY)) % _GENRES
     log = {
         "user": np.repeat(np.arange(num_users), length),
         "item": chosen.ravel(),
