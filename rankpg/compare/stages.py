@@ -14,7 +14,7 @@ from scipy import sparse
 
 from rankpg.baselines.base import shape_of
 from rankpg.environments.dataset import Dataset
-from rankpg.environments.interactions import Interactions, Parts, interactions
+from rankpg.environments.interactions import Interactions, Parts, interactions, users_and_places
 from rankpg.errors import ConfigError
 from rankpg.evaluation.ranking import catalogue_metrics, ranking_metrics
 from rankpg.runs.held_out import HeldOutPart
@@ -114,13 +114,10 @@ def tuning_stage(data: Dataset) -> Stage:
     (array([3], dtype=int32), [0, 1, 2, 3])
     """
     parts, world = _parts(data), cast("Interactions", data.environment)
-    starts = np.asarray(world.row_starts)
-    user = np.repeat(np.arange(world.num_users), np.diff(starts))
-    values = np.empty(len(user), np.float32)
-    values[starts[user] + np.asarray(world.places)] = np.asarray(world.values)
-    stays = np.arange(len(user)) - starts[user] < parts.validation_ends[user]
-    items = np.asarray(world.sequence)[stays]
-    known = interactions(user[stays], items, values[stays], world.num_users, world.num_items)
+    users, places = users_and_places(world)
+    stays = places < parts.validation_ends[users]
+    items, values = np.asarray(world.sequence)[stays], np.asarray(world.sequence_values)[stays]
+    known = interactions(users[stays], items, values, world.num_users, world.num_items)
     known = dataclasses.replace(
         known,
         context_features=world.context_features,
@@ -181,10 +178,10 @@ def _parts(data: Dataset) -> Parts:
 
 def _seen(world: Interactions, parts: Parts) -> sparse.csr_array:
     """The interactions before the test part, with their values."""
-    starts = np.asarray(world.row_starts)
-    user = np.repeat(np.arange(world.num_users), np.diff(starts))
-    before = np.asarray(world.places) < parts.validation_ends[user]
-    counts = np.bincount(user[before], minlength=world.num_users)
-    items, values = np.asarray(world.items)[before], np.asarray(world.values, np.float32)[before]
-    row_starts = np.concatenate([[0], np.cumsum(counts)])
-    return sparse.csr_array((values, items, row_starts), shape=(world.num_users, world.num_items))
+    users, places = users_and_places(world)
+    before = places < parts.validation_ends[users]
+    pairs = users[before], np.asarray(world.sequence)[before]
+    values = np.asarray(world.sequence_values, np.float32)[before]
+    seen = sparse.csr_array((values, pairs), shape=(world.num_users, world.num_items))
+    seen.sort_indices()
+    return seen

@@ -26,6 +26,7 @@ __all__ = [
     "Parts",
     "interactions",
     "seen_items",
+    "users_and_places",
 ]
 
 
@@ -359,7 +360,7 @@ class Interactions(Environment):
         starts, sequence = np.asarray(self.row_starts), new_row[np.asarray(self.sequence)]
         stays = sequence >= 0
         before = np.concatenate([[0], np.cumsum(stays)])
-        user = np.repeat(np.arange(self.num_users), np.diff(starts))
+        user, _ = users_and_places(self)
 
         def moved(ends):
             at = starts[np.asarray(self.context_users)]
@@ -419,6 +420,13 @@ class Interactions(Environment):
             history_ends=jnp.concatenate([self.history_ends, none]),
             feedback_ends=jnp.concatenate([self.feedback_ends, none]),
         )
+
+
+def users_and_places(world: Interactions) -> tuple[np.ndarray, np.ndarray]:
+    """Returns user and place of every entry of `world.sequence`, int64[num_interactions] each."""
+    starts = np.asarray(world.row_starts, np.int64)
+    users = np.repeat(np.arange(world.num_users), np.diff(starts))
+    return users, np.arange(len(users)) - starts[users]
 
 
 def seen_items(world: Interactions) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from rankpg.baselines.neighbours import item_similarities
 from rankpg.config.interaction_settings import PAIR_FEATURES
-from rankpg.environments.interactions import Interactions, Parts
+from rankpg.environments.interactions import Interactions, Parts, users_and_places
 
 __all__ = ["FEATURES", "ItemStatistics", "histories", "pair_features"]
 
@@ -50,11 +50,10 @@ def histories(world: Interactions, ends: np.ndarray, last: int | None = None) ->
     >>> histories(world, np.array([2])).toarray(), histories(world, np.array([3]), last=1).indices.tolist()
     (array([[0., 1., 0., 1.]], dtype=float32), [2])
     """
-    starts, sequence = np.asarray(world.row_starts), np.asarray(world.sequence)
+    sequence = np.asarray(world.sequence)
     ends = np.asarray(ends)
     begin = np.zeros_like(ends) if last is None else np.maximum(ends - last, 0)
-    user = np.repeat(np.arange(world.num_users), np.diff(starts))
-    place = np.arange(len(sequence)) - starts[user]
+    user, place = users_and_places(world)
     taken = (place >= begin[user]) & (place < ends[user])
     shape = world.num_users, world.num_items
     pairs = user[taken], sequence[taken]

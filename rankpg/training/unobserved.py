@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
-from rankpg.environments.interactions import Interactions, Parts
+from rankpg.environments.interactions import Interactions, Parts, users_and_places
 from rankpg.environments.reward_model import RewardModel
 from rankpg.errors import ConfigError
 
@@ -113,9 +113,7 @@ def training_entries(world: Interactions, parts: Parts) -> np.ndarray:
     >>> training_entries(data.environment, data.parts).tolist()
     [True, True, True, True, False]
     """
-    starts = np.asarray(world.row_starts)
-    users = np.repeat(np.arange(world.num_users), np.diff(starts))
-    places = np.arange(len(users)) - starts[users]
+    users, places = users_and_places(world)
     return (places < parts.train_ends[users]) & parts.trains[users]
 
 
@@ -184,7 +182,7 @@ def fit_reward_model(
       iterations: number of rounds, each of which solves for all users and all items.
     """
     trained = training_entries(world, parts)
-    users = np.repeat(np.arange(world.num_users), np.diff(np.asarray(world.row_starts)))[trained]
+    users = users_and_places(world)[0][trained]
     items = np.asarray(world.sequence)[trained]
     values = np.asarray(world.sequence_values, np.float64)[trained]
     counts = np.bincount(items, minlength=world.num_items)
