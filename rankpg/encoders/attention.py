@@ -45,7 +45,7 @@ class AttentionLayer(nnx.Module):
     ):
         self.norm = nnx.LayerNorm(dim, param_dtype=dtype, rngs=rngs)
         self.attention = nnx.MultiHeadAttention(
-            num_heads, dim, decode=False, param_dtype=dtype, keep_rngs=False, rngs=rngs
+            num_heads, dim, decode=False, param_dtype=dtype, rngs=rngs
         )
         self.norm_of_places = nnx.LayerNorm(dim, param_dtype=dtype, rngs=rngs)
         self.inner = nnx.Linear(dim, dim, param_dtype=dtype, rngs=rngs)

@@ -183,7 +183,8 @@ def test_gradients_of_attention_by_differences():
     def logits(params):
         return to_logits(nnx.merge(graph, params)(jnp.asarray(HISTORIES)))
 
-    check_grads(logits, (params,), order=1, modes=["rev"], eps=1e-5, rtol=1e-4, atol=1e-4)
+    # The layer norm sums in float32: with smaller steps, its rounding outgrows the difference.
+    check_grads(logits, (params,), order=1, modes=["rev"], eps=1e-4, rtol=5e-4, atol=5e-4)
 
 
 def test_dropout_of_attention_depends_on_its_key_alone():
