@@ -311,6 +311,7 @@ def test_invalid_arguments_are_refused():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_report_writes_json_and_pictures(tmp_path):
     with jax.numpy_dtype_promotion("standard"):  # optax.adam counts its steps in integers
         text = lab.report(

@@ -218,6 +218,7 @@ def test_figure_4_has_the_paper_s_seconds():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_smoke_scale_reproduces_everything(tmp_path):
     out = tmp_path / "smoke"
     assert main(["reproduce", "all", "--scale", "smoke", "--out", str(out)]) == 0

@@ -260,6 +260,7 @@ def test_inclusion_is_tuned_and_refitted(few_steps, data, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_method_of_rankpg_on_a_small_log(data, monkeypatch):
     ours = ("softmax", "softmax_masked", "inclusion", "exposure", "policy_gradient")
     for name in ours:

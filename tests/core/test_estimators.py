@@ -177,6 +177,7 @@ def test_ca_pg_threshold_is_unbiased(key, name):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", THRESHOLD)
 def test_ca_pg_threshold_is_unbiased_with_twenty_times_the_draws(key, name):
     logits, quotas = THRESHOLD[name]

@@ -277,7 +277,7 @@ def test_poisson_cdf_and_its_derivative(dtype):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("retrieval", ["dense", "streamed"])
-@pytest.mark.parametrize("sd", [0.5, 3.0])
+@pytest.mark.parametrize("sd", [pytest.param(0.5, marks=pytest.mark.long), 3.0])
 def test_inclusion_frequencies_at_100_000_items(key, sd, retrieval):
     """Chi-square of 4,000 draws against log P; groups of equal items are counted, so rare ones count too.
 

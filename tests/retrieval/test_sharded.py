@@ -27,6 +27,11 @@ SCRIPT = Path(__file__).parents[1] / "helpers" / "many_devices.py"
 ALONE = {"retrieval": "streamed"}
 
 
+def long(*values):
+    """A row that `.ci/run` leaves out: another shows the same, and each takes half a minute."""
+    return pytest.param(*values, marks=pytest.mark.long)
+
+
 def start(devices: int, name: str, *arguments) -> subprocess.Popen:
     flags = re.sub(r"--xla_force_host_platform\S*", "", os.environ["XLA_FLAGS"])
     changed = {
@@ -55,7 +60,7 @@ def test_eight_devices_equal_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mesh", [(1, 8), (2, 4), (8, 1)], ids=str)
+@pytest.mark.parametrize("mesh", [long((1, 8)), (2, 4), long((8, 1))], ids=str)
 @pytest.mark.parametrize("estimator", ["top1_pg", "ca_pg", "ca_pg_threshold", "v_pg"])
 def test_every_mesh_equals_one_device(mesh, estimator):
     finish(start(8, "equal", *mesh, [(estimator, 1, False, 37), (estimator, 3, True, 25)]))
@@ -87,10 +92,10 @@ def test_no_device_holds_the_whole_item_table(mesh):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        long({}),
         {"estimator": "ca_pg", "num_experts": 2, "seeds": [0, 1], "mesh": [2, 4], "entropy_bonus": 0.2},
         # Not `learned`: its network is fitted first, and rounds in another way on another number of devices.
-        {"reranker": "similarity", "optimizer": "adagrad", "ranking_length": 2},
+        long({"reranker": "similarity", "optimizer": "adagrad", "ranking_length": 2}),
         {"reranker": "noisy", "table_dtype": "bfloat16", "advantage": "learned", "mesh": [8, 1]},
     ],
 )  # fmt: skip
@@ -109,7 +114,7 @@ def test_training_does_not_depend_on_the_number_of_devices(changes, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tower", "mesh"), [("ids", [2, 4]), ("history", [1, 8])])
+@pytest.mark.parametrize(("tower", "mesh"), [long("ids", [2, 4]), ("history", [1, 8])])
 def test_objectives_do_not_depend_on_the_number_of_devices(tower, mesh, tmp_path):
     """Known feedback and seen items, on one device and on eight: the same parameters and held-out recall."""
     random = np.random.default_rng(0)
@@ -135,7 +140,7 @@ def test_objectives_do_not_depend_on_the_number_of_devices(tower, mesh, tmp_path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("tower", "rate"), [("features", 0.1), ("adapter", 0.01)])
+@pytest.mark.parametrize(("tower", "rate"), [("features", 0.1), long("adapter", 0.01)])
 def test_towers_over_features_train_alike_on_eight_devices(tower, rate, tmp_path):
     """The embeddings that a perceptron computes are sharded; its parameters, which are few, are not."""
     # An adapter's logits start wide: steps of 0.1 multiply rounding a hundredfold in twenty of them.
@@ -152,7 +157,11 @@ def test_towers_over_features_train_alike_on_eight_devices(tower, rate, tmp_path
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
-    [((8, {"mesh": [2, 4]}), (1, {})), ((1, {}), (8, {"mesh": [1, 8]})), ((8, {}), (1, ALONE))],
+    [
+        ((8, {"mesh": [2, 4]}), (1, {})),
+        long((1, {}), (8, {"mesh": [1, 8]})),
+        long((8, {}), (1, ALONE)),
+    ],
     ids=["eight to one", "one to eight", "eight to one, streamed"],
 )
 def test_a_checkpoint_resumes_on_another_number_of_devices(before, after, tmp_path):
@@ -165,7 +174,9 @@ def test_a_checkpoint_resumes_on_another_number_of_devices(before, after, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("devices", "mesh"), [(1, [1, 2]), (1, [2, 1]), (2, [2, 2])], ids=str)
+@pytest.mark.parametrize(
+    ("devices", "mesh"), [long(1, [1, 2]), long(1, [2, 1]), (2, [2, 2])], ids=str
+)
 def test_two_processes_equal_one(devices, mesh, tmp_path):
     """Joined on loopback: three steps, then two more from the checkpoint that the first of them wrote."""
     for steps in (3, 5):

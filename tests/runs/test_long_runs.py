@@ -191,7 +191,9 @@ def run_script(*arguments) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.parametrize(("how", "seed"), [("SIGTERM", 1), ("SIGKILL", 2)])
+@pytest.mark.parametrize(
+    ("how", "seed"), [pytest.param("SIGTERM", 1, marks=pytest.mark.long), ("SIGKILL", 2)]
+)
 def test_ten_runs_killed_at_random_moments(how, seed, tmp_path):
     """Signals fall into updates, evaluations and saves; nothing of it shows in the end."""
     flags = (*FLAGS, "--num-steps", "2000", "--eval-every", "400")

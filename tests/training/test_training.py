@@ -188,7 +188,13 @@ def test_update_follows_the_gradient_by_hand_and_learns(name, experts, world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", rankpg.ESTIMATORS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.long] if name == "ca_pg_exact" else [])
+        for name in rankpg.ESTIMATORS
+    ],
+)
 def test_value_rises_with_long_rankings_and_many_experts(name):
     """L = 5, and M = 5 where the estimator is defined for it: the value rises above the start's."""
     experts = min(5, rankpg.ESTIMATORS[name].max_experts or 5)
