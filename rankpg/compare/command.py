@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 
 from rankpg._version import versions
-from rankpg.compare.final_list import final_lists, losses_of, metric_of
-from rankpg.compare.methods import DEFAULT, METHODS, MOST_TRIALS, Method, Trained
+from rankpg.compare.final_list import final_lists
+from rankpg.compare.methods import DEFAULT, METHODS, MOST_TRIALS, Trained
 from rankpg.compare.of_run import THIS_RUN, data_of_run, lists_of_run, trial_of_run
 from rankpg.compare.results import (
     Result,
-    Schedule,
-    Trial,
-    key_of,
     load_result,
     result_file,
     save_result,
@@ -35,11 +32,11 @@ from rankpg.compare.tables import (
     write_outputs,
 )
 from rankpg.compare.trained import EPOCHS, LEAST_STEPS
+from rankpg.compare.tuning import Settings, metrics_of, run_method
 from rankpg.compare.verdict import Row, final_sentence, rows_of, verdict
 from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError, argument
 from rankpg.runs.run import Run
-from rankpg.types import Float, Int
 
 __all__ = ["Comparison", "compare"]
 
@@ -169,7 +166,8 @@ def compare(
     """
     say = on_progress or (lambda sentence: None)
     names = _check_methods(methods)
-    settings = _Settings(trials, tuple(seeds), tuple(sorted(cutoffs)), minutes_per_trial)
+    _check_trials(trials)
+    settings = Settings(trials, tuple(seeds), tuple(sorted(cutoffs)), minutes_per_trial)
     run = data if isinstance(data, Run) else None
     data, said = data_of_run(data) if isinstance(data, Run) else (data, ())
     check_parts(data)
@@ -178,15 +176,15 @@ def compare(
     settings = replace(settings, with_final=stages[1].final is not None)
     results, left_out = [], [*said, of_final]
     if run is not None:
-        results.append(_result_of_run(run, stages[1], settings))
+        results.append(_result_of_run(run, stages, settings))
     for name in names:
-        key = settings.key(data, name)
+        key = settings.key(data, METHODS[name], (EPOCHS, LEAST_STEPS))
         file = None if folder is None else result_file(folder, name, key)
         saved = None if file is None else load_result(file, key)
         if saved is not None:
             say(f"{name}: already finished, in {file}")
         try:
-            found = saved or _run(name, METHODS[name], stages, settings, say)
+            found = saved or run_method(name, METHODS[name], stages, settings, say)
         except (ConfigError, ImportError) as error:
             left_out.append(f"{name} is left out: {error}")
             say(left_out[-1])
@@ -200,60 +198,6 @@ def compare(
     if folder is not None:
         comparison.write(folder)
     return comparison
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """Arguments of `compare` that a result depends on, after their check."""
-
-    trials: int
-    seeds: tuple[int, ...]
-    cutoffs: tuple[int, ...]
-    minutes_per_trial: float
-    with_final: bool = False
-    """True if there is a re-ranker, and so a final list."""
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.trials <= MOST_TRIALS:
-            raise ConfigError(
-                f"{argument('trials', self.trials)}; expected a number of settings from 1 to {MOST_TRIALS}"
-            )
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ConfigError(
-                f"{argument('seeds', self.seeds)}; expected distinct integers from 0, such as (0, 1, 2)"
-            )
-        distinct = len(set(self.cutoffs)) == len(self.cutoffs)
-        if not self.cutoffs or not distinct or self.cutoffs[0] < 1:
-            raise ConfigError(
-                f"{argument('cutoffs', self.cutoffs)}; expected distinct numbers of items, at least 1"
-            )
-        if not 0 < self.minutes_per_trial < np.inf:
-            raise ConfigError(
-                f"{argument('minutes_per_trial', self.minutes_per_trial)}; expected a number above 0"
-            )
-
-    @property
-    def compared(self) -> tuple[str, str]:
-        return f"ndcg@{self.cutoffs[0]}", f"recall@{self.cutoffs[-1]}"
-
-    def key(self, data: Dataset, name: str) -> str:
-        """Checksum of everything that the result of a method depends on."""
-        return key_of(
-            data,
-            method=repr(METHODS[name].way),
-            grid=[dict(entry) for entry in METHODS[name].grid[: self.trials]],
-            seeds=self.seeds,
-            cutoffs=self.cutoffs,
-            minutes_per_trial=self.minutes_per_trial,
-            passes=(EPOCHS, LEAST_STEPS),
-            with_final=self.with_final,
-        )
-
-    @property
-    def final(self) -> tuple[str, ...]:
-        """Names of the metric of the final list and of the losses; empty without a re-ranker."""
-        cutoff = self.cutoffs[0]
-        return (metric_of(cutoff), *losses_of(cutoff)) if self.with_final else ()
 
 
 def _with_final(
@@ -270,110 +214,27 @@ def _with_final(
     return (earlier, final), sentence
 
 
-def _result_of_run(run: Run, final: Stage, settings: _Settings) -> Result:
-    """Returns the metrics of a run's trained state."""
-    began = time.perf_counter()
-    lists = lists_of_run(run, final, final.depth(settings.cutoffs[-1]))
-    values, catalogue = _metrics(final, lists, lists, settings)
-    seconds = time.perf_counter() - began
-    return Result(THIS_RUN, (trial_of_run(run),), values, catalogue, seconds)
+def _result_of_run(run: Run, stages: tuple[Stage, Stage], settings: Settings) -> Result:
+    """Returns the metrics of a run's trained state.
 
-
-def _run(
-    name: str, method: Method, stages: tuple[Stage, Stage], settings: _Settings, say: Say
-) -> Result:
-    """Tunes a method, and fits and evaluates it with the best settings.
-
-    Raises:
-      ConfigError: all of its trials failed.
-      ImportError: it needs a package that is missing.
+    The weight of the re-ranker is the best for its lists of the tuning.
     """
-    earlier, final = stages
-    trials = []
-    for number, entry in enumerate(method.grid[: settings.trials], start=1):
-        say(f"{name}: trial {number} of {settings.trials}")
-        trials.append(_trial(method, entry, earlier, settings))
-    if all(trial.score is None for trial in trials):
-        raise ConfigError(f"all {len(trials)} trials failed; the first: {trials[0].failure}")
-    seeds = settings.seeds if method.seeded else settings.seeds[:1]
-    say(f"{name}: final fit with {len(seeds)} {'seeds' if len(seeds) > 1 else 'seed'}")
+    (earlier, final), cutoffs, trial = stages, settings.cutoffs, trial_of_run(run)
     began = time.perf_counter()
-    tuned = Result(name, tuple(trials), {}, {}, 0.0)
-    depth = final.depth(settings.cutoffs[-1])
-    lists, for_final = _lists(method, tuned.chosen, tuned.chosen_for_final, final, seeds, depth)
-    seconds = time.perf_counter() - began
-    values, catalogue = _metrics(final, lists, for_final, settings)
-    return Result(name, tuple(trials), values, catalogue, seconds)
-
-
-_OfSeeds = list[Int[np.ndarray, "n depth"]]
-
-
-def _lists(
-    method: Method,
-    chosen: Trial,
-    for_final: Trial | None,
-    stage: Stage,
-    seeds: tuple[int, ...],
-    depth: int,
-) -> tuple[_OfSeeds, _OfSeeds]:
-    """Fits a method, and returns its own lists, and those whose first items are candidates.
-
-    One fit serves both, at two of its steps, where the same settings were chosen for both.
-    """
-
-    def fit(trial: Trial, *schedules: Schedule) -> list[_OfSeeds]:
-        return method.way.lists(stage, trial.settings, schedules, seeds=seeds, depth=depth)
-
-    if for_final is None:
-        (own,) = fit(chosen, chosen.schedule)
-        return own, own
-    if for_final is chosen:
-        own, other = fit(chosen, chosen.schedule, chosen.final_schedule)
-        return own, other
-    return fit(chosen, chosen.schedule)[0], fit(for_final, for_final.final_schedule)[0]
-
-
-def _metrics(
-    stage: Stage, lists: _OfSeeds, for_final: _OfSeeds, settings: _Settings
-) -> tuple[dict[str, Float[np.ndarray, "seeds n"]], dict[str, float]]:
-    """Returns the metrics of every user, those of the final list among them, and of the catalogue."""
-    last, first = settings.cutoffs[-1], settings.cutoffs[0]
-    of_seeds = [stage.metrics(own[:, :last], settings.cutoffs) for own in lists]
-    if stage.final is not None:
-        final = [stage.final.metrics(own, stage.part, first) for own in for_final]
-        of_seeds = [own | other for own, other in zip(of_seeds, final, strict=True)]
-    values = {metric: np.stack([own[metric] for own in of_seeds]) for metric in of_seeds[0]}
-    shown = [stage.catalogue(own[:, :last], settings.cutoffs) for own in lists]
-    catalogue = {metric: float(np.mean([own[metric] for own in shown])) for metric in shown[0]}
-    return values, catalogue
-
-
-def _trial(method: Method, entry: Mapping[str, Any], stage: Stage, settings: _Settings) -> Trial:
-    """Tries one entry of a grid; settings that do not fit the data are a trial that failed."""
-    began = time.perf_counter()
-    try:
-        tuned = method.way.tune(
-            stage,
-            entry,
-            seed=settings.seeds[0],
-            cutoff=settings.cutoffs[0],
-            seconds=60 * settings.minutes_per_trial,
-        )
-    except ConfigError as error:
-        return Trial(entry, None, seconds=time.perf_counter() - began, failure=str(error))
-    seconds = time.perf_counter() - began
-    if not np.isfinite(tuned.score):
-        return Trial(entry, None, tuned.schedule, seconds, "the validation metric is not finite")
-    final = tuned.final_score, tuned.final_steps
-    return Trial(entry, tuned.score, tuned.schedule, seconds, "", *final)
+    if earlier.final is not None:
+        (before,) = lists_of_run(run, earlier, earlier.depth(cutoffs[0]), most=1)
+        _, final_score, weight = earlier.score(before, cutoffs[0])
+        trial = replace(trial, final_score=final_score, reranker_weight=weight)
+    lists = lists_of_run(run, final, final.depth(cutoffs[-1]))
+    values, catalogue = metrics_of(final, lists, lists, settings, trial.reranker_weight)
+    return Result(THIS_RUN, (trial,), values, catalogue, time.perf_counter() - began)
 
 
 def _comparison(
     data: Dataset,
     final: Stage,
     results: list[Result],
-    settings: _Settings,
+    settings: Settings,
     left_out: list[str],
 ) -> Comparison:
     """Returns the comparison of finished methods, with notes and facts."""
@@ -387,7 +248,7 @@ def _comparison(
         f"Of each method, {settings.trials} settings were tried. The best one, by {settings.compared[0]} on "
         f"the validation part (at most {MOST_TUNING_USERS} users), was fitted again to training and "
         "validation part.",
-        *_notes_of_final(settings),
+        *_notes_of_final(results, settings),
         *_notes_of_steps(results, settings),
         *(
             f"{result.name}: the trial with {dict(trial.settings)} failed: {trial.failure}"
@@ -424,13 +285,16 @@ def _comparison(
     )
 
 
-def _notes_of_final(settings: _Settings) -> list[str]:
-    """A sentence about the choice of settings for the final list."""
+def _notes_of_final(results: Sequence[Result], settings: Settings) -> list[str]:
+    """Sentences about what was chosen for the final list."""
     if not settings.with_final:
         return []
+    chosen = [(result.name, result.chosen_for_final) for result in results]
+    weights = ", ".join(f"{name} {trial.reranker_weight:g}" for name, trial in chosen if trial)
     return [
-        "For the final list, settings and number of updates are those whose final list has the largest "
-        f"{settings.final[0]} on the validation part."
+        "For the final list, settings, number of updates and the weight of the re-ranker are those whose "
+        f"final list has the largest {settings.final[0]} on the validation part.",
+        f"Weight of the re-ranker, from 0 (the method's own order) to 1: {weights}.",
     ]
 
 
@@ -438,7 +302,7 @@ def _description(name: str) -> str:
     return METHODS[name].description if name in METHODS else "the run that others are compared with"
 
 
-def _notes_of_steps(results: Sequence[Result], settings: _Settings) -> list[str]:
+def _notes_of_steps(results: Sequence[Result], settings: Settings) -> list[str]:
     """Sentences about the number of steps of methods that rankpg trains."""
     known = [result for result in results if result.name in METHODS]
     trained = [result for result in known if isinstance(METHODS[result.name].way, Trained)]
@@ -484,6 +348,13 @@ def _check_methods(methods: Sequence[str] | None) -> list[str]:
             f"{argument('methods', tuple(methods))}; expected one or more of {', '.join(METHODS)}"
         )
     return [name for name in METHODS if name in methods]
+
+
+def _check_trials(trials: int) -> None:
+    if not 1 <= trials <= MOST_TRIALS:
+        raise ConfigError(
+            f"{argument('trials', trials)}; expected a number of settings from 1 to {MOST_TRIALS}"
+        )
 
 
 def _folder(out: str | os.PathLike[str]) -> Path:

@@ -1,9 +1,14 @@
 """The final list of every method: its candidates as a fitted re-ranker sorts them, and the loss by stage.
 
-    lists -> the first K -> order of a LambdaMART -> nDCG of the final list, of which 1 is the ideal
+    lists -> the first K -> their order and that of a LambdaMART, fused -> nDCG of the final list
 
 The re-ranker is the same for all methods. It is fitted once in the tuning and once in the final fit, to their
-training data:
+training data. It reads no score of the retriever, so its order and the retriever's are fused by reciprocal
+ranks (Cormack, Clarke and Buettcher, 2009), with a weight c of the re-ranker that each method is tuned by:
+
+    score(a) = c / (60 + rank of a by the re-ranker) + (1 - c) / (60 + rank of a by the retriever)
+
+Two losses separate the stages:
 
     retriever loss   1 - nDCG of the candidates in the best order that they have
     re-ranker loss   that nDCG, less the nDCG of the final list
@@ -35,10 +40,14 @@ if TYPE_CHECKING:
 else:
     FittedReranker = Any
 
-__all__ = ["RERANKERS", "FinalList", "final_lists", "losses_of", "metric_of"]
+__all__ = ["RERANKERS", "RERANKER_WEIGHTS", "FinalList", "final_lists", "losses_of", "metric_of"]
 
 RERANKERS = ("lightgbm", "none")
 """Values of the argument `reranker`."""
+RERANKER_WEIGHTS = (1.0, 0.75, 0.5, 0.25, 0.0)
+"""Weights c that a tuning tries: from the order of the re-ranker to that of the retriever."""
+_RANK_OFFSET = 60.0
+"""Added to ranks, so that the first few do not decide alone; the value of Cormack et al."""
 
 _LARGEST = 2**32
 """Most bytes of the features of all users with all items."""
@@ -99,7 +108,11 @@ class FinalList:
         return dataclasses.replace(self.plain, environment=scored)
 
     def metrics(
-        self, lists: Int[np.ndarray, "n depth"], part: HeldOutPart, cutoff: int
+        self,
+        lists: Int[np.ndarray, "n depth"],
+        part: HeldOutPart,
+        cutoff: int,
+        weight: float = 1.0,
     ) -> dict[str, Float[np.ndarray, "n"]]:
         """Returns the nDCG of the final list of every user, and the losses of both stages.
 
@@ -109,24 +122,44 @@ class FinalList:
           lists: a method's order, of which the first K are candidates; -1 after the last item.
           part: the evaluated users, and their later items.
           cutoff: k of ndcg@k, at most the depth of the lists.
+          weight: c, 0 to 1.
         """
-        places = np.arange(lists.shape[1])
-        candidates = np.where(places < self.num_candidates, lists, -1)
+        candidates = self._candidates(lists)
         there = candidates >= 0
-        scores = self._scores(np.maximum(candidates, 0))
-        shown = _ordered(candidates, np.where(there, scores, -np.inf))
+        final = _ndcg(self._fused(candidates, weight), part, cutoff)
         wanted = there & _relevant(candidates, part)
-        best = _ordered(candidates, np.where(wanted, 2, there))
-        final, oracle = (
-            ranking_metrics(own, part.relevant, at=(cutoff,))[f"ndcg@{cutoff}"]
-            for own in (shown, best)
-        )
+        oracle = _ndcg(_ordered(candidates, np.where(wanted, 2, there)), part, cutoff)
         retriever, reranker = losses_of(cutoff)
         return {metric_of(cutoff): final, retriever: 1 - oracle, reranker: oracle - final}
 
-    def ndcg(self, lists: Int[np.ndarray, "n depth"], part: HeldOutPart, cutoff: int) -> float:
-        """Returns the mean nDCG of the final list; the arguments are those of `metrics`."""
-        return float(self.metrics(lists, part, cutoff)[metric_of(cutoff)].mean())
+    def best(
+        self, lists: Int[np.ndarray, "n depth"], part: HeldOutPart, cutoff: int
+    ) -> tuple[float, float]:
+        """Returns the largest mean nDCG of the final list over `RERANKER_WEIGHTS`, and its weight.
+
+        Of equal ones, that with the larger weight. The arguments are those of `metrics`.
+        """
+        candidates = self._candidates(lists)
+        means = [
+            float(_ndcg(self._fused(candidates, weight), part, cutoff).mean())
+            for weight in RERANKER_WEIGHTS
+        ]
+        found = int(np.argmax(means))
+        return means[found], RERANKER_WEIGHTS[found]
+
+    def _candidates(self, lists: Int[np.ndarray, "n depth"]) -> Int[np.ndarray, "n depth"]:
+        return np.where(np.arange(lists.shape[1]) < self.num_candidates, lists, -1)
+
+    def _fused(
+        self, candidates: Int[np.ndarray, "n depth"], weight: float
+    ) -> Int[np.ndarray, "n depth"]:
+        """The candidates by their fused score; -1 stands last."""
+        there = candidates >= 0
+        scores = np.where(there, self._scores(np.maximum(candidates, 0)), -np.inf)
+        by_retriever = np.arange(candidates.shape[1])
+        by_reranker = np.argsort(_order(scores), axis=1)
+        fused = weight / (_RANK_OFFSET + by_reranker) + (1 - weight) / (_RANK_OFFSET + by_retriever)
+        return _ordered(candidates, np.where(there, fused, -np.inf))
 
     def _scores(self, items: Int[np.ndarray, "n depth"]) -> Float[np.ndarray, "n depth"]:
         """Scores of the items of each evaluated user."""
@@ -138,9 +171,19 @@ class FinalList:
         return self.scores[row, items]
 
 
+def _order(scores: np.ndarray) -> Int[np.ndarray, "n depth"]:
+    """Places by falling score; of equal ones, the earlier place first."""
+    return np.argsort(-np.asarray(scores), axis=1, kind="stable")
+
+
 def _ordered(items: Int[np.ndarray, "n depth"], scores: np.ndarray) -> Int[np.ndarray, "n depth"]:
-    order = np.argsort(-np.asarray(scores, np.float32), axis=1, kind="stable")
-    return np.take_along_axis(items, order, axis=1)
+    return np.take_along_axis(items, _order(scores), axis=1)
+
+
+def _ndcg(
+    lists: Int[np.ndarray, "n depth"], part: HeldOutPart, cutoff: int
+) -> Float[np.ndarray, "n"]:
+    return ranking_metrics(lists, part.relevant, at=(cutoff,))[f"ndcg@{cutoff}"]
 
 
 def _relevant(items: Int[np.ndarray, "n depth"], part: HeldOutPart) -> np.ndarray:
@@ -178,8 +221,9 @@ def final_lists(
         return None, f"The final list is left out: {error}"
     left = [f"{one.fitted.metrics['left_out_ndcg@10']:.4f}" for one in found]
     return found, (
-        f"The final list is of the best {found[-1].num_candidates} items of each method, sorted by one "
-        "LambdaMART for all methods, fitted to the training data of the tuning and of the final fit. For "
+        f"The final list is of the best {found[-1].num_candidates} items of each method. Their order fuses "
+        "that of the method and that of one LambdaMART for all methods, fitted to the training data of the "
+        "tuning and of the final fit; the tuning of each method chooses the weight. For "
         "users that it left out, its nDCG@10 among the items most similar to their history is "
         f"{left[0]} in the tuning and {left[-1]} in the final fit."
     )

@@ -85,8 +85,8 @@ class FittedBaseline:
     ) -> Tuned:
         del seconds  # no baseline has a number of steps to choose
         lists = self._lists(stage, settings, seed, stage.depth(cutoff))
-        own, final = stage.score(lists, cutoff)
-        return Tuned(own, final_score=final)
+        own, final, weight = stage.score(lists, cutoff)
+        return Tuned(own, final_score=final, reranker_weight=weight)
 
     def lists(
         self,

@@ -63,16 +63,19 @@ def data_of_run(run: Run) -> tuple[Dataset, tuple[str, ...]]:
     )
 
 
-def lists_of_run(run: Run, stage: Stage, depth: int) -> list[Int[np.ndarray, "n depth"]]:
+def lists_of_run(
+    run: Run, stage: Stage, depth: int, most: int | None = None
+) -> list[Int[np.ndarray, "n depth"]]:
     """Returns the lists of a run's trained state, one table for each seed; -1 after the last item.
 
     Args:
       run: trained on the data of the stage.
-      stage: that of the final fit.
+      stage: the tuning or the final fit.
       depth: length of the lists.
+      most: most seeds; all if None.
     """
     lists = Lists(run, stage.part, depth)
-    return [lists.of(index) for index in range(len(run.config.seeds))]
+    return [lists.of(index) for index in range(len(run.config.seeds))[:most]]
 
 
 def trial_of_run(run: Run) -> Trial:

@@ -59,6 +59,8 @@ class Tuned:
     """The metric of the final list; None without a re-ranker."""
     final_steps: int = 0
     """Updates after which it was best."""
+    reranker_weight: float = 1.0
+    """Weight of the re-ranker in the order of the final list by which it was best."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Trial:
     """Validation metric of the final list; None without a re-ranker."""
     final_steps: int = 0
     """Updates after which it was best."""
+    reranker_weight: float = 1.0
+    """Weight of the re-ranker in the order of the final list by which it was best."""
 
     @property
     def final_schedule(self) -> Schedule:

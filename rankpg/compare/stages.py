@@ -66,11 +66,17 @@ class Stage:
         """Returns every metric of every evaluated user: `evaluation.ranking.ranking_metrics`."""
         return ranking_metrics(lists, self.part.relevant, at=cutoffs)
 
-    def score(self, lists: Int[np.ndarray, "n depth"], cutoff: int) -> tuple[float, float | None]:
-        """Returns the means of ndcg@cutoff of the lists, and of the final lists if there is a re-ranker."""
+    def score(
+        self, lists: Int[np.ndarray, "n depth"], cutoff: int
+    ) -> tuple[float, float | None, float]:
+        """Returns the means of ndcg@cutoff of the lists and of the final lists, and the re-ranker's weight.
+
+        The weight is that of the best final lists; without a re-ranker there are none.
+        """
         own = float(self.metrics(lists, (cutoff,))[f"ndcg@{cutoff}"].mean())
-        final = None if self.final is None else self.final.ndcg(lists, self.part, cutoff)
-        return own, final
+        if self.final is None:
+            return own, None, 1.0
+        return own, *self.final.best(lists, self.part, cutoff)
 
     def depth(self, cutoff: int) -> int:
         """Returns the length of the lists from which metrics at a cut-off and final lists are computed."""

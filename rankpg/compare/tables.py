@@ -100,9 +100,9 @@ def final_table(rows: Sequence[Row], reference: str | None, final: Sequence[str]
         for row in ordered
     ]
     caption = (
-        "The final list: the candidates of each method, sorted by the same re-ranker. Retriever loss: 1 less "
-        "the nDCG of the candidates in their best order; re-ranker loss: the rest. They and the nDCG add up "
-        "to 1."
+        "The final list: the candidates of each method, in an order that fuses the method's and that of one "
+        "re-ranker for all. Retriever loss: 1 less the nDCG of the candidates in their best order; re-ranker "
+        "loss: the rest. They and the nDCG add up to 1."
     )
     return Table((*head, *losses), cells, caption, strong=frozenset({(0, 1)}))
 

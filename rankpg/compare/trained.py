@@ -100,13 +100,12 @@ def tune_config(
     config, limited = _sized(config, data, seconds)
     run = _begun(config, data, first)
     lists = Lists(run, stage.part, stage.depth(cutoff))
-    best, best_final = (-np.inf, 0), (-np.inf, 0)  # metric and step
+    best, best_final = (-np.inf, 0), (-np.inf, 0, 1.0)  # metric, step, and the re-ranker's weight
     for step in _training(run, _stops(config.num_steps, at_start=first is not None)):
-        own, final = stage.score(lists.of(0), cutoff)
+        own, final, weight = stage.score(lists.of(0), cutoff)
         best = max(best, (own, step), key=lambda found: found[0])
-        best_final = max(
-            best_final, (-np.inf if final is None else final, step), key=lambda found: found[0]
-        )
+        found = -np.inf if final is None else final, step, weight
+        best_final = max(best_final, found, key=lambda found: found[0])
     schedule = dataclasses.replace(
         schedule, steps=best[1], num_steps=config.num_steps, limited=limited or schedule.limited
     )

@@ -12,7 +12,7 @@ import rankpg
 from rankpg import ConfigError
 from rankpg.cli.main import main
 from rankpg.compare import METHODS, compare, final_list, trained
-from rankpg.compare.final_list import FinalList, final_lists
+from rankpg.compare.final_list import RERANKER_WEIGHTS, FinalList, final_lists
 from rankpg.compare.methods import Method
 from rankpg.compare.of_run import THIS_RUN, data_of_run
 from rankpg.compare.results import Schedule, Tuned
@@ -54,10 +54,11 @@ def shuffled(stage, depth):
     return lists
 
 
-def test_losses_by_loops(stage):
-    """The re-ranker sorts the first 7 of 12 by its scores at the moment before the test part."""
+@pytest.mark.parametrize("weight", [1.0, 0.4, 0.0])
+def test_losses_by_loops(stage, weight):
+    """The first 7 of 12 are sorted by the ranks of both stages, the re-ranker's before the test part."""
     final, lists = stage.final, shuffled(stage, 12)
-    found = final.metrics(lists, stage.part, 5)
+    found = final.metrics(lists, stage.part, 5, weight)
     moments = stage.data.parts.test()
     scores = final.fitted.scores(stage.data, moments.history_ends)
     starts, later = stage.part.relevant
@@ -65,7 +66,12 @@ def test_losses_by_loops(stage):
     for row, user in enumerate(stage.part.users):
         wanted = set(later[starts[row] : starts[row + 1]].tolist())
         candidates = [a for a in lists[row][:7].tolist() if a >= 0]
-        shown = sorted(candidates, key=lambda a, u=user: -scores[u, a])[:5]
+        by_score = sorted(candidates, key=lambda a, u=user: -scores[u, a])
+        fused = {
+            a: weight / (60 + by_score.index(a)) + (1 - weight) / (60 + candidates.index(a))
+            for a in candidates
+        }
+        shown = sorted(candidates, key=lambda a, f=fused: -f[a])[:5]
         gain = sum(discount[place] for place, a in enumerate(shown) if a in wanted)
         ideal = discount[: min(5, len(wanted))].sum()
         best = discount[: len(wanted & set(candidates))].sum()
@@ -74,6 +80,20 @@ def test_losses_by_loops(stage):
         assert found["reranker_loss@5"][row] == pytest.approx((best - gain) / ideal)
     assert len({round(x, 6) for x in found["retriever_loss@5"]}) > 1
     np.testing.assert_allclose(sum(found.values()), 1)
+
+
+def test_best_weight_is_that_of_the_largest_mean(stage):
+    means = []
+    for lists in (shuffled(stage, 12), stage.final._fused(shuffled(stage, 12), 1.0)):
+        by_weight = {
+            weight: stage.final.metrics(lists, stage.part, 5, weight)["final_ndcg@5"].mean()
+            for weight in RERANKER_WEIGHTS
+        }
+        mean, weight = stage.final.best(lists, stage.part, 5)
+        assert mean == pytest.approx(max(by_weight.values()))
+        assert by_weight[weight] == max(by_weight.values())
+        means.append(weight)
+    assert means[1] == 1.0  # all orders are alike: the larger weight
 
 
 def test_scores_that_are_equal_keep_the_order_of_the_method(stage):
@@ -117,7 +137,8 @@ class Scripted:
 
     def tune(self, stage, settings, *, seed, cutoff, seconds):
         steps = Schedule(steps=settings["steps"], num_steps=9)
-        return Tuned(settings["own"], steps, settings["final"], settings["final_steps"])
+        final = settings["final"], settings["final_steps"], settings["final"] / 2
+        return Tuned(settings["own"], steps, *final)
 
     def lists(self, stage, settings, schedules, *, seeds, depth):
         self.fits.append((settings["own"], [schedule.steps for schedule in schedules]))
@@ -146,6 +167,8 @@ def test_final_list_has_a_choice_of_its_own(data, monkeypatch, same):
     best = 1 / (1 + 1 / np.log2(3))  # one of two test items, at the first place
     assert row.mean("final_ndcg@10") == pytest.approx(best)
     assert row.mean("ndcg@10") < best
+    weight = 0.25 if same else 0.2
+    assert any(note.endswith(f"to 1: scripted {weight}.") for note in found.notes)
 
 
 def test_outputs_have_the_final_list(data, tmp_path):
@@ -163,7 +186,7 @@ def test_outputs_have_the_final_list(data, tmp_path):
     saved = json.loads((tmp_path / "comparison.json").read_text())
     assert saved["final"] == list(found.final)
     assert saved["methods"][0]["metrics"]["final_ndcg@10"]["mean"] > 0
-    assert any("sorted by one LambdaMART for all methods" in note for note in found.notes)
+    assert any("that of one LambdaMART for all methods" in note for note in found.notes)
     again = compare(data, methods=["popular", "item_knn", "ease"], trials=1, out=tmp_path)
     assert again.rows == found.rows
     none = compare(data, methods=["popular"], trials=1, reranker="none", out=tmp_path)
