@@ -1,11 +1,11 @@
 """Large logs of interactions on two cores: from the file to the table, and loading and training streamed.
 
-    python -m benchmarks.scripts.large_logs [table] [load] [--folder FOLDER]
+    python -m benchmarks.scripts.large_logs [table|load] [--folder FOLDER]
 
-`table` compares methods on a million interactions by `rankpg compare`, with one setting and one seed for
-each method. `load` reads 20 million interactions with 200,000 items from CSV and from Parquet, and then makes
-a few streamed updates and evaluations. Every part runs in a process of its own, whose wall time and peak
-memory count from its start to its end. The logs are generated: items of the genre that a user likes at the
+`table` compares methods on a million interactions, with one setting, one seed and one and a half minutes for
+each method that rankpg trains. `load` reads 20 million interactions with 200,000 items from CSV and from Parquet, and then makes
+a few streamed updates and evaluations. Every part runs in a process of its own, whose
+wall time counts from its start to its end. The logs are generated: items of the genre that a user likes at the
 time come ten times as often, and popularity falls as 1 / rank.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -27,6 +26,7 @@ from pyarrow import csv, parquet
 
 from benchmarks.scripts.common import RESULTS, write
 from rankpg import TrainConfig
+from rankpg.compare import compare
 from rankpg.environments import from_interactions
 from rankpg.environments.interactions import Interactions
 from rankpg.runs.loop import training_loop
@@ -34,7 +34,6 @@ from rankpg.runs.run import prepare
 
 GENRES, LIKED = 50, 0.9
 COMPARED = ["popular", "item_knn", "ease", "als", "bpr", "softmax_masked", "inclusion"]
-FLAGS = ["--trials", "1", "--seeds", "0", "--minutes-per-trial", "1.5", "--methods", *COMPARED]
 SIZES = {"table": (20_000, 50, 5_000), "load": (400_000, 50, 200_000)}
 """Users, interactions of each, items."""
 STEPS: dict[str, Any] = {"num_steps": 20, "eval_every": 20, "eval_contexts": 64}
@@ -59,15 +58,6 @@ def generated(num_users: int, length: int, num_items: int, seed: int = 0) -> pa.
     return pa.table(columns)
 
 
-def of_child(words: list[str]) -> dict[str, float]:
-    """Runs a program of Python, and returns its wall time and peak memory."""
-    before = time.perf_counter()
-    subprocess.run([sys.executable, *words], check=True)
-    seconds = time.perf_counter() - before
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    return {"seconds": seconds, "peak_gib": peak}
-
-
 def load(file: Path) -> dict[str, Any]:
     """Reads a log and trains on it; called in a process of its own."""
     began = time.perf_counter()
@@ -89,43 +79,59 @@ def load(file: Path) -> dict[str, Any]:
     return found
 
 
+def table(file: Path) -> dict[str, Any]:
+    """Reads a log and compares methods on it; called in a process of its own."""
+    data = from_interactions(file, validation_share=0.1)
+    found = compare(
+        data,
+        methods=COMPARED,
+        trials=1,
+        seeds=(0,),
+        minutes_per_trial=1.5,
+        on_progress=lambda sentence: print(sentence, file=sys.stderr),
+    )
+    print(found.markdown, file=sys.stderr)
+    return {
+        "notes": found.notes,
+        "methods": {row.method: row.mean("ndcg@10") for row in found.rows},
+        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def in_a_process(part: str, file: Path) -> dict[str, Any]:
+    """Runs a part in a process of its own, and adds the wall time of the process."""
+    began = time.perf_counter()
+    words = [sys.executable, "-m", "benchmarks.scripts.large_logs", part, str(file)]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {"seconds": time.perf_counter() - began, **found}
+
+
 def main() -> None:
+    """Measures the parts that are named, each in a process of its own."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("parts", nargs="*", help="table, load [both]")
+    parser.add_argument("part", nargs="?", choices=list(SIZES), help="part [both]")
+    parser.add_argument("file", nargs="?", type=Path, help="log to run the part on, here and now")
     parser.add_argument("--folder", type=Path, default=Path("runs/large"), help="[%(default)s]")
-    parser.add_argument("--loads", type=Path, help=argparse.SUPPRESS)  # the process of one file
     given = parser.parse_args()
-    if given.loads:
-        print(json.dumps(load(given.loads)))
+    if given.file:
+        print(json.dumps({"load": load, "table": table}[given.part](given.file)))
         return
     given.folder.mkdir(parents=True, exist_ok=True)
-    file = RESULTS / "large_logs.json"
-    found = json.loads(file.read_text()) if file.exists() else {}
+    result = RESULTS / "large_logs.json"
+    found = json.loads(result.read_text()) if result.exists() else {}
     found.pop("versions", None)
-    for part in given.parts or ["table", "load"]:
+    for part in [given.part] if given.part else SIZES:
         log = generated(*SIZES[part])
-        paths = [given.folder / f"{part}.{kind}" for kind in ("csv", "parquet")]
-        csv.write_csv(log, paths[0])
-        parquet.write_table(log, paths[1])
+        for kind, save in (("csv", csv.write_csv), ("parquet", parquet.write_table)):
+            file = given.folder / f"{part}.{kind}"
+            save(log, file)
+            if part == "load" or kind == "csv":
+                found[f"{part}_{kind}"] = in_a_process(part, file)
+                write("large_logs", found)
         del log
-        if part == "table":
-            out = given.folder / "compared"
-            shutil.rmtree(out, ignore_errors=True)  # what is finished there would not be measured
-            words = ["-m", "rankpg", "compare", "--path", str(paths[0]), "--out", str(out), *FLAGS]
-            found[part] = of_child(words)
-            text = (out / "comparison.json").read_text()
-            rows = json.loads(text)["methods"]
-            found[part]["methods"] = {row["method"]: row["metrics"] for row in rows}
-        else:
-            for path in paths:
-                words = ["-m", "benchmarks.scripts.large_logs", "--loads", str(path)]
-                done = subprocess.run(
-                    [sys.executable, *words], check=True, stdout=subprocess.PIPE, text=True
-                )
-                found[f"{part}_{path.suffix[1:]}"] = json.loads(done.stdout.splitlines()[-1])
-        write("large_logs", found)
 
 
 if __name__ == "__main__":
