@@ -3,10 +3,10 @@
     python -m benchmarks.scripts.large_logs [table|load] [--folder FOLDER]
 
 `table` compares methods on a million interactions, with one setting, one seed and one and a half minutes for
-each method that rankpg trains. `load` reads 20 million interactions with 200,000 items from CSV and from Parquet, and then makes
-a few streamed updates and evaluations. Every part runs in a process of its own, whose
-wall time counts from its start to its end. The logs are generated: items of the genre that a user likes at the
-time come ten times as often, and popularity falls as 1 / rank.
+each method that rankpg trains. `load` reads 20 million interactions with 200,000 items from CSV and from
+Parquet, and then makes a few streamed updates and evaluations. Every part runs in a process of its own, whose
+wall time counts from its start to its end. The logs are generated: nine of ten interactions are of the genre
+that the user likes at the time, and within a genre, popularity falls as 1 / rank.
 """
 
 from __future__ import annotations
