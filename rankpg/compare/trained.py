@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from rankpg._utils.programs import compiled
 from rankpg.compare.results import MOST_CANDIDATES, Schedule, Tuned
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
@@ -228,7 +229,8 @@ def _training(run: Run, stops: list[int]) -> Iterator[int]:
 
 
 def _compiled(run: Run, length: int) -> Any:
-    return train_chunk(run.learner, length).lower(run.learner, run.state, _roots(run)).compile()
+    inputs = run.learner, run.state, _roots(run)
+    return compiled(train_chunk(run.learner, length), *inputs, donate_argnums=(1,))
 
 
 def _roots(run: Run) -> Any:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg._utils.programs import compiled
 from rankpg.environments.dataset import choose_contexts
 from rankpg.errors import ConfigError
 from rankpg.evaluation.diagnostics import Diagnostics, diagnose, number_of_draws
@@ -32,8 +33,8 @@ class Evaluator:
 
     def __init__(self, run: Run):
         self.run, self.inputs = run, _eval_inputs(run)
-        evaluator = _evaluation_program(run)
-        self.evaluate = evaluator.lower(run.environment, run.state.params, *self.inputs).compile()
+        inputs = run.environment, run.state.params, *self.inputs
+        self.evaluate = compiled(_evaluation_program(run), *inputs)
         config = run.config
         draws = number_of_draws(min(config.eval_every, config.num_steps))
         self.held_out = None
@@ -42,7 +43,7 @@ class Evaluator:
         self.diagnose = None
         if draws > 1 and run.learner.objective is None:
             examine = _diagnosis_program(run, draws)
-            self.diagnose = examine.lower(run.learner, run.state, self._keys()).compile()
+            self.diagnose = compiled(examine, run.learner, run.state, self._keys())
 
     def evaluate_now(self) -> Progress:
         """Evaluates every seed, appends its row to the metrics, and starts new running means."""
@@ -114,7 +115,8 @@ def evaluate_run(run: Run) -> list[Row]:
     """
     check_rewards(run)
     inputs = _eval_inputs(run)
-    result = _evaluation_program(run)(run.environment, run.state.params, *inputs)
+    known = run.environment, run.state.params, *inputs
+    result = compiled(_evaluation_program(run), *known)(*known)
     aligned = jax.vmap(partial(share_aligned, run.policy), in_axes=(None, 0, None))
     aligned = jax.jit(_replicated(run, aligned))
     columns = columns_of(result)

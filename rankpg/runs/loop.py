@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from functools import lru_cache
 
+from rankpg._utils.programs import compiled
 from rankpg.config.train_config import TrainConfig
 from rankpg.runs.best import is_exhausted
 from rankpg.runs.evaluator import Evaluator, columns_of
@@ -42,7 +43,8 @@ def training_loop(run: Run) -> Iterator[Progress]:
 
     @lru_cache
     def chunk(length):
-        return train_chunk(run.learner, length).lower(run.learner, run.state, roots).compile()
+        inputs = run.learner, run.state, roots
+        return compiled(train_chunk(run.learner, length), *inputs, donate_argnums=(1,))
 
     if stops and stops[0] > run.step:
         chunk(min(longest, stops[0] - run.step))

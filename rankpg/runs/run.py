@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg._utils.programs import compiled
 from rankpg.config.renamed import RENAMED
 from rankpg.config.train_config import TrainConfig
 from rankpg.data.files import Table
@@ -462,7 +463,7 @@ def prepare(
     return Run(
         config,
         learner,
-        jax.jit(init)(keys),
+        compiled(init, keys)(keys),
         dataset,
         memory=memory,
         evaluation_contexts=evaluated,

@@ -91,36 +91,30 @@ class _Scripted(Evaluator):
 
 
 class _Counting:
-    """A compiled chunk that sets every parameter to the number of updates made."""
+    """A chunk that sets every parameter to the number of updates made."""
 
     def __init__(self, learner, length):
         self.length = length
-
-    def lower(self, *inputs):
-        return self
-
-    def compile(self):
-        return self
 
     def __call__(self, learner, state, roots):
         step = state.step + self.length
         params = jax.tree.map(
             lambda x: jnp.full_like(x, step.astype(x.dtype).reshape(-1)[0]), state.params
         )
-        metrics = _Metrics(np.zeros((len(state.step), self.length)))
+        metrics = _Metrics(jnp.zeros((len(state.step), self.length)))
         return dataclasses.replace(state, step=step, params=params), metrics
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class _Metrics:
-    loss: np.ndarray
+    loss: jax.Array
 
 
 @pytest.fixture
 def scripted(monkeypatch):
     monkeypatch.setattr(loop, "Evaluator", _Scripted)
     monkeypatch.setattr(loop, "train_chunk", _Counting)
-    monkeypatch.setattr(loop, "columns_of", vars)
 
     def script(*values):
         monkeypatch.setattr(_Scripted, "values", values)
