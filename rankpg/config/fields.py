@@ -18,6 +18,7 @@ from typing import (
     get_origin,
 )
 
+from rankpg._utils.files import expanded
 from rankpg.errors import ConfigError, argument
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Range",
+    "absolute",
     "check_effects",
     "check_ranges",
     "checked",
@@ -54,7 +56,8 @@ def setting(
       needs: settings and their values, one or several, any of which gives this one an effect; empty if it
         always has one.
       default_help: the default in words, where its value does not say it.
-      metavar: its value in the help of the command line; by default its type or its choices.
+      metavar: its value in the help of the command line; by default its type or its choices. One that starts
+        with FILE makes the value a path, which is stored absolute, so that it is the same from every folder.
     """
     ways = [
         (name, value)
@@ -160,9 +163,24 @@ def checked(field: dataclasses.Field, hint: object, value: object) -> Any:
             )
         return several
     value = _scalar(field, str if get_origin(hint) is Literal else hint, value)
+    if isinstance(value, str) and value.strip() and field.metadata["metavar"].startswith("FILE"):
+        return absolute(value)
     if choices and value not in choices:
         raise ConfigError(f"{argument(field.name, value)}; expected one of {', '.join(choices)}")
     return value
+
+
+def absolute(value: str) -> str:
+    """Returns the absolute path of a file, whose leading ~ is the home directory.
+
+    Args:
+      value: a path; names of arrays in the file may follow it, after ::.
+
+    >>> absolute("/data/../x.npz::items"), absolute("~/x.csv") == str(Path.home() / "x.csv")
+    ('/data/../x.npz::items', True)
+    """
+    file, separator, names = value.partition("::")
+    return f"{expanded(file).absolute()}{separator}{names}"
 
 
 def _scalar(field: dataclasses.Field, hint: object, value: object) -> Any:

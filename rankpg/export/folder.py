@@ -25,6 +25,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg._utils.files import expanded, sync_folder, sync_tree
 from rankpg._version import versions
 from rankpg.errors import ConfigError
 from rankpg.export.card import card
@@ -67,7 +68,7 @@ def check_free(out: Path | str) -> None:
     Raises:
       ConfigError: a folder, file or link of that name exists.
     """
-    out = Path(out)
+    out = expanded(out)
     if out.exists() or out.is_symlink():
         raise ConfigError(f"out={str(out)!r} exists already; choose another folder for the export")
 
@@ -101,7 +102,7 @@ def export(
         the ids, the seed was not trained, or another argument is out of range.
       ModuleNotFoundError: a package of the extra `export` is missing.
     """
-    out = Path(out)
+    out = expanded(out)
     check_free(out)
     names = select_indexes(index)
     _safetensors()
@@ -124,7 +125,9 @@ def export(
             manifest["checksums"] = _checksums(partial)
             text = json.dumps(manifest, indent=1, allow_nan=False)
             (partial / MANIFEST).write_text(text + "\n")
+            sync_tree(partial)
             os.rename(partial, out)  # atomic: the export is complete from here on
+            sync_folder(out.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out
