@@ -28,13 +28,14 @@ from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import folder as run_folder
 from rankpg.runs.storage.dataset_file import load as load_dataset
 from rankpg.runs.storage.folder import RunFolder
-from rankpg.runs.storage.load import load_config, load_state
+from rankpg.runs.storage.load import load_state
 
 ENABLE_X64 = False
 
 pytestmark = pytest.mark.usefixtures("as_a_user")
 
-EACH = [how if how == "kill within" else pytest.param(how, marks=pytest.mark.slow) for how in HOW]
+EACH = [("kill within", 5), *(pytest.param(how, 1, marks=pytest.mark.slow) for how in HOW)]
+"""Kinds of faults, and the distance of the operations that they are tried at."""
 KILLS = tuple(how for how in HOW if how.startswith("kill"))
 
 
@@ -60,19 +61,26 @@ class PlainCheckpointer:
 
 
 @pytest.fixture(autouse=True)
-def plain(monkeypatch):
+def plain(monkeypatch, evaluations):
     """Replaces what is slow: Orbax, matplotlib, the Python part of PyYAML, and waiting for the disk."""
     monkeypatch.setattr(yaml, "safe_load", lambda text: yaml.load(text, yaml.CSafeLoader))
     dump = functools.partial(yaml.dump, Dumper=yaml.CSafeDumper)
     monkeypatch.setattr(yaml, "safe_dump", dump)
     monkeypatch.setattr(run_folder, "card", lambda run: "card")
+
+    def read_config(path):  # a config takes long to check, and this one was
+        settings = yaml.safe_load((path / "config.yaml").read_text())
+        assert settings == evaluations[0][0].config.to_dict()
+        return evaluations[0][0].config
+
+    monkeypatch.setattr(run_folder, "load_config", read_config)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     monkeypatch.setattr(checkpoint, "_checkpointer", PlainCheckpointer)
     monkeypatch.setattr(run_folder, "learning_curves", lambda _, path: atomic_write_text(path, "x"))
 
 
 @pytest.fixture(scope="module")
-def evaluations():
+def evaluations(as_a_user):
     """A run on data from memory as it was at each of its evaluations, and the progress of each."""
     data = from_matrix(np.random.default_rng(0).uniform(size=(6, 8)), item_ids=list("abcdefgh"))
     config = TrainConfig(
@@ -110,7 +118,7 @@ def save(path: Path, evaluations, *steps: int) -> None:
 
 def loaded_step(path: Path, evaluations) -> int:
     """Returns the step of a folder, after comparing all that it holds with what was saved."""
-    assert load_config(path).num_steps == 2
+    assert run_folder.load_config(path).num_steps == 2
     assert load_dataset(path / "data").item_ids.ids.tolist() == list("abcdefgh")
     run = prepared(evaluations)
     load_state(run, path)
@@ -120,13 +128,13 @@ def loaded_step(path: Path, evaluations) -> int:
     return run.step
 
 
-def each_fault(base: Path, start: Path | None, act: Callable[[Path], None], hows=HOW):
+def each_fault(base: Path, start: Path | None, act: Callable[[Path], None], hows=HOW, stride=1):
     """Yields a copy of a folder after each fault in `act`, and how it was interrupted."""
     with faults(base / "count") as counted:
         act(begin(base / "count", start))
     assert counted.count > 5
     for how in hows:
-        for number in range(counted.count):
+        for number in range(0, counted.count, stride):
             path = begin(base / "run", start)
             error: BaseException | None = None
             with faults(path, number, how) as fault:
@@ -136,7 +144,7 @@ def each_fault(base: Path, start: Path | None, act: Callable[[Path], None], hows
                     error = raised.with_traceback(
                         None
                     )  # which would hold the lock of a dead process
-            if fault.happened:
+            if fault.happened:  # else what differs from one time to the next made fewer operations
                 yield path, f"{how} at {number}, {fault.last}", error
 
 
@@ -147,11 +155,11 @@ def begin(path: Path, start: Path | None) -> Path:
     return path
 
 
-@pytest.mark.parametrize("how", EACH)
-def test_a_first_save_is_there_or_begins_anew(evaluations, tmp_path, how):
+@pytest.mark.parametrize(("how", "stride"), EACH)
+def test_a_first_save_is_there_or_begins_anew(evaluations, tmp_path, how, stride):
     act = lambda path: save(path, evaluations, 0)  # noqa: E731
     outcomes, ways = set(), itertools.cycle(["the same command", "--resume"])
-    for path, where, _ in each_fault(tmp_path, None, act, [how]):
+    for path, where, _ in each_fault(tmp_path, None, act, [how], stride):
         is_there = bool(checkpoint.saved_steps(path / "checkpoint"))
         outcomes.add(is_there)
         if is_there:
@@ -173,29 +181,30 @@ def test_a_first_save_is_there_or_begins_anew(evaluations, tmp_path, how):
     assert outcomes == {True, False}
 
 
-@pytest.mark.parametrize("how", EACH)
-def test_a_later_save_leaves_the_earlier_or_the_later_state(evaluations, tmp_path, how):
+@pytest.mark.parametrize(("how", "stride"), EACH)
+def test_a_later_save_leaves_the_earlier_or_the_later_state(evaluations, tmp_path, how, stride):
     start = tmp_path / "start"
     save(start, evaluations, 0, 1)
-    outcomes = set()
-    for path, where, _ in each_fault(tmp_path, start, lambda p: save(p, evaluations, 2), [how]):
+    outcomes, turns = set(), itertools.cycle(range(9))
+    for path, where, _ in each_fault(
+        tmp_path, start, lambda p: save(p, evaluations, 2), [how], stride
+    ):
         step = loaded_step(path, evaluations)
         outcomes.add(step)
-        if step == 1:  # it goes on
+        if step == 1 and next(turns) == 0:  # it goes on, and nothing is left behind
             save(path, evaluations, 2)
-        assert loaded_step(path, evaluations) == 2, where
-        left = {entry.name for entry in path.rglob("*partial*")}
-        assert not {name for name in left if step == 1}, (where, left)
+            assert loaded_step(path, evaluations) == 2, where
+            assert not list(path.rglob("*partial*")), where
     assert outcomes == {1, 2}
 
 
-@pytest.mark.parametrize("how", EACH)
-def test_the_same_step_is_replaced_or_not(evaluations, tmp_path, how):
+@pytest.mark.parametrize(("how", "stride"), EACH)
+def test_the_same_step_is_replaced_or_not(evaluations, tmp_path, how, stride):
     state = {"a": np.arange(3.0)}
     checkpoint.save(tmp_path / "start", 4, state, metadata={"n": 1})
     act = lambda path: checkpoint.save(path, 4, {"a": np.arange(3.0) + 1}, metadata={"n": 2})  # noqa: E731
     outcomes = set()
-    for path, where, _ in each_fault(tmp_path, tmp_path / "start", act, [how]):
+    for path, where, _ in each_fault(tmp_path, tmp_path / "start", act, [how], stride):
         saved = checkpoint.find(path)
         assert saved.state(state)["a"][0] == saved.metadata["n"] - 1, where
         outcomes.add(saved.metadata["n"])
@@ -204,8 +213,10 @@ def test_the_same_step_is_replaced_or_not(evaluations, tmp_path, how):
     assert outcomes == {1, 2}
 
 
-@pytest.mark.parametrize("how", EACH)
-def test_resuming_from_an_earlier_step_ends_there_or_changes_nothing(evaluations, tmp_path, how):
+@pytest.mark.parametrize(("how", "stride"), EACH)
+def test_resuming_from_an_earlier_step_ends_there_or_changes_nothing(
+    evaluations, tmp_path, how, stride
+):
     start = tmp_path / "start"
     writer = RunFolder(start, keep_last=3)
     writer.open(evaluations[0][0])
@@ -220,9 +231,8 @@ def test_resuming_from_an_earlier_step_ends_there_or_changes_nothing(evaluations
         finally:
             folder.release()
 
-    assert {loaded_step(path, evaluations) for path, *_ in each_fault(tmp_path, start, resume, [how])} == {
-        0, 2,
-    }  # fmt: skip
+    faulty = each_fault(tmp_path, start, resume, [how], stride)
+    assert {loaded_step(path, evaluations) for path, *_ in faulty} == {0, 2}
 
 
 def test_a_file_is_replaced_or_not(tmp_path):
