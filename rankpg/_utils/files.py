@@ -12,7 +12,7 @@ import re
 import secrets
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rankpg._utils.own_files import open_own
@@ -22,6 +22,7 @@ __all__ = [
     "Taken",
     "acquire",
     "atomic_write",
+    "atomic_write_all",
     "atomic_write_text",
     "expanded",
     "lock",
@@ -60,8 +61,7 @@ def atomic_write(file: Path) -> Iterator[Path]:
     >>> file.read_text(), partial.exists()
     ('all of it', False)
     """
-    partial = file.with_name(f"{file.name}.{secrets.token_hex(4)}{_PARTIAL}")
-    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    partial = _new_partial(file)
     try:
         yield partial
         sync(partial)
@@ -80,6 +80,40 @@ def atomic_write_text(file: Path, content: str | bytes) -> None:
     """
     with atomic_write(file) as partial:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def atomic_write_all(contents: Mapping[Path, bytes]) -> None:
+    """Writes several files, none of which is replaced before all are on the disk.
+
+    A process that is killed between two of the renames leaves some of the former files; each is whole.
+
+    Args:
+      contents: content by file.
+
+    Raises:
+      OSError: they cannot be written; the former files stay.
+    """
+    partials: dict[Path, Path] = {}
+    try:
+        for file, content in contents.items():
+            partials[file] = _new_partial(file)
+            partials[file].write_bytes(content)
+            sync(partials[file])
+        for file, partial in partials.items():
+            os.replace(partial, file)
+    except BaseException:
+        for partial in partials.values():
+            partial.unlink(missing_ok=True)
+        raise
+    for folder in {file.parent for file in contents}:
+        sync_folder(folder)
+
+
+def _new_partial(file: Path) -> Path:
+    """Returns a new, empty file, which will take the name of `file`."""
+    partial = file.with_name(f"{file.name}.{secrets.token_hex(4)}{_PARTIAL}")
+    os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666))
+    return partial
 
 
 def remove_partials(file: Path) -> None:

@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -113,7 +114,7 @@ def export(
     ids = {ITEM_IDS: ids_of(run, "item")}
     if parts.tower.width is None:
         ids[CONTEXT_IDS] = ids_of(run, "context")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
     try:
         with _writing(out):
             partial.mkdir(parents=True)

@@ -8,15 +8,13 @@ import functools
 import itertools
 import json
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import yaml
-from helpers.file_faults import HOW, Killed, faults
+from helpers.file_faults import HOW, Killed, PlainCheckpointer, each_fault
 
 from rankpg import TrainConfig
 from rankpg._utils.files import atomic_write_text
@@ -37,27 +35,6 @@ pytestmark = pytest.mark.usefixtures("as_a_user")
 EACH = [("kill within", 5), *(pytest.param(how, 1, marks=pytest.mark.slow) for how in HOW)]
 """Kinds of faults, and the distance of the operations that they are tried at."""
 KILLS = tuple(how for how in HOW if how.startswith("kill"))
-
-
-class PlainCheckpointer:
-    """Writes the arrays of a checkpoint as Orbax does, in a folder of its own, in a hundredth of the time."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-    def save(self, folder: Path, arrays: dict) -> None:
-        writing = folder.with_name(f"{folder.name}.orbax-checkpoint-tmp")
-        (writing / "d").mkdir(parents=True)
-        with (writing / "d" / "arrays.npz").open("wb") as file:
-            np.savez(file, **arrays)
-        writing.rename(folder)
-
-    def restore(self, folder: Path) -> dict:
-        with np.load(folder / "d" / "arrays.npz") as arrays:
-            return dict(arrays)
 
 
 @pytest.fixture(autouse=True)
@@ -126,33 +103,6 @@ def loaded_step(path: Path, evaluations) -> int:
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(run.state), then.state)
     assert run.metrics == then.metrics
     return run.step
-
-
-def each_fault(base: Path, start: Path | None, act: Callable[[Path], None], hows=HOW, stride=1):
-    """Yields a copy of a folder after each fault in `act`, and how it was interrupted."""
-    with faults(base / "count") as counted:
-        act(begin(base / "count", start))
-    assert counted.count > 5
-    for how in hows:
-        for number in range(0, counted.count, stride):
-            path = begin(base / "run", start)
-            error: BaseException | None = None
-            with faults(path, number, how) as fault:
-                try:
-                    act(path)
-                except (Killed, OSError, ConfigError) as raised:
-                    error = raised.with_traceback(
-                        None
-                    )  # which would hold the lock of a dead process
-            if fault.happened:  # else what differs from one time to the next made fewer operations
-                yield path, f"{how} at {number}, {fault.last}", error
-
-
-def begin(path: Path, start: Path | None) -> Path:
-    shutil.rmtree(path, ignore_errors=True)
-    if start is not None:
-        shutil.copytree(start, path)
-    return path
 
 
 @pytest.mark.parametrize(("how", "stride"), EACH)
