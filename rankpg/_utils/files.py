@@ -117,7 +117,7 @@ def _new_partial(file: Path) -> Path:
 
 
 def remove_partials(file: Path) -> None:
-    """Removes the temporary paths of `file` that killed processes left; nobody else may be writing it."""
+    """Removes the temporary paths of `file` that killed processes left; no other process may be writing it."""
     ours = re.compile(re.escape(file.name) + r"\.[0-9a-f]{8}" + re.escape(_PARTIAL))
     for other in file.parent.iterdir() if file.parent.is_dir() else ():
         if ours.fullmatch(other.name):
@@ -164,7 +164,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def _mode_of_new_files(folder: Path) -> int:
-    """Returns the permissions that the umask leaves to a new file; only a new file tells them to a thread."""
+    """Returns the permissions of a new file; reading the umask itself would change it for other threads."""
     probe = folder / f"mode.{secrets.token_hex(4)}{_PARTIAL}"
     descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

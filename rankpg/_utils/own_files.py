@@ -63,7 +63,7 @@ def open_own(file: Path, flags: int) -> int:
 
     Args:
       file: a regular file, or none.
-      flags: of `os.open`.
+      flags: those of `os.open`.
 
     Raises:
       OSError: it cannot be opened, or writing it would change another place: it is a symbolic link, or has
@@ -82,7 +82,9 @@ def open_own(file: Path, flags: int) -> int:
     if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
         os.close(descriptor)
         what = (
-            "it has another name, by a hard link" if found.st_nlink > 1 else "it is no regular file"
+            "it has another name, by a hard link"
+            if found.st_nlink > 1
+            else "it is not a regular file"
         )
         raise OSError(errno.EMLINK, what, str(file))
     return descriptor

@@ -48,7 +48,7 @@ class Killed(BaseException):
 
 
 class Faults:
-    """What happens to operations below a folder: how many there were, and whether one went wrong."""
+    """Counter of the operations below a folder, one of which goes wrong."""
 
     def __init__(self, folder: Path, at: int | None, how: str):
         self.folder, self.at, self.how = os.path.realpath(folder), at, how

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,13 @@ pytestmark = pytest.mark.usefixtures("as_a_user")
 TABLE = "user,item,rating\n" + "".join(
     f"u{u},i{i},{1 + (u * i) % 3}\n" for u in range(4) for i in range(6)
 )
-SMALL = {"num_candidates": 2, "batch_size": 4, "num_steps": 2, "eval_every": 1, "seeds": (0,)}
+SMALL: dict[str, Any] = {
+    "num_candidates": 2,
+    "batch_size": 4,
+    "num_steps": 2,
+    "eval_every": 1,
+    "seeds": (0,),
+}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +51,7 @@ def trained(as_a_user, tmp_path_factory):
 
 @pytest.fixture
 def project(trained, tmp_path):
-    """The same, moved: the absolute path in the run's settings leads to the table of another folder."""
+    """A copy of it in which the absolute path of the run's settings leads nowhere."""
     moved = shutil.copytree(trained, tmp_path / "moved")
     file = moved / "runs" / "first" / "config.yaml"
     file.write_text(file.read_text().replace(str(trained), "/nowhere"))
@@ -120,8 +127,8 @@ def test_a_run_without_its_table_serves_and_is_exported(project, trained, tmp_pa
     assert len(modes) == 1
 
 
-def test_another_table_is_refused_where_there_are_no_checksums(project):
-    """A folder without data.json cannot say whether a table is the same."""
+def test_another_table_is_refused_without_checksums(project):
+    """Without data.json a folder cannot say whether a table is the same."""
     path = project / "runs" / "first"
     (path / "data.json").unlink()
     with pytest.raises(CheckpointError, match="of another config: path is "):
@@ -163,6 +170,6 @@ def test_a_tilde_in_every_other_place(home):
 
 
 @pytest.mark.parametrize("name", ["init_embeddings", "path"])
-def test_a_blank_path_is_no_path(name):
+def test_a_blank_path_is_refused(name):
     with pytest.raises(ConfigError):
-        TrainConfig(environment="ratings", **({"path": "x.csv"} | {name: " "}))
+        TrainConfig.from_dict({"environment": "ratings", "path": "x.csv"} | {name: " "})

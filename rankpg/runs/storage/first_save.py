@@ -1,4 +1,4 @@
-"""What is left of a run whose very first save was cut off: no checkpoint, so nothing that was learnt."""
+"""Remains of a run whose very first save was cut off: without a checkpoint, nothing learnt is lost."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class RunFolder:
         self._lock: Held | None = None
         self._tracks: Tracks | None = None
         self.notice: str | None = None
-        """After `open` or `resume`: that a run whose first save was cut off begins anew."""
+        """Sentence that a run whose first save was cut off begins anew; None otherwise."""
 
     def check_free(self) -> None:
         """Rejects a path that is a file, already holds a run, or is in use by another process.

@@ -136,8 +136,8 @@ def load_run(
       path: the run folder.
       step: number of updates of the checkpoint, or "best" for the one of `Run.best_step`; if None, the best
         one of a run with patience, and the newest of another run.
-      data_path: where the table or folder of data is now, if it has moved; its checksums must be those of the
-        run.
+      data_path: present place of the table or folder of data, if it has moved; its checksums must be those of
+        the run.
       **overrides: `environment` and components that were passed to `train`.
 
     Raises:
@@ -241,6 +241,7 @@ def load_state(run: Run, path: Path, step: int | str | None = None) -> None:
       CheckpointError: a checkpoint that is missing, damaged, or of another config.
     """
     check_data(run, path)
+    checkpoint.latest_step(path / CHECKPOINT)
     rows = read_metrics(path / METRICS)
     saved = checkpoint.find(path / CHECKPOINT, _chosen(path, rows, step))
     before = with_current_names(saved.metadata.get("config", {}))

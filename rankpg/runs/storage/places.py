@@ -1,4 +1,4 @@
-"""Where the files are that a run's settings name: where they were, or as near to the run folder as before."""
+"""Places of the files that a run's settings name, also after run and files have moved together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _IN_FILE = "::"
 
 
 class MovedDataError(ConfigError):
-    """The data of a run is not where its settings say, and what was asked for needs it."""
+    """Data of a run that is needed and is not where the settings say."""
 
 
 def relative_paths(folder: Path, config: TrainConfig) -> dict[str, str]:
