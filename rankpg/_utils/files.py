@@ -117,7 +117,7 @@ def _new_partial(file: Path) -> Path:
 
 
 def remove_partials(file: Path) -> None:
-    """Removes the temporary paths of `file` that killed processes left; no other process may be writing it."""
+    """Removes temporary paths of `file` that killed processes left; no other process may be writing it."""
     ours = re.compile(re.escape(file.name) + r"\.[0-9a-f]{8}" + re.escape(_PARTIAL))
     for other in file.parent.iterdir() if file.parent.is_dir() else ():
         if ours.fullmatch(other.name):

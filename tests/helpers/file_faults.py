@@ -162,7 +162,7 @@ def faults(folder: Path, at: int | None = None, how: str = "fail") -> Iterator[F
         yield found
 
 
-def each_fault(base: Path, start: Path | None, act: Callable[[Path], None], hows=HOW, stride=1):
+def each_fault(base: Path, start: Path | None, act: Callable[[Path], object], hows=HOW, stride=1):
     """Yields a copy of a folder after each fault in `act`, and how it was interrupted."""
     with faults(base / "count") as counted:
         act(begin(base / "count", start))

@@ -88,7 +88,7 @@ def save(path: Path, evaluations, *steps: int) -> None:
         for step in steps:
             then, progress = evaluations[step]
             folder.on_progress(then, progress)
-        folder.close(then)
+        folder.close(evaluations[steps[-1]][0])
     finally:
         folder.release()  # as the end of a process does
 
@@ -172,7 +172,7 @@ def test_resuming_from_an_earlier_step_ends_there_or_changes_nothing(
     writer.open(evaluations[0][0])
     for then, progress in evaluations:
         writer.on_progress(then, progress)
-    writer.close(then)
+    writer.close(evaluations[-1][0])
 
     def resume(path):
         folder = RunFolder(path)

@@ -67,6 +67,7 @@ def test_a_relative_path_is_stored_absolute(trained, monkeypatch, tmp_path):
     assert load_run(trained / "runs" / "first").environment.knows_rewards
 
 
+@pytest.mark.slow
 def test_a_relative_path_of_a_settings_file_is_stored_absolute(trained, monkeypatch, tmp_path):
     monkeypatch.chdir(trained / "data")
     (tmp_path / "mine.yaml").write_text("environment: ratings\npath: ratings.csv\nnum_steps: 1\n")
@@ -88,6 +89,7 @@ def test_a_run_that_moved_together_with_its_table_finds_it(project):
     assert settings["path"] == str(project / "data" / "ratings.csv")
 
 
+@pytest.mark.slow
 def test_a_moved_table_is_given_by_path(project, tmp_path, capsys):
     path, elsewhere = project / "runs" / "first", tmp_path / "elsewhere.csv"
     shutil.move(project / "data" / "ratings.csv", elsewhere)
@@ -128,7 +130,7 @@ def test_a_run_without_its_table_serves_and_is_exported(project, trained, tmp_pa
 
 
 def test_another_table_is_refused_without_checksums(project):
-    """Without data.json a folder cannot say whether a table is the same."""
+    """A folder without data.json cannot recognise its table."""
     path = project / "runs" / "first"
     (path / "data.json").unlink()
     with pytest.raises(CheckpointError, match="of another config: path is "):
@@ -144,6 +146,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "home"
 
 
+@pytest.mark.slow
 def test_a_tilde_is_the_home_directory(home):
     (home / "ratings.csv").write_text(TABLE)
     config = TrainConfig(environment="ratings", path="~/ratings.csv", **SMALL)
