@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Range",
     "absolute",
-    "check_effects",
     "check_ranges",
     "checked",
     "choices_of",
+    "complete",
     "setting",
     "setting_type",
 ]
@@ -88,6 +88,19 @@ def check_effects(config: DataclassInstance) -> None:
                 f"{argument(field.name, value)} has no effect with {now}; "
                 f"leave it out, or choose {wanted}"
             )
+
+
+def complete(config: DataclassInstance) -> None:
+    """Rejects a setting without an effect, as `check_effects`, and then makes paths of files absolute."""
+    check_effects(config)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if (
+            field.metadata["metavar"].startswith("FILE")
+            and isinstance(value, str)
+            and value.strip()
+        ):
+            object.__setattr__(config, field.name, absolute(value))
 
 
 class Range(NamedTuple):
@@ -163,8 +176,6 @@ def checked(field: dataclasses.Field, hint: object, value: object) -> Any:
             )
         return several
     value = _scalar(field, str if get_origin(hint) is Literal else hint, value)
-    if isinstance(value, str) and value.strip() and field.metadata["metavar"].startswith("FILE"):
-        return absolute(value)
     if choices and value not in choices:
         raise ConfigError(f"{argument(field.name, value)}; expected one of {', '.join(choices)}")
     return value
@@ -176,8 +187,8 @@ def absolute(value: str) -> str:
     Args:
       value: a path; names of arrays in the file may follow it, after ::.
 
-    >>> absolute("/data/../x.npz::items"), absolute("~/x.csv") == str(Path.home() / "x.csv")
-    ('/data/../x.npz::items', True)
+    >>> absolute("/data/../x.npz::items")
+    '/data/../x.npz::items'
     """
     file, separator, names = value.partition("::")
     return f"{expanded(file).absolute()}{separator}{names}"
