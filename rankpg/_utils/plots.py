@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankpg._utils.files import atomic_write
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.typing import ColorType
@@ -91,7 +93,8 @@ def learning_curves(
     axes.set_title(title or f"mean of {seeds} seeds, 95 % interval" * (seeds > 1))
     axes.grid(alpha=0.25)
     axes.legend(loc="best", frameon=False)
-    figure.savefig(path, dpi=150)
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=150, format="png")
     plt.close(figure)
 
 

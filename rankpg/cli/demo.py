@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rankpg._utils.files import expanded
 from rankpg._utils.plots import learning_curves, mean_interval
 from rankpg.compare.command import compare
 from rankpg.config.train_config import TrainConfig
@@ -25,7 +26,7 @@ def demo(out: Path, num_steps: int) -> str:
       out: the folder; gets a number if it exists.
       num_steps: number of updates of each estimator and seed.
     """
-    folder = _unused(out)
+    folder = _unused(expanded(out))
     runs: dict[str, Run] = {}
     with progress_bar(num_steps * len(DEMO_ESTIMATORS)) as bar:
         for name in DEMO_ESTIMATORS:

@@ -45,6 +45,7 @@ _MOVED = {
 """Former commands, and where they are now."""
 
 _STEP_HELP = "checkpoint to load: a step, or best [the latest]"
+_PATH_HELP = "place of the run's data, where it has moved [as trained, or relative to the run]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -111,6 +112,7 @@ def _add_evaluate(subcommands: argparse._SubParsersAction) -> None:
     parser = subcommands.add_parser("evaluate", help="metrics of a trained run, from its folder")
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run (--out of train)")
     parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help=_STEP_HELP)
+    parser.add_argument("--path", type=folder_name, metavar="FILE|FOLDER", help=_PATH_HELP)
     parser.add_argument(
         "--json", action="store_true", help="output as JSON, one object per seed [a table]"
     )
@@ -182,6 +184,7 @@ def _add_export(subcommands: argparse._SubParsersAction) -> None:
         help="output folder; must not exist [required]",
     )
     parser.add_argument("--step", type=checkpoint_step, metavar="N|best", help=_STEP_HELP)
+    parser.add_argument("--path", type=folder_name, metavar="FILE|FOLDER", help=_PATH_HELP)
     parser.add_argument(
         "--seed", type=int, metavar="INT", help="seed of the run to export [its first]"
     )
@@ -216,8 +219,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from rankpg.runs.held_out import part_of
     from rankpg.runs.storage.card import method_of
     from rankpg.runs.storage.load import load_run
+    from rankpg.runs.storage.places import check_data_is_there
 
-    run = load_run(arguments.run, step=arguments.step)
+    run = load_run(arguments.run, step=arguments.step, data_path=arguments.path)
+    if not run.environment.knows_rewards:
+        check_data_is_there(run.config, arguments.run)
     rows = evaluate_run(run)
     if arguments.json:
         for row in rows:
@@ -234,10 +240,13 @@ def export(arguments: argparse.Namespace) -> int:
     from rankpg.runs.storage.load import load_run
 
     settings = {
-        k: v for k, v in vars(arguments).items() if k not in ("command", "run", "out", "step")
+        k: v
+        for k, v in vars(arguments).items()
+        if k not in ("command", "run", "out", "step", "path")
     }
     check_free(arguments.out)  # before anything is read or compiled
-    folder = export(load_run(arguments.run, step=arguments.step), arguments.out, **settings)
+    run = load_run(arguments.run, step=arguments.step, data_path=arguments.path)
+    folder = export(run, arguments.out, **settings)
     print((folder / "CARD.md").read_text().partition("\n## Data")[0])
     print(folder)
     return 0

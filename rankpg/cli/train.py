@@ -35,6 +35,7 @@ def train(arguments: argparse.Namespace) -> int:
     """Trains a run; the exit code is 3 where a seed was stopped by a value that is not finite."""
     from rankpg.runs.run import prepare
     from rankpg.runs.storage.folder import RunFolder
+    from rankpg.runs.storage.places import check_data_is_there
 
     flags = vars(arguments)
     if "distributed" in flags:
@@ -49,14 +50,19 @@ def train(arguments: argparse.Namespace) -> int:
     if folder is not None and not resume:
         folder.check_free()  # before anything is read or compiled
     with origin.named():
-        saved = folder.components() if folder is not None and resume else {}
-        run = prepare(config, restored=resume, **saved)
+        saved, restored = {}, False
+        if folder is not None and resume:
+            check_data_is_there(config, folder.path)
+            saved, restored = folder.components(), folder.has_checkpoint()
+        run = prepare(config, restored=restored, **saved)
     if is_writer():
         _describe(run)
     if folder is not None and resume:
         folder.resume(run, step)
     elif folder is not None:
         folder.open(run)
+    if folder is not None and folder.notice:
+        print(f"rankpg: {folder.notice}", file=sys.stderr)
     try:
         _train(run, folder)
     finally:
@@ -86,9 +92,6 @@ def _read_config(flags: Mapping[str, Any], resumed: RunFolder | None) -> tuple[T
         )
     if "num_steps" in given:
         given["num_epochs"] = None  # also where a file has it
-    for name in ("path", "items_path", "init_embeddings", "init_ids"):
-        if given.get(name):
-            given[name] = str(Path(given[name]).resolve())  # the run may be read from elsewhere
     file, settings = flags.get("config"), {}
     if file is not None:
         settings = load_settings(file)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rankpg._utils.files import expanded
 from rankpg._version import versions
 from rankpg.compare.final_list import final_lists
 from rankpg.compare.methods import DEFAULT, METHODS, MOST_TRIALS, Trained
@@ -360,7 +361,7 @@ def _check_trials(trials: int) -> None:
 def _folder(out: str | os.PathLike[str]) -> Path:
     """Makes the folder of the outputs, before anything is trained."""
     check_extra()
-    folder = Path(out)
+    folder = expanded(out)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rankpg._utils.files import atomic_write_text
+from rankpg._utils.files import atomic_write_all
 from rankpg.compare.results import Result
 from rankpg.compare.verdict import Row, best_of
-from rankpg.report.page import Panel, Section, Table, render, write
+from rankpg.report.page import Panel, Section, Table, encoded, render
 from rankpg.report.pictures import dots
 
 __all__ = [
@@ -244,7 +244,10 @@ def plain(
 
 
 def write_outputs(folder: Path, found: Mapping[str, Any], markdown: str, html: str) -> None:
-    """Writes comparison.json, comparison.md and comparison.html; each replaces the file atomically.
+    """Writes comparison.json, comparison.md and comparison.html.
+
+    None replaces its file before all are on the disk, so that a full disk changes none of them. A process
+    that is killed between two of the renames leaves files of two comparisons, each of them whole.
 
     Args:
       folder: exists.
@@ -255,6 +258,9 @@ def write_outputs(folder: Path, found: Mapping[str, Any], markdown: str, html: s
     Raises:
       OSError: a file cannot be written.
     """
-    atomic_write_text(folder / "comparison.json", json.dumps(found, indent=1) + "\n")
-    atomic_write_text(folder / "comparison.md", markdown + "\n")
-    write(html, folder / "comparison.html")
+    contents = {
+        "comparison.json": (json.dumps(found, indent=1) + "\n").encode(),
+        "comparison.md": (markdown + "\n").encode(),
+        "comparison.html": encoded(html),
+    }
+    atomic_write_all({folder / name: content for name, content in contents.items()})

@@ -18,6 +18,7 @@ from typing import (
     get_origin,
 )
 
+from rankpg._utils.files import expanded
 from rankpg.errors import ConfigError, argument
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Range",
-    "check_effects",
+    "absolute",
     "check_ranges",
     "checked",
     "choices_of",
+    "complete",
     "setting",
     "setting_type",
 ]
@@ -54,7 +56,8 @@ def setting(
       needs: settings and their values, one or several, any of which gives this one an effect; empty if it
         always has one.
       default_help: the default in words, where its value does not say it.
-      metavar: its value in the help of the command line; by default its type or its choices.
+      metavar: its value in the help of the command line; by default its type or its choices. One that starts
+        with FILE makes the value a path, which is stored absolute, so that it is the same from every folder.
     """
     ways = [
         (name, value)
@@ -85,6 +88,19 @@ def check_effects(config: DataclassInstance) -> None:
                 f"{argument(field.name, value)} has no effect with {now}; "
                 f"leave it out, or choose {wanted}"
             )
+
+
+def complete(config: DataclassInstance) -> None:
+    """Rejects a setting without an effect, as `check_effects`, and then makes paths of files absolute."""
+    check_effects(config)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if (
+            field.metadata["metavar"].startswith("FILE")
+            and isinstance(value, str)
+            and value.strip()
+        ):
+            object.__setattr__(config, field.name, absolute(value))
 
 
 class Range(NamedTuple):
@@ -163,6 +179,19 @@ def checked(field: dataclasses.Field, hint: object, value: object) -> Any:
     if choices and value not in choices:
         raise ConfigError(f"{argument(field.name, value)}; expected one of {', '.join(choices)}")
     return value
+
+
+def absolute(value: str) -> str:
+    """Returns the absolute path of a file, whose leading ~ is the home directory.
+
+    Args:
+      value: a path; names of arrays in the file may follow it, after ::.
+
+    >>> absolute("/data/../x.npz::items")
+    '/data/../x.npz::items'
+    """
+    file, separator, names = value.partition("::")
+    return f"{expanded(file).absolute()}{separator}{names}"
 
 
 def _scalar(field: dataclasses.Field, hint: object, value: object) -> Any:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rankpg.advantages import ADVANTAGES
-from rankpg.config.fields import check_effects, check_ranges, checked, setting, setting_type
+from rankpg.config.fields import check_ranges, checked, complete, setting, setting_type
 from rankpg.config.initial_settings import INITIAL, InitialSettings
 from rankpg.config.interaction_settings import (
     FEEDBACK_RANGES,
@@ -291,7 +291,7 @@ class TrainConfig(FeedbackSettings, InitialSettings):
             object.__setattr__(self, field.name, value)
         self._check_ranges()
         self._check_together()
-        check_effects(self)
+        complete(self)
 
     def _check_ranges(self) -> None:
         self._check_counts()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rankpg._utils.files import expanded
 from rankpg.data.arrays import feature_rows
 from rankpg.data.ids import TableError
 from rankpg.data.ratings_table import in_one_line, numpy_fault
@@ -56,7 +57,7 @@ def read_collection(path: str | os.PathLike[str]) -> Collection:
       TableError: a line is not JSON; an id is empty, occurs twice or is unknown; a relevance is not a number;
         a pair has two judgements; no document is relevant; embeddings have another number of rows.
     """
-    folder = Path(path)
+    folder = expanded(path)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"{folder}: no such folder; expected one with corpus.jsonl, queries.jsonl and qrels"

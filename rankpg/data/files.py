@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from rankpg._utils.files import expanded
 from rankpg.data.arrow import arrow
 from rankpg.data.ids import TableError
 from rankpg.data.ratings_table import in_one_line, numpy_fault
@@ -30,7 +31,7 @@ def check_file(path: str | os.PathLike[str], extensions: Iterable[str]) -> Path:
       FileNotFoundError: the file does not exist.
       TableError: it is empty, is not a file, or has another extension.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file")
     if not path.is_file() or path.stat().st_size == 0:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rankpg._utils.files import expanded
 from rankpg.data.arrow import arrow, decoded, encoded_triples, is_table, to_arrow
 from rankpg.data.files import Table, check_file, load_arrays, open_parquet
 from rankpg.data.ids import IdMap, TableError, exact_array, id_array, objects
@@ -59,7 +60,7 @@ def raw_interactions(source: Table, columns: ColumnNames | None, header: bool) -
     array([3, 5])
     """
     if isinstance(source, str | os.PathLike):
-        return _of_path(Path(source), columns, header)
+        return _of_path(expanded(source), columns, header)
     if isinstance(source, Mapping):
         arrays = {str(name): _array(values) for name, values in source.items()}
         return _of_arrays(arrays, "interactions", columns)

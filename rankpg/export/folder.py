@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg._utils.files import expanded, sync_folder, sync_tree
 from rankpg._version import versions
 from rankpg.errors import ConfigError
 from rankpg.export.card import card
@@ -67,7 +69,7 @@ def check_free(out: Path | str) -> None:
     Raises:
       ConfigError: a folder, file or link of that name exists.
     """
-    out = Path(out)
+    out = expanded(out)
     if out.exists() or out.is_symlink():
         raise ConfigError(f"out={str(out)!r} exists already; choose another folder for the export")
 
@@ -101,7 +103,7 @@ def export(
         the ids, the seed was not trained, or another argument is out of range.
       ModuleNotFoundError: a package of the extra `export` is missing.
     """
-    out = Path(out)
+    out = expanded(out)
     check_free(out)
     names = select_indexes(index)
     _safetensors()
@@ -112,7 +114,7 @@ def export(
     ids = {ITEM_IDS: ids_of(run, "item")}
     if parts.tower.width is None:
         ids[CONTEXT_IDS] = ids_of(run, "context")
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = out.with_name(f".{out.name}.{secrets.token_hex(4)}.partial")
     try:
         with _writing(out):
             partial.mkdir(parents=True)
@@ -124,7 +126,9 @@ def export(
             manifest["checksums"] = _checksums(partial)
             text = json.dumps(manifest, indent=1, allow_nan=False)
             (partial / MANIFEST).write_text(text + "\n")
+            sync_tree(partial)
             os.rename(partial, out)  # atomic: the export is complete from here on
+            sync_folder(out.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return out

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankpg._utils.files import atomic_write
+from rankpg._utils.files import atomic_write, expanded
 
 __all__ = ["Log", "read_log"]
 
@@ -39,7 +39,7 @@ class Log:
         arrow, _ = _arrow()
         if rows_per_file < 1:
             raise ValueError(f"rows_per_file={rows_per_file}; expected at least 1")
-        self.folder, self.rows_per_file = Path(folder), rows_per_file
+        self.folder, self.rows_per_file = expanded(folder), rows_per_file
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rows: dict[str, list[dict[str, Any]]] = {DRAWS: [], FEEDBACK: []}
         self._method = ""
@@ -138,7 +138,7 @@ def read_log(folder: Path | str) -> tuple[Any, Any]:
     pyarrow, parquet = _arrow()
 
     def read(name: str) -> Any:
-        files = sorted(Path(folder).glob(f"{name}-*.parquet"))
+        files = sorted(expanded(folder).glob(f"{name}-*.parquet"))
         return pyarrow.concat_tables(map(parquet.read_table, files)) if files else None
 
     return read(DRAWS), read(FEEDBACK)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg._utils.files import expanded
 from rankpg.config.train_config import TrainConfig
 from rankpg.data.ids import ArrayLike
 from rankpg.environments.dataset import Dataset
@@ -146,7 +147,7 @@ class Retriever:
         Raises:
           ConfigError, CheckpointError: the folder does not exist, or is damaged.
         """
-        found = snapshot.load(Path(path), **overrides)
+        found = snapshot.load(expanded(path), **overrides)
         retriever = cls(
             found.run,
             importance=importance or found.owner.importance,
@@ -155,7 +156,7 @@ class Retriever:
             draws=found.draws,
             queue=found.queue,
         )
-        retriever._saves[Path(path).resolve()] = found.owner.last_save
+        retriever._saves[expanded(path).resolve()] = found.owner.last_save
         return retriever
 
     def save(self, path: Path | str) -> None:
@@ -166,13 +167,13 @@ class Retriever:
             created.
           OSError: the disk cannot be written; the earlier save stays.
         """
-        folder = Path(path).resolve()
+        folder = expanded(path).resolve()
         with self._lock:
             if self.log is not None:
                 self.log.flush()
             owner = snapshot.Owner(self.draws.identity, self.importance, self.clip)
             self._saves[folder] = snapshot.save(
-                Path(path), owner, self._saves.get(folder), self.run, self.draws, self._queue
+                expanded(path), owner, self._saves.get(folder), self.run, self.draws, self._queue
             )
 
     @property

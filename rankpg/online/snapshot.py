@@ -1,10 +1,11 @@
-"""An online retriever on disk: a run folder, with open draws and waiting feedback beside the checkpoint.
+"""An online retriever on disk: a run folder, with open draws and waiting feedback in its checkpoint.
 
-    live/retriever.json   identity of the retriever, importance weights, and name of the last save
-    live/<step>.npz       open draws and waiting feedback at the checkpoint of that step
+    live/retriever.json                 says that the folder is of a retriever
+    checkpoint/<step>/open_draws.npz    open draws and waiting feedback
+    checkpoint/<step>/notes.json        also identity, importance weights, and name of the save
 
-The file of a step is written before its checkpoint and removed after the next one, so every checkpoint has
-its file.
+All that a save consists of is in the checkpoint, which gets its name at once: a save that fails or is killed
+leaves the earlier one. Rows of metrics.jsonl beyond the checkpoint are not read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import dataclasses
 import io
 import json
 import secrets
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,17 +24,32 @@ import jax
 import numpy as np
 
 from rankpg._utils.files import Taken, atomic_write_text, lock
+from rankpg._utils.own_files import refuse_links
 from rankpg.errors import ConfigError
+from rankpg.evaluation.metrics import Row
 from rankpg.online.pending import FeedbackRows, OpenDraw, OpenDraws, Rows, join
 from rankpg.online.update import Importance
 from rankpg.runs.run import Run
 from rankpg.runs.storage import checkpoint
-from rankpg.runs.storage.card import CARD, card
+from rankpg.runs.storage.card import card
 from rankpg.runs.storage.checkpoint import CheckpointError
-from rankpg.runs.storage.folder import LOCK, RunFolder
-from rankpg.runs.storage.load import CHECKPOINT, METRICS, ONLINE, OWNER, load_run
+from rankpg.runs.storage.checkpoint_files import METADATA, checkpoint_path, saved_steps
+from rankpg.runs.storage.contents import (
+    CARD,
+    CHECKPOINT,
+    LOCK,
+    METRICS,
+    ONLINE,
+    OWNER,
+    check_links,
+)
+from rankpg.runs.storage.folder import RunFolder
+from rankpg.runs.storage.load import load_run
+from rankpg.runs.storage.metrics_file import line
 
 __all__ = ["Owner", "Saved", "load", "save"]
+
+DRAWS, OWNER_KEY = "open_draws.npz", "retriever"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,43 +96,48 @@ def save(
       OSError: the disk cannot be written; the earlier save stays.
     """
     step = int(run.state.step[0])
-    rows = list(run.metrics)
-    if all(row["step"] != step for row in rows):  # this step has not been evaluated
-        rows.append(_unvalued(run, step))
-    first = _read_owner(path) is None or not checkpoint.saved_steps(path / CHECKPOINT)
-    if first:
-        _begin(path, run)
+    if _read_owner(path) is None or not saved_steps(path / CHECKPOINT):
+        _begin(path, run, owner)
     content = io.BytesIO()
     np.savez(content, allow_pickle=False, **_arrays(run, draws, queue))
-    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     with _locked(path), checkpoint.uninterrupted():
-        if not first:
-            _check_owner(path, owner, known)
+        _check_owner(path, owner, known)
         owner = dataclasses.replace(owner, last_save=secrets.token_hex(8))
-        if first:
-            _write_owner(path, owner)  # a checkpoint is valid only with it
-        atomic_write_text(path / ONLINE / f"{step}.npz", content.getvalue())
-        atomic_write_text(path / METRICS, lines)
-        checkpoint.save(path / CHECKPOINT, step, jax.device_get(run.state))
+        atomic_write_text(path / METRICS, "".join(map(line, _rows(path, run, step))))
+        checkpoint.save(
+            path / CHECKPOINT,
+            step,
+            jax.device_get(run.state),
+            metadata={OWNER_KEY: dataclasses.asdict(owner)},
+            files={DRAWS: content.getvalue()},
+        )
+    with contextlib.suppress(OSError):  # the save is complete, and the card of an earlier one stays
         atomic_write_text(path / CARD, card(run, step=step, curve=False))
-        _write_owner(path, owner)  # last: a save that fails leaves the earlier name
-        for old in (path / ONLINE).glob("*.npz"):
-            if old.name != f"{step}.npz":
-                old.unlink()
     return owner.last_save
 
 
-def _begin(path: Path, run: Run) -> None:
-    """Creates the folder, and removes the remains of a first save that was interrupted.
+def _begin(path: Path, run: Run, owner: Owner) -> None:
+    """Creates the folder, in place of the remains of a first save that was interrupted.
 
     Raises:
       ConfigError: the folder holds another run, or cannot be created.
     """
-    if (path / ONLINE).is_dir() and not checkpoint.saved_steps(path / CHECKPOINT):
-        (path / METRICS).unlink(missing_ok=True)
-        shutil.rmtree(path / CHECKPOINT, ignore_errors=True)
-    RunFolder(path).open(run)
-    (path / ONLINE).mkdir(exist_ok=True)
+    folder = RunFolder(path)
+    try:
+        folder.open(run)
+        (path / ONLINE).mkdir(exist_ok=True)
+        atomic_write_text(path / ONLINE / OWNER, json.dumps({"identity": owner.identity}) + "\n")
+    finally:
+        folder.release()
+
+
+def _rows(path: Path, run: Run, step: int) -> list[Row]:
+    """Returns the rows of this save and of the earlier one, which counts until this one is complete."""
+    rows = list(run.metrics)
+    for needed in (*saved_steps(path / CHECKPOINT), step):
+        if all(row["step"] != needed for row in rows):  # this step has not been evaluated
+            rows.append(_unvalued(run, needed))
+    return sorted(rows, key=lambda row: row["step"])
 
 
 def load(path: Path, **overrides: Any) -> Saved:
@@ -139,7 +159,11 @@ def load(path: Path, **overrides: Any) -> Saved:
         )
     run = load_run(path, **overrides)
     run.metrics[:] = [row for row in run.metrics if row != _unvalued(run, row["step"])]
-    file = path / ONLINE / f"{int(run.state.step[0])}.npz"
+    step = int(run.state.step[0])
+    file = checkpoint_path(path / CHECKPOINT, step) / DRAWS
+    if not file.exists():  # saved by an earlier version
+        file = path / ONLINE / f"{step}.npz"
+        refuse_links([file])
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as saved:
             arrays = dict(saved)
@@ -173,7 +197,7 @@ def _locked(path: Path) -> Iterator[None]:
 def _check_owner(path: Path, owner: Owner, known: str | None) -> None:
     """Rejects a folder of another retriever, or one with a later save."""
     held = _read_owner(path)
-    if held is None:
+    if held is None or not saved_steps(path / CHECKPOINT):
         return
     if held.identity != owner.identity:
         raise ConfigError(
@@ -188,17 +212,23 @@ def _check_owner(path: Path, owner: Owner, known: str | None) -> None:
 
 
 def _read_owner(path: Path) -> Owner | None:
+    """Returns the owner as the newest checkpoint has it; None if the folder is of no retriever.
+
+    The file beside the checkpoint holds it before the first save, and in folders of an earlier version.
+    """
+    check_links(path)
     file = path / ONLINE / OWNER
     if not file.exists():
         return None
     try:
-        return Owner(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        held = json.loads(file.read_text())
+        steps = saved_steps(path / CHECKPOINT)
+        if steps:
+            file = checkpoint_path(path / CHECKPOINT, steps[-1]) / METADATA
+            held = json.loads(file.read_text()).get(OWNER_KEY, held)
+        return Owner(**held)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}); restore a copy of it") from None
-
-
-def _write_owner(path: Path, owner: Owner) -> None:
-    atomic_write_text(path / ONLINE / OWNER, json.dumps(dataclasses.asdict(owner)))
 
 
 def _check_shapes(run: Run, arrays: dict[str, np.ndarray]) -> None:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rankpg._utils.files import expanded
 from rankpg.errors import ConfigError
 from rankpg.report.gather import measure, read_run, short_names
 from rankpg.report.groups import read_groups
@@ -46,7 +47,7 @@ def report(
     _check_extra()
     sources = _sources(runs)
     file = _page_file(out)
-    group_of = None if groups is None else read_groups(Path(groups))
+    group_of = None if groups is None else read_groups(expanded(groups))
     reported: list[ReportedRun] = []
     unreadable: list[str] = []
     for source, name in zip(sources, short_names(sources), strict=True):
@@ -102,7 +103,7 @@ def _sources(runs: Sequence[Run | str | os.PathLike[str]]) -> list[Run | Path]:
         )
     found: list[Run | Path] = []
     for run in runs:
-        source = run if isinstance(run, Run) else Path(run)
+        source = run if isinstance(run, Run) else expanded(run)
         if isinstance(source, Path) and not source.is_dir():
             raise ConfigError(f"{source} is not a folder; expected a run folder")
         known = [other.resolve() for other in found if isinstance(other, Path)]
@@ -115,7 +116,7 @@ def _sources(runs: Sequence[Run | str | os.PathLike[str]]) -> list[Run | Path]:
 
 def _page_file(out: str | os.PathLike[str]) -> Path:
     """Returns the path of the page; rejects one that cannot be written."""
-    file = Path(out)
+    file = expanded(out)
     if file.suffix.lower() not in (".html", ".htm") or file.is_dir():
         raise ConfigError(
             f"out={str(file)!r}; expected the name of an HTML file, such as report.html"

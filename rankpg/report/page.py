@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rankpg._utils.files import atomic_write_text
 
-__all__ = ["Panel", "Section", "Table", "render", "write"]
+__all__ = ["Panel", "Section", "Table", "encoded", "render", "write"]
 
 _DIRECTION_CONTROLS = re.compile("[\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 """Unicode controls of text direction"""
@@ -86,7 +86,12 @@ def _without_direction_controls(value: object) -> object:
     )  # a Markup is a part of the template
 
 
+def encoded(page: str) -> bytes:
+    """Returns the page in UTF-8; escapes what it cannot encode, such as bytes of a path."""
+    return page.encode("utf-8", errors="backslashreplace")
+
+
 def write(page: str, file: Path) -> None:
-    """Writes the page atomically; escapes what UTF-8 cannot encode, such as bytes of a path."""
+    """Writes the page atomically."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(file, page.encode("utf-8", errors="backslashreplace"))
+    atomic_write_text(file, encoded(page))

@@ -101,7 +101,8 @@ def check_rewards(run: Run) -> None:
     if not run.environment.knows_rewards:
         raise ConfigError(
             "this run cannot be evaluated: its environment has no rewards. If they were in memory, pass the "
-            "data: load_run(path, environment=data)"
+            "data: load_run(path, environment=data). If they are in a file that has moved, name it: "
+            "load_run(path, data_path=file)"
         )
 
 

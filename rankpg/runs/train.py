@@ -63,10 +63,13 @@ def train(
         folder.check_resumable() if resume else folder.check_free()
     if folder is not None and resume:
         components = folder.components() | components
-    run = prepare(config or TrainConfig(), environment, restored=resume, **components)
+    restored = resume and folder is not None and folder.has_checkpoint()
+    run = prepare(config or TrainConfig(), environment, restored=restored, **components)
     try:
         if folder is not None:
             folder.resume(run) if resume else folder.open(run)
+            if folder.notice:
+                warnings.warn(folder.notice, stacklevel=2)
         for progress in training_loop(run):
             if folder is not None:
                 folder.on_progress(run, progress)

@@ -80,7 +80,7 @@ def refusal(settings, *parts):
         ({"batch_size": 10, "draws_per_context": 4}, ["batch_size=10", "draws_per_context=4"]),
         ({"environment": "ratings"}, ["environment='ratings'", "path=FILE"]),
         ({"environment": "text"}, ["environment='text'", "path=FOLDER"]),
-        ({"path": "a.csv"}, ["path='a.csv'", "environment='synthetic'", "environment='ratings'"]),
+        ({"path": "/a.csv"}, ["path='/a.csv'", "environment='synthetic'", "environment='ratings'"]),
         (
             {"columns": ["user", "item"], "environment": "ratings", "path": "a.csv"},
             ["columns=('user', 'item')", "three names: USER ITEM VALUE"],
@@ -119,7 +119,7 @@ RATINGS = {"environment": "ratings", "path": "a.csv"}
 @pytest.mark.parametrize(
     ("settings", "given", "instead"),
     [
-        ({"path": "a.csv"}, "path='a.csv'", "environment='ratings' or environment='text'"),
+        ({"path": "/a.csv"}, "path='/a.csv'", "environment='ratings' or environment='text'"),
         ({"columns": ["u", "i", "v"]}, "columns=('u', 'i', 'v')", "environment='ratings'"),
         ({"missing": "error"}, "missing='error'", "environment='ratings'"),
         ({"duplicates": "mean"}, "duplicates='mean'", "environment='ratings'"),

@@ -25,6 +25,7 @@ from rankpg.online.update import (
 )
 from rankpg.online.validation import check_online, check_ranking
 from rankpg.runs.storage.checkpoint import CheckpointError
+from rankpg.runs.storage.checkpoint_files import write_checksums
 from rankpg.runs.storage.folder import RunFolder
 from rankpg.runs.storage.load import load_run
 from rankpg.training.build import build_learner
@@ -472,7 +473,7 @@ def test_a_restart_continues_from_the_last_save(tmp_path):
 
     back.save(folder)  # over the older one
     assert equal(parameters(back), parameters(online.Retriever.load(folder, environment=world)))
-    assert [file.name for file in (folder / "live").glob("*.npz")] == ["1.npz"]
+    assert [file.parent.name for file in folder.rglob("open_draws.npz")] == ["1"]
     assert "step 1" in (folder / "RUN.md").read_text()
     run = load_run(folder, environment=world)  # and it is a run folder like any other
     assert run.step == 1
@@ -489,9 +490,9 @@ def test_a_folder_of_another_run_or_a_damaged_one_is_rejected(tmp_path):
         ConfigError, match=f"already holds the retriever {retriever.draws.identity}"
     ):
         new().save(folder)
-    file = folder / "live" / "0.npz"
+    file = folder / "checkpoint" / "0" / "open_draws.npz"
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(CheckpointError, match=r"0\.npz cannot be read"):
+    with pytest.raises(CheckpointError, match=r"its file open_draws\.npz is missing or differs"):
         online.Retriever.load(folder, environment=world)
     retriever.save(folder)  # the state in memory replaces it
     assert online.Retriever.load(folder, environment=world).step == 0
@@ -560,8 +561,11 @@ def test_open_draws_of_another_retriever_are_rejected(tmp_path):
     new().save(tmp_path / "run")
     other.act([0])
     other.save(tmp_path / "other")
-    file = tmp_path / "run" / "live" / "0.npz"
-    file.write_bytes((tmp_path / "other" / "live" / "0.npz").read_bytes())
+    saved = tmp_path / "run" / "checkpoint" / "0"
+    (saved / "open_draws.npz").write_bytes(
+        (tmp_path / "other" / "checkpoint" / "0" / "open_draws.npz").read_bytes()
+    )
+    write_checksums(saved)
     with pytest.raises(CheckpointError, match=r"open_candidates holds int32\[1, 4\]; expected"):
         online.Retriever.load(tmp_path / "run", environment=world)
 

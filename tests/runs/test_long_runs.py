@@ -24,7 +24,7 @@ from rankpg.cli.main import main
 from rankpg.errors import ConfigError
 from rankpg.runs.loop import training_loop
 from rankpg.runs.run import Progress, prepare
-from rankpg.runs.storage import checkpoint
+from rankpg.runs.storage import checkpoint, checkpoint_files
 from rankpg.runs.storage import folder as run_folder
 from rankpg.runs.storage.checkpoint import CheckpointError, SaveError
 from rankpg.runs.storage.folder import RunFolder
@@ -370,7 +370,7 @@ def change_metadata(folder: Path, step: int, **changes) -> None:
     path = folder / "checkpoint" / str(step)
     metadata = json.loads((path / "notes.json").read_text())
     (path / "notes.json").write_text(json.dumps(metadata | changes))
-    checksums = checkpoint._checksums(path)
+    checksums = checkpoint_files.checksums_of(path)
     (path / "SHA256SUMS").write_text("".join(f"{d}  {name}\n" for name, d in checksums.items()))
 
 

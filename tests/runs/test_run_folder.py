@@ -24,7 +24,7 @@ from rankpg.errors import ConfigError
 from rankpg.runs.evaluator import evaluate_run
 from rankpg.runs.loop import training_loop
 from rankpg.runs.run import Progress, prepare
-from rankpg.runs.storage import checkpoint
+from rankpg.runs.storage import checkpoint, checkpoint_files
 from rankpg.runs.storage import folder as run_folder
 from rankpg.runs.storage.checkpoint import CheckpointError
 from rankpg.runs.storage.folder import RunFolder
@@ -456,7 +456,7 @@ def of_an_earlier_version(half):
     metadata = former({"accumulator": "stretch"}, json.loads((path / "notes.json").read_text()))
     metadata["config"] = former(settings, metadata["config"])
     (path / "notes.json").write_text(json.dumps(metadata))
-    lines = (f"{digest}  {name}\n" for name, digest in checkpoint._checksums(path).items())
+    lines = (f"{digest}  {name}\n" for name, digest in checkpoint_files.checksums_of(path).items())
     (path / "SHA256SUMS").write_text("".join(lines))
     return half
 

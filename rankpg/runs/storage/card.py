@@ -14,11 +14,9 @@ from rankpg.environments.synthetic import Synthetic
 from rankpg.runs.best import VALIDATION
 from rankpg.runs.held_out import is_final, part_of
 from rankpg.runs.run import Run
+from rankpg.runs.storage.contents import CARD, CURVE
 
 __all__ = ["CARD", "CURVE", "card", "handed_over", "limits_of", "method_of", "settings_of"]
-
-CARD = "RUN.md"
-CURVE = "learning_curve.png"
 
 _FIGURES = ("policy_value", "normalised_value", "candidate_recall", "steps_per_second")
 

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import os
-import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import numpy as np
 
 from rankpg._version import __version__
+from rankpg.runs.storage.checkpoint_files import (
+    METADATA,
+    checkpoint_path,
+    damage_of,
+    discard_partial,
+    partial_path,
+    publish,
+    saved_steps,
+    tidy,
+    write_checksums,
+)
 
 __all__ = [
     "CheckpointError",
     "SaveError",
     "Saved",
-    "drop_beyond",
     "find",
     "latest_step",
     "restore",
@@ -33,15 +41,6 @@ __all__ = [
     "uninterrupted",
     "writer_of",
 ]
-
-CHECKSUMS = "SHA256SUMS"
-"""The checksums of a checkpoint's files, in the format of sha256sum."""
-
-METADATA = "notes.json"
-"""The metadata of a checkpoint: all that is not an array of its state."""
-
-_BEFORE = ".before"
-"""Suffix of a checkpoint while another one replaces it."""
 
 FORMAT = 1
 """Format of the metadata and of the state's names; other formats are refused."""
@@ -92,6 +91,7 @@ def save(
     state: object,
     *,
     metadata: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] = MappingProxyType({}),
     keep: Collection[int] = (),
 ) -> None:
     """Saves the state under `folder/<step>` atomically, and then removes other steps.
@@ -103,31 +103,28 @@ def save(
       step: the number of updates, which names this one.
       state: a pytree of arrays.
       metadata: JSON values, which `find` returns.
+      files: contents of further files, by name; they belong to the checkpoint.
       keep: other steps to keep.
 
     Raises:
       SaveError: it could not be written, on a full disk for instance; earlier checkpoints stay.
     """
     state = jax.device_get(state)
-    target = folder.resolve() / str(step)
-    partial = target.with_name(f"{step}.partial")
+    place = folder.resolve()
     try:
-        _write(partial, state, metadata or {})
-        if target.exists():
-            os.replace(target, _cleared(target.with_name(f"{step}{_BEFORE}")))
-        os.replace(partial, target)  # from here on it counts
+        partial = partial_path(place, step)
+        _write(partial, state, metadata or {}, files)
+        publish(partial)
     except Exception as error:  # the file system's, in the words of Python, Orbax or TensorStore
-        for left in target.parent.glob(f"{partial.name}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        discard_partial(place, step)
         raise _not_saved(folder, step, state, error) from error
-    kept = {_path(folder, kept).name for kept in {step, *keep}}
-    for old in folder.iterdir():
-        if old.name not in kept:  # or what an interrupted write left
-            shutil.rmtree(old)
+    tidy(place, {step, *keep})
 
 
-def _write(partial: Path, state: object, metadata: Mapping[str, Any]) -> None:
-    _cleared(partial).parent.mkdir(parents=True, exist_ok=True)
+def _write(
+    partial: Path, state: object, metadata: Mapping[str, Any], files: Mapping[str, bytes]
+) -> None:
+    partial.parent.mkdir(parents=True, exist_ok=True)
     with _checkpointer() as checkpointer, _plainly(partial.parent) as folder:
         checkpointer.save(folder / partial.name, _flat(state))
     if not partial.is_dir() or not any(partial.iterdir()):
@@ -136,8 +133,9 @@ def _write(partial: Path, state: object, metadata: Mapping[str, Any]) -> None:
         raise OSError(f"Orbax left the parts of {partial} apart, and could not read them back")
     content = {"format": FORMAT, "rankpg": __version__, **metadata}
     (partial / METADATA).write_text(json.dumps(content, allow_nan=False, indent=1) + "\n")
-    lines = "".join(f"{digest}  {name}\n" for name, digest in _checksums(partial).items())
-    (partial / CHECKSUMS).write_text(lines)
+    for name, data in files.items():
+        (partial / name).write_bytes(data)
+    write_checksums(partial)
 
 
 @contextlib.contextmanager
@@ -156,40 +154,11 @@ def _plainly(folder: Path) -> Iterator[Path]:
         yield link
 
 
-def _cleared(path: Path) -> Path:
-    """Returns the path, after removing what it holds."""
-    if path.exists():
-        shutil.rmtree(path)
-    return path
-
-
-def saved_steps(folder: Path) -> list[int]:
-    """Returns the steps that have a checkpoint, ascending."""
-    if not folder.is_dir():
-        return []
-    names = {entry.name.removesuffix(_BEFORE) for entry in folder.iterdir()}
-    return sorted(int(name) for name in names if name.isascii() and name.isdigit())
-
-
-def _path(folder: Path, step: int) -> Path:
-    """Returns the path of a step's checkpoint, or of the one that a crash left half replaced."""
-    path, before = folder / str(step), folder / f"{step}{_BEFORE}"
-    return before if before.is_dir() and not path.is_dir() else path
-
-
-def drop_beyond(folder: Path, step: int) -> None:
-    """Removes the checkpoints of later steps."""
-    for later in saved_steps(folder):
-        if later > step:
-            shutil.rmtree(_path(folder, later))
-
-
 def writer_of(folder: Path) -> str:
     """Returns the version of rankpg that wrote the newest checkpoint, in brackets; empty if this one did."""
     try:
-        return _other_version(
-            json.loads((_path(folder, latest_step(folder)) / METADATA).read_text())
-        )
+        newest = checkpoint_path(folder, latest_step(folder))
+        return _other_version(json.loads((newest / METADATA).read_text()))
     except (OSError, ValueError, AttributeError, RecursionError):
         return ""
 
@@ -216,11 +185,11 @@ def find(folder: Path, step: int | None = None) -> Saved:
     """
     newest = latest_step(folder)
     step = newest if step is None else step
-    path = _path(folder, step)
+    path = checkpoint_path(folder, step)
     if not path.is_dir():
         there = ", ".join(map(str, saved_steps(folder)))
         raise CheckpointError(f"{folder} holds no checkpoint of step {step}; it has step {there}")
-    damage = _damage(path)
+    damage = damage_of(path)
     if damage:
         raise _unreadable(path, damage)
     if not (path / METADATA).exists():  # saved before there was metadata
@@ -244,38 +213,11 @@ def restore(folder: Path, template: object) -> tuple[int, Any]:
     return saved.step, saved.state(template)
 
 
-def _damage(checkpoint: Path) -> str | None:
-    """Returns which file of a checkpoint fails its checksum, in words; None if all are intact."""
-    try:
-        lines = (checkpoint / CHECKSUMS).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        return f"no manifest {CHECKSUMS}: {type(error).__name__}"
-    written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    found = _checksums(checkpoint)
-    for name in sorted({*written, *found}):
-        if written.get(name) != found.get(name):
-            return f"its file {name} is missing or differs from its checksum in {CHECKSUMS}"
-    return None
-
-
-def _checksums(checkpoint: Path) -> dict[str, str]:
-    """Returns file name -> SHA-256, for every file of a checkpoint except the manifest."""
-    checksums = {}
-    for file in sorted(checkpoint.rglob("*")):
-        name = file.relative_to(checkpoint).as_posix()
-        if file.is_file() and name != CHECKSUMS:
-            with file.open("rb") as content:
-                checksums[name] = hashlib.file_digest(content, "sha256").hexdigest()
-    return checksums
-
-
 def _unreadable(checkpoint: Path, reason: str) -> CheckpointError:
     folder = checkpoint.parent
-    others = [
-        path for path in (_path(folder, s) for s in saved_steps(folder)) if path != checkpoint
-    ]
+    others = {step: checkpoint_path(folder, step) for step in reversed(saved_steps(folder))}
     intact = next(
-        (path.name.removesuffix(_BEFORE) for path in others[::-1] if not _damage(path)), None
+        (step for step, path in others.items() if path != checkpoint and not damage_of(path)), None
     )
     advice = "restore a copy of it, or train again into another out="
     if intact is not None:

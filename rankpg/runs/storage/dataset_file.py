@@ -4,7 +4,7 @@ Interactions are saved whole, so that a run on them can also be evaluated and tr
 
     data/ids.json       the ids of contexts and items, in the order of their rows
     data/features.json  how columns become features, where a table was given
-    data/arrays.npz     features and eligibility, for data that was in memory; interactions and their split
+    data/arrays.npz     features and eligibility; interactions and their split
 
 Of interactions, the file holds every pair of user and item, so the folder is as private as the log that they
 came from. Rewards of other data are not saved. No file contains a pickle.
@@ -28,22 +28,23 @@ from rankpg.environments.catalogue import Restricted, catalogue
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.interactions import Interactions, Parts
 from rankpg.errors import ConfigError
+from rankpg.runs.storage.contents import ARRAYS, FEATURES, IDS
 from rankpg.runs.storage.interactions_file import arrays_of, holds_interactions, interactions_of
 from rankpg.types import Environment
 
 __all__ = ["ARRAYS", "IDS", "load", "save"]
 
-IDS, FEATURES, ARRAYS = "ids.json", "features.json", "arrays.npz"
 _SIDES = ("context", "item")
+_COMPRESSED = 2**28
+"""Bytes up to which arrays are compressed; features of millions of items would take minutes."""
 
 
-def save(folder: Path, data: Dataset, *, in_memory: bool) -> None:
-    """Saves ids and featurizers; features and eligibility if the data was in memory; interactions.
+def save(folder: Path, data: Dataset) -> None:
+    """Saves ids, featurizers, features, eligibility, and interactions.
 
     Args:
       folder: destination of the files; created if it does not exist.
       data: the dataset of the run.
-      in_memory: True for data that no file holds.
 
     Raises:
       ConfigError: ids that are neither text, numbers nor dates.
@@ -52,7 +53,7 @@ def save(folder: Path, data: Dataset, *, in_memory: bool) -> None:
     >>> import tempfile
     >>> from rankpg.environments import from_matrix
     >>> folder = Path(tempfile.mkdtemp()) / "data"
-    >>> save(folder, from_matrix([[1.0, 2.0]], item_ids=["a", "b"]), in_memory=True)
+    >>> save(folder, from_matrix([[1.0, 2.0]], item_ids=["a", "b"]))
     >>> load(folder).item_ids.ids.tolist()
     ['a', 'b']
     """
@@ -65,8 +66,7 @@ def save(folder: Path, data: Dataset, *, in_memory: bool) -> None:
     if any(featurizers.values()):
         held = {side: f and json.loads(f.to_json()) for side, f in featurizers.items()}
         atomic_write_text(folder / FEATURES, json.dumps(held, allow_nan=False).encode())
-    if in_memory or isinstance(data.environment.whole, Interactions):
-        _save_arrays(folder / ARRAYS, data)
+    _save_arrays(folder / ARRAYS, data)
 
 
 def load(folder: Path) -> Dataset:
@@ -171,5 +171,6 @@ def _save_arrays(file: Path, data: Dataset) -> None:
         arrays |= arrays_of(world.whole, data.parts)
     if world.allowed is not None:
         arrays["allowed"] = np.asarray(world.allowed)
+    large = sum(array.nbytes for array in arrays.values()) > _COMPRESSED
     with atomic_write(file) as partial, partial.open("wb") as content:
-        np.savez_compressed(content, **arrays)
+        (np.savez if large else np.savez_compressed)(content, allow_pickle=False, **arrays)

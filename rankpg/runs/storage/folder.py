@@ -4,13 +4,17 @@ config.yaml          the settings, resolved
 metrics.jsonl        one object per evaluation and seed
 learning_curve.png   policy value against steps
 checkpoint/<step>/   the state of all seeds: the newest ones, on request the best, and where a run was stopped
-folder.json          which checkpoints are kept, and the trackers
+folder.json          which checkpoints are kept, the trackers, and where files of the settings are from here
 writer.lock          locked by the process that writes here
 data.json            checksums of the dataset's ids, rewards and split, where the run has a dataset
 data/                its ids, and what candidates need without the data itself (see dataset_file.py)
 reranker.txt         the re-ranker that was fitted to the training part, if one was, in LightGBM's text format
 reranker.json        its metrics, and the moments that it was fitted on
 RUN.md               the run card: results, diagnostics, data, settings and versions
+
+A run is there once it has a checkpoint; until then the folder may be begun anew. Files are replaced
+atomically, and a checkpoint is written after the rows that it needs: a process that is killed leaves the
+run as of one checkpoint or the next.
 
 Of interactions, data/ holds all of them: share the folder as you would share the log.
 """
@@ -27,7 +31,7 @@ import jax
 import numpy as np
 
 from rankpg._utils.distributed import is_writer
-from rankpg._utils.files import Held, Taken, acquire, atomic_write_text
+from rankpg._utils.files import Held, Taken, acquire, atomic_write_text, expanded
 from rankpg._utils.plots import learning_curves
 from rankpg.config.train_config import TrainConfig
 from rankpg.errors import ConfigError, argument
@@ -35,17 +39,32 @@ from rankpg.runs.best import VALIDATION, best_step, is_exhausted
 from rankpg.runs.run import Progress, Run
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import dataset_file as saved_data
-from rankpg.runs.storage.card import CARD, CURVE, card, handed_over
+from rankpg.runs.storage.card import card, handed_over
 from rankpg.runs.storage.checkpoint import SaveError
-from rankpg.runs.storage.load import (
+from rankpg.runs.storage.checkpoint_files import drop_beyond, saved_steps
+from rankpg.runs.storage.contents import (
+    CARD,
     CHECKPOINT,
     CONFIG,
+    CURVE,
     DATA,
-    MAY_CHANGE,
+    KEEP,
+    LOCK,
     METRICS,
     ONLINE,
     OWNER,
     SAVED,
+    check_links,
+)
+from rankpg.runs.storage.first_save import (
+    check_no_run,
+    clear_remains,
+    clear_temporary_files,
+    is_cut_off,
+)
+from rankpg.runs.storage.load import (
+    MAY_CHANGE,
+    check_data,
     difference,
     load_config,
     load_state,
@@ -53,11 +72,10 @@ from rankpg.runs.storage.load import (
     yaml_module,
 )
 from rankpg.runs.storage.metrics_file import append_rows, line
+from rankpg.runs.storage.places import relative_paths
 from rankpg.runs.storage.trackers import Tracks, check_trackers
 
 __all__ = ["RunFolder"]
-
-KEEP, LOCK = "folder.json", "writer.lock"
 
 _DEFAULTS: dict[str, Any] = {"keep_last": 2, "keep_best": False, "track": []}
 """Two checkpoints: one is left if the disk damages the other."""
@@ -96,7 +114,7 @@ class RunFolder:
         keep_best: bool | None = None,
         track: Sequence[str] | None = None,
     ):
-        self.path = Path(path)
+        self.path = expanded(path)
         if keep_last is not None and not (isinstance(keep_last, int) and keep_last >= 1):
             raise ConfigError(f"{argument('keep_last', keep_last)}; expected at least 1")
         if isinstance(track, str):
@@ -110,6 +128,8 @@ class RunFolder:
         self._keeping = dict(_DEFAULTS)
         self._lock: Held | None = None
         self._tracks: Tracks | None = None
+        self.notice: str | None = None
+        """Sentence that a run whose first save was cut off begins anew; None otherwise."""
 
     def check_free(self) -> None:
         """Rejects a path that is a file, already holds a run, or is in use by another process.
@@ -119,15 +139,11 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"{self._out} is a file; expected the name of a folder")
+        check_links(self.path)
         if is_writer() and self._lock is None and (self.path / LOCK).exists():
             self._hold()
-            self._release()
-        held = [name for name in (METRICS, CHECKPOINT) if (self.path / name).exists()]
-        if held:
-            raise ConfigError(
-                f"{self._out} already has a run ({', '.join(held)}); "
-                "continue it with resume=True, or choose another folder"
-            )
+            self.release()
+        check_no_run(self.path)
 
     def check_resumable(self) -> None:
         """Rejects a folder that holds no run.
@@ -135,10 +151,15 @@ class RunFolder:
         Raises:
           ConfigError: the folder has no settings, or does not exist.
         """
+        check_links(self.path)
         if not (self.path / CONFIG).exists():
             raise ConfigError(
                 f"{self.path} holds no run to resume; leave out resume=True to start one"
             )
+
+    def has_checkpoint(self) -> bool:
+        """Returns True if a run resumes from a state; without one, its first save was cut off."""
+        return bool(saved_steps(self.path / CHECKPOINT))
 
     def components(self) -> dict[str, Any]:
         """Returns the components that the folder holds, with which `prepare` prepares a run to resume."""
@@ -157,12 +178,14 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._hold()
             self.check_free()  # again, now that it is locked
-            self._write_settings(run.config)
+            clear_temporary_files(self.path)
+            if clear_remains(self.path):
+                self.notice = f"{self.path}: the first save of a run was cut off; it begins anew"
+            self._write_keeping(run.config)
             if not run.dataset.ids_are_rows:
                 checksums = json.dumps(run.dataset.fingerprint(), indent=1)
                 atomic_write_text(self.path / DATA, checksums + "\n")
-                in_memory = run.config.path is None
-                saved_data.save(self.path / SAVED, run.dataset, in_memory=in_memory)
+                saved_data.save(self.path / SAVED, run.dataset)
                 if run.fitted is not None:
                     from rankpg.training.lambdamart import save_fitted  # needs SciPy
 
@@ -170,6 +193,7 @@ class RunFolder:
             elif handed_over(run):
                 data = {"environment": type(run.environment).__name__}
                 atomic_write_text(self.path / DATA, json.dumps(data, indent=1) + "\n")
+            self._write_settings(run.config)  # last: with it, the run can be resumed
         except OSError as error:
             raise ConfigError(f"{self._out} cannot be written: {error}") from error
         self._tracks = Tracks(self._keeping["track"], self.path, run)
@@ -177,8 +201,10 @@ class RunFolder:
     def resume(self, run: Run, step: int | str | None = None) -> None:
         """Loads this folder's state into a prepared run, and drops what was saved after that step.
 
+        A run whose first save was cut off begins anew, and `notice` says so.
+
         Args:
-          run: from `run.prepare`.
+          run: from `run.prepare`; restored=`has_checkpoint()`.
           step: number of updates of the checkpoint to continue from, or "best"; the newest if None.
 
         Raises:
@@ -194,7 +220,7 @@ class RunFolder:
                 "online.Retriever.load, or train a run of load_run(...) in another folder"
             )
         self._hold()
-        changed = difference(saved.to_dict(), run.config.to_dict())
+        changed = difference(saved.to_dict(), run.config.to_dict(), self.path)
         if changed:
             name, before, now = changed
             raise ConfigError(
@@ -202,7 +228,12 @@ class RunFolder:
                 f"resume=True allows changes of {'=, '.join(MAY_CHANGE)}= only. Choose another out= for "
                 "other settings"
             )
-        load_state(run, self.path, step)
+        anew = step is None and is_cut_off(self.path)
+        if anew:
+            check_data(run, self.path)
+            self.notice = f"{self.path}: the first save of the run was cut off; it begins anew"
+        else:
+            load_state(run, self.path, step)
         if run.evaluated >= run.config.num_steps or run.step > run.config.num_steps:
             raise ConfigError(
                 f"{self.path} is already at step {run.step}; resume=True needs num_steps above {run.step}"
@@ -210,9 +241,11 @@ class RunFolder:
         self._resume_best(run)
         if not is_writer():
             return
+        clear_temporary_files(self.path)
         self._keeping = _read_keeping(self.path)
+        self._write_keeping(run.config)
         self._write_settings(run.config)
-        checkpoint.drop_beyond(self.path / CHECKPOINT, run.step)
+        drop_beyond(self.path / CHECKPOINT, run.step)
         atomic_write_text(self.path / METRICS, "".join(line(row) for row in run.metrics))
         self._tracks = Tracks(self._keeping["track"], self.path, run)
 
@@ -231,7 +264,7 @@ class RunFolder:
                 f"{self.path} has ended at step {run.step}: {VALIDATION} has not risen since step {best}; "
                 f"resume=True needs patience above {patience}"
             )
-        if best in checkpoint.saved_steps(self.path / CHECKPOINT):
+        if best in saved_steps(self.path / CHECKPOINT):
             sharding = run.policy.retrieval.sharding
             saved = checkpoint.find(self.path / CHECKPOINT, best)
             run.best_state = saved.state(sharding.gathered_shapes(run.state))
@@ -282,7 +315,7 @@ class RunFolder:
 
     def _kept(self, run: Run, step: int) -> set[int]:
         """Returns the steps whose checkpoints stay once this one is saved."""
-        steps = {*checkpoint.saved_steps(self.path / CHECKPOINT), step}
+        steps = {*saved_steps(self.path / CHECKPOINT), step}
         kept = set(sorted(steps)[-self._keeping["keep_last"] :])
         best = best_step(row for row in run.metrics if row["step"] in steps)
         keep_best = self._keeping["keep_best"] or run.config.patience is not None
@@ -301,7 +334,7 @@ class RunFolder:
         problem = self._write_results(run) if run.metrics else None
         if self._tracks is not None:
             self._tracks.close()
-        self._release()
+        self.release()
         return problem
 
     def _write_results(self, run: Run) -> str | None:
@@ -334,17 +367,22 @@ class RunFolder:
     def _out(self) -> str:
         return argument("out", str(self.path))
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Unlocks the folder; `close` does this as well."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def _write_settings(self, config: TrainConfig) -> None:
-        self._keeping |= self._given
         atomic_write_text(
             self.path / CONFIG, yaml_module().safe_dump(config.to_dict(), sort_keys=False)
         )
-        atomic_write_text(self.path / KEEP, json.dumps(self._keeping, indent=1) + "\n")
+
+    def _write_keeping(self, config: TrainConfig) -> None:
+        self._keeping |= self._given
+        paths = relative_paths(self.path, config)
+        content = self._keeping | ({"paths": paths} if paths else {})
+        atomic_write_text(self.path / KEEP, json.dumps(content, indent=1) + "\n")
 
 
 def _read_keeping(path: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rankpg._utils.files import expanded
 from rankpg.config.renamed import with_current_names
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
@@ -18,9 +19,23 @@ from rankpg.runs.run import MetricAccumulator, Run, prepare
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import dataset_file as saved_data
 from rankpg.runs.storage.checkpoint import CheckpointError, Saved
+from rankpg.runs.storage.contents import (
+    ARRAYS,
+    CHECKPOINT,
+    CONFIG,
+    DATA,
+    METRICS,
+    ONLINE,
+    OWNER,
+    RERANKER,
+    SAVED,
+    check_links,
+)
 from rankpg.runs.storage.metrics_file import read_metrics
+from rankpg.runs.storage.places import PATHS, has_data, relocated
 
 __all__ = [
+    "check_data",
     "difference",
     "load_config",
     "load_run",
@@ -30,16 +45,8 @@ __all__ = [
     "saved_components",
 ]
 
-CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.jsonl", "checkpoint"
-DATA, SAVED = "data.json", "data"
-RERANKER = "reranker.txt"
-"""LightGBM's text of a fitted re-ranker; see `training.lambdamart.save_fitted`."""
-
 MAY_CHANGE = ("num_steps", "num_epochs", "eval_every", "eval_contexts", "patience", "mesh")
 """Settings that may change when a run is resumed."""
-
-ONLINE, OWNER = "live", "retriever.json"
-"""Folder of an online retriever's open draws, and the file that identifies the retriever."""
 
 
 def load_config(path: Path | str) -> TrainConfig:
@@ -50,7 +57,7 @@ def load_config(path: Path | str) -> TrainConfig:
     Raises:
       ConfigError: the file is missing, not a YAML mapping, or has an unknown or impossible setting.
     """
-    file = Path(path)
+    file = expanded(path)
     if file.is_dir():
         file, settings = load_run_settings(file)
     else:
@@ -66,11 +73,14 @@ def load_config(path: Path | str) -> TrainConfig:
 def load_run_settings(path: Path) -> tuple[Path, dict[str, Any]]:
     """Returns the settings file of a run folder, and its settings under their current names.
 
+    Files that have moved together with the folder are named at their new places.
+
     Raises:
-      ConfigError: the file is missing or not a YAML mapping.
+      ConfigError: the file is missing or not a YAML mapping, or a file of the run is a link.
     """
+    check_links(path)
     file = path / CONFIG
-    return file, with_current_names(load_settings(file))
+    return file, relocated(path, with_current_names(load_settings(file)))
 
 
 def load_settings(file: Path) -> dict[str, Any]:
@@ -109,31 +119,46 @@ def _not_yaml(file: Path, error: Exception) -> str:
     return f"{file}{where}: not valid YAML ({' '.join(str(reason).split())})"
 
 
-def load_run(path: Path | str, *, step: int | str | None = None, **overrides: Any) -> Run:
+def load_run(
+    path: Path | str,
+    *,
+    step: int | str | None = None,
+    data_path: Path | str | None = None,
+    **overrides: Any,
+) -> Run:
     """Loads a run from its folder, for `candidates`, evaluation, or more training.
 
-    A folder does not hold rewards that were in memory. Without `environment` such a run returns `candidates`,
-    but cannot be evaluated or trained. It holds interactions, so that a run on them can do all of it, and
-    never shows an item that a user has seen.
+    A folder does not hold rewards. Without its data, which is `environment` where it was in memory, or else
+    the table or folder of `data_path`, a run returns `candidates`, but cannot be evaluated or trained. It
+    holds interactions, so that a run on them can do all of it, and never shows an item that a user has seen.
 
     Args:
       path: the run folder.
       step: number of updates of the checkpoint, or "best" for the one of `Run.best_step`; if None, the best
         one of a run with patience, and the newest of another run.
+      data_path: present place of the table or folder of data, if it has moved; its checksums must be those of
+        the run.
       **overrides: `environment` and components that were passed to `train`.
 
     Raises:
       ConfigError, CheckpointError: as `RunFolder.resume`.
     """
-    config, saved = load_config(path), Path(path) / SAVED
+    path = expanded(path)
+    config, saved = load_config(path), path / SAVED
+    if data_path is not None:
+        config = dataclasses.replace(config, path=str(data_path))
     if "reranker" not in overrides:
-        overrides = overrides | saved_components(Path(path))
-    in_memory = config.path is None or (saved / saved_data.ARRAYS).exists()
-    if "environment" not in overrides and in_memory and saved.exists():
+        overrides = overrides | saved_components(path)
+    arrays_suffice = config.environment == "interactions" and data_path is None
+    in_folder = config.path is None or (
+        (saved / ARRAYS).exists()
+        and (arrays_suffice or (data_path is None and not has_data(config)))
+    )
+    if "environment" not in overrides and in_folder and saved.exists():
         run = _prepare_saved(config, saved_data.load(saved), overrides)
     else:
         run = prepare(config, restored=True, **overrides)
-    load_state(run, Path(path), _default_step(config, Path(path)) if step is None else step)
+    load_state(run, path, _default_step(config, path) if step is None else step)
     return run
 
 
@@ -168,8 +193,12 @@ def _default_step(config: TrainConfig, path: Path) -> int | None:
     return best if best in checkpoint.saved_steps(path / CHECKPOINT) else None
 
 
-def _check_data(run: Run, path: Path) -> None:
-    """Rejects a dataset other than the one that the run was trained on."""
+def check_data(run: Run, path: Path) -> None:
+    """Rejects a dataset other than the one that the run was trained on.
+
+    Raises:
+      ConfigError: names what differs.
+    """
     file = path / DATA
     if not file.exists():
         return
@@ -211,11 +240,12 @@ def load_state(run: Run, path: Path, step: int | str | None = None) -> None:
       ConfigError: another dataset, or metrics that do not reach the checkpoint.
       CheckpointError: a checkpoint that is missing, damaged, or of another config.
     """
-    _check_data(run, path)
+    check_data(run, path)
+    checkpoint.latest_step(path / CHECKPOINT)
     rows = read_metrics(path / METRICS)
     saved = checkpoint.find(path / CHECKPOINT, _chosen(path, rows, step))
     before = with_current_names(saved.metadata.get("config", {}))
-    changed = difference(before, run.config.to_dict())
+    changed = difference(before, run.config.to_dict(), path)
     if changed:
         raise CheckpointError(
             f"the checkpoint {saved.path} is of another config: {changed[0]} is {changed[1]} there, and "
@@ -265,12 +295,19 @@ def _accumulator(saved: Saved) -> MetricAccumulator:
         ) from None
 
 
-def difference(before: dict[str, Any], now: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """Returns the first setting that differs and may not, with both values; None if there is none."""
+def difference(
+    before: dict[str, Any], now: dict[str, Any], path: Path
+) -> tuple[str, Any, Any] | None:
+    """Returns the first setting that differs and may not, with both values; None if there is none.
+
+    Files may be elsewhere where the folder has checksums of the data, which `check_data` compares.
+    """
+    may_change = {*MAY_CHANGE, *(PATHS if (path / DATA).exists() else ())}
     for name in [name for name in before if name in now]:
         then, this = before[name], now[name]
+        moved = name in PATHS and (then is None) != (this is None)
         same_draw = name == "retrieval" and {then, this} <= SAME_DRAW
-        if name not in MAY_CHANGE and then != this and not same_draw:
+        if (name not in may_change or moved) and then != this and not same_draw:
             return name, then, this
     return None
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
+from rankpg._utils.own_files import open_own
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import Row
 
@@ -25,16 +29,19 @@ def append_rows(file: Path, rows: Iterable[Row]) -> None:
     """Appends all rows or none: an incomplete write, on a full disk for instance, is undone.
 
     Raises:
-      OSError: the rows cannot be written.
+      OSError: the rows cannot be written, or the file is a link.
     """
-    before = file.stat().st_size if file.exists() else 0
-    try:
-        with file.open("a") as end:
-            end.writelines(line(row) for row in rows)
-    except OSError:
-        with file.open("a") as end:
+    content = "".join(line(row) for row in rows).encode()
+    descriptor = open_own(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    with os.fdopen(descriptor, "ab", buffering=0) as end:
+        before = end.seek(0, os.SEEK_END)
+        try:
+            while content:
+                content = content[end.write(content) :]
+            os.fsync(descriptor)
+        except OSError:
             end.truncate(before)
-        raise
+            raise
 
 
 def read_metrics(file: Path) -> list[Row]:
@@ -61,8 +68,8 @@ def read_metrics(file: Path) -> list[Row]:
             raise ConfigError(f"{file}, line {number} is not JSON: {error}") from None
         if not isinstance(row, dict) or not _is_row(row):
             raise ConfigError(
-                f"{file}, line {number} is not a row of metrics: step, seed or policy_value is missing or "
-                "not a number; restore that line, or train again into another out="
+                f"{file}, line {number} is not a row of metrics: step, seed or policy_value is missing, or a "
+                "value is not a finite number; restore that line, or train again into another out="
             )
         rows.append({_RENAMED.get(name, name): value for name, value in row.items()})
     return rows
@@ -71,5 +78,14 @@ def read_metrics(file: Path) -> list[Row]:
 def _is_row(row: Row) -> bool:
     whole = all(type(row.get(name)) is int for name in ("step", "seed"))
     others = [value for name, value in row.items() if name != "stopped_by"]
-    numbers = all(value is None or type(value) in (int, float) for value in others)
-    return whole and numbers and "policy_value" in row
+    return whole and all(map(_is_number, others)) and "policy_value" in row
+
+
+def _is_number(value: object) -> bool:
+    """Returns True for None and for what a float can hold."""
+    if value is None:
+        return True
+    try:
+        return type(value) in (int, float) and math.isfinite(float(cast("float", value)))
+    except OverflowError:
+        return False

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from rankpg._utils.files import atomic_write_text
 from rankpg.errors import ConfigError, argument
 from rankpg.evaluation.metrics import Row
 from rankpg.runs.run import Run
@@ -57,7 +57,8 @@ class _TensorBoard:
     def __init__(self, folder: Path, run: Run):
         from tensorboardX import SummaryWriter
 
-        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+        for file in (folder / "tensorboard").glob("events.out.tfevents.*"):
+            file.unlink()
         # A TensorBoard that has read the former file drops its points from step 0 on.
         self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=0)
         for step in sorted({row["step"] for row in run.metrics}):
@@ -114,7 +115,7 @@ class _WandB:
             return
         self.run.log({"step": step, **points}, step=step)
         self.step = step
-        self.file.write_text(json.dumps({"id": self.id, "step": step}) + "\n")
+        atomic_write_text(self.file, json.dumps({"id": self.id, "step": step}) + "\n")
 
     def close(self) -> None:
         self.run.finish()
