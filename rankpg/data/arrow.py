@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from rankpg.data.columns import positions
-from rankpg.data.ids import Columns, TableError
+from rankpg.data.id_types import AUTO, IdTypes
+from rankpg.data.ids import TableError, text_array
 from rankpg.data.ratings_table import Encoded, Triples, in_one_line, sorted_ids
 
 __all__ = ["arrow", "arrow_triples", "decoded", "encoded_triples", "is_table", "to_arrow"]
@@ -49,7 +53,9 @@ def _is_pandas(table: object) -> bool:
 
 
 def to_arrow(table: Any, source: str) -> ArrowTable:
-    """Returns a pyarrow.Table of the same columns, without the index of a pandas table.
+    """Returns a pyarrow.Table of the same columns, with those of a pandas index that have names.
+
+    A frame that `groupby` made has its keys there. An index without a name is left out.
 
     Raises:
       TableError: the table is a single column, a name occurs twice, or a column mixes types.
@@ -63,7 +69,7 @@ def to_arrow(table: Any, source: str) -> ArrowTable:
         if isinstance(table, pyarrow.Table):
             found = table
         elif _is_pandas(table):
-            found = pyarrow.Table.from_pandas(table, preserve_index=False)
+            found = pyarrow.Table.from_pandas(_with_index(table, source), preserve_index=False)
         elif hasattr(
             table, "to_arrow"
         ):  # polars: in types that every version of pyarrow can decode
@@ -83,6 +89,17 @@ def to_arrow(table: Any, source: str) -> ArrowTable:
     return found
 
 
+def _with_index(table: Any, source: str) -> Any:
+    """Returns a pandas table whose named index is among its columns."""
+    named = [name for name in table.index.names if name is not None and name not in table.columns]
+    if table.columns.nlevels > 1:
+        raise TableError(
+            f"{source}: the columns have names of {table.columns.nlevels} parts: join them, for instance "
+            "table.columns = ['_'.join(name) for name in table.columns], after reset_index()"
+        )
+    return table.reset_index(level=named) if named else table
+
+
 def decoded(column: Any) -> Any:
     """Returns a column as one array without categories, text in a type that all functions support."""
     pyarrow = arrow("pyarrow")
@@ -98,26 +115,41 @@ def decoded(column: Any) -> Any:
     return column
 
 
-def arrow_triples(table: ArrowTable, columns: Columns | None, source: str) -> Triples:
-    """Returns three columns of a pyarrow.Table as triples.
+def arrow_triples(
+    table: ArrowTable, columns: Sequence[str] | None, source: str, id_types: IdTypes = AUTO
+) -> Triples:
+    """Returns two or three columns of a pyarrow.Table as triples.
 
     Raises:
       TableError: a column is missing, or an id or a value is invalid.
     """
     pyarrow = arrow("pyarrow")
     is_float = [pyarrow.types.is_floating(kind) for kind in table.schema.types]
-    names = [
-        table.column_names[i] for i in positions(source, table.column_names, columns, is_float)
-    ]
-    return encoded_triples(table.select(names), source)
+    every = table.column_names
+    names = [every[i] for i in positions(source, every, columns, is_float)]
+    unused = [name for name in every if name not in names]
+    return encoded_triples(
+        table.select(names), source, id_types, unused=unused, guessed=columns is None
+    )
 
 
-def encoded_triples(table: ArrowTable, source: str) -> Triples:
-    """Returns a pyarrow.Table of exactly three columns, user, item and value, as triples."""
+def encoded_triples(
+    table: ArrowTable,
+    source: str,
+    id_types: IdTypes = AUTO,
+    *,
+    unused: Sequence[str] = (),
+    guessed: bool = False,
+) -> Triples:
+    """Returns a pyarrow.Table of exactly user, item and, if there is one, value as triples."""
     pyarrow = arrow("pyarrow")
-    users, items, values = table.column_names
+    has_values = table.num_columns > 2
+    users, items, values = (*table.column_names, "(no value)")[:3]
     try:
-        numbers = decoded(table[values]).cast(pyarrow.float64())
+        numbers = decoded(table[values]) if has_values else pyarrow.array(np.ones(len(table)))
+        if pyarrow.types.is_boolean(numbers.type):
+            numbers = numbers.cast(pyarrow.uint8())
+        numbers = numbers.cast(pyarrow.float64())
     except pyarrow.ArrowException as cause:
         raise TableError(
             f"{source}: column {values!r} is not a column of numbers: {in_one_line(cause)}"
@@ -128,6 +160,10 @@ def encoded_triples(table: ArrowTable, source: str) -> Triples:
         numbers.to_numpy(zero_copy_only=False),
         source,
         (users, items, values),
+        id_types=id_types,
+        has_values=has_values,
+        unused=unused,
+        guessed=guessed,
     )
 
 
@@ -142,5 +178,5 @@ def _ids(column: Any, source: str, name: str) -> Encoded:
             f"{source}: column {name!r} of {column.type} cannot hold ids: {in_one_line(cause)}"
         ) from cause
     if labels.dtype == object and all(isinstance(label, str) for label in labels):
-        labels = labels.astype(str)
+        labels = text_array(labels.tolist(), f"{source}, column {name!r}")
     return sorted_ids(labels, column.indices.to_numpy(), source, name)

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rankpg._utils.documents import parse_json
 from rankpg.data.arrow import arrow, decoded
 from rankpg.data.files import Table
 from rankpg.data.frame import Frame, frame_of, kind_of
 from rankpg.data.ids import TableError
-from rankpg.data.ratings_table import unusable
+from rankpg.data.ratings_table import in_one_line, unusable
 
 __all__ = ["Features", "Featurizer", "suggestion", "vectors"]
 
@@ -318,7 +319,7 @@ class Featurizer:
           TableError: the text is not a saved featurizer.
         """
         try:
-            held = json.loads(text)
+            held = parse_json(text, source)
             declared: dict[str, Any] = {f.name: held["features"][f.name] for f in fields(Features)}
             for kind in _COLUMNS:
                 declared[kind] = _strings(declared[kind])
@@ -334,8 +335,8 @@ class Featurizer:
             if counts != (len(wanted.numeric),) * 2 + (len(wanted.embedding),) or not found.scale:
                 raise ValueError("expected one mean, deviation or width per column")
             return found
-        except (ValueError, KeyError, TypeError, RecursionError) as cause:
-            raise TableError(f"{source}: not a saved featurizer: {cause}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as cause:
+            raise TableError(f"{source}: not a saved featurizer: {in_one_line(cause)}") from None
 
 
 def _strings(names: object) -> tuple[str, ...]:

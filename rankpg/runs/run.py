@@ -22,6 +22,7 @@ from rankpg.evaluation.metrics import Row, TwoStage
 from rankpg.policy import Policy
 from rankpg.runs import catalogue, recommend
 from rankpg.runs.best import best_step, check_patience
+from rankpg.runs.cautions import warn_of_data
 from rankpg.runs.memory import Memory, available_memory, check_memory
 from rankpg.training.build import build_learner, make_environment
 from rankpg.training.initial import read_start, with_tower_of_start, without_start
@@ -421,6 +422,8 @@ def prepare(
         config = config.resolve()
         _check_before_generating(config)
     dataset = Dataset.of(make_environment(config) if environment is None else environment)
+    if dataset.needs_care and not restored:
+        warn_of_data(config, dataset, own_encoder=components.get("encoder") is not None)
     dataset, fitted, components = _with_scores(config, dataset, components)
     start = None
     if config.init_embeddings is not None:
