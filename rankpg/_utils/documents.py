@@ -67,7 +67,7 @@ def read_json(file: Path, *, largest: int | None = LARGEST_FILE, errors: str = "
     Args:
       file: its path.
       largest: bytes that it may have; None for a file whose size the data sets.
-      errors: how bytes that are not UTF-8 are read.
+      errors: the treatment of bytes that are not UTF-8, as of bytes.decode.
 
     Raises:
       DocumentError: the file is too large, is not JSON in UTF-8, or is beyond a bound.

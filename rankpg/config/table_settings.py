@@ -44,8 +44,8 @@ class TableSettings:
     qrels_split: tuple[str, ...] | None = setting(
         None,
         TABLES,
-        "text: judgements to train on, by the names of their files in qrels/, such as train; keeps the others "
-        "out",
+        "text: judgements to train on, by the names of their files in qrels/, such as train; the others are "
+        "kept out",
         needs=_TEXT,
         default_help="the only file",
         metavar="NAME",
@@ -54,7 +54,7 @@ class TableSettings:
         "leave_out",
         TABLES,
         "text: document that has the id of the query, where a query is itself a document; leave_out: never a "
-        "candidate, unless it is judged relevant",
+        "candidate, unless a judgement makes it relevant",
         needs=_TEXT,
     )
     header: bool = setting(

@@ -95,8 +95,8 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings):
     columns: tuple[str, ...] | None = setting(
         None,
         _PROBLEM,
-        "names of the user, item and value columns, or of the first two; of interactions: user, item, timestamp, value and "
-        "weight, as many as there are",
+        "names of the user, item and value columns, or of the first two; of interactions: user, item, "
+        "timestamp, value and weight, as many as there are",
         needs={"environment": ("ratings", "interactions")},
         default_help="recognised by their names",
         metavar="NAME",

@@ -5,8 +5,8 @@ The folder has five parts:
     corpus.jsonl     one document a line, {"_id": ...}; its text is not read
     queries.jsonl    one query a line, {"_id": ...}
     qrels.tsv        query id, document id, relevance (a header is skipped), or TREC's four columns: query id,
-                     anything, document id, relevance; also qrels.txt, or .tsv and .txt of a folder qrels/, of which
-                     `split` names those to read
+                     anything, document id, relevance; also qrels.txt, or .tsv and .txt of a folder qrels/,
+                     of which `split` names those to read
     corpus.npy       embeddings of the documents, one row for each line of corpus.jsonl
     queries.npy      embeddings of the queries, one row for each line of queries.jsonl
 """
@@ -25,9 +25,9 @@ import numpy as np
 
 from rankpg._utils.documents import DocumentError, parse_json
 from rankpg.data.arrays import feature_rows
+from rankpg.data.faults import in_one_line
 from rankpg.data.files import load_arrays
 from rankpg.data.ids import TableError, text_array
-from rankpg.data.ratings_table import in_one_line
 
 __all__ = ["Collection", "read_collection"]
 
@@ -66,14 +66,14 @@ def read_collection(
     Args:
       path: the folder.
       split: names of the files of judgements to read, such as train; the only one if None.
-      unknown: `error` rejects judgements of queries and documents that the files lack; `drop` omits them.
+      unknown: `error` rejects judgements of ids that the files lack; `drop` omits them.
       duplicates: `error` rejects a pair with several judgements; other policies keep all of them.
 
     Raises:
       FileNotFoundError: the folder, or a required file of it, does not exist.
-      TableError: a line is not JSON; an id is empty or occurs twice; judgements in several files of which none
-        is named, or that a policy rejects; a relevance is not a number; no document is relevant; embeddings
-        have another number of rows.
+      TableError: a line is not JSON; an id is empty or occurs twice; judgements in several files, none of
+        which is named, or that a policy rejects; a relevance is not a number; no document is relevant;
+        embeddings have another number of rows.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -230,7 +230,8 @@ def _check_policies(
     if again and duplicates == "error":
         query, document = next(pair for pair, count in pairs.items() if count > 1)
         wrong.append(
-            f"pairs are judged more than once ({again} judgements too many), such as query {query!r} and document {document!r}"
+            f"pairs are judged more than once ({again} judgements too many), such as query {query!r} "
+            f"and document {document!r}"
         )
         remedies.append("duplicates='last' (or mean, or sum)")
     if wrong:

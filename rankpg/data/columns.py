@@ -177,7 +177,7 @@ def positions(
 
 
 def _without_value(names: list[str]) -> str:
-    """Returns the remedy for a table with a user and an item, and columns that are no value."""
+    """Returns the remedy for a table with a user and an item, and no value."""
     roles = {column_role(name): name for name in names}
     if "value" in roles or not {"user", "item"} <= roles.keys():
         return ""

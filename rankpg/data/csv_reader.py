@@ -1,86 +1,24 @@
-"""Ratings in text files: triples with or without a header line, or a matrix; and side tables as text."""
+"""Ratings in text files: triples with or without a header line, or a matrix."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rankpg.data.arrow import arrow
 from rankpg.data.columns import positions
 from rankpg.data.id_types import AUTO, IdTypes
-from rankpg.data.ids import TableError, text_array
-from rankpg.data.ratings_table import Encoded, Matrix, Triples, sorted_ids
-from rankpg.data.text_lines import DATE, NUMBER, TEXT_SUFFIXES, parse_columns, scan, separator_of
+from rankpg.data.ids import TableError
+from rankpg.data.ratings_table import Matrix, Triples, text_ids
+from rankpg.data.text_lines import DATE, NUMBER
+from rankpg.data.text_table import TextLayout, layout_of
 
-__all__ = ["TextLayout", "check_packed", "layout_of", "read_csv", "read_text", "text_ids"]
+__all__ = ["read_csv"]
 
 _WHOLE = re.compile(r"\s*[+-]?\d+\s*")
-
-
-@dataclasses.dataclass(frozen=True)
-class TextLayout:
-    """Layout of a text file; `skip` physical lines come before the first row of data."""
-
-    path: Path
-    separator: str
-    names: list[str]
-    skip: int
-
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yields (line number as in an editor, fields) of every row of data."""
-        found = scan(self.path, self.separator)
-        return ((start, row) for start, end, row in found if end > self.skip)
-
-    def place(self, *numbers: int) -> str:
-        """Returns text such as `line 8` for rows of data, counted from 0."""
-        lines = {n: line for n, (line, _) in enumerate(self.rows()) if n in numbers}
-        return f"line{'s' * (len(numbers) > 1)} {' and '.join(str(lines[n]) for n in numbers)}"
-
-    def cell(self, row: int, column: int) -> str:
-        return f"{self.place(row)}, field {column + 1}"
-
-    def without_header(self, by_place: bool = True) -> TextLayout:
-        """Returns the layout of the file without a header line, whose columns are named by their places."""
-        first = next(scan(self.path, self.separator))
-        names = [str(i) if by_place else f"field {i + 1}" for i in range(len(first[2]))]
-        return dataclasses.replace(self, names=names, skip=first[0] - 1)
-
-    def parse(self, ids: Sequence[int], numbers: Sequence[int]) -> tuple[list[Any], int]:
-        """Returns columns, ids as dictionaries of text, numbers as float64, and the number of their lines."""
-        pyarrow = arrow("pyarrow")
-        text = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
-        types = {str(i): text for i in ids} | {str(i): pyarrow.float64() for i in numbers}
-        table, lines = parse_columns(self.path, self.separator, self.names, self.skip, types)
-        return [column.combine_chunks() for column in table.columns], lines
-
-
-def check_packed(path: Path) -> None:
-    """Rejects a .gz file that is no text file inside."""
-    inner = Path(path.stem).suffix
-    if path.suffix.lower() == ".gz" and inner.lower() not in TEXT_SUFFIXES:
-        raise TableError(
-            f"{path}: unknown extension {inner!r} of a compressed file: expected one of "
-            f"{', '.join(TEXT_SUFFIXES)} before .gz"
-        )
-
-
-def layout_of(path: Path) -> TextLayout:
-    """Returns the layout of a file with a header.
-
-    Raises:
-      TableError: the file is empty or damaged.
-    """
-    check_packed(path)
-    separator = separator_of(path) or ","
-    first = next(scan(path, separator), None)
-    if first is None:
-        raise TableError(f"{path}: the file is empty")
-    return TextLayout(path, separator, [name.strip() for name in first[2]], first[1])
 
 
 def read_csv(
@@ -150,7 +88,7 @@ def _looks_like_data(first: Sequence[str]) -> bool:
 
 
 def _header_hint(layout: TextLayout) -> str:
-    """Returns what to do about a first line that may be no header; else nothing."""
+    """Returns what to do about a first line that may be data; else nothing."""
     if not _looks_like_data(layout.names):
         return ""
     return (
@@ -226,28 +164,5 @@ def _check_matrix_start(path: Path, first: list[str]) -> None:
 # --- columns --------------------------------------------------------------------------------------
 
 
-def read_text(path: Path) -> tuple[dict[str, Any], Callable[[int], str], int]:
-    """Reads every column of a text file with a header.
-
-    Returns:
-      The columns as Arrow text by name, a function from row to line, and the number of lines of the rows.
-
-    Raises:
-      TableError: a line is wrong, a name occurs twice, or there are no rows.
-    """
-    layout = layout_of(path)
-    for name in layout.names:
-        if layout.names.count(name) > 1:
-            raise TableError(f"{path}: more than one column {name!r}: rename or drop one")
-    columns, lines = layout.parse(range(len(layout.names)), [])
-    return dict(zip(layout.names, columns, strict=True)), layout.place, lines
-
-
 def _floats(column: Any) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False)  # a copy where there are nulls, which become NaN
-
-
-def text_ids(column: Any, source: str, name: str) -> Encoded:
-    """Returns a column of text as ids; `source` and `name` are for messages."""
-    labels = text_array(column.dictionary.to_pylist(), f"{source}, column {name!r}")
-    return sorted_ids(np.char.strip(labels), column.indices.to_numpy(), source, name)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from rankpg.data.faults import in_one_line
 from rankpg.data.files import check_file, load_arrays
 from rankpg.data.id_types import typed_text
 from rankpg.data.ids import TableError, text_array
-from rankpg.data.ratings_table import in_one_line
 
 __all__ = ["NAMES", "listed", "pick", "read_arrays", "read_ids"]
 

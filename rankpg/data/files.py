@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rankpg.data.arrow import arrow
+from rankpg.data.faults import in_one_line, numpy_fault
 from rankpg.data.ids import TableError
-from rankpg.data.ratings_table import in_one_line, numpy_fault
+from rankpg.data.optional import arrow
 
 __all__ = [
     "Table",
@@ -204,7 +204,7 @@ def check_array_size(path: Path) -> None:
         )
         shape, _, kind = read(file)
         wanted = int(np.prod([int(n) for n in shape], dtype=object)) * kind.itemsize
-        left = path.stat().st_size - file.tell()
+        left = path.stat().st_size - file.seek(0, os.SEEK_CUR)
     if kind.hasobject:
         return  # np.load says why it is not loaded
     if wanted > left or min(shape, default=0) < 0:

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from rankpg.data.arrow import arrow, decoded, is_table, to_arrow
+from rankpg.data.arrow import decoded, is_table, to_arrow
 from rankpg.data.columns import category, column_role
-from rankpg.data.csv_reader import read_text
+from rankpg.data.faults import in_one_line
 from rankpg.data.files import Table, check_file, load_arrays, read_parquet
 from rankpg.data.id_types import typed_ids
 from rankpg.data.ids import TableError, exact_array, is_empty, objects
-from rankpg.data.ratings_table import in_one_line
+from rankpg.data.optional import arrow
 from rankpg.data.text_lines import TEXT_SUFFIXES
+from rankpg.data.text_table import read_text
 
 __all__ = ["Frame", "frame_of", "kind_of"]
 
@@ -87,7 +88,7 @@ class Frame:
         """Returns the ids in a column, each of which occurs once: text, whole numbers, or dates.
 
         Args:
-          name: of the column.
+          name: the name of the column.
           id_type: declared type of the ids; see `data.id_types`.
 
         Raises:

@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from rankpg.data.arrow import arrow, decoded, encoded_triples, is_table, to_arrow
+from rankpg.data.arrow import decoded, is_table, to_arrow
+from rankpg.data.arrow_ratings import encoded_triples
+from rankpg.data.faults import in_one_line
 from rankpg.data.files import Table, check_file, load_arrays, parquet_names, read_parquet
 from rankpg.data.id_types import AUTO, IdTypes
 from rankpg.data.ids import IdMap, TableError, exact_array, id_array, objects
 from rankpg.data.interaction_columns import ColumnNames, Roles, find_columns
 from rankpg.data.interaction_text import TEXT_SUFFIXES, TextFile, open_text_file
-from rankpg.data.ratings_table import Encoded, Triples, encode, in_one_line
+from rankpg.data.optional import arrow
+from rankpg.data.ratings_table import Encoded, Triples, encode
 from rankpg.data.times import array_times, arrow_times
 
 __all__ = ["Raw", "raw_interactions"]

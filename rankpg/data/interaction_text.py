@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from rankpg.data.arrow import arrow
-from rankpg.data.csv_reader import TextLayout, check_packed, text_ids
 from rankpg.data.ids import TableError
 from rankpg.data.interaction_columns import ColumnNames, Roles, columns_by_place, find_columns
-from rankpg.data.ratings_table import Encoded
+from rankpg.data.optional import arrow
+from rankpg.data.ratings_table import Encoded, text_ids
 from rankpg.data.text_lines import DATE, NUMBER, TEXT_SUFFIXES, parse_columns, scan, separator_of
+from rankpg.data.text_table import TextLayout, check_packed
 
 __all__ = ["TEXT_SUFFIXES", "TextFile", "open_text_file"]
 

@@ -7,16 +7,14 @@ Both are checked when they are built; errors name the source, the place in it, a
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from rankpg._utils.documents import printable
 from rankpg.data.columns import column_role
 from rankpg.data.id_types import AUTO, IdTypes, typed_ids
-from rankpg.data.ids import Columns, IdMap, TableError, id_array, id_kind, is_empty
+from rankpg.data.ids import Columns, IdMap, TableError, id_array, id_kind, is_empty, text_array
 
 __all__ = [
     "Compressed",
@@ -25,47 +23,17 @@ __all__ = [
     "Triples",
     "compress",
     "encode",
-    "in_one_line",
-    "numpy_fault",
     "sorted_ids",
+    "text_ids",
     "unusable",
 ]
 
 _EARLIEST = 1e8
 """Whole numbers from here on look like times: 1e8 seconds after 1970 is in 1973."""
 _FEW = 5
-"""Rows below which 0, 1, 2, ... are no row numbers."""
-_LONGEST = 200
-"""Characters of the message of another library that are shown."""
-
+"""Least number of rows in which 0, 1, 2, ... are taken for row numbers."""
 Encoded: TypeAlias = tuple[np.ndarray, np.ndarray]
 """A column of ids as (labels, codes): row r holds labels[codes[r]], and every label occurs."""
-
-
-def numpy_fault(source: object, cause: Exception) -> TableError:
-    """Returns the error for a NumPy file that `numpy.load` rejected."""
-    if "allow_pickle" in str(cause):
-        return TableError(
-            f"{source}: holds pickled Python objects, which are never loaded because they can run code: "
-            "save numbers or strings (array.astype(str)) instead"
-        )
-    return TableError(
-        f"{source} is damaged: a NumPy file whose content cannot be read ({type(cause).__name__}): restore a "
-        "copy of it, or save it again with numpy.save or numpy.savez"
-    )
-
-
-def in_one_line(cause: BaseException) -> str:
-    r"""Returns the message of another library on one line: without its JSON or traceback, and cut off.
-
-    Control characters, which may come from a file, are escaped.
-
-    >>> in_one_line(ValueError("no such\nfile \x1b[31m"))
-    'no such file \\x1b[31m'
-    """
-    text = re.split(r"\{\s*[\"']|Traceback \(most recent|\n\s*File \"", str(cause), maxsplit=1)[0]
-    text = printable(" ".join(text.split()))
-    return (text if len(text) <= _LONGEST else text[:_LONGEST] + "...") or type(cause).__name__
 
 
 def _rows_from_zero(*rows: int) -> str:
@@ -123,7 +91,7 @@ class Triples:
           has_values: False if every value is 1 for want of a column.
           lines: number of lines of a text file that hold the rows.
           unused: names of other columns, for the notes.
-          guessed: True if the caller did not name the columns, so that times and row numbers are no values.
+          guessed: True if the caller did not name the columns; times and row numbers are then no value.
 
         Raises:
           TableError: there are no rows, an id is empty or of another type, or a value is not a finite number.
@@ -279,6 +247,12 @@ def sorted_ids(labels: np.ndarray, codes: np.ndarray, source: str, column: str) 
     return labels, position.astype(np.int32)[codes]
 
 
+def text_ids(column: Any, source: str, name: str) -> Encoded:
+    """Returns a column of text as ids; `source` and `name` are for messages."""
+    labels = text_array(column.dictionary.to_pylist(), f"{source}, column {name!r}")
+    return sorted_ids(np.char.strip(labels), column.indices.to_numpy(), source, name)
+
+
 def unusable(values: np.ndarray) -> np.ndarray:
     """Returns True where a value is NaN, infinite, or too large for float32."""
     return ~(np.abs(values.astype(np.float64, copy=False)) <= np.finfo(np.float32).max)
@@ -374,15 +348,15 @@ def _merged(
 def _summed(
     table: Triples, values: np.ndarray, order: np.ndarray, firsts: np.ndarray
 ) -> np.ndarray:
-    sums = np.add.reduceat(values, firsts)
-    wrong = unusable(sums)
+    added = np.add.reduceat(values, firsts)
+    wrong = unusable(added)
     if wrong.any():
         row = int(order[firsts[np.argmax(wrong)]])
         raise TableError(
             f"{table.source}, {table.place(row)}: the sum of the values of this pair is too large for "
             "float32: divide all values by one number"
         )
-    return sums
+    return added
 
 
 def _check_no_gap(table: Triples, pairs: np.ndarray) -> None:

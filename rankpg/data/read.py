@@ -11,13 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from rankpg.data.arrow import arrow, encoded_triples
+from rankpg.data.arrow_ratings import encoded_triples
 from rankpg.data.columns import NAME_COLUMNS, column_role, guess_columns, positions
 from rankpg.data.csv_reader import read_csv
+from rankpg.data.faults import in_one_line
 from rankpg.data.files import check_file, load_arrays, parquet_names, read_parquet
 from rankpg.data.id_types import AUTO, IdTypes
 from rankpg.data.ids import TableError
-from rankpg.data.ratings_table import Matrix, Triples, encode, in_one_line
+from rankpg.data.optional import arrow
+from rankpg.data.ratings_table import Matrix, Triples, encode
 from rankpg.data.text_lines import TEXT_SUFFIXES
 
 __all__ = ["check_columns", "from_arrays", "read"]

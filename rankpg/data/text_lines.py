@@ -2,8 +2,8 @@
 
 file -> encoding, separator -> rows with their line numbers | columns
 
-Every row of a table is one line, but for text in quotes that spans several. A quote that is left open would
-join rows without a word, so the number of rows is compared with the number of lines.
+Every row of a table is one line, except for text in quotes that spans several. A quote that is left open
+would join rows without a word, so the number of rows is compared with the number of lines.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from rankpg.data.arrow import arrow
 from rankpg.data.ids import TableError
+from rankpg.data.optional import arrow
 
 __all__ = [
     "DATE",
@@ -162,7 +162,7 @@ def count_lines(path: Path, separator: str, skip: int, rows: int) -> int:
 
     Args:
       path: a text file.
-      separator: of its fields.
+      separator: the separator of its fields.
       skip: number of lines before the first row.
       rows: number of rows that were read.
 
@@ -218,8 +218,8 @@ def parse_columns(
 
     Args:
       path: a text file.
-      separator: of its fields.
-      names: of its columns, for messages.
+      separator: the separator of its fields.
+      names: names of its columns, for messages.
       skip: number of lines before the first row.
       types: type of pyarrow by place, "0", "1", ...
 

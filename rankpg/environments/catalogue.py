@@ -13,7 +13,7 @@ import numpy as np
 from flax import struct
 from jax import lax
 
-from rankpg.data.labels import without_labels
+from rankpg._utils.labels import without_labels
 from rankpg.types import Array, Bool, Environment, Feedback, Float, Int, PRNGKey, record
 
 __all__ = [
@@ -81,7 +81,7 @@ class Catalogue(Environment):
         return False
 
     def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
-        """Returns which items may be candidates: those of `where`, but for the context itself."""
+        """Returns which items may be candidates: those of `where`, except for the context itself."""
         return eligible_but_own(self.where, self.own, context, items)
 
     @property

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg._utils.labels import labelled
 from rankpg.data.arrays import feature_rows
+from rankpg.data.features import standardised
 from rankpg.data.id_types import AUTO, IdTypes, check_id_types, typed_ids
 from rankpg.data.ids import IdMap, TableError, exact_array, id_array
-from rankpg.data.labels import aligned, check_series, labelled, labelled_features
+from rankpg.data.labels import aligned, check_series, labelled_features
 from rankpg.data.ratings_table import Compressed, Matrix, Triples, compress, encode
-from rankpg.data.scale import standardised
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.reward_checks import cautions_of
 from rankpg.environments.tabular import Ratings, RewardMatrix

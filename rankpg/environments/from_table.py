@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rankpg.data.arrow import arrow_triples, is_table, to_arrow
+from rankpg.data.arrow import is_table, to_arrow
+from rankpg.data.arrow_ratings import arrow_triples
 from rankpg.data.files import Table
 from rankpg.data.id_types import IdTypes, check_id_types
 from rankpg.data.ids import IdMap, TableError, exact_array, labels_of

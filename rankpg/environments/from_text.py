@@ -46,7 +46,7 @@ def from_text_folder(
     Args:
       path: the folder.
       split: names of the files in qrels/ whose judgements are read, such as "train"; needed where there are
-        several, so that nobody trains on a test split unawares.
+        several, so that a test split is never trained on unawares.
       unknown: `error` rejects judgements of queries and documents that the files lack; `drop` leaves them out
         and counts them.
       duplicates, own_document: as for `from_text`.

@@ -1,4 +1,4 @@
-"""Rewards from which nothing can be learnt, or that mean something else than it seems: told in words."""
+"""Rewards from which nothing can be learnt, or that mean something else than it seems."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class Ratings(Environment):
         return self.row_starts.shape[0] - 1
 
     def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
-        """Returns which items may be candidates: those of `where`, but for the context itself."""
+        """Returns which items may be candidates: those of `where`, except for the context itself."""
         return eligible_but_own(self.where, self.own, context, items)
 
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:

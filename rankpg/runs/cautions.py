@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 
 from rankpg.config.train_config import TrainConfig
 from rankpg.encoders.two_tower import TOWERS
@@ -12,13 +13,13 @@ from rankpg.errors import DataWarning
 __all__ = ["warn_of_data"]
 
 
-def warn_of_data(config: TrainConfig, dataset: Dataset, *, own_encoder: bool) -> None:
+def warn_of_data(config: TrainConfig, dataset: Dataset, components: Mapping[str, object]) -> None:
     """Warns of rewards and features from which less is learnt than it seems.
 
     Args:
       config: resolved settings.
       dataset: with its cautions, and with featurizers where features were declared.
-      own_encoder: True for an encoder of the user, which may read any features.
+      components: those of the user; an encoder of theirs may read any features.
     """
     said = list(dataset.cautions)
     sides = (
@@ -28,7 +29,7 @@ def warn_of_data(config: TrainConfig, dataset: Dataset, *, own_encoder: bool) ->
     for side, featurizer, tower in sides:
         unread = featurizer is not None and featurizer.names and not TOWERS[tower].reads_features
         others = config.reranker in _READ_FEATURES
-        if unread and not own_encoder and not others:
+        if unread and components.get("encoder") is None and not others:
             said.append(
                 f"{side} features are declared, and {side}_tower={tower!r} does not read them: give "
                 f"{side}_tower='features', or leave the features out"

@@ -386,8 +386,7 @@ class Run:
 
 _LARGE = 2**20
 """Number of contexts and items from which a generated problem is checked before it is generated."""
-_FITTED = "lightgbm"
-"""Name of the re-ranker that is fitted to the training part."""
+_FITTED = "lightgbm"  # the re-ranker that is fitted to the training part
 
 
 def prepare(
@@ -423,7 +422,7 @@ def prepare(
         _check_before_generating(config)
     dataset = Dataset.of(make_environment(config) if environment is None else environment)
     if dataset.needs_care and not restored:
-        warn_of_data(config, dataset, own_encoder=components.get("encoder") is not None)
+        warn_of_data(config, dataset, components)
     dataset, fitted, components = _with_scores(config, dataset, components)
     start = None
     if config.init_embeddings is not None:

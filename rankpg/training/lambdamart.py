@@ -22,7 +22,7 @@ import numpy as np
 from rankpg._utils.documents import read_json
 from rankpg._utils.files import atomic_write_text
 from rankpg.config.train_config import TrainConfig
-from rankpg.data.ratings_table import in_one_line
+from rankpg.data.faults import in_one_line
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.interactions import Interactions, Moments, Parts
 from rankpg.errors import ConfigError, argument

@@ -22,10 +22,10 @@ import numpy as np
 
 from rankpg._utils.documents import read_json
 from rankpg._utils.files import atomic_write, atomic_write_text
+from rankpg.data.faults import in_one_line
 from rankpg.data.features import Featurizer
 from rankpg.data.files import load_arrays
 from rankpg.data.ids import IdMap, TableError, text_array
-from rankpg.data.ratings_table import in_one_line
 from rankpg.environments.catalogue import Catalogue, Restricted, catalogue
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.interactions import Interactions, Parts
