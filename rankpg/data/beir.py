@@ -29,7 +29,7 @@ from rankpg.data.faults import in_one_line
 from rankpg.data.files import load_arrays
 from rankpg.data.ids import TableError, text_array
 
-__all__ = ["Collection", "read_collection"]
+__all__ = ["Collection", "Judgements", "read_collection", "read_ids", "read_judgements"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,9 +80,9 @@ def read_collection(
         raise FileNotFoundError(
             f"{folder}: no such folder; expected one with corpus.jsonl, queries.jsonl and qrels"
         )
-    documents, queries = (_read_ids(folder / f"{name}.jsonl") for name in ("corpus", "queries"))
+    documents, queries = (read_ids(folder / f"{name}.jsonl") for name in ("corpus", "queries"))
     files = _qrels_of(folder, split)
-    judgements = _read_judgements(files, queries, documents)
+    judgements = read_judgements(files, queries, documents)
     notes = _check_policies(judgements, files, unknown, duplicates)
     if max(judgements.relevance) <= 0:
         raise TableError(
@@ -115,7 +115,7 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
         raise TableError(f"{file}: cannot be read: {in_one_line(cause)}") from cause
 
 
-def _read_ids(file: Path) -> dict[str, int]:
+def read_ids(file: Path) -> dict[str, int]:
     """Returns the ids of a jsonl file with their line numbers, in the order of the file."""
     ids: dict[str, int] = {}
     for number, line in _lines(file):
@@ -168,7 +168,7 @@ def _qrels_of(folder: Path, split: Sequence[str] | None) -> list[Path]:
     return [file for file in files if file.stem in split]
 
 
-class _Judgements(NamedTuple):
+class Judgements(NamedTuple):
     """Judgements in the order of their lines, and what is wrong with some of them."""
 
     queries: list[str]
@@ -179,11 +179,11 @@ class _Judgements(NamedTuple):
     lines: int
 
 
-def _read_judgements(
+def read_judgements(
     files: list[Path], queries: dict[str, int], documents: dict[str, int]
-) -> _Judgements:
+) -> Judgements:
     """Reads the judgements of some files."""
-    found = _Judgements([], [], [], [], 0)
+    found = Judgements([], [], [], [], 0)
     lines = 0
     for file in files:
         for number, line in _lines(file):
@@ -214,7 +214,7 @@ def _read_judgements(
 
 
 def _check_policies(
-    found: _Judgements, files: list[Path], unknown: str, duplicates: str
+    found: Judgements, files: list[Path], unknown: str, duplicates: str
 ) -> tuple[str, ...]:
     """Rejects judgements that no policy covers, all of them at once, and returns notes about the others."""
     pairs = Counter(zip(found.queries, found.documents, strict=True))
