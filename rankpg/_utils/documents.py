@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import unicodedata
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -105,22 +106,13 @@ def parse_json(text: str, source: str) -> Any:
     rankpg._utils.documents.DocumentError: metrics.jsonl, line 1: a number is not finite: '1e400'
     """
 
-    def whole(digits: str) -> int:
-        _check_digits(digits, source)
-        return int(digits)
-
-    def fraction(digits: str) -> float:
-        _check_digits(digits, source)
-        number = float(digits)
-        if not math.isfinite(number):
-            raise _not_finite(source, digits)
-        return number
-
-    def constant(name: str) -> NoReturn:
-        raise _not_finite(source, name)
-
     try:
-        value = json.loads(text, parse_int=whole, parse_float=fraction, parse_constant=constant)
+        value = json.loads(
+            text,
+            parse_int=partial(_whole, source),
+            parse_float=partial(_fraction, source),
+            parse_constant=partial(_constant, source),
+        )
     except RecursionError:
         raise _too_deep(source) from None
     except json.JSONDecodeError as error:
@@ -128,6 +120,23 @@ def parse_json(text: str, source: str) -> Any:
         raise SyntaxFault(f"{source}{at}: not JSON ({_reason(error.msg)})") from None
     _check_depth(value, source)
     return value
+
+
+def _whole(source: str, digits: str) -> int:
+    _check_digits(digits, source)
+    return int(digits)
+
+
+def _fraction(source: str, digits: str) -> float:
+    _check_digits(digits, source)
+    number = float(digits)
+    if not math.isfinite(number):
+        raise _not_finite(source, digits)
+    return number
+
+
+def _constant(source: str, name: str) -> NoReturn:
+    raise _not_finite(source, name)
 
 
 def _reason(message: str) -> str:

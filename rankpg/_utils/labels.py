@@ -18,7 +18,7 @@ class Labelled(NamedTuple):
     columns: np.ndarray | None
 
 
-def labelled(table: object) -> Labelled:
+def labelled(table: Any) -> Labelled:
     """Returns an array with its labels: those of a pandas table that are not just 0, 1, 2, ...
 
     >>> labelled([[1.0, 2.0]]).rows is None
@@ -43,7 +43,7 @@ def _labels(axis: Any) -> np.ndarray | None:
     return labels
 
 
-def without_labels(table: object, name: str) -> Any:
+def without_labels(table: Any, name: str) -> Any:
     """Returns the values of a table for contexts and items that are row numbers.
 
     Raises:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rankpg.config.fields import setting
-from rankpg.errors import ConfigError, argument
 
-__all__ = ["TABLES", "TableSettings", "check_tables"]
+__all__ = ["TABLES", "TableSettings"]
 
 TABLES = "tables and judgements"
 
@@ -73,19 +72,3 @@ class TableSettings:
         needs=_TABLES,
         metavar="auto|text|integer",
     )
-
-
-def check_tables(config: TableSettings) -> None:
-    """Rejects more types of ids than there are roles, and an empty list of splits.
-
-    Raises:
-      ConfigError: names the setting.
-    """
-    if not 1 <= len(config.id_type) <= 2:
-        raise ConfigError(
-            f"{argument('id_type', config.id_type)}; expected one type, or those of users and items"
-        )
-    if config.qrels_split is not None and not config.qrels_split:
-        raise ConfigError(
-            "qrels_split=(); expected names of files in qrels/, for instance qrels_split=('train',)"
-        )

@@ -23,7 +23,7 @@ from rankpg.config.interaction_settings import (
 from rankpg.config.objective_checks import check_attention, check_objective
 from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
-from rankpg.config.table_settings import TABLES, TableSettings, check_tables
+from rankpg.config.table_settings import TABLES, TableSettings
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.encoders.two_tower import TOWERS, TowerKind
 from rankpg.environments.dataset import ENVIRONMENTS
@@ -383,7 +383,6 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings):
                 f"{self._argument('embedding_dim')} has no effect: {self._argument('context_tower')} and "
                 f"{self._argument('item_tower')} keep the width of the features; leave it out"
             )
-        check_tables(self)
         self._check_columns()
         self._check_initial()
         check_ranges(self, FEEDBACK_RANGES)

@@ -152,7 +152,7 @@ def _qrels_of(folder: Path, split: Sequence[str] | None) -> list[Path]:
         )
     names = list(dict.fromkeys(file.stem for file in files))
     example = next((name for name in names if "train" in name), names[0])
-    if split is None:
+    if not split:
         if len(files) == 1:
             return files
         raise TableError(

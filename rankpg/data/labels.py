@@ -67,7 +67,7 @@ def _places(labels: np.ndarray, ids: IdMap, name: str) -> np.ndarray:
     return places
 
 
-def labelled_features(table: ArrayLike, name: str, ids: IdMap) -> Any:
+def labelled_features(table: Any, name: str, ids: IdMap) -> Any:
     """Returns features [n, F] in the order of the ids: by a column of ids, or else by row labels.
 
     Raises:
@@ -77,9 +77,8 @@ def labelled_features(table: ArrayLike, name: str, ids: IdMap) -> Any:
     role = {"user": "user", "query": "user"}.get(ids.kind, "item")
     named = [x for x in columns if column_role(x) == role or x.lower() == "id"]
     if len(named) == 1 and len(columns) > 1:
-        frame: Any = table
-        keys = np.asarray(frame[named[0]].to_numpy())
-        rest = frame[[x for x in frame.columns if str(x) != named[0]]]
+        keys = np.asarray(table[named[0]].to_numpy())
+        rest = table[[x for x in table.columns if str(x) != named[0]]]
         return rest.to_numpy()[_places(keys, ids, name)]
     found = labelled(table)
     if found.rows is None:

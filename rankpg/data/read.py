@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -164,8 +165,8 @@ def _guess_arrays(source: str, arrays: Mapping[str, np.ndarray]) -> Sequence[str
         values = arrays[matrices[0]]
         ids = {column_role(name): array for name, array in lists.items()}
         if len(ids) == len(lists) and ids.keys() <= {"user", "item"}:
-            where = {"source": source, "column": matrices[0]}
-            return Matrix.build(values, ids.get("user"), ids.get("item"), **where)
+            origin: dict[str, Any] = {"source": source, "column": matrices[0]}
+            return Matrix.build(values, ids.get("user"), ids.get("item"), **origin)
     raise TableError(
         f"{source}: the roles of the arrays are ambiguous; found {_listed(arrays, list(arrays))}. Keep one "
         "matrix [num_users, num_items] in the file (numpy.save), or three lists of equal length, and "

@@ -345,7 +345,7 @@ def test_text_ids_do_not_depend_on_the_array_type():
         ([77.5], ["77.5 is not a whole number", "whole numbers or text"]),
         (["77"], ["ids are <U2", "those of the run are int64", "convert them to one type"]),
         (np.array(["2020-01-01"], "M8[D]"), ["ids are datetime64[D]", "convert them to one type"]),
-        ([True], ["ids are <U4", "convert them to one type"]),
+        ([True], ["ids are <U5", "convert them to one type"]),
         (np.array([True]), ["ids are <U5", "convert them to one type"]),
         ([""], ["item ids, row 0", "the id is empty"]),
         ([None], ["item ids, row 0", "the id is empty"]),

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rankpg._utils.documents import read_json
+from rankpg._utils.documents import printable, read_json
 from rankpg._version import __version__
 
 __all__ = [
@@ -255,7 +255,9 @@ def _damage(checkpoint: Path) -> str | None:
     found = _checksums(checkpoint)
     for name in sorted({*written, *found}):
         if written.get(name) != found.get(name):
-            return f"its file {name} is missing or differs from its checksum in {CHECKSUMS}"
+            return (
+                f"its file {printable(name)} is missing or differs from its checksum in {CHECKSUMS}"
+            )
     return None
 
 
