@@ -85,7 +85,7 @@ def _text(file: Path, largest: int | None, errors: str = "strict") -> str:
     try:
         return content.decode("utf-8", errors)
     except UnicodeDecodeError:
-        raise DocumentError(f"{file}: not text in UTF-8") from None
+        raise DocumentError(f"{file} cannot be read: not text in UTF-8") from None
 
 
 def parse_json(text: str, source: str) -> Any:
@@ -105,7 +105,6 @@ def parse_json(text: str, source: str) -> Any:
     Traceback (most recent call last):
     rankpg._utils.documents.DocumentError: metrics.jsonl, line 1: a number is not finite: '1e400'
     """
-
     try:
         value = json.loads(
             text,

@@ -1,4 +1,4 @@
-"""Every reader of files, on thousands of damaged ones: an answer or a named error, never another.
+"""Every reader of files, on thousands of damaged ones: a result or a named error.
 
 The mutations are drawn from a fixed seed: bytes are changed, cut out, repeated and replaced by text that
 has a meaning in some format.

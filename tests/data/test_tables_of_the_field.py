@@ -111,7 +111,7 @@ def test_times_folds_and_row_numbers_take_no_role(tmp_path, names, kind):
 @pytest.mark.parametrize(
     ("values", "what"), [(range(6), "row numbers"), ([1.6e9 + i for i in range(6)], "times")]
 )
-def test_a_column_left_over_is_no_value_by_its_content(tmp_path, values, what):
+def test_a_column_left_over_is_not_a_value_by_its_content(tmp_path, values, what):
     rows = "".join(f"{i},{i + 1},{value:.0f}\n" for i, value in enumerate(values))
     file = write(tmp_path, "user_id,item_id,x\n" + rows)
     refusal(lambda: read(file), "'x'", f"look like {what}", "columns=('user_id', 'item_id', 'x')")

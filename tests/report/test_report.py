@@ -195,12 +195,12 @@ def test_page_leaves_out_what_it_cannot_read(two_seeds, tmp_path):
         (run / name).write_text(text)
     for run in runs[len(damage) :]:
         (run / "data.json").write_text(state[run.name])
-    told: list[str] = []
-    page = report([two_seeds, *runs], tmp_path / "report.html", on_progress=told.append)
+    sentences: list[str] = []
+    page = report([two_seeds, *runs], tmp_path / "report.html", on_progress=sentences.append)
     seen = Tags(page.read_text())
     for name in damage:
         assert f"{name} is left out" in seen.text
-        assert any(f"{name} is left out" in sentence for sentence in told)
+        assert any(f"{name} is left out" in sentence for sentence in sentences)
     for name in state:
         assert f"{name}: not available" in seen.text
 

@@ -1,4 +1,4 @@
-"""What is said before training: rewards that mislead, unread features, splits, raw scales."""
+"""Warnings before training: rewards that mislead, unread features, splits, raw scales."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_rewards_that_are_all_zero_are_rejected(tmp_path, kind):
     refusal(calls[kind], "every reward is 0", "nothing to learn", "join")
 
 
-def test_odd_rewards_are_told_before_training():
+def test_odd_rewards_are_said_before_training():
     config = TrainConfig(**SMALL)
     assert said(lambda: prepare(config, from_matrix(np.full((2, 3), 2.0))))[1] == [
         "matrix: every reward is 2, so every list is as good as any other: there is nothing to learn."
@@ -75,7 +75,7 @@ def test_the_share_of_the_optimum_falls_with_the_policy_below_zero():
 # --- features -------------------------------------------------------------------------------------
 
 
-def test_declared_features_that_no_tower_reads_are_told():
+def test_declared_features_that_no_tower_reads_are_said():
     table = {"user": [0, 1, 2], "item": [0, 1, 2], "rating": [1.0, 1.0, 1.0]}
     items = {"item": np.arange(4), "price": [1.0, 2.0, 3.0, 4.0]}
     data = from_table(table, items=items, item_features=Features(numeric=["price"]))
@@ -165,7 +165,7 @@ def test_a_query_never_finds_itself(tmp_path):
     assert "a1" not in less.candidates(["a1"])[0].tolist()
 
 
-def test_a_document_that_is_judged_relevant_stays_a_candidate():
+def test_a_document_with_a_relevant_judgement_stays_a_candidate():
     ids = {"query_ids": ["1", "2"], "document_ids": ["1", "2", "3"]}
     data = from_text(["1", "2"], ["1", "3"], [1, 1], **ids)
     assert np.asarray(data.environment.own).tolist() == [-1, 1]
