@@ -231,6 +231,26 @@ def test_damaged_npz_is_rejected(tmp_path):
     refusal(lambda: read(write(tmp_path, bytes(damaged), "t.npz")), "t.npz is damaged")
 
 
+def test_damage_of_any_kind_is_named(tmp_path):
+    np.save(tmp_path / "m.npy", MATRIX)
+    content = (tmp_path / "m.npy").read_bytes()
+    for damaged in (
+        content.replace(b"'descr': ", b"'descr':(("),  # a header that is no Python value
+        content.replace(b"<f8", b"<q!"),
+        content.replace(b"(2, 3)", b"(2, 9)"),
+        content.replace(b"(2, 3)", b"(2,-3)"),
+        content[:-1],
+    ):
+        assert damaged != content
+        refusal(lambda d=damaged: read(write(tmp_path, d, "d.npy")), "d.npy is damaged")
+    np.savez(tmp_path / "t.npz", m=MATRIX)
+    packed = bytearray((tmp_path / "t.npz").read_bytes())
+    central = packed.index(b"PK\x01\x02")
+    packed[6] |= 1  # the bit of encryption, in both headers
+    packed[central + 8] |= 1
+    refusal(lambda: read(write(tmp_path, bytes(packed), "e.npz")), "e.npz is damaged")
+
+
 def test_pickles_are_never_loaded(tmp_path):
     np.savez(tmp_path / "t.npz", user=np.array(["a", None], object), item=[1, 2], value=[1, 2])
     refusal(lambda: read(tmp_path / "t.npz"), "t.npz: holds pickled Python objects", "astype(str)")
