@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import gzip
-import io
 import os
 import re
 import secrets
@@ -24,9 +22,7 @@ __all__ = [
     "atomic_write",
     "atomic_write_all",
     "atomic_write_text",
-    "expanded",
     "lock",
-    "open_text",
     "remove_partials",
     "sync",
     "sync_folder",
@@ -34,17 +30,6 @@ __all__ = [
 ]
 
 _PARTIAL = ".partial"
-
-
-def expanded(path: str | os.PathLike[str]) -> Path:
-    """Returns a path whose leading ~ is the home directory.
-
-    >>> expanded("runs/first")
-    PosixPath('runs/first')
-    >>> expanded("~/runs") == Path.home() / "runs"
-    True
-    """
-    return Path(os.path.expanduser(path))
 
 
 @contextlib.contextmanager
@@ -237,9 +222,3 @@ def lock(file: Path) -> Iterator[None]:
         yield
     finally:
         held.release()
-
-
-def open_text(path: Path) -> io.TextIOWrapper:
-    """Opens a file as text, unpacked if its name ends in .gz; the caller closes it."""
-    content = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
-    return io.TextIOWrapper(content, newline="", encoding="utf-8-sig", errors="replace")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
-from collections.abc import Callable, Collection, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin
 
+from rankpg._utils.documents import printable
 from rankpg.cli.flags import flag, with_flags
 from rankpg.config.fields import checked, choices_of, setting_type
 from rankpg.config.renamed import RENAMED
-from rankpg.errors import ConfigError
+from rankpg.errors import ConfigError, DataWarning
 
 __all__ = [
     "Parser",
@@ -21,6 +24,7 @@ __all__ = [
     "former_flag",
     "metrics_table",
     "option_names",
+    "plain_warnings",
     "reject_unknown",
     "setting_argument",
 ]
@@ -71,6 +75,29 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+@contextlib.contextmanager
+def plain_warnings(prog: str, names: Collection[str]) -> Iterator[None]:
+    """Prints warnings about data as one sentence each, in terms of flags, and others as Python does."""
+    before = warnings.formatwarning
+
+    def formatted(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        line: str | None = None,
+    ) -> str:
+        if issubclass(category, DataWarning):
+            return f"{prog}: {printable(with_flags(str(message), names))}\n"
+        return before(message, category, filename, lineno, line)
+
+    warnings.formatwarning = formatted
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def option_names(parser: argparse.ArgumentParser, argv: Sequence[str]) -> set[str]:

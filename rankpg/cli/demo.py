@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rankpg._utils.files import expanded
+from rankpg._utils.paths import expanded
 from rankpg._utils.plots import learning_curves, mean_interval
 from rankpg.compare.command import compare
 from rankpg.config.train_config import TrainConfig

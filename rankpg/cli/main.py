@@ -13,6 +13,7 @@ from pathlib import Path
 
 from jax.errors import JaxRuntimeError
 
+from rankpg._utils.documents import printable
 from rankpg._utils.signals import Stopped
 from rankpg.cli.arguments import (
     Parser,
@@ -21,6 +22,7 @@ from rankpg.cli.arguments import (
     former_flag,
     metrics_table,
     option_names,
+    plain_warnings,
     reject_unknown,
 )
 from rankpg.cli.compare import add_compare
@@ -68,8 +70,10 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         reject_unknown(parser, argv, unknown)
+    names = option_names(parser, argv)
     try:
-        return arguments.command(arguments)
+        with plain_warnings(parser.prog, names):
+            return arguments.command(arguments)
     except Stopped as stopped:
         print(f"{parser.prog}: {stopped}", file=sys.stderr)
         return stopped.code
@@ -77,11 +81,11 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
         print(f"{parser.prog}: interrupted. {interrupt}".rstrip(), file=sys.stderr)
         return 130
     except SettingsFileError as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        print(f"{parser.prog}: {printable(str(error))}", file=sys.stderr)
         return 2
     except (ValueError, KeyError, TypeError, OSError, ImportError) as error:
-        message = with_flags(str(error), option_names(parser, argv))
-        print(f"{parser.prog}: {message}", file=sys.stderr)
+        message = with_flags(str(error), names)
+        print(f"{parser.prog}: {printable(message)}", file=sys.stderr)
         return 2
     except MemoryError as error:
         print(f"{parser.prog}: {OUT_OF_MEMORY} ({error})", file=sys.stderr)
@@ -267,7 +271,7 @@ def report(arguments: argparse.Namespace) -> int:
     from rankpg.report.command import report as compare
 
     def on_progress(sentence: str) -> None:
-        print(f"rankpg: {sentence}", file=sys.stderr)
+        print(f"rankpg: {printable(sentence)}", file=sys.stderr)
 
     print(compare(arguments.runs, arguments.out, groups=arguments.groups, on_progress=on_progress))
     return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from rankpg._utils.distributed import agreed, is_writer, join_processes
+from rankpg._utils.documents import printable
 from rankpg.cli.arguments import checkpoint_step, folder_name, metrics_table, setting_argument
 from rankpg.cli.flags import flag, with_flags
 from rankpg.cli.origin import Origin
@@ -72,7 +73,7 @@ def train(arguments: argparse.Namespace) -> int:
     if is_writer():
         print(_report(run, folder))
         for sentence in run.stopped():
-            print(f"rankpg: {with_flags(sentence, _SETTINGS)}", file=sys.stderr)
+            print(f"rankpg: {printable(with_flags(sentence, _SETTINGS))}", file=sys.stderr)
     return 3 if run.stopped() else 0
 
 
@@ -179,9 +180,8 @@ def _describe(run: Run) -> None:
             f"{choice}",
             file=sys.stderr,
         )
-    if config.init_embeddings is not None:
-        for note in run.dataset.notes:
-            print(with_flags(note, _SETTINGS), file=sys.stderr)
+    for note in run.dataset.notes:
+        print(printable(with_flags(note, _SETTINGS)), file=sys.stderr)
     chosen = run.policy.retrieval
     print(f"retrieval: {chosen.name} ({chosen.reason}); memory: {run.memory}", file=sys.stderr)
 

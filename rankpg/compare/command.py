@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rankpg._utils.files import expanded
+from rankpg._utils.paths import expanded
 from rankpg._version import versions
 from rankpg.compare.final_list import final_lists
 from rankpg.compare.methods import DEFAULT, METHODS, MOST_TRIALS, Trained

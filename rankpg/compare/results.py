@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rankpg._utils.documents import parse_json
 from rankpg._utils.files import atomic_write
 from rankpg._version import __version__
 from rankpg.environments.dataset import Dataset
@@ -193,7 +193,7 @@ def load_result(file: Path, key: str) -> Result | None:
     """
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as saved:
-            record = json.loads(str(saved["record"]))
+            record = parse_json(str(saved["record"]), str(file))
             if record["key"] != key:
                 return None
             values = {
@@ -203,7 +203,7 @@ def load_result(file: Path, key: str) -> Result | None:
             }
         trials = tuple(_trial(saved) for saved in record["trials"])
         return Result(record["name"], trials, values, record["catalogue"], record["fit_seconds"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+    except Exception:  # whatever a damaged archive makes NumPy raise: the result is computed again
         return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
 import types
 import typing
@@ -18,7 +19,7 @@ from typing import (
     get_origin,
 )
 
-from rankpg._utils.files import expanded
+from rankpg._utils.paths import expanded
 from rankpg.errors import ConfigError, argument
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ __all__ = [
     "setting",
     "setting_type",
 ]
+
+
+LARGEST = float.fromhex("0x1.fffffep+127")
+"""Largest number of float32."""
 
 
 def setting(
@@ -201,9 +206,14 @@ def _scalar(field: dataclasses.Field, hint: object, value: object) -> Any:
         raise _wrong(field, value, hint)
     if hint is float and isinstance(value, numbers.Real | str):
         try:
-            return float(value)  # YAML reads 1e-2 as a string
-        except ValueError:
+            number = float(value)  # YAML reads 1e-2 as a string
+        except (ValueError, OverflowError):
             raise _wrong(field, value, hint) from None
+        if math.isfinite(number) and abs(number) > LARGEST:
+            raise ConfigError(
+                f"{argument(field.name, value)}; expected a number that fits in float32"
+            )
+        return number
     if hint is int and isinstance(value, SupportsIndex):
         return int(value)
     if hint is str and isinstance(value, str):

@@ -23,6 +23,7 @@ from rankpg.config.interaction_settings import (
 from rankpg.config.objective_checks import check_attention, check_objective
 from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
+from rankpg.config.table_settings import TABLES, TableSettings
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.encoders.two_tower import TOWERS, TowerKind
 from rankpg.environments.dataset import ENVIRONMENTS
@@ -39,14 +40,24 @@ _PROBLEM, _POLICY, _LEARNING, _RUN = (
     "the run",
 )
 
-GROUPS = (_PROBLEM, INTERACTIONS, _POLICY, INITIAL, RERANKER, KNOWN_FEEDBACK, _LEARNING, _RUN)
+GROUPS = (
+    _PROBLEM,
+    TABLES,
+    INTERACTIONS,
+    _POLICY,
+    INITIAL,
+    RERANKER,
+    KNOWN_FEEDBACK,
+    _LEARNING,
+    _RUN,
+)
 """Headings of the settings, in the order of the help."""
 
 _TABLE = "FILE (csv, tsv, parquet or npz)"
 _FOLDER = "FOLDER (corpus.jsonl, queries.jsonl and qrels)"
 _READ = {"ratings": _TABLE, "text": _FOLDER, "interactions": _TABLE}
 _SHARDED = {"retrieval": "sharded"}
-_SYNTHETIC, _RATINGS = {"environment": "synthetic"}, {"environment": "ratings"}
+_SYNTHETIC = {"environment": "synthetic"}
 _FILES = {"environment": ("ratings", "text", "interactions")}
 _OVER_FEATURES = tuple(n for n, kind in TOWERS.items() if kind.reads_features and kind.learns)
 _FROM_PRESET = "from the preset"
@@ -55,7 +66,7 @@ _LARGEST_BONUS = 1e6
 
 
 @dataclass(frozen=True)
-class TrainConfig(FeedbackSettings, InitialSettings):
+class TrainConfig(FeedbackSettings, InitialSettings, TableSettings):
     """The settings of a training run. The preset fills in the fields that are None.
 
     >>> TrainConfig(estimator="ca_pg").resolve().learning_rate
@@ -84,23 +95,11 @@ class TrainConfig(FeedbackSettings, InitialSettings):
     columns: tuple[str, ...] | None = setting(
         None,
         _PROBLEM,
-        "names of the user, item and value columns; of interactions: user, item, timestamp, value and "
-        "weight, as many as there are",
+        "names of the user, item and value columns, or of the first two; of interactions: user, item, "
+        "timestamp, value and weight, as many as there are",
         needs={"environment": ("ratings", "interactions")},
         default_help="recognised by their names",
         metavar="NAME",
-    )
-    missing: Literal["zero", "error"] = setting(
-        "zero",
-        _PROBLEM,
-        "ratings: value of a pair without a row; error rejects the file",
-        needs=_RATINGS,
-    )
-    duplicates: Literal["mean", "last", "error"] = setting(
-        "error",
-        _PROBLEM,
-        "ratings: value of a pair with several rows; error rejects the file",
-        needs=_RATINGS,
     )
     num_contexts: int = setting(
         1000, _PROBLEM, "synthetic: number of contexts (users, queries)", needs=_SYNTHETIC
@@ -399,8 +398,8 @@ class TrainConfig(FeedbackSettings, InitialSettings):
         if self.environment == "interactions":
             if not 2 <= len(self.columns) <= 5:
                 self._reject("columns", "2 to 5 names: USER ITEM [TIMESTAMP [VALUE [WEIGHT]]]")
-        elif len(self.columns) != 3:
-            self._reject("columns", "three names: USER ITEM VALUE")
+        elif len(self.columns) not in (2, 3):
+            self._reject("columns", "three names, USER ITEM VALUE, or two: every row counts as 1")
 
     def _check_initial(self) -> None:
         """Rejects settings of embeddings that have no effect, and empty names."""

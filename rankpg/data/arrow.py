@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rankpg.data.columns import positions
-from rankpg.data.ids import Columns, TableError
-from rankpg.data.ratings_table import Encoded, Triples, in_one_line, sorted_ids
+from rankpg.data.faults import in_one_line
+from rankpg.data.ids import TableError
+from rankpg.data.optional import arrow
 
-__all__ = ["arrow", "arrow_triples", "decoded", "encoded_triples", "is_table", "to_arrow"]
+__all__ = ["decoded", "is_table", "to_arrow"]
 
 
 if TYPE_CHECKING:
@@ -21,21 +19,6 @@ if TYPE_CHECKING:
     ArrowColumn: TypeAlias = pyarrow.Array | pyarrow.ChunkedArray
 else:
     ArrowTable = ArrowColumn = Any
-
-
-def arrow(module: str) -> ModuleType:
-    """Imports pyarrow, or a module of it, when a table needs it.
-
-    Raises:
-      ImportError: pyarrow is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as cause:
-        raise ImportError(
-            "CSV, Parquet and data frames need pyarrow: pip install 'rankpg[data]' (.npz and NumPy arrays do "
-            "not)"
-        ) from cause
 
 
 def is_table(table: object) -> bool:
@@ -49,7 +32,9 @@ def _is_pandas(table: object) -> bool:
 
 
 def to_arrow(table: Any, source: str) -> ArrowTable:
-    """Returns a pyarrow.Table of the same columns, without the index of a pandas table.
+    """Returns a pyarrow.Table of the same columns, with those of a pandas index that have names.
+
+    A frame that `groupby` made has its keys there. An index without a name is left out.
 
     Raises:
       TableError: the table is a single column, a name occurs twice, or a column mixes types.
@@ -63,7 +48,7 @@ def to_arrow(table: Any, source: str) -> ArrowTable:
         if isinstance(table, pyarrow.Table):
             found = table
         elif _is_pandas(table):
-            found = pyarrow.Table.from_pandas(table, preserve_index=False)
+            found = pyarrow.Table.from_pandas(_with_index(table, source), preserve_index=False)
         elif hasattr(
             table, "to_arrow"
         ):  # polars: in types that every version of pyarrow can decode
@@ -83,6 +68,17 @@ def to_arrow(table: Any, source: str) -> ArrowTable:
     return found
 
 
+def _with_index(table: Any, source: str) -> Any:
+    """Returns a pandas table whose named index is among its columns."""
+    named = [name for name in table.index.names if name is not None and name not in table.columns]
+    if table.columns.nlevels > 1:
+        raise TableError(
+            f"{source}: the columns have names of {table.columns.nlevels} parts: join them, for instance "
+            "table.columns = ['_'.join(name) for name in table.columns], after reset_index()"
+        )
+    return table.reset_index(level=named) if named else table
+
+
 def decoded(column: Any) -> Any:
     """Returns a column as one array without categories, text in a type that all functions support."""
     pyarrow = arrow("pyarrow")
@@ -96,51 +92,3 @@ def decoded(column: Any) -> Any:
     if str(column.type) in ("string_view", "utf8_view"):
         return column.cast(pyarrow.large_string())
     return column
-
-
-def arrow_triples(table: ArrowTable, columns: Columns | None, source: str) -> Triples:
-    """Returns three columns of a pyarrow.Table as triples.
-
-    Raises:
-      TableError: a column is missing, or an id or a value is invalid.
-    """
-    pyarrow = arrow("pyarrow")
-    is_float = [pyarrow.types.is_floating(kind) for kind in table.schema.types]
-    names = [
-        table.column_names[i] for i in positions(source, table.column_names, columns, is_float)
-    ]
-    return encoded_triples(table.select(names), source)
-
-
-def encoded_triples(table: ArrowTable, source: str) -> Triples:
-    """Returns a pyarrow.Table of exactly three columns, user, item and value, as triples."""
-    pyarrow = arrow("pyarrow")
-    users, items, values = table.column_names
-    try:
-        numbers = decoded(table[values]).cast(pyarrow.float64())
-    except pyarrow.ArrowException as cause:
-        raise TableError(
-            f"{source}: column {values!r} is not a column of numbers: {in_one_line(cause)}"
-        ) from cause
-    return Triples.build(
-        _ids(table[users], source, users),
-        _ids(table[items], source, items),
-        numbers.to_numpy(zero_copy_only=False),
-        source,
-        (users, items, values),
-    )
-
-
-def _ids(column: Any, source: str, name: str) -> Encoded:
-    """Returns a column of ids as labels and codes, without the categories that no row uses."""
-    pyarrow = arrow("pyarrow")
-    try:
-        column = decoded(column).dictionary_encode("encode")
-        labels = column.dictionary.to_numpy(zero_copy_only=False)
-    except (pyarrow.ArrowException, UnicodeDecodeError) as cause:
-        raise TableError(
-            f"{source}: column {name!r} of {column.type} cannot hold ids: {in_one_line(cause)}"
-        ) from cause
-    if labels.dtype == object and all(isinstance(label, str) for label in labels):
-        labels = labels.astype(str)
-    return sorted_ids(labels, column.indices.to_numpy(), source, name)

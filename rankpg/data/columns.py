@@ -6,9 +6,16 @@ import datetime
 import re
 from collections.abc import Sequence
 
-from rankpg.data.ids import Columns, TableError, is_missing
+from rankpg.data.ids import TableError, is_missing
 
-__all__ = ["NAME_COLUMNS", "category", "column_role", "guess_columns", "positions"]
+__all__ = [
+    "NAME_COLUMNS",
+    "category",
+    "column_role",
+    "guess_columns",
+    "has_no_role",
+    "positions",
+]
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d)(:\d\d)?(?:\.(\d+))?(Z|[+-]\d\d:?\d\d)?")
 _WHOLE = re.compile(r"-?(?:0|[1-9]\d*)(?:\.0+|(?:\.\d+)?[eE]\+\d+)")
@@ -65,10 +72,19 @@ def _time(text: str) -> str:
 
 
 _ROLES = {
-    "user": "user|context|query|customer|reader|session|visitor|u|q|row",
-    "item": "item|video|document|doc|movie|product|article|song|track|i|col",
+    "user": "user|context|query|customer|reader|session|visitor|u|q",
+    "item": "item|video|document|doc|movie|product|article|song|track|i",
     "value": "value|rating|reward|watchratio|score|relevance|click|label|data",
 }
+_OF_A_SPARSE_MATRIX = {"row": "user", "col": "item"}
+_NO_ROLE = re.compile(
+    r"unnamed\d*|index|level\d+|rows?|row(id|idx|index|nr|num|number|names?)s?|recordid"
+    r"|\w*(time|timestamp|date|datetime|epoch)s?|ts|\w*(created|updated|modified|clicked|viewed)at|when"
+    r"|year|month|day|hour|week|weekday|unix|\w*folds?|\w*splits?|partition|(is)?(train|test|valid|validation)"
+    r"|\w*weights?|",
+    re.IGNORECASE,
+)
+"""Names of times, folds and row numbers, which are neither user, item nor value, whatever is left over."""
 NAME_COLUMNS = "name them, columns=('USER', 'ITEM', 'VALUE')"
 """The remedy where the roles of columns are unclear."""
 _MATRIX_FILES = "; a matrix is read from .npy, .npz, or a csv without header"
@@ -76,17 +92,39 @@ _MATRIX_FILES = "; a matrix is read from .npy, .npz, or a csv without header"
 
 def column_role(name: str) -> str | None:
     """Returns user, item or value from a column name: `User-ID`, `userId` and `users` are all user."""
-    plain = re.sub(r"[\W_]", "", name.lower())
+    plain = _plain(name)
     fits = (
         r for r, known in _ROLES.items() if re.fullmatch(rf"({known})(ids?|idx|index|s)?", plain)
     )
     return next(fits, None)
 
 
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())
+
+
+def has_no_role(name: str) -> bool:
+    """Returns True for the name of a time, a fold, a weight or a row number."""
+    return _NO_ROLE.fullmatch(_plain(name)) is not None
+
+
 def guess_columns(names: Sequence[str], is_float: Sequence[bool]) -> list[int] | None:
-    """Returns the positions of user, item and value, or None where the names are ambiguous."""
+    """Returns the positions of user, item and value, or None where the names are ambiguous.
+
+    Two columns, a user and an item, are enough: every row has the value 1. One column of unknown name has the
+    role that is left over, unless it is a time, a fold or a row number by its name.
+
+    >>> guess_columns(["user_id", "item_id", "plays"], [False] * 3)
+    [0, 1, 2]
+    >>> guess_columns(["user_id", "item_id", "timestamp"], [False] * 3) is None
+    True
+    """
     roles = [column_role(name) for name in names]
-    unknown = [i for i, role in enumerate(roles) if role is None]
+    if [x for x in map(_plain, names) if x in _OF_A_SPARSE_MATRIX] == [*_OF_A_SPARSE_MATRIX]:
+        roles = [_OF_A_SPARSE_MATRIX.get(_plain(n), r) for n, r in zip(names, roles, strict=True)]
+    if len(names) == 2 and sorted(map(str, roles)) == ["item", "user"]:
+        return [roles.index("user"), roles.index("item")]
+    unknown = [i for i, role in enumerate(roles) if role is None and not has_no_role(names[i])]
     if len(names) == 3:
         # the only float of unknown name is the value; one column left over has the role left over
         floats = [i for i in unknown if is_float[i]]
@@ -104,10 +142,18 @@ def guess_columns(names: Sequence[str], is_float: Sequence[bool]) -> list[int] |
 def positions(
     source: str,
     names: list[str],
-    columns: Columns | None,
+    columns: Sequence[str] | None,
     is_float: Sequence[bool] = (False, False, False),
+    hint: str = "",
 ) -> list[int]:
-    """Returns the positions of user, item and value among the columns.
+    """Returns the positions of user, item and value; of the first two where there is no value.
+
+    Args:
+      source: the name of the table, for messages.
+      names: names of its columns.
+      columns: names of the user and item, and perhaps the value column; found by their names if None.
+      is_float: True for columns of floats.
+      hint: the end of the messages.
 
     Raises:
       TableError: a column is missing or occurs twice, or the names are ambiguous.
@@ -118,13 +164,21 @@ def positions(
         if found is None:
             raise TableError(
                 f"{source}: the user, item and value columns are ambiguous; found {listed}: "
-                f"{NAME_COLUMNS}{_MATRIX_FILES}"
+                f"{NAME_COLUMNS}{_without_value(names)}{hint or _MATRIX_FILES}"
             )
         return found
     for name in columns:
         if names.count(name) != 1:
             many = "more than one" if name in names else "no"
             raise TableError(
-                f"{source}: {many} column {name!r}; found {listed}: {NAME_COLUMNS}{_MATRIX_FILES}"
+                f"{source}: {many} column {name!r}; found {listed}: {NAME_COLUMNS}{hint or _MATRIX_FILES}"
             )
     return [names.index(name) for name in columns]
+
+
+def _without_value(names: list[str]) -> str:
+    """Returns the remedy for a table with a user and an item, and no value."""
+    roles = {column_role(name): name for name in names}
+    if "value" in roles or not {"user", "item"} <= roles.keys():
+        return ""
+    return f", or columns=({roles['user']!r}, {roles['item']!r}) if every row counts as 1"

@@ -1,192 +1,168 @@
-"""CSV and TSV files, parsed by pyarrow column by column.
-
-A file that pyarrow rejects is read again, line by line, to find the invalid line.
-"""
+"""Ratings in text files: triples with or without a header line, or a matrix."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rankpg._utils.files import open_text
-from rankpg.data.arrow import arrow
 from rankpg.data.columns import positions
-from rankpg.data.ids import Columns, TableError, whole_numbers
-from rankpg.data.ratings_table import Encoded, Matrix, Triples, in_one_line, sorted_ids
+from rankpg.data.id_types import AUTO, IdTypes
+from rankpg.data.ids import TableError
+from rankpg.data.ratings_table import Matrix, Triples, text_ids
+from rankpg.data.text_lines import DATE, NUMBER
+from rankpg.data.text_table import TextLayout, layout_of
 
-__all__ = ["read_csv", "read_text"]
+__all__ = ["read_csv"]
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-_WHOLE = re.compile(r"[+-]?\d+")
-_NOT_FINITE = re.compile(r"|[+-]?(nan|inf|infinity)|n/?a|null", re.IGNORECASE)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Csv:
-    """Layout of a CSV file; `skip` physical lines come before the first row of data."""
-
-    path: Path
-    delimiter: str
-    first: list[str]
-    skip: int
-
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Yields (line number as in an editor, fields) of every row of data."""
-        return (
-            (start, row) for start, end, row in _scan(self.path, self.delimiter) if end > self.skip
-        )
-
-    def place(self, *numbers: int) -> str:
-        """Returns text such as `line 8` for rows of data, counted from 0."""
-        lines = {n: line for n, (line, _) in enumerate(self.rows()) if n in numbers}
-        return f"line{'s' * (len(numbers) > 1)} {' and '.join(str(lines[n]) for n in numbers)}"
-
-    def cell(self, row: int, column: int) -> str:
-        return f"{self.place(row)}, field {column + 1}"
+_WHOLE = re.compile(r"\s*[+-]?\d+\s*")
 
 
-def _scan(path: Path, delimiter: str) -> Iterator[tuple[int, int, list[str]]]:
-    """Yields (first line, last line, fields) of every row that is not blank."""
-    with open_text(path) as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        start = 1
-        try:
-            for row in reader:
-                if row:
-                    yield start, reader.line_num, row
-                start = reader.line_num + 1
-        except csv.Error as cause:
-            raise TableError(
-                f"{path}, line {start}: {cause}: close the quote, if one is open"
-            ) from cause
-
-
-def read_csv(path: Path, columns: Columns | None) -> Triples | Matrix:
+def read_csv(
+    path: Path,
+    columns: Sequence[str] | None,
+    header: bool = True,
+    id_types: IdTypes = AUTO,
+) -> Triples | Matrix:
     """Reads triples, or a matrix from a file without header.
+
+    A file has no header line if `header` is False, or if its separator is `::` and its first line names no
+    columns.
 
     Raises:
       TableError: the file has neither form, or a line of it is wrong.
       ImportError: pyarrow is not installed.
     """
-    layout = _layout(path)
-    names = [name.strip() for name in layout.first]
-    if columns is None and all(map(_NUMBER.fullmatch, names)):
-        _check_matrix_start(path, names)
-        layout = dataclasses.replace(layout, skip=0)
-        numbers = _parse_csv(layout, [], range(len(names)))
-        values = np.stack([_floats(column) for column in numbers], axis=1)
-        return Matrix.build(values, source=str(path), column=path.stem, place=layout.cell)
-    where = positions(str(path), names, columns)
-    columns = (names[where[0]], names[where[1]], names[where[2]])
-    users, items, values = _parse_csv(layout, where[:2], where[2:])
+    layout = layout_of(path)
+    first, guessed = layout.names, columns is None
+    if header and columns is None and all(map(NUMBER.fullmatch, first)):
+        if layout.separator != "::":
+            return _read_matrix(layout)
+        header = False  # as the files of MovieLens are
+    source = str(path)
+    if not header:
+        layout = layout.without_header()
+        columns = _by_place(layout, first, columns)
+        where = [int(name) for name in columns]
+    else:
+        _check_header(layout, columns)
+        where = positions(source, first, columns, hint=_header_hint(layout))
+    (users, items, *values), lines = layout.parse(where[:2], where[2:])
+    rows = len(users)
+    shown = [layout.names[i] for i in where] if header else [f"column {i}" for i in where]
+    shown += ["(no value)"] * (3 - len(shown))
     return Triples.build(
-        _text_ids(users, str(path), columns[0]),
-        _text_ids(items, str(path), columns[1]),
-        _floats(values),
-        str(path),
-        columns,
+        text_ids(users, source, shown[0]),
+        text_ids(items, source, shown[1]),
+        _floats(values[0]) if values else np.ones(rows),
+        source,
+        (shown[0], shown[1], shown[2]),
         layout.place,
+        id_types=id_types,
+        is_text=True,
+        has_values=bool(values),
+        lines=lines,
+        guessed=guessed and header,
+        unused=[n for i, n in enumerate(layout.names) if i not in where],
     )
 
 
-def read_text(path: Path) -> tuple[dict[str, Any], Callable[[int], str]]:
-    """Reads every column of a CSV or TSV with a header as Arrow text, with a function from row to line.
-
-    Raises:
-      TableError: a line is wrong, a name occurs twice, or there are no rows.
-    """
-    layout = _layout(path)
-    names = [name.strip() for name in layout.first]
-    for name in names:
-        if names.count(name) > 1:
-            raise TableError(f"{path}: more than one column {name!r}: rename or drop one")
-    columns = _parse_csv(layout, range(len(names)), [])
-    if not len(columns[0]):
-        raise TableError(f"{path}: no rows after the header")
-    return dict(zip(names, columns, strict=True)), layout.place
+def _read_matrix(layout: TextLayout) -> Matrix:
+    path = layout.path
+    _check_matrix_start(path, layout.names)
+    layout = layout.without_header(by_place=False)
+    numbers, lines = layout.parse([], range(len(layout.names)))
+    values = np.stack([_floats(column) for column in numbers], axis=1)
+    where = {"source": str(path), "column": path.stem, "place": layout.cell, "lines": lines}
+    return Matrix.build(values, **where)
 
 
-def _layout(path: Path) -> _Csv:
-    """Returns the layout of a file with a header."""
-    with open_text(path) as file:
-        head = next((line for line in file if line.strip()), "")
-    delimiter = next((d for d in ",\t;" if d in head), ",")
-    _, end, first = next(_scan(path, delimiter), (0, 0, []))
-    if not first:
-        raise TableError(f"{path}: the file is empty")
-    return _Csv(path, delimiter, first, end)
+# --- the first line -------------------------------------------------------------------------------
+
+
+def _looks_like_data(first: Sequence[str]) -> bool:
+    return any(NUMBER.fullmatch(field) or DATE.fullmatch(field) for field in first)
+
+
+def _header_hint(layout: TextLayout) -> str:
+    """Returns what to do about a first line that may be data; else nothing."""
+    if not _looks_like_data(layout.names):
+        return ""
+    return (
+        "; the first line looks like data: if the file has no header line, give header=False, and columns "
+        "by their places from 0 unless they are user, item, value"
+    )
+
+
+def _check_header(layout: TextLayout, columns: Sequence[str] | None) -> None:
+    """Rejects columns that are named by the values of a first row."""
+    places = [str(i) for i in range(len(layout.names))]
+    if columns is None or layout.names == places:
+        return
+    numbers = [name for name in columns if name in layout.names and NUMBER.fullmatch(name)]
+    if numbers:
+        raise TableError(
+            f"{layout.path}, line 1: the column {numbers[0]!r} is a number, so that the first line looks "
+            "like a row, which would be lost: if the file has no header line, give header=False, and columns "
+            "by their places, columns=('0', '1', '2')"
+        )
+
+
+def _by_place(
+    layout: TextLayout, first: Sequence[str], columns: Sequence[str] | None
+) -> Sequence[str]:
+    """Returns the places of user, item and value in a file without header."""
+    count, path = len(layout.names), layout.path
+    if columns is None:
+        if not 2 <= count <= 4:
+            raise TableError(
+                f"{path}: no header line and {count} columns; expected user, item, value and perhaps a time: "
+                "give their places, columns=('0', '1', '2')"
+            )
+        columns = layout.names[: min(3, count)]
+        if count >= 3 and _is_time(first[2]):
+            raise TableError(
+                f"{path}, line 1: no header line, and {first[2]!r} in the place of the value looks like a "
+                "time: give the places, columns=('0', '1', '2') if it is a value, or columns=('0', '1'), so "
+                "that every row has the value 1"
+            )
+    for name in columns:
+        if name not in layout.names:
+            raise TableError(
+                f"{path}: no column {name!r}; without a header line, columns are named by their places, 0 to "
+                f"{count - 1}: give columns=('0', '1', '2') for instance"
+            )
+    return columns
+
+
+def _is_time(field: str) -> bool:
+    return bool(DATE.fullmatch(field) or (NUMBER.fullmatch(field) and abs(float(field)) >= 1e8))
 
 
 def _check_matrix_start(path: Path, first: list[str]) -> None:
     """Rejects a first line of numbers that may be triples without header, or column numbers."""
-    saved = "save a matrix as .npy or .npz (numpy.save); triples need a header line such as user,item,value"
+    saved = (
+        "save a matrix as .npy or .npz (numpy.save); triples need header=False, or a header line such as "
+        "user,item,value"
+    )
     if len(first) < 2:
         raise TableError(f"{path}: one column of numbers is neither triples nor a matrix: {saved}")
     if first == [str(i) for i in range(len(first))]:
         raise TableError(
             f"{path}, line 1: these may be column numbers or the first row of a matrix: {saved}"
         )
-    if 3 <= len(first) <= 8 and all(map(_WHOLE.fullmatch, first[:2])):
+    if 2 <= len(first) <= 8 and all(map(_WHOLE.fullmatch, first[:2])):
         raise TableError(
             f"{path}, line 1: no header, and {len(first)} numbers that could be a row of a matrix or user, "
             f"item and value: {saved}"
         )
 
 
-def _parse_csv(layout: _Csv, ids: Sequence[int], numbers: Sequence[int]) -> list[Any]:
-    """Parses columns: ids as dictionaries of text, numbers as float64 with NaN for an empty field."""
-    pyarrow, reader = arrow("pyarrow"), arrow("pyarrow.csv")
-    text = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
-    names = [str(i) for i in range(len(layout.first))]
-    types = {names[i]: text for i in ids} | {names[i]: pyarrow.float64() for i in numbers}
-    try:
-        table = reader.read_csv(
-            layout.path,
-            reader.ReadOptions(column_names=names, skip_rows=layout.skip),
-            reader.ParseOptions(delimiter=layout.delimiter, newlines_in_values=True),
-            reader.ConvertOptions(column_types=types, include_columns=list(types)),
-        )
-    except pyarrow.ArrowException as cause:
-        raise _csv_fault(layout, numbers, cause) from cause
-    return [column.combine_chunks() for column in table.unify_dictionaries().columns]
-
-
-def _csv_fault(layout: _Csv, numbers: Sequence[int], cause: Exception) -> TableError:
-    """Returns the error for the first line that pyarrow rejects, found by reading the file again."""
-    empty = True
-    for line, fields in layout.rows():
-        empty = False
-        if len(fields) != len(layout.first):
-            return TableError(
-                f"{layout.path}, line {line}: {len(fields)} fields where the first line has "
-                f"{len(layout.first)}: correct or remove the line"
-            )
-        for i in numbers:
-            text = fields[i].strip()
-            if not (_NUMBER.fullmatch(text) or _NOT_FINITE.fullmatch(text)):
-                column = layout.first[i].strip() if layout.skip else f"field {i + 1}"
-                return TableError(
-                    f"{layout.path}, line {line}, column {column!r}: {fields[i]!r} is not a number: "
-                    "correct or remove the line"
-                )
-    if empty:
-        return TableError(f"{layout.path}: no rows after the header")
-    return TableError(
-        f"{layout.path}: not readable as CSV in UTF-8: {in_one_line(cause)}. A file in another encoding: "
-        "save it as UTF-8"
-    )
+# --- columns --------------------------------------------------------------------------------------
 
 
 def _floats(column: Any) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False)  # a copy where there are nulls, which become NaN
-
-
-def _text_ids(column: Any, source: str, name: str) -> Encoded:
-    labels = whole_numbers(np.asarray(column.dictionary.to_pylist(), dtype=str))
-    return sorted_ids(labels, column.indices.to_numpy(), source, name)

@@ -9,11 +9,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import numpy as np
-
+from rankpg.data.faults import in_one_line
 from rankpg.data.files import check_file, load_arrays
-from rankpg.data.ids import TableError, whole_numbers
-from rankpg.data.ratings_table import in_one_line
+from rankpg.data.id_types import typed_text
+from rankpg.data.ids import TableError, text_array
 
 __all__ = ["NAMES", "listed", "pick", "read_arrays", "read_ids"]
 
@@ -121,7 +120,7 @@ def read_ids(path: str | os.PathLike[str]) -> dict[str, Any]:
             lines = file.read_text("utf-8").splitlines()
         except UnicodeDecodeError as cause:
             raise TableError(f"{file}: not text in UTF-8: {in_one_line(cause)}") from None
-        return {"item_ids": whole_numbers(np.array(lines, str))}
+        return {"item_ids": typed_text(text_array(lines, str(file)))}
     arrays, every = _READERS[suffix](file, list(sum(NAMES.values(), ())))
     if suffix == ".npy":
         return {"item_ids": arrays[every[0]]}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 
 from rankpg.data.embedding_files import NAMES, listed, pick, read_arrays, read_ids
+from rankpg.data.faults import in_one_line
 from rankpg.data.ids import (
     ArrayLike,
     IdMap,
@@ -24,7 +25,6 @@ from rankpg.data.ids import (
     id_kind,
     whole_numbers,
 )
-from rankpg.data.ratings_table import in_one_line
 
 __all__ = [
     "MISSING",

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rankpg.data.arrow import arrow, decoded
+from rankpg._utils.documents import parse_json
+from rankpg.data.arrow import decoded
+from rankpg.data.faults import in_one_line
 from rankpg.data.files import Table
 from rankpg.data.frame import Frame, frame_of, kind_of
 from rankpg.data.ids import TableError
+from rankpg.data.optional import arrow
 from rankpg.data.ratings_table import unusable
+from rankpg.errors import DataWarning
 
-__all__ = ["Features", "Featurizer", "suggestion", "vectors"]
+__all__ = ["Features", "Featurizer", "column_names", "standardised", "suggestion", "vectors"]
 
 
 def vectors(frame: Frame, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -318,7 +323,7 @@ class Featurizer:
           TableError: the text is not a saved featurizer.
         """
         try:
-            held = json.loads(text)
+            held = parse_json(text, source)
             declared: dict[str, Any] = {f.name: held["features"][f.name] for f in fields(Features)}
             for kind in _COLUMNS:
                 declared[kind] = _strings(declared[kind])
@@ -334,8 +339,8 @@ class Featurizer:
             if counts != (len(wanted.numeric),) * 2 + (len(wanted.embedding),) or not found.scale:
                 raise ValueError("expected one mean, deviation or width per column")
             return found
-        except (ValueError, KeyError, TypeError, RecursionError) as cause:
-            raise TableError(f"{source}: not a saved featurizer: {cause}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as cause:
+            raise TableError(f"{source}: not a saved featurizer: {in_one_line(cause)}") from None
 
 
 def _strings(names: object) -> tuple[str, ...]:
@@ -376,3 +381,52 @@ def _kind(frame: Frame, name: str) -> str:
         except TableError:
             pass
     return "categorical"
+
+
+# --- arrays on a raw scale -------------------------------------------------------------------------
+
+LARGEST_FEATURE = 100.0
+"""Features beyond it ruin training: they outweigh all others, and the gradient overflows."""
+
+
+def column_names(width: int) -> list[str]:
+    """Returns the names of the columns of an array: feature 0, feature 1, ..."""
+    return [f"feature {i}" for i in range(width)]
+
+
+def standardised(rows: np.ndarray, name: str) -> tuple[np.ndarray, Featurizer | None]:
+    """Returns features whose columns on a raw scale are standardised, (x - mean) / deviation.
+
+    Args:
+      rows: float32[n, F], finite.
+      name: the argument, for the warning.
+
+    Returns:
+      The features, and a featurizer that does the same to later rows; None where no column is beyond 100.
+
+    >>> import warnings
+    >>> with warnings.catch_warnings(record=True):
+    ...     warnings.simplefilter("always")
+    ...     rows, featurizer = standardised(np.array([[1, 1e9], [2, 3e9]], np.float32), "context_features")
+    >>> rows.tolist()
+    [[1.0, -1.0], [2.0, 1.0]]
+    """
+    largest = np.abs(rows).max(axis=0)
+    raw = largest > LARGEST_FEATURE
+    if not raw.any():
+        return rows, None
+    wide = rows.astype(np.float64)
+    means = np.where(raw, wide.mean(axis=0), 0.0)
+    deviations = np.where(raw, np.where(np.ptp(wide, axis=0) > 0, wide.std(axis=0), 0.0), 1.0)
+    declared = Features(numeric=column_names(rows.shape[1]), scale="none")
+    fitted = Featurizer(declared, tuple(means.tolist()), tuple(deviations.tolist()), (), 1.0)
+    first = int(np.argmax(largest))
+    warnings.warn(
+        f"{name}: column {first} (counted from 0) has the scale {largest[first]:.3g}, and {int(raw.sum())} "
+        f"of {len(raw)} columns have values beyond {LARGEST_FEATURE:g}, which ruin training; they are "
+        "standardised, (x - mean) / deviation. Scale them yourself to choose otherwise",
+        DataWarning,
+        stacklevel=4,
+    )
+    columns = dict(zip(declared.numeric, wide.T, strict=True))
+    return fitted.transform(columns), fitted

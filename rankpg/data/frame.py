@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from rankpg.data.arrow import arrow, decoded, is_table, to_arrow
+from rankpg.data.arrow import decoded, is_table, to_arrow
 from rankpg.data.columns import category, column_role
-from rankpg.data.csv_reader import read_text
-from rankpg.data.files import Table, check_file, load_arrays, open_parquet
-from rankpg.data.ids import TableError, exact_array, id_array, is_empty, objects, whole_numbers
-from rankpg.data.ratings_table import in_one_line
+from rankpg.data.faults import in_one_line
+from rankpg.data.files import Table, check_file, load_arrays, read_parquet
+from rankpg.data.id_types import typed_ids
+from rankpg.data.ids import TableError, exact_array, is_empty, objects
+from rankpg.data.optional import arrow
+from rankpg.data.text_lines import TEXT_SUFFIXES
+from rankpg.data.text_table import read_text
 
 __all__ = ["Frame", "frame_of", "kind_of"]
 
@@ -37,6 +39,8 @@ class Frame:
     """Returns the place of a row, for messages."""
     is_text: bool = False
     """True for a table from a CSV, whose numbers are still text."""
+    lines: int | None = None
+    """Number of lines of a text file that hold the rows."""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values())))
@@ -80,8 +84,12 @@ class Frame:
             return plain.to_numpy(zero_copy_only=False)
         return objects(plain.to_pylist())
 
-    def ids(self, name: str) -> np.ndarray:
+    def ids(self, name: str, id_type: str = "auto") -> np.ndarray:
         """Returns the ids in a column, each of which occurs once: text, whole numbers, or dates.
+
+        Args:
+          name: the name of the column.
+          id_type: declared type of the ids; see `data.id_types`.
 
         Raises:
           TableError: the column is missing, or an id is empty or occurs twice.
@@ -94,10 +102,10 @@ class Frame:
             raise TableError(
                 f"{self.where(int(np.argmax(empty)), name)}: the id is empty: fill it in or remove the row"
             )
-        ids = id_array(ids, f"{self.source}, column {name!r}:")
         if ids.dtype.kind == "S":
             raise TableError(f"{self.source}: column {name!r} cannot hold ids: {kind_of(ids)}")
-        ids = whole_numbers(ids) if self.is_text else ids
+        where = f"{self.source}, column {name!r}"
+        ids = typed_ids(ids, id_type, where, is_text=self.is_text)
         _, first, count = np.unique(ids, return_index=True, return_counts=True)
         if len(first) < len(ids):
             one = int(np.min(first[count > 1]))
@@ -186,15 +194,15 @@ def kind_of(array: np.ndarray) -> str:
     return f"{array.dtype} of shape {list(array.shape)}"
 
 
-_FILES = (".csv", ".tsv", ".gz", ".parquet", ".npz")
+_FILES = (*TEXT_SUFFIXES, ".gz", ".parquet", ".npz")
 
 
 def frame_of(table: Table, source: str) -> Frame:
     """Returns a table as a Frame.
 
     Args:
-      table: a table of pandas, polars or pyarrow, a mapping of names to NumPy arrays, or the path of a csv,
-        tsv (also packed, as .gz), parquet or npz file.
+      table: a table of pandas, polars or pyarrow, a mapping of names to NumPy arrays, or the path of a text
+        file (csv, tsv, dat, txt, also packed, as .gz), a parquet or npz file, or a folder of Parquet files.
       source: the name of the table in messages.
 
     Raises:
@@ -223,20 +231,16 @@ def frame_of(table: Table, source: str) -> Frame:
 def _from_path(path: str | os.PathLike[str]) -> Frame:
     path = check_file(path, _FILES)
     source, suffix = str(path), path.suffix.lower()
-    if suffix == ".gz" and path.with_suffix("").suffix.lower() not in (".csv", ".tsv"):
-        raise TableError(
-            f"{source}: of packed files, .csv.gz and .tsv.gz are read; unpack it first"
-        )
     try:
         if suffix == ".npz":
             return _checked(Frame(load_arrays(path)[0], source))
-        if suffix == ".parquet":
-            with open_parquet(path) as file:
-                table = to_arrow(file.read(), source)
+        if suffix == ".parquet" or path.is_dir():
+            table = to_arrow(read_parquet(path), source)
             return _checked(Frame({name: table[name] for name in table.column_names}, source))
-        columns, place = read_text(path)
-        return _checked(Frame({k: _text(v) for k, v in columns.items()}, source, place, True))
-    except (OSError, EOFError, zlib.error) as cause:  # the last two: half of a .gz
+        columns, place, lines = read_text(path)
+        held = {name: _text(column) for name, column in columns.items()}
+        return _checked(Frame(held, source, place, True, lines))
+    except OSError as cause:
         raise TableError(f"{source}: the file cannot be read: {in_one_line(cause)}") from cause
 
 

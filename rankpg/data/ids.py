@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import unicodedata
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -26,6 +27,7 @@ __all__ = [
     "is_missing",
     "labels_of",
     "objects",
+    "text_array",
     "whole_numbers",
 ]
 
@@ -79,7 +81,13 @@ class IdMap:
         self._ids, self.kind = id_array(ids, kind), kind
         if len(self._row_of) < len(self):
             labels = enumerate(labels_of(self._ids).tolist())
-            twice = next(x for row, x in labels if self._row_of[x] != row)
+            row, twice = next((row, x) for row, x in labels if self._row_of[x] != row)
+            forms = [ascii(self.one(r)) for r in (row, self._row_of[twice])]
+            if forms[0] != forms[1]:
+                raise TableError(
+                    f"{kind} id {twice!r} is written in two ways, {forms[0]} and {forms[1]}, which look "
+                    "alike: write all ids in one Unicode form, unicodedata.normalize('NFC', id)"
+                )
             raise TableError(f"{kind} id {twice!r} occurs twice in the list of ids: make it unique")
 
     @staticmethod
@@ -121,8 +129,8 @@ class IdMap:
         return np.array(rows, np.int32).reshape(wanted.shape)
 
     def _find_one(self, label: Any) -> int:
-        try:  # True equals 1, but is not the id 1
-            return -1 if isinstance(label, bool) else self._row_of.get(label, -1)
+        try:
+            return self._row_of.get(label, -1)
         except TypeError:  # a list
             return -1
 
@@ -217,6 +225,10 @@ def labels_of(ids: ArrayLike) -> np.ndarray:
 def _label(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = (value.astype(_TIME) if isinstance(value, np.datetime64) else value).item()
+    if isinstance(value, str):  # two forms of one text look alike
+        return value if value.isascii() else unicodedata.normalize("NFC", value)
+    if isinstance(value, bool):  # True equals 1, but is not the id 1
+        return str(value)
     if isinstance(value, datetime.date) and value == value:  # NaT is a date too
         if not isinstance(value, datetime.datetime):
             return datetime.datetime.combine(value, datetime.time())
@@ -226,8 +238,14 @@ def _label(value: Any) -> Any:
 
 
 def exact_array(values: Any) -> np.ndarray:
-    """Returns `numpy.asarray(values)`, but keeps whole numbers above 2**63 whole."""
+    """Returns `numpy.asarray(values)`, but keeps whole numbers above 2**63 whole.
+
+    Raises:
+      TableError: a text ends in a null character, which NumPy would cut off.
+    """
     array = np.asarray(values)
+    if array.dtype.kind == "U" and array.ndim == 1 and not isinstance(values, np.ndarray):
+        _check_last_characters([x for x in values if isinstance(x, str)], "table")
     if array.dtype.kind != "f" or array.ndim != 1 or not isinstance(values, list | tuple):
         return array
     whole = all(isinstance(x, int | np.integer) for x in values)
@@ -237,6 +255,9 @@ def exact_array(values: Any) -> np.ndarray:
 
 def id_array(ids: ArrayLike, kind: str) -> np.ndarray:
     """Returns ids as an array of text, of whole numbers or of dates, each of them exact.
+
+    Floats that are whole numbers, as pandas makes them where a value was missing once, become whole numbers,
+    and True and False become text.
 
     Args:
       ids: a list or an array of ids.
@@ -270,7 +291,11 @@ def id_array(ids: ArrayLike, kind: str) -> np.ndarray:
                 f"{kind} ids: {array[row]} is finer than a microsecond: make the ids whole numbers or text"
             )
         return same
-    if array.dtype.kind not in "iufUS":
+    if array.dtype.kind == "b":
+        return array.astype(str)
+    if array.dtype.kind == "f":
+        return _without_fraction(array, kind)
+    if array.dtype.kind not in "iuUS":
         raise TableError(
             f"{kind} ids are {array.dtype}, such as {array[:1].tolist()[0]!r}; expected text, whole numbers "
             "or dates"
@@ -287,9 +312,9 @@ def _of_one_type(array: np.ndarray, kind: str) -> np.ndarray:
     if not types:
         return np.zeros(0, np.int64)
     if all(issubclass(x, str) for x in types):
-        if wrong := [x for x in values if x.endswith("\0")]:  # NumPy would cut it off
-            raise TableError(f"{kind} ids: {wrong[0]!r} ends in a null character: remove it")
-        return np.array(values, str)
+        return text_array(values, f"{kind} ids")
+    if types == {bool}:
+        return np.array(values)
     if all(issubclass(x, datetime.date) for x in types):
         return _times(array)
     if types == {int}:
@@ -311,6 +336,32 @@ def _of_one_type(array: np.ndarray, kind: str) -> np.ndarray:
     )
 
 
+def text_array(values: list[str], source: str) -> np.ndarray:
+    """Returns text as an array.
+
+    Raises:
+      TableError: a text ends in a null character, which NumPy would cut off.
+    """
+    _check_last_characters(values, source)
+    return np.array(values, str)
+
+
+def _check_last_characters(values: list[str], source: str) -> None:
+    if wrong := next((x for x in values if x.endswith("\0")), None):
+        raise TableError(f"{source}: {wrong!r} ends in a null character: remove it")
+
+
+def _without_fraction(array: np.ndarray, kind: str) -> np.ndarray:
+    """Returns whole numbers that are stored as floats as int64."""
+    wrong = ~((array == np.floor(array)) & (np.abs(array) < 2**53))
+    if wrong.any():
+        where = kind if kind.endswith(":") else f"{kind} ids:"
+        raise TableError(
+            f"{where} the id {array[wrong][0]} is not a whole number: make the ids whole numbers or text"
+        )
+    return array.astype(np.int64)
+
+
 def _times(values: np.ndarray) -> np.ndarray:
     """Returns Python's dates and times, and those of pandas with their nanoseconds, as datetime64."""
     fine = [getattr(x, "nanosecond", 0) for x in values.tolist()]  # Python's have none
@@ -320,8 +371,8 @@ def _times(values: np.ndarray) -> np.ndarray:
 
 
 def id_kind(ids: np.ndarray) -> str:
-    """Returns text, number, fraction or date; ids of different kinds are never equal."""
-    kinds = {"U": "text", "S": "text", "i": "number", "u": "number", "f": "fraction", "M": "date"}
+    """Returns text, number or date; ids of different kinds are never equal."""
+    kinds = {"U": "text", "S": "text", "i": "number", "u": "number", "M": "date"}
     return kinds[ids.dtype.kind]
 
 

@@ -13,13 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from rankpg._utils.files import expanded
-from rankpg.data.arrow import arrow, decoded, encoded_triples, is_table, to_arrow
-from rankpg.data.files import Table, check_file, load_arrays, open_parquet
+from rankpg._utils.paths import expanded
+from rankpg.data.arrow import decoded, is_table, to_arrow
+from rankpg.data.arrow_ratings import encoded_triples
+from rankpg.data.faults import in_one_line
+from rankpg.data.files import Table, check_file, load_arrays, parquet_names, read_parquet
+from rankpg.data.id_types import AUTO, IdTypes
 from rankpg.data.ids import IdMap, TableError, exact_array, id_array, objects
 from rankpg.data.interaction_columns import ColumnNames, Roles, find_columns
 from rankpg.data.interaction_text import TEXT_SUFFIXES, TextFile, open_text_file
-from rankpg.data.ratings_table import Encoded, Triples, encode, in_one_line
+from rankpg.data.optional import arrow
+from rankpg.data.ratings_table import Encoded, Triples, encode
 from rankpg.data.times import array_times, arrow_times
 
 __all__ = ["Raw", "raw_interactions"]
@@ -43,13 +47,16 @@ class Raw:
     notes: tuple[str, ...]
 
 
-def raw_interactions(source: Table, columns: ColumnNames | None, header: bool) -> Raw:
+def raw_interactions(
+    source: Table, columns: ColumnNames | None, header: bool, id_types: IdTypes = AUTO
+) -> Raw:
     """Reads the interactions in a file or in a table in memory, and checks every column that is used.
 
     Args:
       source: the path of a text, Parquet or .npz file, or a table in memory.
       columns: names of columns by role; found by their names if None.
       header: False for a text file whose first line is an interaction.
+      id_types: declared types of user and item ids; see `data.id_types`.
 
     Raises:
       FileNotFoundError: the file does not exist.
@@ -60,33 +67,32 @@ def raw_interactions(source: Table, columns: ColumnNames | None, header: bool) -
     array([3, 5])
     """
     if isinstance(source, str | os.PathLike):
-        return _of_path(expanded(source), columns, header)
+        return _of_path(expanded(source), columns, header, id_types)
     if isinstance(source, Mapping):
         arrays = {str(name): _array(values) for name, values in source.items()}
-        return _of_arrays(arrays, "interactions", columns)
+        return _of_arrays(arrays, "interactions", columns, id_types)
     if is_table(source):
         table = to_arrow(source, "interactions")
         roles = find_columns("interactions", table.column_names, columns)
-        return _of_arrow(table, "interactions", roles, table.column_names)
+        return _of_arrow(table, "interactions", roles, table.column_names, id_types)
     raise TypeError(
         f"source is a {type(source).__name__}; expected the path of a file ({', '.join(_SUFFIXES)}), a "
         "mapping of names to NumPy arrays, or a table of pandas, polars or pyarrow"
     )
 
 
-def _of_path(path: Path, columns: ColumnNames | None, header: bool) -> Raw:
+def _of_path(path: Path, columns: ColumnNames | None, header: bool, id_types: IdTypes) -> Raw:
     path = check_file(path, _SUFFIXES)
     suffix = path.suffix.lower()
     try:
         if suffix == ".npz":
-            return _of_arrays(load_arrays(path)[0], str(path), columns)
-        if suffix == ".parquet":
-            with open_parquet(path) as file:
-                names = file.schema_arrow.names
-                roles = find_columns(str(path), names, columns)
-                table = file.read(columns=[name for name in names if name in roles.values()])
-                return _of_arrow(to_arrow(table, str(path)), str(path), roles, names)
-        return _of_text(open_text_file(path, columns, header))
+            return _of_arrays(load_arrays(path)[0], str(path), columns, id_types)
+        if suffix == ".parquet" or path.is_dir():
+            names = parquet_names(path)[0]
+            roles = find_columns(str(path), names, columns)
+            table = read_parquet(path, [name for name in names if name in roles.values()])
+            return _of_arrow(to_arrow(table, str(path)), str(path), roles, names, id_types)
+        return _of_text(open_text_file(path, columns, header), id_types)
     except (OSError, EOFError) as cause:
         raise TableError(
             f"{path}: the file cannot be read and may be damaged: {in_one_line(cause)}"
@@ -103,18 +109,20 @@ def _array(values: Any) -> np.ndarray:
 # --- from each kind of table --------------------------------------------------------------------
 
 
-def _of_text(file: TextFile) -> Raw:
+def _of_text(file: TextFile, id_types: IdTypes) -> Raw:
     """Returns the interactions in a text file, whose ids become whole numbers where all of them are."""
-    users, items, values, times, weights = file.parse()
+    users, items, values, times, weights, lines = file.parse()
     names = (file.shown("user"), file.shown("item"), file.shown("value"))
-    rows = Triples.build(users, items, values, str(file.path), names, file.place)
+    rows = Triples.build(
+        users, items, values, str(file.path), names, file.place, id_types=id_types, is_text=True
+    )
     found = None
     if times is not None:
         found = arrow_times(times, lambda row: _where(rows, row, file.shown("timestamp")))
-    return _raw(rows, found, weights, file.roles, file.names, file.notes)
+    return _raw(rows, found, weights, file.roles, file.names, file.notes, lines)
 
 
-def _of_arrow(table: Any, source: str, roles: Roles, names: list[str]) -> Raw:
+def _of_arrow(table: Any, source: str, roles: Roles, names: list[str], id_types: IdTypes) -> Raw:
     """Returns the interactions in a pyarrow.Table; `names` are all columns of the source."""
     pyarrow = arrow("pyarrow")
     chosen = table.select([roles["user"], roles["item"]])
@@ -122,7 +130,7 @@ def _of_arrow(table: Any, source: str, roles: Roles, names: list[str]) -> Raw:
         chosen = chosen.append_column(_NO_VALUE, pyarrow.array(np.ones(len(table))))
     else:
         chosen = chosen.append_column(roles["value"], table[roles["value"]])
-    rows = encoded_triples(chosen, source)
+    rows = encoded_triples(chosen, source, id_types)
     times, name = None, roles["timestamp"]
     if name is not None:
         times = arrow_times(table[name], lambda row: _where(rows, row, name))
@@ -133,7 +141,12 @@ def _of_arrow(table: Any, source: str, roles: Roles, names: list[str]) -> Raw:
     return _raw(rows, times, weights, roles, names)
 
 
-def _of_arrays(arrays: dict[str, np.ndarray], source: str, columns: ColumnNames | None) -> Raw:
+def _of_arrays(
+    arrays: dict[str, np.ndarray],
+    source: str,
+    columns: ColumnNames | None,
+    id_types: IdTypes,
+) -> Raw:
     """Returns the interactions in NumPy arrays by name; arrays that are not lists have no role."""
     lists = [name for name, array in arrays.items() if array.ndim == 1]
     roles = find_columns(source, lists, columns)
@@ -150,6 +163,7 @@ def _of_arrays(arrays: dict[str, np.ndarray], source: str, columns: ColumnNames 
         np.ones(len(arrays[user])) if value is None else _numbers(arrays[value], source, value),
         source,
         (user, item, value or _NO_VALUE),
+        id_types=id_types,
     )
     times = None
     if timestamp is not None:
@@ -187,23 +201,21 @@ def _raw(
     roles: Roles,
     names: list[str],
     notes: tuple[str, ...] = (),
+    lines: int | None = None,
 ) -> Raw:
     taken = [f"{role} from {name!r}" for role, name in roles.items() if name is not None]
-    said = [*notes, f"Read {len(rows.values)} rows of {rows.source}: {', '.join(taken)}."]
+    of_lines = "" if lines is None else f" of {lines} lines"
+    said = [*notes, f"Read {len(rows.values)} rows{of_lines} of {rows.source}: {', '.join(taken)}."]
     if roles["value"] is None:
         said.append("Without a value column, every row has the value 1.")
     if roles["timestamp"] is None:
         said.append("Without a timestamp column, rows of a user keep their order in the source.")
     if unused := [repr(name) for name in names if name not in roles.values()]:
         said.append(f"Columns that are not used: {', '.join(unused)}.")
-    maps = []
-    for role, ids in (("user", rows.user_ids), ("item", rows.item_ids)):
-        maps.append(_whole_ids(ids, f"{rows.source}, column {roles[role]!r}"))
-        if maps[-1] is not ids:
-            said.append(f"The {role} ids are whole numbers stored as fractions: 7.0 is read as 7.")
     if weights is not None:
         weights = _checked_weights(rows, weights, roles["weight"] or "weight")
-    return Raw(rows, times, weights, maps[0], maps[1], roles["value"] is not None, tuple(said))
+    has_values = roles["value"] is not None
+    return Raw(rows, times, weights, rows.user_ids, rows.item_ids, has_values, tuple(said))
 
 
 def _checked_weights(rows: Triples, weights: np.ndarray, name: str) -> np.ndarray:
@@ -222,16 +234,3 @@ def _checked_weights(rows: Triples, weights: np.ndarray, name: str) -> np.ndarra
             "correct it, remove the row, or give columns={'weight': None}"
         )
     return weights
-
-
-def _whole_ids(ids: IdMap, where: str) -> IdMap:
-    """Returns ids that are whole numbers stored as floats, as pandas makes them, as int64."""
-    labels = ids.ids
-    if labels.dtype.kind != "f":
-        return ids
-    wrong = (labels != np.floor(labels)) | (np.abs(labels) >= 2**53)
-    if wrong.any():
-        raise TableError(
-            f"{where}: the id {labels[wrong][0]} is not a whole number: make the ids whole numbers or text"
-        )
-    return IdMap(labels.astype(np.int64), ids.kind)

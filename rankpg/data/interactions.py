@@ -10,11 +10,12 @@ from __future__ import annotations
 import dataclasses
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from rankpg.data.files import Table
+from rankpg.data.id_types import check_id_types
 from rankpg.data.ids import IdMap, TableError
 from rankpg.data.interaction_columns import ColumnNames, check_column_names
 from rankpg.data.interaction_files import Raw, raw_interactions
@@ -110,6 +111,7 @@ def read_interactions(
     min_per_item: int = 1,
     duplicates: str = "first",
     header: bool = True,
+    id_type: str | Sequence[str] = "auto",
 ) -> InteractionTable:
     r"""Reads interactions from a file or a table in memory.
 
@@ -138,6 +140,7 @@ def read_interactions(
       header: False for a text file whose first line is an interaction, with user, item, value and timestamp
         in this order, the last two optional, or at the places that `columns` names. This is also how a file
         with `::` between its fields is read, and one whose first line holds numbers and dates alone.
+      id_type: type of the ids, text or integer, or of users and of items; auto, as described above.
 
     Raises:
       FileNotFoundError: the file does not exist.
@@ -156,7 +159,7 @@ def read_interactions(
     condition = _condition(positive)
     _check_options(min_per_user, min_per_item, duplicates)
     check_column_names(columns)
-    raw = raw_interactions(source, columns, header)
+    raw = raw_interactions(source, columns, header, check_id_types(id_type))
     keep, values, notes = _positive(raw, positive, condition)
     users, items = raw.rows.users[keep], raw.rows.items[keep]
     times = None if raw.times is None else raw.times[keep]

@@ -7,12 +7,14 @@ Both are checked when they are built; errors name the source, the place in it, a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from rankpg.data.ids import Columns, IdMap, TableError, id_array, is_empty
+from rankpg.data.columns import column_role
+from rankpg.data.id_types import AUTO, IdTypes, typed_ids
+from rankpg.data.ids import Columns, IdMap, TableError, id_array, id_kind, is_empty, text_array
 
 __all__ = [
     "Compressed",
@@ -21,29 +23,17 @@ __all__ = [
     "Triples",
     "compress",
     "encode",
-    "in_one_line",
-    "numpy_fault",
     "sorted_ids",
+    "text_ids",
     "unusable",
 ]
 
+_EARLIEST = 1e8
+"""Whole numbers from here on look like times: 1e8 seconds after 1970 is in 1973."""
+_FEW = 5
+"""Least number of rows in which 0, 1, 2, ... are taken for row numbers."""
 Encoded: TypeAlias = tuple[np.ndarray, np.ndarray]
 """A column of ids as (labels, codes): row r holds labels[codes[r]], and every label occurs."""
-
-
-def numpy_fault(source: object, cause: Exception) -> TableError:
-    """Returns the error for a NumPy file that `numpy.load` rejected."""
-    if "allow_pickle" in str(cause):
-        return TableError(
-            f"{source}: holds pickled Python objects, which are never loaded because they can run code: "
-            "save numbers or strings (array.astype(str)) instead"
-        )
-    return TableError(f"{source}: damaged NumPy file: {in_one_line(cause)}")
-
-
-def in_one_line(cause: Exception) -> str:
-    """Returns the message of another library on one line."""
-    return " ".join(str(cause).split())
 
 
 def _rows_from_zero(*rows: int) -> str:
@@ -70,6 +60,10 @@ class Triples:
     source: str
     columns: Columns
     place: Callable[..., str]
+    notes: tuple[str, ...] = ()
+    """Sentences about what was read, and what was taken for what."""
+    has_values: bool = True
+    """False where there is no column of values, so that every row has the value 1."""
 
     @classmethod
     def build(
@@ -80,11 +74,27 @@ class Triples:
         source: str = "triples",
         columns: Columns = ("users", "items", "values"),
         place: Callable[..., str] = _rows_from_zero,
+        *,
+        id_types: IdTypes = AUTO,
+        is_text: bool = False,
+        has_values: bool = True,
+        lines: int | None = None,
+        unused: Sequence[str] = (),
+        guessed: bool = False,
     ) -> Triples:
         """Returns checked triples.
 
+        Args:
+          users, items, values, source, columns, place: as the fields, ids as labels and codes.
+          id_types: declared types of the ids.
+          is_text: True for ids that were read as text, in which whole numbers are recognised.
+          has_values: False if every value is 1 for want of a column.
+          lines: number of lines of a text file that hold the rows.
+          unused: names of other columns, for the notes.
+          guessed: True if the caller did not name the columns; times and row numbers are then no value.
+
         Raises:
-          TableError: there are no rows, an id is empty, or a value is not a finite number.
+          TableError: there are no rows, an id is empty or of another type, or a value is not a finite number.
         """
         if len(values) == 0:
             raise TableError(f"{source}: no rows: a table needs at least one (user, item, value)")
@@ -105,10 +115,61 @@ class Triples:
                 f"{source}, {place(row)}, column {columns[2]!r}: {_describe(values[row])}: "
                 "correct the value or remove the row"
             )
+        if guessed and has_values and column_role(columns[2]) is None:
+            _check_guess(values, source, columns)
+        users, items = (
+            _typed(ids, kind, source, column, is_text)
+            for ids, kind, column in zip((users, items), id_types, columns[:2], strict=True)
+        )
         user_ids, item_ids = IdMap(users[0], "user"), IdMap(items[0], "item")
         numbers = [codes.astype(np.int32, copy=False) for _, codes in (users, items)]
         floats = values.astype(np.float64, copy=False)
-        return cls(numbers[0], numbers[1], floats, user_ids, item_ids, source, columns, place)
+        table = cls(numbers[0], numbers[1], floats, user_ids, item_ids, source, columns, place)
+        notes = _notes_of(table, has_values, lines, unused)
+        return dataclasses.replace(table, notes=notes, has_values=has_values)
+
+
+def _check_guess(values: np.ndarray, source: str, columns: Columns) -> None:
+    """Rejects a column that became the value since it was left over, and holds times or row numbers."""
+    first = int(values[0])
+    numbers = len(values) >= _FEW and first in (0, 1)
+    numbers = numbers and np.array_equal(values, np.arange(first, first + len(values)))
+    times = bool(np.all((values >= _EARLIEST) & (values == np.floor(values))))
+    if numbers or times:
+        what = "row numbers" if numbers else "times"
+        user, item, value = columns
+        raise TableError(
+            f"{source}: the column {value!r} holds what look like {what}: give columns={columns!r} if it is "
+            f"the value, or columns={(user, item)!r}, so that every row has the value 1"
+        )
+
+
+def _typed(ids: Encoded, id_type: str, source: str, column: str, is_text: bool) -> Encoded:
+    labels = typed_ids(ids[0], id_type, f"{source}, column {column!r}", is_text=is_text)
+    if labels is ids[0]:
+        return ids
+    return sorted_ids(labels, ids[1], source, column)
+
+
+def _notes_of(
+    table: Triples, has_values: bool, lines: int | None, unused: Sequence[str]
+) -> tuple[str, ...]:
+    """Returns sentences about the rows, the columns and the types of the ids."""
+    of_lines = "" if lines is None else f" of {lines} lines"
+    user, item, value = table.columns
+    taken = f"user from {user!r} ({_kind_of(table.user_ids)})"
+    taken += f", item from {item!r} ({_kind_of(table.item_ids)})"
+    taken += f", value from {value!r}" if has_values else ""
+    notes = [f"Read {len(table.values)} rows{of_lines} of {table.source}: {taken}."]
+    if not has_values:
+        notes.append("Without a value column, every row has the value 1.")
+    if unused:
+        notes.append(f"Columns that are not used: {', '.join(map(repr, unused))}.")
+    return tuple(notes)
+
+
+def _kind_of(ids: IdMap) -> str:
+    return {"text": "text", "number": "whole numbers", "date": "dates"}[id_kind(ids.ids)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,10 +182,16 @@ class Matrix:
     source: str = "matrix"
     column: str = "matrix"
     place: Callable[[int, int], str] = _cell_from_zero
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def build(
-        cls, values: np.ndarray, users: Any = None, items: Any = None, **where: Any
+        cls,
+        values: np.ndarray,
+        users: Any = None,
+        items: Any = None,
+        lines: int | None = None,
+        **where: Any,
     ) -> Matrix:
         """Returns a checked matrix, whose ids are the row and column numbers by default.
 
@@ -148,7 +215,10 @@ class Matrix:
                 f"{source}: {len(ids[0])} user ids and {len(ids[1])} item ids "
                 f"for a matrix of {values.shape}{remedy}"
             )
-        matrix = cls(values, IdMap(ids[0], "user"), IdMap(ids[1], "item"), **where)
+        of_lines = "" if lines is None else f" of {lines} lines"
+        shape = f"{len(ids[0])} rows{of_lines}, which are users, and {len(ids[1])} columns, which are items"
+        notes = (f"Read a matrix from {source}: {shape}.",)
+        matrix = cls(values, IdMap(ids[0], "user"), IdMap(ids[1], "item"), notes=notes, **where)
         wrong = unusable(values)
         if wrong.any():
             row, column = (int(i) for i in np.unravel_index(np.argmax(wrong), values.shape))
@@ -177,6 +247,12 @@ def sorted_ids(labels: np.ndarray, codes: np.ndarray, source: str, column: str) 
     return labels, position.astype(np.int32)[codes]
 
 
+def text_ids(column: Any, source: str, name: str) -> Encoded:
+    """Returns a column of text as ids; `source` and `name` are for messages."""
+    labels = text_array(column.dictionary.to_pylist(), f"{source}, column {name!r}")
+    return sorted_ids(np.char.strip(labels), column.indices.to_numpy(), source, name)
+
+
 def unusable(values: np.ndarray) -> np.ndarray:
     """Returns True where a value is NaN, infinite, or too large for float32."""
     return ~(np.abs(values.astype(np.float64, copy=False)) <= np.finfo(np.float32).max)
@@ -201,6 +277,7 @@ class Compressed:
     values: np.ndarray
     """float64[num_ratings]"""
     missing_share: float
+    notes: tuple[str, ...] = ()
 
 
 def compress(table: Triples, missing: str, duplicates: str) -> Compressed:
@@ -209,20 +286,24 @@ def compress(table: Triples, missing: str, duplicates: str) -> Compressed:
     Args:
       table: the triples.
       missing: `zero` keeps only the pairs that occur; `error` requires all pairs.
-      duplicates: `error` rejects several rows of one pair; `mean` averages them; `last` keeps the last.
+      duplicates: `error` rejects several rows of one pair; `mean` averages them; `sum` adds them up; `last`
+        keeps the last.
 
     Raises:
       TableError: a pair occurs twice, or is missing, where that is an error.
       ValueError: an option has an unknown value.
     """
     _check("missing", missing, ("zero", "error"))
-    _check("duplicates", duplicates, ("mean", "last", "error"))
+    _check("duplicates", duplicates, ("mean", "sum", "last", "error"))
     num_users, num_items = len(table.user_ids), len(table.item_ids)
     pairs = table.users.astype(np.int64) * num_items + table.items
     order = np.argsort(pairs, kind="stable")
     pairs, values = pairs[order], table.values[order]
     firsts = np.flatnonzero(np.diff(pairs, prepend=-1))
+    notes: tuple[str, ...] = ()
     if len(firsts) < len(pairs):
+        merged = len(pairs) - len(firsts)
+        notes = (f"{merged} of {len(pairs)} rows repeat a pair: duplicates='{duplicates}'.",)
         values = _merged(table, values, order, firsts, duplicates)
         pairs = pairs[firsts]
     if missing == "error" and len(pairs) < num_users * num_items:
@@ -231,7 +312,8 @@ def compress(table: Triples, missing: str, duplicates: str) -> Compressed:
         raise TableError(f"{table.source}: {len(pairs)} ratings; expected at most 2**31 - 1")
     starts = np.searchsorted(pairs, np.arange(num_users + 1) * num_items).astype(np.int32)
     share = 1.0 - len(pairs) / (num_users * num_items)
-    return Compressed(starts, (pairs % num_items).astype(np.int32), values, share)
+    items = (pairs % num_items).astype(np.int32)
+    return Compressed(starts, items, values, share, notes)
 
 
 def _check(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -248,6 +330,8 @@ def _merged(
         return np.add.reduceat(values, firsts) / counts
     if duplicates == "last":
         return values[firsts + counts - 1]
+    if duplicates == "sum":
+        return _summed(table, values, order, firsts)
     several = np.flatnonzero(counts > 1)
     first = firsts[several[0]]
     rows = [int(row) for row in order[first : first + 2]]
@@ -256,8 +340,23 @@ def _merged(
     raise TableError(
         f"{table.source}, {table.place(*rows)}: the pair user {user!r}, item {item!r} occurs "
         f"{counts[several[0]]} times ({len(several) - 1} other pairs repeat as well): keep one row "
-        "each, or give duplicates='mean' or duplicates='last'"
+        "each, or give duplicates='sum' where every row counts (plays, clicks), duplicates='mean' or "
+        "duplicates='last'"
     )
+
+
+def _summed(
+    table: Triples, values: np.ndarray, order: np.ndarray, firsts: np.ndarray
+) -> np.ndarray:
+    added = np.add.reduceat(values, firsts)
+    wrong = unusable(added)
+    if wrong.any():
+        row = int(order[firsts[np.argmax(wrong)]])
+        raise TableError(
+            f"{table.source}, {table.place(row)}: the sum of the values of this pair is too large for "
+            "float32: divide all values by one number"
+        )
+    return added
 
 
 def _check_no_gap(table: Triples, pairs: np.ndarray) -> None:

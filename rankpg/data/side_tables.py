@@ -30,6 +30,8 @@ class Described:
     features: np.ndarray | None
     """float32[n, F]; None where no column is a feature."""
     featurizer: Featurizer
+    note: str = ""
+    """A sentence about what was read."""
 
     def take(self, rows: np.ndarray) -> Described:
         """Returns some of the rows, in the order of `rows`."""
@@ -38,7 +40,11 @@ class Described:
 
 
 def describe(
-    table: Table, declared: Features | Featurizer | None, side: str, hint: str | None = None
+    table: Table,
+    declared: Features | Featurizer | None,
+    side: str,
+    hint: str | None = None,
+    id_type: str = "auto",
 ) -> Described:
     """Returns the ids and features of a table of contexts or items.
 
@@ -47,6 +53,7 @@ def describe(
       declared: the columns that are features; a fitted featurizer is used as it is.
       side: context or item.
       hint: name of the id column in the ratings.
+      id_type: declared type of the ids; see `data.id_types`.
 
     Raises:
       TableError: the id column is ambiguous, an id is empty or occurs twice, a feature is invalid, or columns
@@ -60,7 +67,7 @@ def describe(
     features = declared.features if isinstance(declared, Featurizer) else declared
     given = None if features is None else features.id
     name = frame.find_id(ROLES[side], hint) if given is None else given
-    ids = frame.ids(name)
+    ids = frame.ids(name, id_type)
     if features is None:
         if len(frame.columns) > 1:
             raise TableError(
@@ -74,7 +81,11 @@ def describe(
     else:
         featurizer = features.fit(frame, frame.source)
     rows = featurizer.transform(frame, frame.source) if featurizer.names else None
-    return Described(side, frame.source, ids, rows, featurizer)
+    of_lines = "" if frame.lines is None else f" of {frame.lines} lines"
+    used = ", ".join(map(repr, features.columns)) or "none"
+    note = f"Read {len(ids)} rows{of_lines} of {frame.source}: "
+    note += f"{ROLES[side]} ids from {name!r}, features: {used}."
+    return Described(side, frame.source, ids, rows, featurizer, note)
 
 
 def check_orientation(table: Triples | Matrix, sides: Sequence[Described | None]) -> None:
@@ -90,7 +101,8 @@ def check_orientation(table: Triples | Matrix, sides: Sequence[Described | None]
         if side is not None and own.dtype.kind != side.ids.dtype.kind and _alike(own, side.ids):
             raise TableError(
                 f"{table.source} and {side.source}: the {side.side} ids are {_kind(own)} in the first and "
-                f"{_kind(side.ids)} in the second, but equal as text: convert both to one type"
+                f"{_kind(side.ids)} in the second, but equal as text: convert both to one type, or "
+                "give id_type='text'"
             )
     straight = [_share(ids, side) for ids, side in zip(_ids(table), sides, strict=True)]
     crossed = [_share(ids, side) for ids, side in zip(_ids(table), sides[::-1], strict=True)]

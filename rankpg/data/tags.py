@@ -8,7 +8,8 @@ import numpy as np
 
 from rankpg.data.files import Table
 from rankpg.data.frame import frame_of
-from rankpg.data.ids import IdMap, TableError, is_missing, whole_numbers
+from rankpg.data.id_types import typed_ids
+from rankpg.data.ids import IdMap, TableError, is_missing
 
 __all__ = ["Tags", "read_tags"]
 
@@ -27,7 +28,7 @@ class Tags:
     notes: tuple[str, ...]
 
 
-def read_tags(table: Table, item_ids: IdMap, separator: str = "|") -> Tags:
+def read_tags(table: Table, item_ids: IdMap, separator: str = "|", id_type: str = "auto") -> Tags:
     """Reads the tags of items: every column but that of the ids, and each part of a text of several parts.
 
     An item may have several rows. A tag that a single item has says no more than the item itself, so it is
@@ -38,6 +39,7 @@ def read_tags(table: Table, item_ids: IdMap, separator: str = "|") -> Tags:
         item ids, named item or id.
       item_ids: ids of the items; rows of other items are left out.
       separator: separates several tags in one text.
+      id_type: declared type of the ids; see `data.id_types`.
 
     Raises:
       FileNotFoundError: the file does not exist.
@@ -50,9 +52,7 @@ def read_tags(table: Table, item_ids: IdMap, separator: str = "|") -> Tags:
     """
     frame = frame_of(table, "items")
     name = frame.find_id("item")
-    ids = frame.array(name)
-    if frame.is_text:
-        ids = whole_numbers(np.array(ids.tolist(), str))
+    ids = typed_ids(frame.array(name), id_type, frame.source, is_text=frame.is_text)
     items = item_ids.find(ids)
     pairs: set[tuple[str, int]] = set()
     owners: dict[str, set[object]] = {}

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from rankpg.data.arrow import arrow, decoded
+from rankpg.data.arrow import decoded
 from rankpg.data.ids import TableError, is_missing, labels_of
+from rankpg.data.optional import arrow
 
 __all__ = ["array_times", "arrow_times"]
 

@@ -13,9 +13,20 @@ import numpy as np
 from flax import struct
 from jax import lax
 
+from rankpg._utils.labels import without_labels
 from rankpg.types import Array, Bool, Environment, Feedback, Float, Int, PRNGKey, record
 
-__all__ = ["Catalogue", "Editable", "Restricted", "append_rows", "append_to_mask", "catalogue"]
+__all__ = [
+    "Catalogue",
+    "Editable",
+    "Restricted",
+    "append_own",
+    "append_rows",
+    "append_to_mask",
+    "catalogue",
+    "eligible_but_own",
+    "take_own",
+]
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -62,10 +73,16 @@ class Catalogue(Environment):
     context_features: Float[Array, "num_contexts F"] | None = None
     item_features: Float[Array, "N G"] | None = None
     where: Bool[Array, "num_contexts N"] | None = None
+    own: Int[Array, "num_contexts"] | None = None
+    """The item that is never a candidate of each context, since it is the context itself; -1 for none."""
 
     @property
     def knows_rewards(self) -> bool:
         return False
+
+    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
+        """Returns which items may be candidates: those of `where`, except for the context itself."""
+        return eligible_but_own(self.where, self.own, context, items)
 
     @property
     def missing_share(self) -> float:
@@ -88,6 +105,7 @@ class Catalogue(Environment):
             self,
             num_items=len(rows),
             where=None if self.where is None else self.where[:, rows],
+            own=take_own(self.own, rows, self.num_items),
             item_features=None if self.item_features is None else self.item_features[rows],
         )
 
@@ -105,7 +123,40 @@ class Catalogue(Environment):
             num_contexts=self.num_contexts + len(features),
             context_features=append_rows(self.context_features, features),
             where=append_to_mask(self.where, contexts=len(features)),
+            own=append_own(self.own, len(features)),
         )
+
+
+def eligible_but_own(
+    where: Bool[Array, "num_contexts N"] | None,
+    own: Int[Array, "num_contexts"] | None,
+    context: Int[Array, ""],
+    items: Int[Array, "n"],
+) -> Bool[Array, "n"] | None:
+    """Returns which items are in the mask and are not the context itself; None for all of all contexts."""
+    before = None if where is None else where[context][items]
+    if own is None:
+        return before
+    other = items != own[context].astype(items.dtype)
+    return other if before is None else other & before
+
+
+def take_own(
+    own: Int[Array, "num_contexts"] | None, rows: np.ndarray, num_items: int
+) -> Int[Array, "num_contexts"] | None:
+    """Returns the own item of each context among these items alone, renumbered in this order."""
+    if own is None:
+        return None
+    new_row = np.full(num_items + 1, -1, np.int32)  # the last place is that of -1
+    new_row[rows] = np.arange(len(rows), dtype=np.int32)
+    return jnp.asarray(new_row[np.asarray(own)])
+
+
+def append_own(
+    own: Int[Array, "num_contexts"] | None, contexts: int
+) -> Int[Array, "more_contexts"] | None:
+    """Returns the own items with further contexts, which have none."""
+    return None if own is None else jnp.pad(own, (0, contexts), constant_values=-1)
 
 
 def append_rows(rows: Float[Array, "n F"] | None, more: np.ndarray) -> Float[Array, "m F"]:
@@ -156,7 +207,7 @@ def catalogue(
             raise ValueError(f"{name}={count!r}; expected a whole number of at least 1")
     mask = None
     if eligible is not None:
-        mask = np.asarray(eligible)
+        mask = np.asarray(without_labels(eligible, "eligible"))
         if mask.shape != (num_contexts, num_items) or mask.dtype != bool:
             raise ValueError(
                 f"eligible has the type {mask.dtype}{list(mask.shape)}; expected bool"
@@ -174,7 +225,7 @@ def catalogue(
 def _features(name: str, values: ArrayLike | None, count: int) -> Float[Array, "count F"] | None:
     if values is None:
         return None
-    array = np.asarray(values, np.float32)
+    array = np.asarray(without_labels(values, name), np.float32)
     if array.ndim != 2 or len(array) != count or not np.isfinite(array).all():
         raise ValueError(
             f"{name} has the shape {list(array.shape)}; expected finite numbers [{count}, features]"

@@ -113,6 +113,8 @@ class Dataset:
     """Training, validation and test part of interactions; None for other data."""
     notes: tuple[str, ...] = ()
     """Sentences about how the data was read and split."""
+    cautions: tuple[str, ...] = ()
+    """Sentences about rewards that mislead, of which training warns."""
 
     @classmethod
     def of(cls, environment: Environment | Dataset) -> Dataset:
@@ -131,6 +133,11 @@ class Dataset:
         check_environment(environment)
         contexts = IdMap.of_range(environment.num_contexts, "context")
         return cls(environment, contexts, IdMap.of_range(environment.num_items, "item"), 0.0)
+
+    @property
+    def needs_care(self) -> bool:
+        """True where training may have to warn of rewards or of features."""
+        return bool(self.cautions or self.context_featurizer or self.item_featurizer)
 
     @property
     def ids_are_rows(self) -> bool:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Literal
 
+from rankpg.data.id_types import check_id_types
 from rankpg.data.ids import ArrayLike
 from rankpg.data.ratings_table import Matrix
 from rankpg.data.read import read
@@ -27,19 +28,26 @@ def from_file(
     path: str | os.PathLike[str],
     *,
     columns: Sequence[str] | None = None,
+    header: bool = True,
+    id_type: str | Sequence[str] = "auto",
     missing: Missing = "zero",
     duplicates: Duplicates = "error",
     clip: Clip | Literal["auto"] = "auto",
     relative_noise: float | int = RELATIVE_NOISE,
     eligible: ArrayLike | None = None,
 ) -> Dataset:
-    r"""Reads ratings from a CSV, TSV, Parquet, .npz or .npy file, such as `small_matrix.csv` of KuaiRec.
+    r"""Reads ratings from a text, Parquet, .npz or .npy file, such as `small_matrix.csv` of KuaiRec.
 
     Args:
       path: triples (user, item, value), or a dense matrix; see `data.read.read`.
-      columns: names of the user, item and value columns; found by their names if None.
+      columns: names of the user, item and value columns, or of the first two, so that every row has the value
+        1; found by their names if None.
+      header: False for a text file without a header line, whose columns are named by their places, from 0.
+      id_type: `text` or `integer` ids in every kind of file, or ("text", "integer") for users and items;
+        `auto` takes whole numbers where all ids of a text file are, and else what the file holds.
       missing: `zero` gives a pair without rating the reward 0; `error` rejects it.
-      duplicates: `error` rejects a pair with several ratings; `mean` averages them; `last` keeps the last.
+      duplicates: `error` rejects a pair with several ratings; `mean` averages them; `sum` adds them up, as
+        for plays or clicks; `last` keeps the last.
       clip: (lowest, highest) value, applied to each row; `auto` is (0, 10) for a column named
         watch_ratio and None, no clipping, for any other.
       relative_noise: standard deviation of a reward, in units of its mean.
@@ -64,7 +72,7 @@ def from_file(
     >>> data.context_ids[0].item(), data.missing_share
     ('ann', 0.25)
     """
-    table = read(path, columns)
+    table = read(path, columns, header=header, id_types=check_id_types(id_type))
     bounds = clip_of(table, clip)
     if isinstance(table, Matrix):
         return dataset_of_matrix(table, relative_noise, 0.0, bounds, eligible)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg.data.id_types import check_id_types
 from rankpg.data.ids import TableError
 from rankpg.data.interactions import InteractionTable, read_interactions
 from rankpg.data.splits import HISTORY, TEST, TRAIN, UNUSED, VALIDATION, Split, split_interactions
@@ -36,6 +38,7 @@ def from_interactions(
     min_per_user: int = 1,
     min_per_item: int = 1,
     header: bool = True,
+    id_type: str | Sequence[str] = "auto",
     split: str = "last",
     test_share: float = 0.2,
     test_count: int | None = None,
@@ -53,7 +56,8 @@ def from_interactions(
       source: a file (csv, tsv, `::`, parquet, npz, gz), a data frame, or arrays by name.
       items: a table of categories of the items, for an encoder that reads `item_tags`; see
         `data.tags.read_tags`.
-      columns, positive, min_per_user, min_per_item, header: as for `data.interactions.read_interactions`.
+      columns, positive, min_per_user, min_per_item, header, id_type: as for
+        `data.interactions.read_interactions`.
       split, test_share, test_count, validation_share, seed: as for `data.splits.split_interactions`.
 
     Raises:
@@ -74,6 +78,7 @@ def from_interactions(
         min_per_user=min_per_user,
         min_per_item=min_per_item,
         header=header,
+        id_type=id_type,
     )
     try:
         divided = split_interactions(
@@ -90,7 +95,7 @@ def from_interactions(
     data = dataset_of_split(table, divided)
     if items is None:
         return data
-    tags = read_tags(items, data.item_ids)
+    tags = read_tags(items, data.item_ids, id_type=check_id_types(id_type)[1])
     world: Any = data.environment
     tagged = dataclasses.replace(world, item_tags=jnp.asarray(tags.rows))
     return dataclasses.replace(data, environment=tagged, notes=(*data.notes, *tags.notes))

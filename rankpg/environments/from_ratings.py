@@ -7,15 +7,21 @@ ids of the rows.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg._utils.labels import labelled
 from rankpg.data.arrays import feature_rows
-from rankpg.data.ids import IdMap, TableError, id_array
-from rankpg.data.ratings_table import Matrix, Triples, compress, encode
+from rankpg.data.features import standardised
+from rankpg.data.id_types import AUTO, IdTypes, check_id_types, typed_ids
+from rankpg.data.ids import IdMap, TableError, exact_array, id_array
+from rankpg.data.labels import aligned, check_series, labelled_features
+from rankpg.data.ratings_table import Compressed, Matrix, Triples, compress, encode
 from rankpg.environments.dataset import Dataset
+from rankpg.environments.reward_checks import cautions_of
 from rankpg.environments.tabular import Ratings, RewardMatrix
 from rankpg.types import Array, Bool, Float
 
@@ -38,7 +44,7 @@ if TYPE_CHECKING:
 
     Clip: TypeAlias = tuple[float, float] | None
     Missing: TypeAlias = Literal["zero", "error"]
-    Duplicates: TypeAlias = Literal["mean", "last", "error"]
+    Duplicates: TypeAlias = Literal["mean", "sum", "last", "error"]
 else:  # checked here, with messages of our own
     ArrayLike = Clip = Missing = Duplicates = Any
 
@@ -61,6 +67,7 @@ def from_triples(
     item_ids: ArrayLike | None = None,
     context_features: ArrayLike | None = None,
     item_features: ArrayLike | None = None,
+    id_type: str | Sequence[str] = "auto",
 ) -> Dataset:
     """Builds a dataset from R ratings in memory: a user id, an item id and a value each.
 
@@ -69,7 +76,9 @@ def from_triples(
       values: R numbers.
       context_ids, item_ids: all ids, in the order of the rows; by default those that occur, sorted.
       context_features, item_features: one row of numbers per id, for feature towers; in the order of
-        `context_ids` and `item_ids`, which are then required.
+        `context_ids` and `item_ids`, which are then required, or a data frame with a column or an index of
+        ids. Columns beyond 100 are standardised, with a warning.
+      id_type: as for `from_file`.
       missing, duplicates, clip, relative_noise, eligible: as for `from_file`.
 
     Raises:
@@ -81,14 +90,20 @@ def from_triples(
     >>> data.environment.mean_rewards(jnp.int32(0), jnp.arange(3))
     Array([0. , 0. , 0.5], dtype=float32)
     """
-    columns = [np.asarray(column) for column in (users, items, values)]
+    id_types = check_id_types(id_type)
+    check_series({"users": users, "items": items, "values": values})
+    columns = [*(_id_column(x, kind) for x, kind in ((users, "users"), (items, "items")))]
+    columns.append(np.asarray(values))
     if any(column.ndim != 1 or column.shape != columns[0].shape for column in columns):
         shapes = ", ".join(str(column.shape) for column in columns)
         raise TableError(
             f"triples: users, items and values must be lists of one length, got shapes {shapes}"
         )
     table = Triples.build(
-        encode(columns[0], "triples", "users"), encode(columns[1], "triples", "items"), columns[2]
+        encode(columns[0], "triples", "users"),
+        encode(columns[1], "triples", "items"),
+        columns[2],
+        id_types=id_types,
     )
     for side, ids, given in (
         ("context", context_ids, context_features),
@@ -98,9 +113,16 @@ def from_triples(
             raise TableError(
                 f"{side}_features: the ids of its rows are missing; give them in this order as {side}_ids"
             )
-    table = with_ids(table, context_ids, item_ids)
+    table = with_ids(table, context_ids, item_ids, id_types)
     data = dataset_of_triples(table, missing, duplicates, clip, relative_noise, eligible)
     return with_features(data, context_features, item_features)
+
+
+def _id_column(ids: ArrayLike, name: str) -> np.ndarray:
+    """Returns ids as an array, in which no text lost a character."""
+    if isinstance(ids, list | tuple) and any(isinstance(x, str) for x in ids):
+        return exact_array(id_array(ids, f"triples, {name}:"))
+    return exact_array(ids)
 
 
 def from_matrix(
@@ -118,12 +140,15 @@ def from_matrix(
     """Builds a dataset from a matrix of mean rewards, matrix[num_contexts, N].
 
     Args:
-      matrix: finite numbers.
+      matrix: finite numbers. The labels of a pandas table, such as one of `pivot_table`, are its ids.
       noise_std: standard deviation of a reward, one number or one for each cell.
       relative_noise: standard deviation in units of the mean; the two add up.
       clip, eligible: as for `from_file`.
       context_ids, item_ids: ids of the rows and columns; their numbers by default.
-      context_features, item_features: one row of numbers for each row and column, for feature towers.
+      context_features, item_features: one row of numbers for each row and column, for feature towers. Columns
+        beyond 100 are standardised, with a warning.
+
+    A data frame in place of an array is put in the order of the ids by its labels.
 
     Raises:
       TableError: the matrix does not hold finite numbers, noise has another shape or is below 0, or a context
@@ -133,13 +158,20 @@ def from_matrix(
     >>> data.environment.mean_rewards(jnp.int32(1), jnp.array([2, 1]))
     Array([0.5, 3. ], dtype=float32)
     """
+    found = labelled(matrix)
+    context_ids = found.rows if context_ids is None else context_ids
+    item_ids = found.columns if item_ids is None else item_ids
     try:
-        values = np.asarray(matrix)
-    except ValueError as cause:
-        raise TableError(f"matrix: rows of different lengths: {cause}") from None
+        values = np.asarray(found.values)
+    except ValueError:
+        raise TableError("matrix: its rows have different lengths; expected one length") from None
     if values.dtype == jnp.bfloat16:
         values = values.astype(np.float32)
     table = Matrix.build(values, context_ids, item_ids)
+    if found.rows is not None or found.columns is not None:  # also where other ids are given
+        in_order = aligned(matrix, "matrix", table.user_ids, table.item_ids)
+        table = dataclasses.replace(table, values=np.asarray(in_order).astype(values.dtype))
+    noise_std = aligned(noise_std, "noise_std", table.user_ids, table.item_ids)
     data = dataset_of_matrix(table, relative_noise, noise_std, clip, eligible)
     return with_features(data, context_features, item_features)
 
@@ -172,7 +204,7 @@ def _mask(
 ) -> Bool[Array, "num_contexts N"] | None:
     if eligible is None:
         return None
-    mask = np.asarray(eligible)
+    mask = np.asarray(aligned(eligible, "eligible", contexts, items))
     shape = (len(contexts), len(items))
     if mask.dtype != bool or mask.shape != shape:
         raise TableError(
@@ -189,16 +221,27 @@ def _mask(
     return jnp.asarray(mask)
 
 
-def with_features(data: Dataset, contexts: ArrayLike | None, items: ArrayLike | None) -> Dataset:
-    """Returns the dataset with features of its contexts and items, one row per id."""
+def with_features(
+    data: Dataset, contexts: ArrayLike | None, items: ArrayLike | None, *, as_given: bool = False
+) -> Dataset:
+    """Returns the dataset with features of its contexts and items, one row per id.
+
+    Columns on a raw scale are standardised unless `as_given`; the dataset then keeps how.
+    """
     sides = (("context", contexts, data.context_ids), ("item", items, data.item_ids))
-    given = {
-        f"{side}_features": jnp.asarray(feature_rows(rows, f"{side}_features", len(ids)))
-        for side, rows, ids in sides
-        if rows is not None
-    }
+    given, fitted = {}, {}
+    for side, table, ids in sides:
+        if table is None:
+            continue
+        name = f"{side}_features"
+        rows = feature_rows(labelled_features(table, name, ids), name, len(ids))
+        if not as_given:
+            rows, featurizer = standardised(rows, name)
+            fitted |= {} if featurizer is None else {f"{side}_featurizer": featurizer}
+        given[name] = jnp.asarray(rows)
     environment: Any = data.environment
-    return dataclasses.replace(data, environment=dataclasses.replace(environment, **given))
+    environment = dataclasses.replace(environment, **given)
+    return dataclasses.replace(data, environment=environment, **fitted)
 
 
 def dataset_of_matrix(
@@ -216,15 +259,27 @@ def dataset_of_matrix(
         noise_std=_noise(noise_std, "noise_std", means.shape),
         where=_mask(eligible, table.user_ids, table.item_ids),
     )
-    return Dataset(environment, table.user_ids, table.item_ids, 0.0)
+    without = int(np.sum(means.max(axis=1) <= 0))
+    cautions = cautions_of(table.source, means, 0.0, without, len(means))
+    return Dataset(
+        environment, table.user_ids, table.item_ids, 0.0, notes=table.notes, cautions=cautions
+    )
 
 
-def with_ids(table: Triples, context_ids: ArrayLike | None, item_ids: ArrayLike | None) -> Triples:
+def with_ids(
+    table: Triples,
+    context_ids: ArrayLike | None,
+    item_ids: ArrayLike | None,
+    id_types: IdTypes = AUTO,
+) -> Triples:
     """Returns the triples with rows in the order of the given ids."""
     changes: dict[str, Any] = {}
-    for kind, given in (("user", context_ids), ("item", item_ids)):
+    for kind, given, id_type in (
+        ("user", context_ids, id_types[0]),
+        ("item", item_ids, id_types[1]),
+    ):
         if given is not None:
-            ids = IdMap(id_array(given, kind), kind)
+            ids = IdMap(typed_ids(id_array(given, kind), id_type, f"{kind} ids"), kind)
             row_of_label = ids.rows(getattr(table, f"{kind}_ids").ids)
             changes |= {f"{kind}s": row_of_label[getattr(table, f"{kind}s")], f"{kind}_ids": ids}
     return dataclasses.replace(table, **changes)
@@ -250,4 +305,18 @@ def dataset_of_triples(
         num_items=len(table.item_ids),
         search_steps=int(np.diff(rows.starts).max()).bit_length(),
     )
-    return Dataset(environment, table.user_ids, table.item_ids, rows.missing_share)
+    return Dataset(
+        environment,
+        table.user_ids,
+        table.item_ids,
+        rows.missing_share,
+        notes=(*table.notes, *rows.notes),
+        cautions=_cautions_of(table, rows),
+    )
+
+
+def _cautions_of(table: Triples, rows: Compressed) -> tuple[str, ...]:
+    positive = np.concatenate([[0], np.cumsum(rows.values > 0)])
+    without = int(np.sum(np.diff(positive[rows.starts]) == 0))
+    count = len(table.user_ids)
+    return cautions_of(table.source, rows.values, rows.missing_share, without, count)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from rankpg.data.arrow import arrow_triples, is_table, to_arrow
+from rankpg.data.arrow import is_table, to_arrow
+from rankpg.data.arrow_ratings import arrow_triples
 from rankpg.data.files import Table
+from rankpg.data.id_types import IdTypes, check_id_types
 from rankpg.data.ids import IdMap, TableError, exact_array, labels_of
 from rankpg.data.ratings_table import Matrix, Triples
 from rankpg.data.read import check_columns, from_arrays, read
@@ -47,6 +49,8 @@ def from_table(
     ratings: Table | None,
     *,
     columns: Sequence[str] | None = None,
+    header: bool = True,
+    id_type: str | Sequence[str] = "auto",
     contexts: Table | None = None,
     items: Table | None = None,
     context_features: Declared = None,
@@ -68,7 +72,8 @@ def from_table(
     Args:
       ratings: a table with a user, an item and a value column, one row per rating; or a matrix
         [num_contexts, N]; None for a dataset without rewards, which serves online learning.
-      columns: names of the user, item and value columns; found by their names if None.
+      columns, header: as for `from_file`.
+      id_type: type of the ids in all three tables, as for `from_file`.
       contexts, items: tables of all contexts and items, one row per id, in their order; by default those
         with a rating, sorted.
       context_features, item_features: columns of these tables that are features; a fitted featurizer is used
@@ -99,13 +104,14 @@ def from_table(
     ):
         if value not in known:
             raise ValueError(f"{name}={value!r}; expected {' or '.join(known)}")
-    table = None if ratings is None else _ratings(ratings, columns)
+    id_types = check_id_types(id_type)
+    table = None if ratings is None else _ratings(ratings, columns, header, id_types)
     hints = table.columns[:2] if isinstance(table, Triples) else (None, None)
     sides = [
-        None if given is None else describe(given, declared, side, hint)
-        for given, declared, side, hint in (
-            (contexts, context_features, "context", hints[0]),
-            (items, item_features, "item", hints[1]),
+        None if given is None else describe(given, declared, side, hint, kind)
+        for given, declared, side, hint, kind in (
+            (contexts, context_features, "context", hints[0], id_types[0]),
+            (items, item_features, "item", hints[1], id_types[1]),
         )
     ]
     for side, declared, found in zip(
@@ -127,19 +133,22 @@ def from_table(
     return _with_sides(data, sides, left_out)
 
 
-def _ratings(table: Table, columns: Sequence[str] | None) -> Triples | Matrix:
+def _ratings(
+    table: Table, columns: Sequence[str] | None, header: bool, id_types: IdTypes
+) -> Triples | Matrix:
     """Returns the ratings of any table as triples or as a matrix."""
     if isinstance(table, str | os.PathLike):
-        return read(table, columns)
+        return read(table, columns, header=header, id_types=id_types)
     check_columns(columns)
-    wanted = None if columns is None else (columns[0], columns[1], columns[2])
+    if not header:
+        raise ValueError("header=False has no effect on a table in memory; it is for text files")
     if isinstance(table, np.ndarray):
         return Matrix.build(table)
     if isinstance(table, Mapping):
         arrays = {str(name): exact_array(values) for name, values in table.items()}
-        return from_arrays("ratings", arrays, wanted)
+        return from_arrays("ratings", arrays, columns, id_types=id_types)
     if is_table(table):
-        return arrow_triples(to_arrow(table, "ratings"), wanted, "ratings")
+        return arrow_triples(to_arrow(table, "ratings"), columns, "ratings", id_types)
     raise TypeError(
         f"ratings is a {type(table).__name__}; expected a table of pandas, polars or pyarrow, a mapping of "
         "names to NumPy arrays, a matrix, or the path of a file"
@@ -171,12 +180,14 @@ def _with_sides(
 ) -> Dataset:
     """Returns the dataset with features in the order of its rows, and with their featurizers."""
     contexts, items = sides
-    data = with_features(data, contexts and contexts.features, items and items.features)
+    features = [side and side.features for side in sides]
+    data = with_features(data, *features, as_given=True)
     return dataclasses.replace(
         data,
         context_featurizer=contexts and contexts.featurizer,
         item_featurizer=items and items.featurizer,
         left_out=left_out,
+        notes=(*data.notes, *(side.note for side in sides if side is not None)),
     )
 
 

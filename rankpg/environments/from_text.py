@@ -7,27 +7,49 @@ their inner product.
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from rankpg.data.arrays import feature_rows
 from rankpg.data.beir import read_collection
 from rankpg.data.ids import IdMap, TableError
+from rankpg.data.labels import aligned, labelled_features
 from rankpg.environments.dataset import Dataset
-from rankpg.environments.from_ratings import Duplicates, from_triples
+from rankpg.environments.from_ratings import Duplicates, from_triples, with_features
 
-__all__ = ["from_text", "from_text_folder"]
+__all__ = ["OwnDocument", "Unknown", "from_text", "from_text_folder"]
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
-else:
-    ArrayLike = Any
+
+    OwnDocument = Literal["leave_out", "keep"]
+    Unknown = Literal["error", "drop"]
+else:  # checked here, with messages of our own
+    ArrayLike = OwnDocument = Unknown = Any
 
 
-def from_text_folder(path: str | os.PathLike[str]) -> Dataset:
+def from_text_folder(
+    path: str | os.PathLike[str],
+    *,
+    split: Sequence[str] | str | None = None,
+    unknown: Unknown = "error",
+    duplicates: Duplicates = "error",
+    own_document: OwnDocument = "leave_out",
+) -> Dataset:
     r"""Reads a text collection from a folder of BEIR or TREC files; see `data.beir`.
+
+    Args:
+      path: the folder.
+      split: names of the files in qrels/ whose judgements are read, such as "train"; needed where there are
+        several, so that a test split is never trained on unawares.
+      unknown: `error` rejects judgements of queries and documents that the files lack; `drop` leaves them out
+        and counts them.
+      duplicates, own_document: as for `from_text`.
 
     Raises:
       FileNotFoundError, TableError: as for `data.beir.read_collection`.
@@ -42,8 +64,9 @@ def from_text_folder(path: str | os.PathLike[str]) -> Dataset:
     >>> data.environment.mean_rewards(jnp.int32(0), jnp.array(data.item_ids.rows(["d2", "d1"])))
     Array([0., 2.], dtype=float32)
     """
-    found = read_collection(path)
-    return from_text(
+    names = (split,) if isinstance(split, str) else split
+    found = read_collection(path, split=names, unknown=unknown, duplicates=duplicates)
+    data = from_text(
         found.queries,
         found.documents,
         found.relevance,
@@ -51,7 +74,11 @@ def from_text_folder(path: str | os.PathLike[str]) -> Dataset:
         document_ids=found.document_ids,
         query_embeddings=found.query_embeddings,
         document_embeddings=found.document_embeddings,
+        duplicates=duplicates,
+        own_document=own_document,
     )
+    notes = [note for note in data.notes if not note.startswith(("Read ", "Without "))]
+    return dataclasses.replace(data, notes=(*found.notes, *notes))
 
 
 def from_text(
@@ -64,6 +91,8 @@ def from_text(
     query_embeddings: ArrayLike | None = None,
     document_embeddings: ArrayLike | None = None,
     duplicates: Duplicates = "error",
+    eligible: ArrayLike | None = None,
+    own_document: OwnDocument = "leave_out",
 ) -> Dataset:
     """Builds a dataset from a text collection in memory: a query id, a document id and a relevance each.
 
@@ -77,7 +106,11 @@ def from_text(
       document_ids: the whole catalogue, in the order of `document_embeddings`.
       query_embeddings, document_embeddings: [num_queries, F] and [N, G], used as they are: normalise them for
         cosine similarity.
-      duplicates: `error` rejects a pair with two judgements; `mean` averages them; `last` keeps the last.
+      duplicates: `error` rejects a pair with two judgements; `mean` averages them; `sum` adds them up; `last`
+        keeps the last.
+      eligible: bool[num_queries, N], in the order of `query_ids` and `document_ids`; all documents if None.
+      own_document: `leave_out` keeps a document with the id of the query, which is the query itself (ArguAna,
+        Quora), out of its candidates, unless it is judged relevant; `keep` does not.
 
     Raises:
       TableError: the lists have different lengths, an id occurs twice, a pair has two judgements, no query
@@ -104,28 +137,67 @@ def from_text(
         )
     every_query, every_document = np.asarray(query_ids), np.asarray(document_ids)
     rows = IdMap(every_query, "query").rows(judgements[0])
+    worth, own, notes = _without_own(judgements, rows, every_query, every_document, own_document)
     kept = np.unique(rows[worth > 0])
     if not len(kept):
         raise TableError(
             "judgements: no query has one above 0; expected at least one relevant document"
         )
     if query_embeddings is not None:
-        query_embeddings = feature_rows(query_embeddings, "query_embeddings", len(every_query))[
-            kept
-        ]
+        query_embeddings = _rows_of(query_embeddings, "query_embeddings", every_query)[kept]
     if document_embeddings is not None:
-        count = len(every_document)
-        document_embeddings = feature_rows(document_embeddings, "document_embeddings", count)
+        document_embeddings = _rows_of(document_embeddings, "document_embeddings", every_document)
+    if eligible is not None:
+        ids = IdMap(every_query, "query"), IdMap(every_document, "item")
+        eligible = np.asarray(aligned(eligible, "eligible", *ids))[kept]
     # With those of 0 or below, so that `from_triples` rejects unknown documents and duplicate pairs.
     used = np.isin(rows, kept)
-    return from_triples(
+    data = from_triples(
         judgements[0][used],
         judgements[1][used],
         np.maximum(worth[used], 0),
         duplicates=duplicates,
         relative_noise=0.0,
+        eligible=eligible,
         context_ids=every_query[kept],
         item_ids=every_document,
-        context_features=query_embeddings,
-        item_features=document_embeddings,
     )
+    data = with_features(data, query_embeddings, document_embeddings, as_given=True)
+    if own is None:
+        return data
+    world: Any = data.environment
+    world = dataclasses.replace(world, own=jnp.asarray(own[kept]))
+    return dataclasses.replace(data, environment=world, notes=(*data.notes, *notes))
+
+
+def _rows_of(table: ArrayLike, name: str, ids: np.ndarray) -> np.ndarray:
+    return feature_rows(labelled_features(table, name, IdMap(ids, "query")), name, len(ids))
+
+
+def _without_own(
+    judgements: list[np.ndarray],
+    rows: np.ndarray,
+    queries: np.ndarray,
+    documents: np.ndarray,
+    own_document: str,
+) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+    """Returns the relevance, the row of each query's own document, and a note; None where there is none.
+
+    A document that is judged relevant to the query of its id is another text with the same id.
+    """
+    worth = judgements[2]
+    if own_document not in ("leave_out", "keep"):
+        raise ValueError(f"own_document={own_document!r}; expected 'leave_out' or 'keep'")
+    if own_document == "keep":
+        return worth, None, ()
+    own = IdMap(documents, "item").find(queries)
+    same = judgements[0] == judgements[1]
+    own[rows[same & (worth > 0)]] = -1
+    count = int(np.sum(own >= 0))
+    if not count:
+        return worth, None, ()
+    note = (
+        f"{count} of {len(queries)} queries have the id of a document, which is never their candidate "
+        "(own_document='leave_out')."
+    )
+    return worth, own, (note,)

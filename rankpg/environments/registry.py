@@ -11,7 +11,7 @@ from rankpg.environments.dataset import ENVIRONMENTS, Dataset
 from rankpg.environments.from_file import from_file
 from rankpg.environments.from_interactions import from_interactions
 from rankpg.environments.from_ratings import Duplicates, Missing
-from rankpg.environments.from_text import from_text_folder
+from rankpg.environments.from_text import OwnDocument, Unknown, from_text_folder
 from rankpg.environments.synthetic import Synthetic, generate, paper_instance
 
 __all__ = ["ENVIRONMENTS", "EnvironmentSettings"]
@@ -32,6 +32,21 @@ class EnvironmentSettings(Protocol):
 
     @property
     def duplicates(self) -> Duplicates: ...
+
+    @property
+    def header(self) -> bool: ...
+
+    @property
+    def id_type(self) -> Sequence[str]: ...
+
+    @property
+    def unknown(self) -> Unknown: ...
+
+    @property
+    def qrels_split(self) -> Sequence[str] | None: ...
+
+    @property
+    def own_document(self) -> OwnDocument: ...
 
     @property
     def num_contexts(self) -> int: ...
@@ -89,6 +104,8 @@ def _ratings(settings: EnvironmentSettings) -> Dataset:
     return from_file(
         settings.path or "",
         columns=settings.columns,
+        header=settings.header,
+        id_type=settings.id_type,
         missing=settings.missing,
         duplicates=settings.duplicates,
     )
@@ -103,6 +120,8 @@ def _interactions(settings: EnvironmentSettings) -> Dataset:
         settings.path or "",
         items=settings.items_path,
         columns=named,
+        header=settings.header,
+        id_type=settings.id_type,
         positive=settings.positive,
         min_per_user=settings.min_per_user,
         min_per_item=settings.min_per_item,
@@ -115,7 +134,13 @@ def _interactions(settings: EnvironmentSettings) -> Dataset:
 
 
 def _text(settings: EnvironmentSettings) -> Dataset:
-    return from_text_folder(settings.path or "")
+    return from_text_folder(
+        settings.path or "",
+        split=settings.qrels_split,
+        unknown=settings.unknown,
+        duplicates=settings.duplicates,
+        own_document=settings.own_document,
+    )
 
 
 ENVIRONMENTS.update(

@@ -16,7 +16,14 @@ import numpy as np
 from flax import struct
 from jax import lax
 
-from rankpg.environments.catalogue import Catalogue, append_rows, append_to_mask
+from rankpg.environments.catalogue import (
+    Catalogue,
+    append_own,
+    append_rows,
+    append_to_mask,
+    eligible_but_own,
+    take_own,
+)
 from rankpg.types import Array, Bool, Environment, Float, Int, PRNGKey, record
 
 __all__ = ["Ratings", "RewardMatrix", "search_row"]
@@ -75,10 +82,16 @@ class Ratings(Environment):
     search_steps: int = struct.field(pytree_node=False)
     context_features: Float[Array, "num_contexts F"] | None = None
     item_features: Float[Array, "N G"] | None = None
+    own: Int[Array, "num_contexts"] | None = None
+    """The item that is never a candidate of each context, since it is the context itself; -1 for none."""
 
     @property
     def num_contexts(self) -> int:
         return self.row_starts.shape[0] - 1
+
+    def eligible(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Bool[Array, "n"] | None:
+        """Returns which items may be candidates: those of `where`, except for the context itself."""
+        return eligible_but_own(self.where, self.own, context, items)
 
     def mean_rewards(self, context: Int[Array, ""], items: Int[Array, "n"]) -> Float[Array, "n"]:
         """Returns the rating that the context gave to each item, and 0 where there is none."""
@@ -111,6 +124,7 @@ class Ratings(Environment):
             values=self.values[np.flatnonzero(stays)],
             num_items=len(rows),
             where=None if self.where is None else self.where[:, rows],
+            own=take_own(self.own, rows, self.num_items),
             item_features=None if self.item_features is None else self.item_features[rows],
         )
 
@@ -131,6 +145,7 @@ class Ratings(Environment):
             row_starts=jnp.concatenate([self.row_starts, end]),
             context_features=append_rows(self.context_features, features),
             where=append_to_mask(self.where, contexts=len(features)),
+            own=append_own(self.own, len(features)),
         )
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "evaluate",
     "evaluate_context",
     "ndcg",
+    "normalised",
     "relevant_recall",
     "share_aligned",
 ]
@@ -50,6 +51,8 @@ class Evaluation:
     optimum: Float[Array, ""]
     """The best L items of the catalogue."""
     normalised_value: Float[Array, ""]
+    """1 - (optimum - policy value) / |optimum|: the share of the optimum, which also falls with the policy
+    where rewards are below 0. NaN where the optimum is 0."""
     retrieval_regret: Float[Array, ""]
     """Lost because the best items are not among the candidates."""
     reranker_regret: Float[Array, ""]
@@ -193,11 +196,21 @@ def evaluate(
     each = jax.tree.map(lambda x: x[:count], each)
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
     return mean.replace(
-        normalised_value=mean.policy_value / mean.optimum,
+        normalised_value=normalised(mean.policy_value, mean.optimum),
         recall_reward_correlation=correlation(
             each.candidate_recall, each.policy_value - each.optimum
         ),
     )
+
+
+def normalised(value: Float[Array, ""], optimum: Float[Array, ""]) -> Float[Array, ""]:
+    """Returns 1 - (optimum - value) / |optimum|, which is value / optimum where the optimum is above 0.
+
+    >>> [normalised(jnp.float32(v), jnp.float32(o)).item() for v, o in ((1, 2), (-4, -2), (-2, -2))]
+    [0.5, 0.0, 1.0]
+    """
+    ratio = value / jnp.where(optimum == 0, jnp.nan, optimum)
+    return jnp.where(optimum < 0, 2 - ratio, ratio)
 
 
 def share_aligned(

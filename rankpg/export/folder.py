@@ -26,7 +26,8 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from rankpg._utils.files import expanded, sync_folder, sync_tree
+from rankpg._utils.files import sync_folder, sync_tree
+from rankpg._utils.paths import expanded
 from rankpg._version import versions
 from rankpg.errors import ConfigError
 from rankpg.export.card import card

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rankpg._utils.files import atomic_write, expanded
+from rankpg._utils.files import atomic_write
+from rankpg._utils.paths import expanded
 
 __all__ = ["Log", "read_log"]
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankpg._utils.files import expanded
+from rankpg._utils.paths import expanded
 from rankpg.config.train_config import TrainConfig
 from rankpg.data.ids import ArrayLike
 from rankpg.environments.dataset import Dataset

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rankpg._utils.files import expanded
+from rankpg._utils.paths import expanded
 from rankpg.errors import ConfigError
-from rankpg.report.gather import measure, read_run, short_names
+from rankpg.report.gather import READING_ERRORS, measure, read_run, reason, short_names
 from rankpg.report.groups import read_groups
 from rankpg.report.page import render, write
 from rankpg.report.records import ReportedRun
@@ -53,8 +53,10 @@ def report(
     for source, name in zip(sources, short_names(sources), strict=True):
         try:
             run, load = read_run(source, name, len(reported))
-        except ConfigError as error:
-            unreadable.append(f"{name} is left out: {error}")
+        except READING_ERRORS as error:
+            unreadable.append(f"{name} is left out: {reason(error)}")
+            if on_progress is not None:
+                on_progress(unreadable[-1])
             continue
         if on_progress is not None:
             on_progress(f"measuring {name}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from jax.errors import JaxRuntimeError
 
+from rankpg._utils.documents import printable
 from rankpg._version import versions
 from rankpg.errors import ConfigError
 from rankpg.evaluation.fairness import MEASURES
@@ -31,13 +32,13 @@ from rankpg.runs.storage.card import CARD
 from rankpg.runs.storage.load import METRICS, load_config, load_run
 from rankpg.runs.storage.metrics_file import read_metrics
 
-__all__ = ["measure", "read_run", "short_names"]
+__all__ = ["READING_ERRORS", "measure", "read_run", "reason", "short_names"]
 
-_MEASUREMENT_ERRORS = (
-    ValueError, TypeError, KeyError, OSError, ImportError, MemoryError, ArithmeticError,
-    JaxRuntimeError,
+READING_ERRORS = (
+    ValueError, TypeError, KeyError, OSError, ImportError, MemoryError, ArithmeticError, RecursionError,
+    AttributeError, IndexError, JaxRuntimeError,
 )  # fmt: skip
-"""Errors of a measurement that the page reports instead of failing."""
+"""Errors of a run or a measurement that the page reports instead of failing."""
 
 
 def read_run(source: Path | Run, name: str, index: int) -> tuple[ReportedRun, Callable[[], Run]]:
@@ -103,22 +104,22 @@ def measure(reported: ReportedRun, load: Callable[[], Run], groups: dict[str, st
     """Loads a run and measures it; the reason of a failure is recorded and the rest goes on."""
     try:
         run = load()
-    except _MEASUREMENT_ERRORS as error:
-        reported.missing["state"] = _one_line(error)
+    except READING_ERRORS as error:
+        reported.missing["state"] = reason(error)
         return
     reported.measured_at = run.step
     reported.item_ids = run.dataset.item_ids.ids
     for name, measurement in MEASUREMENTS.items():
         try:
             setattr(reported, name, measurement(run))
-        except _MEASUREMENT_ERRORS as error:
-            reported.missing[name] = _one_line(error)
+        except READING_ERRORS as error:
+            reported.missing[name] = reason(error)
     if groups is not None:
         try:
             reported.groups = group_of_items(groups, reported.item_ids.tolist())
             reported.cutoff_step, reported.group_fairness = _fairness(run, reported.groups)
-        except _MEASUREMENT_ERRORS as error:
-            reported.missing["groups"] = _one_line(error)
+        except READING_ERRORS as error:
+            reported.missing["groups"] = reason(error)
 
 
 def _fairness(run: Run, groups: np.ndarray) -> tuple[int, list[GroupFairness]]:
@@ -139,7 +140,7 @@ def _fairness(run: Run, groups: np.ndarray) -> tuple[int, list[GroupFairness]]:
     return every, rows
 
 
-def _one_line(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Returns the message of an error in one line of at most 500 characters."""
-    text = " ".join(str(error).split())
+    text = printable(" ".join(str(error).split()))
     return text[:500] if text else type(error).__name__

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rankpg.data.arrow import arrow
+from rankpg.data.faults import in_one_line
 from rankpg.data.ids import TableError
-from rankpg.data.ratings_table import in_one_line
+from rankpg.data.optional import arrow
 
 __all__ = ["NO_GROUP", "group_of_items", "read_groups"]
 

@@ -195,8 +195,8 @@ def regrets(runs: Sequence[ReportedRun]) -> str:
     names = [name for name, _, _ in parts]
     with _canvas(1.7 + 0.42 * len(runs)) as (figure, axes):
         shares = [
-            np.array([[row[name] / row["optimum"] for name in names] for row in run.last
-                      if _has(row, "optimum", *names)])
+            np.array([[row[name] / abs(row["optimum"]) for name in names] for row in run.last
+                      if _has(row, "optimum", *names) and row["optimum"]] or [[0.0] * len(names)])
             for run in runs
         ]  # fmt: skip
         means = np.stack([of_run.mean(axis=0) for of_run in shares])

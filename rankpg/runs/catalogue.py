@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from rankpg.data.arrays import feature_rows
+from rankpg.data.features import column_names
 from rankpg.data.files import Table
 from rankpg.data.ids import ArrayLike, IdMap, TableError, id_array, id_kind
+from rankpg.data.labels import labelled_features
 from rankpg.data.side_tables import describe
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.edits import add_contexts, add_items, remove_items
@@ -88,7 +90,7 @@ def _rows(
     known: IdMap = getattr(data, f"{side}_ids")
     width = getattr(data.environment, f"{side}_features").shape[1]
     if ids is None:
-        if featurizer is None:
+        if featurizer is None or featurizer.features.numeric == tuple(column_names(width)):
             raise TableError(
                 f"{side}s: this run was trained on an array of features; pass the new rows as an array "
                 f"[n, {width}], and their ids as {side}_ids="
@@ -98,7 +100,12 @@ def _rows(
     else:
         given = ids if isinstance(ids, np.ndarray) else np.asarray(ids, object)
         new = IdMap(id_array(np.atleast_1d(given), side), side).ids
-        rows = feature_rows(table, f"{side}s", len(new))
+        rows = feature_rows(
+            labelled_features(table, f"{side}s", IdMap(new, side)), f"{side}s", len(new)
+        )
+        if featurizer is not None and featurizer.features.numeric == tuple(column_names(width)):
+            columns = dict(zip(column_names(width), rows.T, strict=False))
+            rows = featurizer.transform(columns) if rows.shape[1] == width else rows
     if rows is None or rows.shape[1] != width:
         have = 0 if rows is None else rows.shape[1]
         raise TableError(f"{side}s: {have} features in each row; expected {width}, as in training")

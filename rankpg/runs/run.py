@@ -23,6 +23,7 @@ from rankpg.evaluation.metrics import Row, TwoStage
 from rankpg.policy import Policy
 from rankpg.runs import catalogue, recommend
 from rankpg.runs.best import best_step, check_patience
+from rankpg.runs.cautions import warn_of_data
 from rankpg.runs.memory import Memory, available_memory, check_memory
 from rankpg.training.build import build_learner, make_environment
 from rankpg.training.initial import read_start, with_tower_of_start, without_start
@@ -384,10 +385,8 @@ class Run:
         ]
 
 
-_LARGE = 2**20
-"""Number of contexts and items from which a generated problem is checked before it is generated."""
-_FITTED = "lightgbm"
-"""Name of the re-ranker that is fitted to the training part."""
+_LARGE = 2**20  # contexts and items from which a generated problem is checked before it is generated
+_FITTED = "lightgbm"  # the re-ranker that is fitted to the training part
 
 
 def prepare(
@@ -422,6 +421,8 @@ def prepare(
         config = config.resolve()
         _check_before_generating(config)
     dataset = Dataset.of(make_environment(config) if environment is None else environment)
+    if dataset.needs_care and not restored:
+        warn_of_data(config, dataset, components)
     dataset, fitted, components = _with_scores(config, dataset, components)
     start = None
     if config.init_embeddings is not None:

@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from rankpg._utils.documents import read_json
 from rankpg._utils.files import atomic_write_text
 from rankpg.config.train_config import TrainConfig
+from rankpg.data.faults import in_one_line
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.interactions import Interactions, Moments, Parts
 from rankpg.errors import ConfigError, argument
@@ -250,13 +252,13 @@ def load_fitted(folder: Path) -> FittedReranker | None:
         return None
     lightgbm = _lightgbm()
     try:
-        rest = json.loads((folder / FIT).read_text())
+        rest = read_json(folder / FIT)
         booster = lightgbm.Booster(model_str=(folder / MODEL).read_text())
         ends, metrics = np.array(rest["ends"], np.int32), dict(rest["metrics"])
         return FittedReranker(booster, ends, metrics, int(rest["threads"]))
     except (OSError, ValueError, KeyError, TypeError, lightgbm.basic.LightGBMError) as error:
         raise ConfigError(
-            f"{folder / MODEL} and {FIT} cannot be read ({' '.join(str(error).split())}); restore copies of "
+            f"{folder / MODEL} and {FIT} cannot be read ({in_one_line(error)}); restore copies of "
             "them, or pass a re-ranker: load_run(path, reranker=...)"
         ) from None
 

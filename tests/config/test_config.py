@@ -82,8 +82,8 @@ def refusal(settings, *parts):
         ({"environment": "text"}, ["environment='text'", "path=FOLDER"]),
         ({"path": "/a.csv"}, ["path='/a.csv'", "environment='synthetic'", "environment='ratings'"]),
         (
-            {"columns": ["user", "item"], "environment": "ratings", "path": "a.csv"},
-            ["columns=('user', 'item')", "three names: USER ITEM VALUE"],
+            {"columns": ["user"], "environment": "ratings", "path": "a.csv"},
+            ["columns=('user',)", "three names, USER ITEM VALUE"],
         ),
         # choices
         ({"environment": "movies"}, ["environment='movies'", "synthetic, ratings, text"]),
@@ -199,9 +199,9 @@ def test_k_is_compared_with_the_actual_catalogue():
     config = TrainConfig(
         num_candidates=2000
     )  # for train(config, environment) with 10,000 items, say
-    many = from_matrix(np.zeros((2, 2000))).environment
+    many = from_matrix(np.ones((2, 2000))).environment
     assert sum(build_learner(config, many).policy.quotas) == 2000
-    few = from_matrix(np.zeros((2, 1999))).environment
+    few = from_matrix(np.ones((2, 1999))).environment
     with pytest.raises(ConfigError, match=r"num_candidates=2000, .* only 1999 items"):
         build_learner(config, few)
 

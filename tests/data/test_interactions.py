@@ -225,7 +225,7 @@ def test_places_of_columns_without_header(tmp_path):
         ("user,item,rating\n1,2,3\n1,3,inf\n", ["line 3, column 'rating': the value inf is infinite"]),
         ("user,item,rating\n1,2,3\n1,3,0\n", ["line 3, column 'rating': the value 0", "positive='>= 4'"]),
         ("user,item,rating\n1,2,-1\n", ["line 2, column 'rating': the value -1 is not positive"]),
-        (b"user,item\n\xff,2\n", ["not readable as text in UTF-8"]),
+        (b"user,item\n\xff,2\n", ["not readable as CSV in UTF-8"]),
         ('user,item\n"1,2\n', ["line 2: 1 fields"]),
     ],
 )  # fmt: skip

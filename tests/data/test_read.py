@@ -137,7 +137,7 @@ def test_missing_columns_are_named(tmp_path, name):
     )
 
 
-@pytest.mark.parametrize("columns", [("a", "b"), "abc", ("a", "b", "a")])
+@pytest.mark.parametrize("columns", [("a",), "abc", ("a", "b", "a"), ("a", "a")])
 def test_columns_must_be_three_names(tmp_path, columns):
     save_csv(tmp_path / "t.csv")
     refusal(lambda: read(tmp_path / "t.csv", columns), "three different names", repr(columns))
@@ -225,10 +225,30 @@ def test_damaged_npz_is_rejected(tmp_path):
     refusal(lambda: read(write(tmp_path, "user,item", "t.npz")), "t.npz: not a NumPy file")
     save_npz(tmp_path / "t.npz")
     content = (tmp_path / "t.npz").read_bytes()
-    refusal(lambda: read(write(tmp_path, content[:300], "t.npz")), "t.npz: damaged NumPy file")
+    refusal(lambda: read(write(tmp_path, content[:300], "t.npz")), "t.npz is damaged")
     damaged = bytearray(content)
     damaged[100:140] = bytes(40)
-    refusal(lambda: read(write(tmp_path, bytes(damaged), "t.npz")), "t.npz: damaged NumPy file")
+    refusal(lambda: read(write(tmp_path, bytes(damaged), "t.npz")), "t.npz is damaged")
+
+
+def test_damage_of_any_kind_is_named(tmp_path):
+    np.save(tmp_path / "m.npy", MATRIX)
+    content = (tmp_path / "m.npy").read_bytes()
+    for damaged in (
+        content.replace(b"'descr': ", b"'descr':(("),  # a header that is no Python value
+        content.replace(b"<f8", b"<q!"),
+        content.replace(b"(2, 3)", b"(2, 9)"),
+        content.replace(b"(2, 3)", b"(2,-3)"),
+        content[:-1],
+    ):
+        assert damaged != content
+        refusal(lambda d=damaged: read(write(tmp_path, d, "d.npy")), "d.npy is damaged")
+    np.savez(tmp_path / "t.npz", m=MATRIX)
+    packed = bytearray((tmp_path / "t.npz").read_bytes())
+    central = packed.index(b"PK\x01\x02")
+    packed[6] |= 1  # the bit of encryption, in both headers
+    packed[central + 8] |= 1
+    refusal(lambda: read(write(tmp_path, bytes(packed), "e.npz")), "e.npz is damaged")
 
 
 def test_pickles_are_never_loaded(tmp_path):
@@ -256,7 +276,7 @@ def test_npy_header_beyond_memory_is_rejected(tmp_path):
     header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000, 1000000), }"
     padded = header.ljust(117) + b"\n"
     content = b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded
-    refusal(lambda: read(write(tmp_path, content, "t.npy")), "t.npy: ", "memory")
+    refusal(lambda: read(write(tmp_path, content, "t.npy")), "t.npy is damaged", "memory")
 
 
 def test_parquet_ids_of_invalid_text_are_rejected(tmp_path):

@@ -42,11 +42,11 @@ def test_a_packed_file_gives_the_same_tags(tmp_path):
     path.write_bytes(gzip.compress(text))
     assert read_tags(path, IdMap([3, 1])).rows.tolist() == [[1, -1], [0, 1]]
     path.write_bytes(gzip.compress(text)[:-9])
-    with pytest.raises(TableError, match="cannot be read"):
+    with pytest.raises(TableError, match="cannot be unpacked"):
         read_tags(path, IdMap([3, 1]))
     other = tmp_path / "films.npz.gz"
     other.write_bytes(gzip.compress(text))
-    with pytest.raises(TableError, match=r"\.csv\.gz and \.tsv\.gz"):
+    with pytest.raises(TableError, match=r"unknown extension"):
         read_tags(other, IdMap([3, 1]))
 
 

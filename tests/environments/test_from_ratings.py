@@ -184,7 +184,7 @@ def test_item_ids_add_unrated_items():
         (([[1]], [[1]], [[1.0]]), ["one length", "(1, 1)"]),
         (([1], [1], ["x"]), ["column 'values' holds <U1"]),
         (([1, 2], [1, 2], [1.0, math.nan]), ["row 1 (counted from 0), column 'values'"]),
-        ((["a", None], [1, 2], [1.0, 2.0]), ["column 'users' mixes ids"]),
+        ((["a", None], [1, 2], [1.0, 2.0]), ["users", "row 1", "the id is empty"]),
         (([], [], []), ["no rows"]),
     ],
 )
@@ -337,7 +337,9 @@ def test_million_rows_are_read_in_time(tmp_path):
 
 
 def test_rows_of_different_lengths_are_rejected():
-    refusal(lambda: ratings.from_matrix([[1.0, 2.0], [3.0]]), "matrix: rows of different lengths")
+    refusal(
+        lambda: ratings.from_matrix([[1.0, 2.0], [3.0]]), "matrix: its rows have different lengths"
+    )
 
 
 def test_bfloat16_matrix_is_accepted():

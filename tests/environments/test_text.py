@@ -89,7 +89,12 @@ def test_judgements_of_several_files_are_joined(folder):
     (folder / "qrels" / "train.tsv").write_text(tsv(dict(pairs[:3])), "utf-8")
     (folder / "qrels" / "test.tsv").write_text(tsv(dict(pairs[3:])), "utf-8")
     (folder / "qrels" / "README.md").write_text("not judgements")
-    judged_as_written(from_text_folder(folder))
+    refusal(lambda: from_text_folder(folder), "2 files: test, train", "qrels_split=('train',)")
+    judged_as_written(from_text_folder(folder, split=["train", "test"]))
+    refusal(lambda: from_text_folder(folder, split="dev"), "'dev'", "test, train")
+    of_train = from_text_folder(folder, split="train")
+    assert of_train.context_ids.ids.tolist() == ["q1", "q 2"]
+    assert "train.tsv" in of_train.notes[0]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\n\n"])
@@ -190,9 +195,6 @@ def test_empty_and_binary_files_are_rejected(folder):
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
-        ("q1\td9\t1", ["the id 'd9' is not in", "corpus.jsonl", "remove the line"]),
-        ("q9\td3\t1", ["the id 'q9' is not in", "queries.jsonl"]),
-        ("q1\td4\t1", ["'q1' and document 'd4' have a judgement already, in", "line 3"]),
         ("7\td4\thigh", ["relevance 'high' is not a finite number"]),
         ("7\td4\tnan", ["relevance 'nan'"]),
         ("7\td4\tinf", ["relevance 'inf'"]),
@@ -206,6 +208,22 @@ def test_invalid_judgement_is_named(folder, line, parts):
         file.write(line + "\n")
     where = f"{folder / 'qrels.tsv'}, line {len(QRELS) + 2}: "
     refusal(lambda: from_text_folder(folder), where, *parts)
+
+
+def test_judgements_beyond_the_files_are_one_refusal_with_policies(folder):
+    with (folder / "qrels.tsv").open("a", encoding="utf-8") as file:
+        file.write("q1\td9\t1\nq9\td3\t1\nq1\td4\t7\n")
+    count, line = len(QRELS) + 3, len(QRELS) + 2
+    refusal(
+        lambda: from_text_folder(folder),
+        f"2 of {count} judgements", f"line {line}: corpus.jsonl has no id 'd9'", "unknown='drop'",
+        "judged more than once (1 judgements", "'q1' and document 'd4'", "duplicates='last'",
+    )  # fmt: skip
+    refusal(lambda: from_text_folder(folder, unknown="drop"), "judged more than once")
+    data = from_text_folder(folder, unknown="drop", duplicates="sum")
+    assert rewards(data, "q1", ["d4"]) == [8]
+    assert any("2 judgements are left out" in note for note in data.notes)
+    assert any("duplicates='sum'" in note for note in data.notes)
 
 
 def test_invalid_first_judgement_is_not_a_header(folder):
@@ -588,14 +606,13 @@ def test_from_a_folder_to_candidates(tmp_path, capsys):
     [
         ((), "--environment text needs --path FOLDER"),
         (("--path", "{}", "--columns", "a", "b", "c"), "--columns"),
-        (("--path", "{}", "--missing", "error"), "--missing"),
         (("--path", "{}/none"), "no such folder"),
         (
             ("--path", "{}", "--context-tower", "ids"),
             "give --context-tower features, --context-tower adapter or --context-tower given",
         ),
         (("--path", "{}", "--recall-depth", 121), "--recall-depth 121"),
-        (("--path", "{}", "--duplicates", "mean"), "--duplicates"),
+        (("--path", "{}", "--missing", "error"), "--missing"),
     ],
 )
 def test_errors_name_flags_and_remedy(tmp_path, capsys, flags, part):

@@ -177,6 +177,35 @@ def test_page_notes_missing_parts(two_seeds, tmp_path):
 
 
 @pytest.mark.slow
+def test_page_leaves_out_what_it_cannot_read(two_seeds, tmp_path):
+    bomb = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+    damage = {
+        "bomb": ("config.yaml", "a0: &a0 [x]\n" + bomb),
+        "deep": ("config.yaml", "a: " + "[" * 100_000),
+        "digits": ("metrics.jsonl", '{"step": 1' + "0" * 5000 + "}\n{}\n"),
+        "large": (
+            "metrics.jsonl",
+            '{"step": 5, "seed": 0, "policy_value": 1' + "0" * 400 + "}\n{}\n",
+        ),
+    }
+    state = {"nested": "[" * 100_000, "number": '{"numbers": ' + "9" * 5000 + "}"}
+    runs = [shutil.copytree(two_seeds, tmp_path / name) for name in (*damage, *state)]
+    for run in runs[: len(damage)]:
+        name, text = damage[run.name]
+        (run / name).write_text(text)
+    for run in runs[len(damage) :]:
+        (run / "data.json").write_text(state[run.name])
+    sentences: list[str] = []
+    page = report([two_seeds, *runs], tmp_path / "report.html", on_progress=sentences.append)
+    seen = Tags(page.read_text())
+    for name in damage:
+        assert f"{name} is left out" in seen.text
+        assert any(f"{name} is left out" in sentence for sentence in sentences)
+    for name in state:
+        assert f"{name}: not available" in seen.text
+
+
+@pytest.mark.slow
 def test_run_without_embeddings_lacks_only_the_item_map(tmp_path):
     encoder = rankpg.encoders.Encoder(
         init=lambda key: jnp.zeros((6, 1, 12)), apply=lambda params, contexts: params[contexts]

@@ -19,7 +19,7 @@ from rankpg.data.features import Features
 from rankpg.data.ids import UnknownIdError, UnknownIdWarning
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.environments.from_table import from_table
-from rankpg.errors import ConfigError
+from rankpg.errors import ConfigError, DataWarning
 from rankpg.online.retriever import Retriever
 from rankpg.runs.evaluator import evaluate_run, evaluation_contexts
 from rankpg.runs.loop import training_loop
@@ -82,7 +82,8 @@ def run(jax_flags):
 
 @pytest.fixture(scope="module")
 def id_run(jax_flags):
-    return train(by_ids(), shop_data())
+    with pytest.warns(DataWarning, match="item_tower='ids' does not read them"):
+        return train(by_ids(), shop_data())
 
 
 def logits(run, contexts):
@@ -341,12 +342,11 @@ def test_text_ids_do_not_depend_on_the_array_type():
 @pytest.mark.parametrize(
     ("ids", "parts"),
     [
-        ([77.5], ["ids are float64", "those of the run are int64", "convert them to one type"]),
-        ([77.0], ["ids are float64", "convert them to one type"]),
-        (["77"], ["ids are <U2", "convert them to one type"]),
+        ([77.5], ["77.5 is not a whole number", "whole numbers or text"]),
+        (["77"], ["ids are <U2", "those of the run are int64", "convert them to one type"]),
         (np.array(["2020-01-01"], "M8[D]"), ["ids are datetime64[D]", "convert them to one type"]),
-        ([True], ["item ids are bool, such as True", "whole numbers"]),
-        (np.array([True]), ["item ids are bool, such as True"]),
+        ([True], ["ids are <U5", "convert them to one type"]),
+        (np.array([True]), ["ids are <U5", "convert them to one type"]),
         ([""], ["item ids, row 0", "the id is empty"]),
         ([None], ["item ids, row 0", "the id is empty"]),
         (np.array(["NaT"], "M8[D]"), ["item ids, row 0", "the id is empty"]),
@@ -360,9 +360,9 @@ def test_invalid_new_ids_are_rejected(ids, parts):
 
 def test_invalid_contexts_are_rejected(run):
     numbers = numbered([0, 1, 2, 3])
-    refusal(lambda: numbers.candidates(True), "unknown user True", error=UnknownIdError)
-    refusal(lambda: numbers.candidates([0, True]), "unknown user True", error=UnknownIdError)
-    refusal(lambda: numbers.without_items([True]), "unknown item True", error=UnknownIdError)
+    refusal(lambda: numbers.candidates(True), "unknown user 'True'", error=UnknownIdError)
+    refusal(lambda: numbers.candidates([0, True]), "unknown user 'True'", error=UnknownIdError)
+    refusal(lambda: numbers.without_items([True]), "unknown item 'True'", error=UnknownIdError)
     assert numbers.known([0, True, 4, None]).tolist() == [True, False, False, False]
     for unknown in ("error", "mean"):
         for contexts, shape in (([["u3", "zz"]], "[1, 2]"), ([], "[0]")):

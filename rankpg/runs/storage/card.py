@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rankpg._utils.documents import printable
 from rankpg._utils.plots import mean_interval
 from rankpg._version import versions
 from rankpg.environments.interactions import Moments
@@ -35,7 +36,8 @@ _DIAGNOSTICS = (
 
 
 _OF_A_NAMED_PROBLEM = (
-    "path", "columns", "missing", "duplicates", "num_contexts", "num_items", "num_features",
+    "path", "columns", "header", "id_type", "missing", "duplicates", "unknown", "qrels_split", "own_document",
+    "num_contexts", "num_items", "num_features",
     "instance_seed", "noise_scale", "items_path", "positive", "min_per_user", "min_per_item", "split",
     "test_share", "test_count", "validation_share", "split_seed",
 )  # fmt: skip
@@ -161,7 +163,7 @@ def _data(run: Run) -> list[str]:
         f"- {len(data.context_ids)} contexts, {len(data.item_ids)} items; {data.missing_share:.1%} of all "
         f"pairs have no {'rating' if data.parts is None else 'interaction'}"
     ]
-    lines += [f"- {note}" for note in data.notes]
+    lines += [f"- {printable(note)}" for note in (*data.notes, *data.cautions)]
     lines += [f"- {data.left_out}"] if data.left_out else []
     for side, featurizer in (("context", data.context_featurizer), ("item", data.item_featurizer)):
         if featurizer is not None and featurizer.names:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from rankpg._utils.documents import read_json
 from rankpg._version import __version__
 from rankpg.runs.storage.checkpoint_files import (
     METADATA,
@@ -195,7 +196,7 @@ def find(folder: Path, step: int | None = None) -> Saved:
     if not (path / METADATA).exists():  # saved before there was metadata
         return Saved(path, step, {})
     try:
-        metadata = json.loads((path / METADATA).read_text())
+        metadata = read_json(path / METADATA)
         written = metadata["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _unreadable(path, f"{METADATA}: {type(error).__name__}") from None

@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
+from rankpg._utils.documents import printable
 from rankpg._utils.files import sync_folder, sync_tree
 from rankpg._utils.own_files import refuse_links, refuse_links_below
 
@@ -147,7 +148,9 @@ def damage_of(checkpoint: Path) -> str | None:
     complete = text.endswith(f"  {METADATA}\n")
     for name in sorted(written if complete else {*written, *found}):
         if written.get(name) != found.get(name):
-            return f"its file {name} is missing or differs from its checksum in {CHECKSUMS}"
+            return (
+                f"its file {printable(name)} is missing or differs from its checksum in {CHECKSUMS}"
+            )
     return None
 
 

@@ -20,13 +20,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg._utils.documents import read_json
 from rankpg._utils.files import atomic_write, atomic_write_text
+from rankpg.data.faults import in_one_line
 from rankpg.data.features import Featurizer
 from rankpg.data.files import load_arrays
-from rankpg.data.ids import IdMap, TableError
-from rankpg.environments.catalogue import Restricted, catalogue
+from rankpg.data.ids import IdMap, TableError, text_array
+from rankpg.environments.catalogue import Catalogue, Restricted, catalogue
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.interactions import Interactions, Parts
+from rankpg.environments.tabular import Ratings
 from rankpg.errors import ConfigError
 from rankpg.runs.storage.contents import ARRAYS, FEATURES, IDS
 from rankpg.runs.storage.interactions_file import arrays_of, holds_interactions, interactions_of
@@ -76,20 +79,20 @@ def load(folder: Path) -> Dataset:
       ConfigError: it was not saved, or is damaged.
     """
     try:
-        ids = json.loads((folder / IDS).read_text("utf-8", "surrogatepass"))
+        ids = read_json(folder / IDS, largest=None, errors="surrogatepass")
         contexts, items = (IdMap(_array(ids[side]), _KINDS[side]) for side in _SIDES)
         featurizers: dict[str, Featurizer | None] = dict.fromkeys(_SIDES)
         file = folder / FEATURES
         if file.exists():
-            held = json.loads(file.read_text())
+            held = read_json(file, largest=None)
             for side in _SIDES:
                 if held[side] is not None:
                     featurizers[side] = Featurizer.from_json(json.dumps(held[side]), str(file))
         arrays = load_arrays(folder / ARRAYS)[0]
         world, parts = _environment(arrays, len(contexts), len(items))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
         raise ConfigError(
-            f"{folder} cannot be read ({' '.join(str(error).split())}); restore a copy of it, or pass the "
+            f"{folder} cannot be read ({in_one_line(error)}); restore a copy of it, or pass the "
             "data: load_run(path, environment=data)"
         ) from None
     return Dataset(
@@ -115,6 +118,8 @@ def _environment(
             shape = num_contexts, num_items
             where = np.unpackbits(where, count=shape[0] * shape[1]).reshape(shape).astype(bool)
         world = catalogue(num_contexts, num_items, eligible=where, **features)
+        if (own := arrays.get("own")) is not None:
+            world = dataclasses.replace(world, own=jnp.asarray(own, jnp.int32))
     allowed = arrays.get("allowed")
     if allowed is not None:
         world = Restricted(world, jnp.asarray(allowed))  # pyright: ignore[reportArgumentType]
@@ -147,11 +152,13 @@ def _array(held: dict[str, Any]) -> np.ndarray:
     if held["type"] == "text":
         if not all(isinstance(value, str) for value in held["values"]):
             raise TableError("an id is not text")
-        return np.array(held["values"], str)
+        return text_array(held["values"], "ids")
     kind = np.dtype(held["type"])
     if kind.kind not in "iufbM":
         raise TableError(f"ids of type {held['type']!r}")
     if "count" in held:
+        if not isinstance(held["count"], int) or not 0 <= held["count"] < 2**31:
+            raise TableError(f"{held['count']!r} ids")
         return np.arange(held["count"], dtype=kind)
     if kind.kind == "M":
         return np.array(held["values"], np.int64).astype(kind)
@@ -167,6 +174,8 @@ def _save_arrays(file: Path, data: Dataset) -> None:
     }
     if world.where is not None:
         arrays["where"] = np.packbits(np.asarray(world.where))
+    if isinstance(world.whole, Ratings | Catalogue) and world.whole.own is not None:
+        arrays["own"] = np.asarray(world.whole.own)
     if isinstance(world.whole, Interactions):
         arrays |= arrays_of(world.whole, data.parts)
     if world.allowed is not None:

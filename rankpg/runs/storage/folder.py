@@ -31,7 +31,9 @@ import jax
 import numpy as np
 
 from rankpg._utils.distributed import is_writer
-from rankpg._utils.files import Held, Taken, acquire, atomic_write_text, expanded
+from rankpg._utils.documents import read_json
+from rankpg._utils.files import Held, Taken, acquire, atomic_write_text
+from rankpg._utils.paths import expanded
 from rankpg._utils.plots import learning_curves
 from rankpg.config.train_config import TrainConfig
 from rankpg.errors import ConfigError, argument
@@ -391,7 +393,7 @@ def _read_keeping(path: Path) -> dict[str, Any]:
     if not file.exists():
         return dict(_DEFAULTS)
     try:
-        found = json.loads(file.read_text())
+        found = read_json(file)
         kinds = {name: type(found[name]) for name in _DEFAULTS}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
-from rankpg._utils.files import expanded
+from rankpg._utils.documents import DocumentError, parse_yaml, read_json
+from rankpg._utils.paths import expanded
 from rankpg.config.renamed import with_current_names
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
@@ -91,17 +91,15 @@ def load_settings(file: Path) -> dict[str, Any]:
     """
     yaml = yaml_module()
     try:
-        settings = yaml.safe_load(file.read_text())
+        settings = parse_yaml(file, yaml)
     except FileNotFoundError:
         raise ConfigError(
             f"{file} does not exist; expected a run folder or a settings file"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(_not_yaml(file, error)) from None
-    except RecursionError:
-        raise ConfigError(f"{file} is nested too deeply; expected settings and values") from None
+    except DocumentError as error:
+        raise ConfigError(str(error)) from None
     if settings is None:
         return {}
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
@@ -109,14 +107,6 @@ def load_settings(file: Path) -> dict[str, Any]:
             f"{file} must be a mapping of settings to values, such as 'num_steps: 2000'"
         )
     return settings
-
-
-def _not_yaml(file: Path, error: Exception) -> str:
-    """Returns the message about a file that PyYAML cannot read: its line, if known, and the reason."""
-    mark = getattr(error, "problem_mark", None)  # only of a MarkedYAMLError
-    where = "" if mark is None else f", line {mark.line + 1}"
-    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
-    return f"{file}{where}: not valid YAML ({' '.join(str(reason).split())})"
 
 
 def load_run(
@@ -203,7 +193,7 @@ def check_data(run: Run, path: Path) -> None:
     if not file.exists():
         return
     try:
-        saved = json.loads(file.read_text())
+        saved = read_json(file)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from None
     if run.dataset.ids_are_rows:

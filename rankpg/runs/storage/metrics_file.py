@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
+from rankpg._utils.documents import DocumentError, SyntaxFault, parse_json
 from rankpg._utils.own_files import open_own
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import Row
@@ -54,18 +54,20 @@ def read_metrics(file: Path) -> list[Row]:
     """
     rows = []
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {error}") from None
+        raise ConfigError(f"{file} cannot be read: {type(error).__name__}") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
     for number, text in enumerate(lines, start=1):
         try:
-            row = json.loads(text)
-        except RecursionError:
-            raise ConfigError(f"{file}, line {number} is nested too deeply") from None
-        except json.JSONDecodeError as error:
+            row = parse_json(text, f"{file}, line {number}")
+        except SyntaxFault as error:
             if number == len(lines):  # the run was cut off while it wrote its last line
                 break
-            raise ConfigError(f"{file}, line {number} is not JSON: {error}") from None
+            raise ConfigError(str(error)) from None
+        except DocumentError as error:
+            raise ConfigError(str(error)) from None
         if not isinstance(row, dict) or not _is_row(row):
             raise ConfigError(
                 f"{file}, line {number} is not a row of metrics: step, seed or policy_value is missing, or a "
@@ -78,14 +80,10 @@ def read_metrics(file: Path) -> list[Row]:
 def _is_row(row: Row) -> bool:
     whole = all(type(row.get(name)) is int for name in ("step", "seed"))
     others = [value for name, value in row.items() if name != "stopped_by"]
-    return whole and all(map(_is_number, others)) and "policy_value" in row
+    numbers = all(value is None or _is_number(value) for value in others)
+    return whole and numbers and "policy_value" in row
 
 
 def _is_number(value: object) -> bool:
-    """Returns True for None and for what a float can hold."""
-    if value is None:
-        return True
-    try:
-        return type(value) in (int, float) and math.isfinite(float(cast("float", value)))
-    except OverflowError:
-        return False
+    """Returns True for a number of at most the size that a float has."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max  # pyright: ignore

@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from rankpg._utils.documents import read_json
 from rankpg._utils.files import atomic_write_text
 from rankpg.errors import ConfigError, argument
 from rankpg.evaluation.metrics import Row
@@ -101,7 +102,7 @@ class _WandB:
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            track = json.loads(self.file.read_text())
+            track = read_json(self.file)
             return {"id": str(track["id"]), "step": int(track["step"])}
         except FileNotFoundError:
             return None
