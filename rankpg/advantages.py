@@ -10,6 +10,7 @@ A baseline that remembers, `context` or `learned`, learns from a reward of at mo
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -28,6 +29,7 @@ __all__ = [
     "BaselineState",
     "add_exactly",
     "batch_baseline",
+    "can_leave_out",
     "context_baseline",
     "entropy_bonus",
     "group",
@@ -107,7 +109,28 @@ def entropy_bonus(
 
 def identity() -> Advantage:
     """The plain reward, A_l = r_l."""
-    return Advantage(lambda key: (), lambda state, contexts, rewards: (rewards, state))
+    return Advantage(lambda key: (), _unchanged)
+
+
+def _unchanged(
+    state: BaselineState,
+    contexts: Int[Array, "B"],
+    rewards: Float[Array, "B L"],
+    *mask: Bool[Array, "B L"],
+) -> tuple[Float[Array, "B L"], BaselineState]:
+    """Needs no mask of what was observed: every advantage is that of its own position."""
+    del contexts, mask
+    return rewards, state
+
+
+def can_leave_out(advantage: Advantage) -> bool:
+    """True if positions without a reward can be left out.
+
+    >>> can_leave_out(batch_baseline()), can_leave_out(group(2, shift=True))
+    (True, False)
+    """
+    known = inspect.signature(advantage.apply).parameters
+    return "observed" in known or advantage.apply is _unchanged
 
 
 def group(draws_per_context: int, *, shift: bool) -> Advantage:

@@ -73,6 +73,8 @@ class OpenDraw:
     rows: Rows
     settled: np.ndarray
     """bool[n]: True for rows that have feedback or were discarded."""
+    stream: int = 0
+    """The noise that it was drawn with; see noise.py."""
 
     def row_indices(self, token: str, rows: ArrayLike | None, group: int) -> np.ndarray:
         """Validates row numbers and returns them as an array; all rows if None.
@@ -126,13 +128,13 @@ class OpenDraws:
     """Number of draws so far."""
     waiting: dict[int, OpenDraw] = field(default_factory=dict)
 
-    def issue(self, rows: Rows) -> str:
+    def issue(self, rows: Rows, stream: int = 0) -> str:
         """Keeps a draw and returns its token."""
         seal = hashlib.sha256(secrets.token_bytes(16))
         for column in rows:
             seal.update(np.ascontiguousarray(column).tobytes())
         settled = np.zeros(len(rows.contexts), bool)
-        draw = OpenDraw(self.serials, seal.hexdigest()[:8], rows, settled)
+        draw = OpenDraw(self.serials, seal.hexdigest()[:8], rows, settled, stream)
         self.waiting[draw.serial] = draw
         self.serials += 1
         return self.token(draw)
@@ -193,6 +195,8 @@ class Draw:
     """float32[n, K]: log P(a in S) of every candidate, by `Retriever.inclusion_method`."""
     step: int
     """Updates made before the draw."""
+    stream: int = 0
+    """The stream of noise; with the serial number in the token, it makes the draw reproducible."""
 
 
 @dataclass(frozen=True)

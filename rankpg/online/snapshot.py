@@ -44,6 +44,8 @@ class Owner:
     identity: str
     importance: Importance = "set"
     clip: float = 10.0
+    stream: int = 0
+    """Stream of the noise of the retriever that saved."""
     last_save: str = ""
     """Name of the last save. A retriever that does not know it would overwrite updates of another one."""
 
@@ -243,6 +245,7 @@ def _arrays(run: Run, draws: OpenDraws, queue: list[FeedbackRows]) -> dict[str, 
         "serials": np.array(draws.serials),
         "serial": np.array([draw.serial for draw in waiting], np.int64),
         "seal": np.array([draw.seal for draw in waiting], "U8"),
+        "stream": np.array([draw.stream for draw in waiting], np.int64),
         "size": np.array([len(draw.settled) for draw in waiting], np.int64),
         "told": np.concatenate([np.zeros(0, bool), *(draw.settled for draw in waiting)]),
         **{f"open_{name}": column for name, column in rows._asdict().items()},
@@ -263,11 +266,11 @@ def _no_rows(run: Run) -> FeedbackRows:
 def _draws(identity: str, arrays: dict[str, np.ndarray]) -> OpenDraws:
     ends = np.cumsum(arrays["size"])
     waiting = {}
-    for serial, seal, size, end in zip(
-        arrays["serial"].tolist(), arrays["seal"].tolist(), arrays["size"], ends, strict=True
-    ):
+    names = (arrays[name].tolist() for name in ("serial", "seal", "stream"))
+    for serial, seal, stream, size, end in zip(*names, arrays["size"], ends, strict=True):
         rows = Rows(*(arrays[f"open_{name}"][end - size : end] for name in Rows._fields))
-        waiting[serial] = OpenDraw(serial, seal, rows, arrays["told"][end - size : end].copy())
+        settled = arrays["told"][end - size : end].copy()
+        waiting[serial] = OpenDraw(serial, seal, rows, settled, stream)
     return OpenDraws(identity, int(arrays["serials"]), waiting)
 
 

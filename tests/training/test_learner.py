@@ -13,7 +13,8 @@ import pytest
 from rankpg import TrainConfig, train
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.training import Learner, TrainState, build_learner
-from rankpg.training.update import Logged, seed_keys, update
+from rankpg.training.logged import Logged
+from rankpg.training.update import seed_keys, update
 
 ENABLE_X64 = False
 
