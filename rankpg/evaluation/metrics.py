@@ -56,7 +56,9 @@ class Evaluation:
     """Lost because the best candidates are not shown first."""
     candidate_recall: Float[Array, ""]
     """Share of the T best items that are among the K candidates, T = K or `recall_depth`; of
-    items that tie for the last place among the best, as many count as there are places."""
+    items that tie for the last place among the best, as many count as there are places. Ties at reward 0 do not
+    count: where fewer than T items have a reward above 0, these alone are the best. Contexts without any are
+    left out; NaN if all are."""
     relevant_recall: Float[Array, ""]
     """Share of the items whose mean reward is above 0 that are among the K candidates: recall@K where rewards
     are relevance judgements. 0 for a context without such items."""
@@ -193,6 +195,7 @@ def evaluate(
     each = jax.tree.map(lambda x: x[:count], each)
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
     return mean.replace(
+        candidate_recall=jnp.nanmean(each.candidate_recall),
         normalised_value=mean.policy_value / mean.optimum,
         recall_reward_correlation=correlation(
             each.candidate_recall, each.policy_value - each.optimum
@@ -239,13 +242,16 @@ def _recall(
 ) -> Float[Array, ""]:
     """Share of the T best items that are candidates, `last` being the smallest reward among these T.
 
-    Items that are not eligible have reward -inf and do not count; fewer than T eligible items are all in.
+    Items that are not eligible have reward -inf and do not count; fewer than T eligible items are all in. If
+    the T best end in a tie at 0, only the items above 0 count; NaN if there are none.
     """
     handed = rewards[candidates]
     size = jnp.minimum(depth, jnp.sum(rewards > -jnp.inf))
-    places_for_ties = size - jnp.sum(rewards > last)
-    ties = jnp.minimum(jnp.sum(handed == last), places_for_ties)
-    return ((jnp.sum(handed > last) + ties) / size).astype(rewards.dtype)
+    above, found = jnp.sum(rewards > last), jnp.sum(handed > last)
+    ties = jnp.minimum(jnp.sum(handed == last), size - above)
+    found, size = (jnp.where(last == 0, *pair) for pair in ((found, found + ties), (above, size)))
+    share = found / jnp.maximum(size, 1)
+    return jnp.where(size > 0, share, jnp.nan).astype(rewards.dtype)
 
 
 def _effective_items(logits: Float[Array, "M N"]) -> Float[Array, "M"]:
@@ -256,13 +262,21 @@ def _effective_items(logits: Float[Array, "M N"]) -> Float[Array, "M"]:
 
 
 def correlation(one: Float[Array, "n"], other: Float[Array, "n"]) -> Float[Array, ""]:
-    """Pearson's correlation; NaN if either variable is constant.
+    """Pearson's correlation; pairs with a NaN are left out. NaN if either variable is constant.
 
     >>> correlation(jnp.array([0.0, 1.0, 2.0]), jnp.array([1.0, 3.0, 5.0])).round(4)
     Array(1., dtype=float32)
     """
-    varies = (jnp.ptp(one) > 0) & (jnp.ptp(other) > 0)  # the std of equal floats is rounding
-    one, other = one - jnp.mean(one), other - jnp.mean(other)
+    known = ~(jnp.isnan(one) | jnp.isnan(other))
+    varies = jnp.ones((), bool)
+    centred = []
+    for x in (one, other):
+        largest = jnp.max(x, where=known, initial=-jnp.inf)
+        # The std of equal floats is rounding.
+        varies &= largest > jnp.min(x, where=known, initial=jnp.inf)
+        mean = jnp.sum(x, where=known) / jnp.maximum(jnp.sum(known), 1)
+        centred.append(jnp.where(known, x - mean, 0))
+    one, other = centred
     lengths = jnp.sqrt(jnp.sum(one**2) * jnp.sum(other**2))
     return jnp.where(varies, jnp.sum(one * other) / jnp.where(varies, lengths, 1), jnp.nan)
 

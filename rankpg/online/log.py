@@ -157,7 +157,7 @@ class Log:
         pyarrow, parquet = _arrow()
         rows = [row for part in parts for row in part.rows()]
         table = pyarrow.Table.from_pylist(rows, _schema(name, self._types, self._method))
-        stem = f"{name}-{_now():%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+        stem = f"{name}-{_now():%Y%m%dT%H%M%S%f}-{secrets.token_hex(4)}"
         file = folder / f"{stem}.parquet"
         with atomic_write(file) as partial_file, partial_file.open("wb") as content:
             parquet.write_table(table, content)  # a path with some names would be read as a URL

@@ -24,7 +24,7 @@ class WriteQueue(Generic[Part]):
     >>> written = []
     >>> queue = WriteQueue(written.append, rows_per_write=2, most_rows=3)
     >>> queue.put("a", 1)
-    >>> queue.flush(60)
+    >>> queue.flush(60.0)
     >>> written
     [['a']]
     """
@@ -69,7 +69,9 @@ class WriteQueue(Generic[Part]):
         with self._changed:
             if self.waiting + rows > self._most_rows:
                 if not self.dropped:
-                    self._news = f"the bound of {self._most_rows} rows in memory is reached: further rows are dropped"
+                    self._news = (
+                        "the memory holds the most rows that it may: further rows are dropped"
+                    )
                 self.dropped += rows
             else:
                 self._parts.append((part, rows))

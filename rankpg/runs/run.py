@@ -106,8 +106,9 @@ class MetricAccumulator:
 
 if TYPE_CHECKING:
     UnknownContexts = Literal["error", "mean"]
+    TooFewItems = Literal["pad", "error"]
 else:  # checked at run time with messages of our own
-    UnknownContexts = Any
+    UnknownContexts = TooFewItems = Any
 
 
 @dataclass(frozen=True)
@@ -259,27 +260,28 @@ class Run:
         contexts: ArrayLike,
         seed: int | None = None,
         *,
+        k: int | None = None,
         unknown: UnknownContexts = "error",
         eligible: ArrayLike | None = None,
+        too_few: TooFewItems = "pad",
     ) -> np.ndarray:
-        """Returns the K greedy candidates of each context, best first: the input of your re-ranker.
+        """Returns the greedy candidates [contexts, k] of each context, best first, as ids of the dataset.
 
         Args:
           contexts: context ids of the dataset; row numbers where the environment has no ids.
           seed: one of the trained seeds; the first if None.
+          k: number of candidates; K of the run if None.
           unknown: "error" rejects an unknown context; "mean" returns the candidates of the mean embedding,
             with a warning that counts them; see `known`.
           eligible: items that may be candidates, as ids or as a mask bool[N] or bool[contexts, N].
-
-        Returns:
-          Item ids [contexts, K] of the dataset.
+          too_few: "pad" fills the row of a context with too few eligible items, with a warning that counts
+            them, by -1 among whole numbers, "" among texts, NaN or NaT; "error" rejects it.
 
         Raises:
-          ValueError, UnknownIdError: an unknown context, an unknown item in `eligible`, or fewer eligible
-            items than K.
+          ValueError, UnknownIdError: an unknown context, or an unknown item in `eligible`.
         """
         return recommend.candidates(
-            self.server, self.dataset, self.params(seed), contexts, unknown, eligible
+            self.server, self.dataset, self.params(seed), contexts, unknown, eligible, k, too_few
         )
 
     def known(self, contexts: ArrayLike) -> np.ndarray:

@@ -274,7 +274,10 @@ def check_stored_rewards(config: TrainConfig, environment: Environment) -> None:
         if not outside.any():
             continue
         first = float(np.asarray(stored)[outside][0])
-        count = f"{int(outside.sum())} of {outside.size} rewards are outside of reward_bounds={low:g}, {high:g}"
+        count = (
+            f"{int(outside.sum())} of {outside.size} rewards are outside of "
+            f"reward_bounds={low:g}, {high:g}"
+        )
         if config.outside_bounds == "refuse":
             raise ConfigError(
                 f"{count}, such as {first:g}; check the column, or give wider reward_bounds=(LOW, HIGH), or "
