@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -14,6 +15,7 @@ from rankpg.core.plackett_luce import log_prob
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.errors import ConfigError
 from rankpg.online.noise import key_words, stream_root
+from rankpg.online.update import FeedbackBatch, LoggedDraw, _effective_share, importance_weights
 
 ENABLE_X64 = False
 
@@ -21,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")  # for optimizers of 
 
 CONTEXTS, ITEMS, K = 5, 30, 6
 WORLD = online.catalogue(CONTEXTS, ITEMS)
-EVERY = jax.numpy.arange(4, dtype=jax.numpy.int32)
+EVERY = jnp.arange(4, dtype=jnp.int32)
 
 
 def settings(**changes) -> TrainConfig:
@@ -178,8 +180,8 @@ def test_draws_are_of_eligible_items_with_the_propensities_of_these(retrieval):
     logits = run.policy.logits(run.params(), run.environment, EVERY)
     for row in range(4):
         own = np.where(mask[row], np.asarray(logits[row]), -np.inf)
-        items = jax.numpy.asarray(drawn.candidates[row], jax.numpy.int32)
-        wanted = log_prob(jax.numpy.asarray(own), items, (K,))
+        items = jnp.asarray(drawn.candidates[row], jnp.int32)
+        wanted = log_prob(jnp.asarray(own), items, (K,))
         assert drawn.log_propensity[row] == pytest.approx(float(wanted), rel=1e-4)
     assert drawn.candidates.shape == (4, K)
     one = retriever.act([0, 1], eligible=[3, 4, 5, 6, 7, 8, 9])
@@ -348,3 +350,80 @@ def test_training_refuses_or_clips_stored_and_simulated_rewards():
 def test_impossible_bounds_of_rewards_are_rejected(bounds):
     with pytest.raises(ConfigError, match=r"expected two numbers LOW < HIGH from -1e9 to 1e9"):
         settings(reward_bounds=bounds)
+
+
+# --- weights and flags ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def old_feedback():
+    """Feedback on draws whose log-probabilities are known to be off by given amounts."""
+    retriever = online.Retriever.new(settings(), WORLD, importance="item")
+    drawn = retriever.act([0, 1, 2, 3])
+    off = np.random.default_rng(2).uniform(-1, 1, (4, K)).astype(np.float32)
+    slots = np.array([[4, 1], [0, 5], [2, 3], [5, 0]])
+    batch = FeedbackBatch(
+        context=jnp.arange(4, dtype=jnp.int32),
+        drawn=LoggedDraw(
+            items=jnp.asarray(drawn.candidates, jnp.int32),
+            log_propensity=jnp.asarray(drawn.log_propensity + off[:, 0]),
+            log_inclusion=jnp.asarray(drawn.log_inclusion + off),
+            sound=jnp.ones(4, bool),
+        ),
+        ranking=jnp.asarray(np.take_along_axis(drawn.candidates, slots, axis=1), jnp.int32),
+        rewards=jnp.ones((4, 2)),
+        age=jnp.ones(4, jnp.int32),
+    )
+    params = jax.tree.map(lambda leaf: leaf[0], retriever.run.state.params)
+    weights = jax.jit(importance_weights, static_argnums=(1, 2))
+
+    def of(importance, clip, **changes):
+        found, clipped = weights(
+            retriever.run.learner, importance, clip, params, batch.replace(**changes)
+        )
+        return np.asarray(found), float(clipped)
+
+    return of, off, slots
+
+
+def test_item_weights_are_those_of_the_slots_that_the_items_came_from(old_feedback):
+    of, off, slots = old_feedback
+    found, _ = of("item", 1e9)
+    wanted = np.exp(-np.take_along_axis(off, slots, axis=1))
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    assert np.abs(found - np.exp(-off[:, :2])).max() > 0.1  # another order of the slots
+    np.testing.assert_allclose(of("set", 1e9)[0], np.exp(-off[:, [0, 0]]), rtol=1e-4)
+
+
+def test_clipped_share_counts_the_weights_above_the_clip(old_feedback):
+    of, off, slots = old_feedback
+    wanted = np.exp(-np.take_along_axis(off, slots, axis=1))
+    found, share = of("item", 1.2)
+    assert 0 < share < 1
+    assert share == pytest.approx((wanted > 1.2).mean())
+    np.testing.assert_allclose(found, np.minimum(wanted, 1.2), rtol=1e-4)
+    seen = np.array([[True, False]] * 4)
+    assert of("item", 1.2, seen=jnp.asarray(seen))[1] == pytest.approx((wanted[:, 0] > 1.2).mean())
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_effective_sample_share_at_any_scale(scale):
+    """Float32 holds the weights, but not their squares."""
+    weights = jnp.asarray([[1.0, 1.0], [2.0, 0.0]]) * scale
+    assert float(_effective_share(weights, None)) == pytest.approx(16 / (4 * 6), rel=1e-5)
+    seen = jnp.asarray([[True, True], [True, False]])
+    assert float(_effective_share(weights, seen)) == pytest.approx(16 / (3 * 6), rel=1e-5)
+    assert float(_effective_share(0 * weights, None)) == 0
+
+
+def test_rows_with_feedback_are_known_after_a_restart(tmp_path):
+    retriever = new(batch_size=8)
+    first, drawn = retriever.act([0, 1]), retriever.act([2, 3, 4])
+    retriever.update(drawn.token, drawn.candidates[[1], :2], np.ones((1, 2)), rows=[1])
+    retriever.discard(first.token, rows=[0])
+    retriever.save(tmp_path / "run")
+    back = online.Retriever.load(tmp_path / "run", environment=WORLD)
+    assert back.draws.find(drawn.token).settled.tolist() == [False, True, False]
+    assert back.draws.find(first.token).settled.tolist() == [True, False]
+    with pytest.raises(online.TokenError, match=r"row 1 of draw .* already has feedback"):
+        back.update(drawn.token, drawn.candidates[[1], :2], np.ones((1, 2)), rows=[1])
