@@ -265,7 +265,7 @@ def test_baselines_recover_from_an_outlier(outlier):
         assert float(found[1, 0]) == pytest.approx(0, abs=0.5)
 
 
-def test_rare_rewards_are_no_outliers():
+def test_rare_rewards_are_not_outliers():
     size, there = jnp.float32(0), jnp.ones((100, 1), bool)
     rewards = jnp.zeros((100, 1)).at[3].set(1.0)
     for values in (jnp.zeros((100, 1)), rewards, rewards, jnp.zeros((100, 1)), 40 * rewards):

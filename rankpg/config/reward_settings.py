@@ -28,8 +28,8 @@ class RewardSettings:
     outside_bounds: Literal["refuse", "clip"] = setting(
         "refuse",
         LEARNING,
-        "treatment of a reward outside of the bounds; clip: it counts as the bound, and the number of these is "
-        "reported",
+        "treatment of a reward outside of the bounds; clip: it counts as the bound, and the number of "
+        "these is reported",
     )
 
 

@@ -56,9 +56,9 @@ class Evaluation:
     """Lost because the best candidates are not shown first."""
     candidate_recall: Float[Array, ""]
     """Share of the T best items that are among the K candidates, T = K or `recall_depth`; of
-    items that tie for the last place among the best, as many count as there are places. Ties at reward 0 do not
-    count: where fewer than T items have a reward above 0, these alone are the best. Contexts without any are
-    left out; NaN if all are."""
+    items that tie for the last place among the best, as many count as there are places. Ties at
+    reward 0 do not count: where fewer than T items have a reward above 0, these alone are the best.
+    Contexts without any are left out; NaN if all are."""
     relevant_recall: Float[Array, ""]
     """Share of the items whose mean reward is above 0 that are among the K candidates: recall@K where rewards
     are relevance judgements. 0 for a context without such items."""

@@ -34,7 +34,7 @@ class Log:
 
     Neither a draw nor a save waits for the disk. Rows wait in memory, up to `rows_in_memory` of draws and as
     many of feedback; from half of that on, rows that cannot be written go to `spill`, if one is given; rows
-    beyond the bound are dropped and counted in `dropped`. Every one of these is warned of once.
+    beyond the bound are dropped and counted in `dropped`. Every one of these is a warning once.
 
     Files are written atomically. Rows in memory are lost when the process is killed; `flush`, which
     `Retriever.save` and the end of the process call, writes them.
@@ -131,7 +131,7 @@ class Log:
         step: int,
     ) -> None:
         """Logs feedback, one row for each row of a draw: the shown items and their rewards."""
-        self._put(FEEDBACK, _Told(token, _now(), step, rows, ranking, rewards), len(rows))
+        self._put(FEEDBACK, _Feedback(token, _now(), step, rows, ranking, rewards), len(rows))
 
     def flush(self, timeout: float = _PATIENCE) -> None:
         """Writes the rows in memory.
@@ -142,7 +142,7 @@ class Log:
         for queue in self._queues.values():
             queue.flush(timeout)
 
-    def _put(self, name: str, part: _Drawn | _Told, rows: int) -> None:
+    def _put(self, name: str, part: _Drawn | _Feedback, rows: int) -> None:
         queue = self._queues[name]
         queue.put(part, rows)
         news = queue.take_news()
@@ -192,7 +192,7 @@ class _Drawn(NamedTuple):
             }
 
 
-class _Told(NamedTuple):
+class _Feedback(NamedTuple):
     """Feedback that waits to be written."""
 
     token: str

@@ -224,7 +224,7 @@ class _Evaluator:
         params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
         found = self.evaluate(run.environment, params, self.contexts, self.key)
         rewards = self.mean_rewards(run.environment, self.contexts, shown)
-        # Not by `@`: BLAS may raise the flag of an invalid operation for numbers that are none of the product.
+        # Not by `@`: BLAS may raise a floating-point flag for numbers that are not part of the product.
         weighted = np.asarray(rewards, np.float64) * run.learner.position_weights
         value = float(np.mean(np.sum(weighted, axis=1)))
         optimum, retrieval_regret = float(found.optimum), float(found.retrieval_regret)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from rankpg.environments.catalogue import Restricted
 from rankpg.online.update import (
     FeedbackBatch,
     Importance,
@@ -20,6 +19,7 @@ from rankpg.online.update import (
     training_contexts,
     update_from_feedback,
 )
+from rankpg.training.logged import among
 from rankpg.training.update import Learner, TrainState
 from rankpg.types import Array, Bool, Float, Int, Params, PRNGKey, UInt
 
@@ -96,7 +96,7 @@ def _count(
     """Number of items that each row can choose from."""
 
     def one(context: Int[Array, ""], allowed: Bool[Array, "N"]) -> Int[Array, ""]:
-        world = Restricted(whole=learner.environment, allowed=allowed)
+        world = among(learner.environment, allowed)
         logits = world.mask_ineligible(context, jnp.zeros((1, allowed.shape[0])))
         return jnp.sum(logits == 0, dtype=jnp.int32)
 

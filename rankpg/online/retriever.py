@@ -241,7 +241,7 @@ class Retriever:
         """Repeats a draw of the log under the present parameters, without a token.
 
         Args:
-          stream: as logged.
+          stream: number of the stream, from the log.
           serial: number of the draw, the second part of its token.
           contexts: all contexts of the draw, in order.
           eligible: as in `act`.
@@ -377,8 +377,8 @@ class Retriever:
         if not seen.all() and not can_leave_out(self._learner.advantage):
             raise ValueError(
                 f"{source}: the ranking shows fewer than L items, and the advantage "
-                f"({self.run.config.advantage}) compares whole lists; give whole lists, or make the retriever "
-                "with advantage='none', 'batch', 'context' or 'learned'"
+                f"({self.run.config.advantage}) compares whole lists; give whole lists, or make the "
+                "retriever with advantage='none', 'batch', 'context' or 'learned'"
             )
 
     def discard(self, token: str, rows: ArrayLike | None = None) -> None:

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from rankpg.data.ids import ArrayLike, IdMap
+from rankpg.data.ids import IdMap
 from rankpg.runs.recommend import fill_value
 
 __all__ = ["pad_short_lists"]
 
 
 def pad_short_lists(
-    ranking: ArrayLike,
-    rewards: ArrayLike,
+    ranking: Any,
+    rewards: Any,
     candidates: np.ndarray,
     length: int,
     source: str,

@@ -210,8 +210,8 @@ def check_rewards(
         row, place = np.argwhere(outside)[0]
         raise ValueError(
             f"{source}: the reward of row {rows[row]}, position {place + 1}, is {array[row, place]:g}, "
-            f"outside of reward_bounds={low:g}, {high:g}; correct it, or make the retriever with wider reward_bounds "
-            "or outside_bounds='clip'"
+            f"outside of reward_bounds={low:g}, {high:g}; correct it, or make the retriever with wider "
+            "reward_bounds or outside_bounds='clip'"
         )
     return np.clip(array, low, high).astype(np.float32), int(outside.sum())
 

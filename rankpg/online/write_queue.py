@@ -1,4 +1,4 @@
-"""Rows that wait to be written by a thread of their own, so that a slow or full disk delays nobody else."""
+"""Rows that wait to be written by a thread of their own, so that a slow or full disk delays no one else."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class WriteQueue(Generic[Part]):
         self._parts: deque[tuple[Part, int]] = deque()
         self._changed = threading.Condition()
         self._running = False
-        self._wanted = self._answered = 0  # flushes
+        self._wanted = self._flushed = 0  # flushes
         self._news: str | None = None
         self.waiting = 0
         """Rows in memory."""
@@ -62,7 +62,7 @@ class WriteQueue(Generic[Part]):
         self.spilled = 0
         """Rows that were written to the other place."""
         self.error: Exception | None = None
-        """Why the last write failed; None if it did not."""
+        """The reason why the last write failed; None if it did not."""
 
     def put(self, part: Part, rows: int) -> None:
         """Adds a part that holds this many rows, or drops it if the queue is full."""
@@ -80,7 +80,7 @@ class WriteQueue(Generic[Part]):
                 self._start()
 
     def flush(self, timeout: float) -> None:
-        """Writes what waits now.
+        """Writes the rows that wait now.
 
         Raises:
           OSError: the disk cannot be written, or not within `timeout` seconds; the rows stay in memory.
@@ -91,14 +91,14 @@ class WriteQueue(Generic[Part]):
             self._wanted += 1
             wanted = self._wanted
             self._start()
-            in_time = self._changed.wait_for(lambda: self._answered >= wanted, timeout)
+            in_time = self._changed.wait_for(lambda: self._flushed >= wanted, timeout)
             if not in_time:
-                raise TimeoutError(f"the disk has not answered within {timeout:g} s")
+                raise TimeoutError(f"the disk has not responded within {timeout:g} s")
             if self._parts and self.error is not None:
                 raise self.error
 
     def take_news(self) -> str | None:
-        """What went wrong since the last call, in words; None if nothing did."""
+        """Returns the problem since the last call, in words; None if there is none."""
         news, self._news = self._news, None
         return news
 
@@ -111,15 +111,15 @@ class WriteQueue(Generic[Part]):
         while True:
             with self._changed:
                 wanted, parts, rows = self._wanted, [], 0
-                enough = 1 if wanted > self._answered else self._rows_per_write
+                enough = 1 if wanted > self._flushed else self._rows_per_write
                 if self.waiting >= enough:
                     for part, size in self._parts:
                         parts.append(part)
                         rows += size
                         if rows >= self._rows_per_write:
                             break
-                if not parts or (wanted == self._answered and time.monotonic() < self._retry_at):
-                    self._answered, self._running = wanted, False
+                if not parts or (wanted == self._flushed and time.monotonic() < self._retry_at):
+                    self._flushed, self._running = wanted, False
                     self._changed.notify_all()
                     return
             failure = self._tried(parts, rows)
@@ -130,7 +130,7 @@ class WriteQueue(Generic[Part]):
                     self.waiting -= rows
                 else:
                     self._retry_at = time.monotonic() + self._retry_after
-                    self._answered = wanted
+                    self._flushed = wanted
                     self._changed.notify_all()
 
     def _tried(self, parts: list[Part], rows: int) -> Exception | None:

@@ -103,8 +103,8 @@ def _cautions(runs: Sequence[ReportedRun]) -> list[str]:
     tables = [run.name for run in runs if run.config.environment in ("ratings", "text")]
     if tables and not any(run.config.held_out_contexts for run in runs):
         notes.append(
-            f"{', '.join(tables)}: values, optimum and recall are in-sample, measured on the rewards that were "
-            "trained on. Held-out measures need a log of interactions, or contexts that are held out."
+            f"{', '.join(tables)}: values, optimum and recall are in-sample, measured on the rewards that "
+            "were trained on. Held-out measures need a log of interactions, or contexts that are held out."
         )
     optima = _optima(runs)
     if len(optima) > 1:

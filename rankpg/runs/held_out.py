@@ -233,15 +233,15 @@ def _scored_parts(run: Run, parts: dict[str, HeldOutPart]) -> Callable[[], dict[
 def in_sample(config: TrainConfig, environment: Environment) -> str | None:
     """Returns what to say of values that were measured on the rewards that were trained on; None otherwise.
 
-    A generated problem is its own truth, and contexts or interactions that were held out are no part of
+    A generated problem is its own truth, and contexts or interactions that were held out are left out of
     training.
     """
     stored = any(getattr(environment, name, None) is not None for name in ("values", "means"))
     if not stored or config.environment == "interactions" or config.held_out_contexts:
         return None
     return (
-        "In-sample: values, optimum and recall were measured on the rewards that were trained on. They do not say "
-        "how well the run does on rewards that it has not seen. For held-out measures, give a log of "
+        "In-sample: values, optimum and recall were measured on the rewards that were trained on. They do "
+        "not say how well the run does on rewards that it has not seen. For held-out measures, give a log of "
         "interactions (environment='interactions'), or hold out contexts (held_out_contexts) if they have "
         "features"
     )

@@ -20,7 +20,7 @@ __all__ = ["ShortListWarning", "allowed_items", "candidates", "context_rows", "f
 
 
 class ShortListWarning(UserWarning):
-    """Some contexts have fewer eligible items than were asked for."""
+    """Some contexts have fewer eligible items than candidates were requested."""
 
 
 def candidates(
@@ -61,7 +61,7 @@ def candidates(
     if too_few == "error":
         raise ValueError(
             f"context {_plain(wanted[poor])!r} has {choice[poor[0]]} eligible items, fewer than the {size} "
-            "candidates asked for; allow more items in eligible=, ask for fewer with k=, or give "
+            "candidates requested; allow more items in eligible=, give a smaller k=, or give "
             "too_few='pad'"
         )
     warnings.warn(
@@ -92,7 +92,7 @@ def _of_length(learner: Learner, k: int | None) -> Learner:
 def fill_value(ids: IdMap) -> object:
     """The value that stands where there is no item: "", -1, NaN or NaT, by the type of the ids.
 
-    Where -1 is an id, or cannot be one, it is the smallest or the largest number that is no id.
+    Where -1 is an id, or cannot be one, it is the smallest or the largest number that is not an id.
     """
     dtype = ids[np.zeros(1, np.int32)].dtype
     if dtype.kind == "U":

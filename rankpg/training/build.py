@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from rankpg.advantages import ADVANTAGES, Advantage, AdvantageSettings, position_weights
 from rankpg.config.train_config import TrainConfig
@@ -266,7 +267,7 @@ def check_stored_rewards(config: TrainConfig, environment: Environment) -> None:
     low, high = config.reward_bounds
     for name in ("values", "means"):
         stored = getattr(environment, name, None)
-        if not isinstance(stored, jax.Array | np.ndarray) or isinstance(stored, jax.core.Tracer):
+        if not isinstance(stored, jax.Array | np.ndarray) or isinstance(stored, Tracer):
             continue
         if not stored.size or (low <= jnp.min(stored) and jnp.max(stored) <= high):
             continue

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 else:  # the learner is an argument; it is imported by its users
     Learner = Any
 
-__all__ = ["Logged", "rescore", "sample"]
+__all__ = ["Logged", "among", "rescore", "sample"]
 
 
 def sample(
@@ -32,7 +32,7 @@ def sample(
         return policy.sample(keys, params, learner.environment, contexts, statistics)
 
     def one(key: PRNGKey, context: Int[Array, ""], allowed: Bool[Array, "N"]) -> Candidates:
-        world = Restricted(whole=learner.environment, allowed=allowed)
+        world = among(learner.environment, allowed)
         row = policy.sample(key[None], params, world, context[None], statistics)
         return jax.tree.map(lambda leaf: leaf[0], row)
 
@@ -54,11 +54,16 @@ def rescore(
     def one(
         items: Int[Array, "K"], context: Int[Array, ""], allowed: Bool[Array, "N"]
     ) -> Candidates:
-        world = Restricted(whole=learner.environment, allowed=allowed)
+        world = among(learner.environment, allowed)
         row = policy.rescore(items[None], params, world, context[None], statistics)
         return jax.tree.map(lambda leaf: leaf[0], row)
 
     return jax.vmap(one)(items, contexts, allowed)
+
+
+def among(environment: Any, allowed: Bool[Array, "N"]) -> Restricted:
+    """The environment with these items alone; it is never edited, so any environment will do."""
+    return Restricted(whole=environment, allowed=allowed)
 
 
 @record

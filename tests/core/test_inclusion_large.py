@@ -341,7 +341,7 @@ def test_le_cam_bounds_the_distance_of_rare_events():
 
 def test_the_error_bound_does_not_trust_the_approximation():
     """An approximation near 0 or 1 says nothing of the truth, for which Chernoff bounds stand."""
-    few = log_error(6.0, 5.0, 0.0, 1e-12, 4)  # approximately nobody; in truth up to the bound
+    few = log_error(6.0, 5.0, 0.0, 1e-12, 4)  # approximately none; in truth up to the bound
     assert few == pytest.approx(float(chernoff_below(jnp.float64(6.0), jnp.float64(3))))
     assert few > np.log(1e-3)
     many = log_error(1.0, 0.9, 0.0, 1 - 1e-12, 4)

@@ -372,7 +372,7 @@ def test_all_pairs_of_three_items_occur(keys):
 
 @pytest.mark.parametrize("num_items", [4, 400])
 def test_zeros_of_either_sign_are_a_tie(num_items):
-    """As floats -0.0 equals 0.0; a top-k that compares bits puts it below. The longer row goes by blocks."""
+    """A top-k that compares bits puts -0.0 below 0.0, although they are equal. Long rows go by blocks."""
     logits = np.full((1, num_items), -1.0)
     logits[0, : num_items - 1] = 0.0
     logits[0, ::2] = -0.0

@@ -149,7 +149,7 @@ def test_the_effort_is_chosen_on_other_contexts_than_recall_is_measured_on(monke
 
 
 def test_exact_search_takes_zeros_of_either_sign_as_a_tie():
-    """With a width of 1 a product keeps the sign of its zero."""
+    """A product of width 1 keeps the sign of its zero."""
     contexts, items = jnp.full((1, 1, 1), -1.0), jnp.asarray([[[0.0], [-0.0], [0.0], [1.0]]])
     search = jax.jit(exact_orders, static_argnums=2)
     assert search(contexts, items, 3).tolist() == [[[0, 1, 2]]]

@@ -10,8 +10,8 @@ from helpers.exports import SCRIPT, Server, manifest_of
 from helpers.small_logs import ITEMS, K, log_columns, log_data, log_run, seen_by_hand
 
 from rankpg.export.folder import export
-from rankpg.runs.recommend import ShortListWarning
 from rankpg.export.parts import seen_of
+from rankpg.runs.recommend import ShortListWarning
 
 ENABLE_X64 = False
 pytestmark = pytest.mark.usefixtures("as_a_user")

@@ -63,24 +63,24 @@ def test_a_full_disk_neither_stops_serving_nor_a_save_nor_loses_rows(tmp_path):
 
 
 def test_no_draw_waits_for_a_disk_that_hangs():
-    """Each write takes until the test ends, as on a file system that does not answer."""
-    answer, written = threading.Event(), []
+    """Each write takes until the test ends, as on a file system that does not respond."""
+    respond, written = threading.Event(), []
 
     def hangs(parts):
-        answer.wait(60)
+        respond.wait(60)
         written.extend(parts)
 
     queue = WriteQueue(hangs, rows_per_write=1, most_rows=10)
     begin = time.monotonic()
     for number in range(12):
         queue.put(number, 1)
-    with pytest.raises(TimeoutError, match="not answered within"):
+    with pytest.raises(TimeoutError, match="not responded within"):
         queue.flush(0.01)
     assert time.monotonic() - begin < 5
     assert (queue.waiting, queue.dropped) == (10, 2)
     assert "further rows are dropped" in (queue.take_news() or "")
-    assert queue.take_news() is None  # it is told once
-    answer.set()
+    assert queue.take_news() is None  # it is reported once
+    respond.set()
     queue.flush(60.0)
     assert written == list(range(10))
 

@@ -369,7 +369,7 @@ def test_rows_per_call_must_hold_whole_groups():
         online.train(retriever, online.HostReranker(by_table, rows_per_call=6))
 
 
-# --- what must not be forgotten ---------------------------------------------------------------------------
+# --- the last update, and the order of feedback -----------------------------------------------------------
 
 
 def test_the_last_update_is_evaluated_whatever_the_number_of_steps():
@@ -378,11 +378,11 @@ def test_the_last_update_is_evaluated_whatever_the_number_of_steps():
     assert run.metrics[-1]["policy_value"] is not None
 
 
-def test_rows_are_learnt_in_the_order_in_which_they_were_told():
+def test_rows_are_learnt_in_the_order_of_their_feedback():
     retriever = new(batch_size=4)
     later, first = retriever.act([3, 1, 0, 2]), retriever.act(5)
     for draw in (first, later):
         ranking = draw.candidates[:, :2]
-        told = retriever.update(draw.token, ranking, np.ones(ranking.shape))
-    assert (told.step, told.waiting) == (1, 1)
+        result = retriever.update(draw.token, ranking, np.ones(ranking.shape))
+    assert (result.step, result.waiting) == (1, 1)
     assert retriever._queue[0].rows.contexts.tolist() == [2]  # the newest waits

@@ -85,16 +85,16 @@ def test_a_draw_is_reproducible_from_the_log(saved, tmp_path):
     assert found.tolist() == [row["candidates"] for row in rows] == drawn.candidates.tolist()
 
 
-def test_a_run_that_goes_live_draws_with_the_keys_of_its_next_steps():
+def test_a_run_that_goes_online_draws_with_the_keys_of_its_next_steps():
     """Stream 0 goes on after the steps that were made; a fresh stream repeats none of it."""
     run = new().run
     run.state = run.state.replace(step=run.state.step + 2)
     fresh, same = new(), online.Retriever(run, stream=0)
     assert same.draws.serials == 2
     third = [fresh.act_on_batch() for _ in range(3)][2]
-    live = same.act_on_batch()
-    assert np.array_equal(live.contexts, third.contexts)
-    assert np.array_equal(live.candidates, third.candidates)
+    own = same.act_on_batch()
+    assert np.array_equal(own.contexts, third.contexts)
+    assert np.array_equal(own.candidates, third.candidates)
     assert online.Retriever(run).stream not in (0, online.Retriever(run).stream)
 
 
@@ -215,8 +215,8 @@ def test_a_row_with_too_few_eligible_items_does_not_stop_the_batch():
     assert np.isnan(drawn.log_propensity).tolist() == [False, True, False, False]
     assert np.take_along_axis(mask, drawn.candidates, axis=1)[[0, 2, 3]].all()
     before = parameters(retriever)
-    told = retriever.update(drawn.token, drawn.candidates[:, :2], np.ones((4, 2)))
-    assert (told.waiting, told.unusable, told.step) == (3, 1, 0)
+    result = retriever.update(drawn.token, drawn.candidates[:, :2], np.ones((4, 2)))
+    assert (result.waiting, result.unusable, result.step) == (3, 1, 0)
     assert equal(parameters(retriever), before)
     nothing = retriever.act([0], eligible=np.zeros(ITEMS, bool))
     assert nothing.candidates.tolist() == [[-1] * K]
@@ -245,8 +245,8 @@ def test_short_lists_of_every_form_teach_the_same(advantage):
     for form in ("shorter rows", "filled with -1", "filled with None"):
         retriever = new(advantage=advantage)
         drawn = retriever.act([0, 1, 2, 3])
-        told = retriever.update(drawn.token, *short_lists(drawn)[form])
-        assert told.step == 1
+        result = retriever.update(drawn.token, *short_lists(drawn)[form])
+        assert result.step == 1
         results.append(parameters(retriever))
     assert equal(results[0], results[1])
     assert equal(results[0], results[2])
@@ -257,8 +257,8 @@ def test_positions_that_were_not_shown_have_no_effect():
     alone, weighted = new(advantage="none"), new(advantage="none", position_weights="1,0")
     for retriever, count in ((alone, 1), (weighted, 2)):
         drawn = retriever.act([0, 1, 2, 3])
-        told = retriever.update(drawn.token, drawn.candidates[:, :count], np.ones((4, count)))
-        assert told.step == 1
+        result = retriever.update(drawn.token, drawn.candidates[:, :count], np.ones((4, count)))
+        assert result.step == 1
     assert equal(parameters(alone), parameters(weighted))
 
 
@@ -313,7 +313,7 @@ def test_a_wild_reward_is_refused(reward):
     assert not retriever.draws.find(drawn.token).settled.any()
 
 
-def test_rewards_are_clipped_and_counted_where_that_is_asked_for(tmp_path):
+def test_rewards_are_clipped_and_counted_on_request(tmp_path):
     retriever = online.Retriever.new(
         settings(reward_bounds=(0.0, 2.0), outside_bounds="clip"),
         WORLD,
@@ -321,8 +321,8 @@ def test_rewards_are_clipped_and_counted_where_that_is_asked_for(tmp_path):
     )
     drawn = retriever.act([0, 1, 2, 3])
     rewards = [[1.0, 5.0], [-1.0, 2.0], [0.0, 1e18], [1.0, 1.0]]
-    told = retriever.update(drawn.token, drawn.candidates[:, :2], rewards)
-    assert told.clipped == retriever.clipped_rewards == 3
+    result = retriever.update(drawn.token, drawn.candidates[:, :2], rewards)
+    assert result.clipped == retriever.clipped_rewards == 3
     retriever.log.flush()
     logged = online.read_log(tmp_path)[1]["rewards"].to_pylist()
     assert logged == [[1.0, 2.0], [0.0, 2.0], [0.0, 2.0], [1.0, 1.0]]

@@ -1,4 +1,4 @@
-"""Candidates of a run: their number, and contexts with fewer eligible items than were asked for."""
+"""Candidates of a run: their number, and contexts with fewer eligible items than candidates."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_row_with_too_few_items_ends_in_the_fill_value(experts, few):
         own.candidates(range(USERS), eligible=mask(few), too_few="error")
 
 
-def test_fill_values_are_no_ids():
+def test_fill_values_are_not_ids():
     dates = np.arange("2020-01-01", "2020-01-13", dtype="datetime64[D]")
     for ids, wanted in (
         ([f"item {n}" for n in range(ITEMS)], ""),

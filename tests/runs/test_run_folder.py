@@ -694,7 +694,7 @@ def test_resuming_from_an_earlier_step_removes_what_came_after(tmp_path):
     folder.close(again)
 
 
-def test_sums_between_two_evaluations_are_resumed(tmp_path):
+def test_running_means_between_two_evaluations_are_resumed(tmp_path):
     config = settings(seeds=(0,))
     run, folder = prepare(config), RunFolder(tmp_path / "run")
     folder.open(run)
@@ -706,5 +706,5 @@ def test_sums_between_two_evaluations_are_resumed(tmp_path):
     again = prepare(config)
     load_state(again, tmp_path / "run")
     assert (again.accumulator.steps, again.accumulator.seconds) == (3, 1.5)
-    assert again.accumulator.sums["loss"].tolist() == [1.5]
+    assert again.accumulator.means()["loss"].tolist() == [0.5]
     assert again.step == 3
