@@ -223,7 +223,7 @@ def context_baseline(num_contexts: int, ranking_length: int) -> Advantage:
     ) -> tuple[Float[Array, "B L"], BaselineState]:
         there = jnp.ones(rewards.shape, bool) if observed is None else observed
         limited, size = limit_outliers(state.size, rewards, there)
-        total, count = state.total[contexts] + state.rest[contexts], state.count[contexts]
+        total, count = state.total[contexts] + state.rest[contexts], state.visits[contexts]
         if observed is not None:  # few positions are observed, so all of a context share a mean
             total, count = (jnp.sum(x, axis=1, keepdims=True) for x in (total, count))
         mean = jnp.where(count > 0, total / jnp.maximum(count, 1).astype(total.dtype), 0)
@@ -238,7 +238,7 @@ class _Sums(NamedTuple):
     total: Float[Array, "contexts L"]
     rest: Float[Array, "contexts L"]
     """Rounding errors of `total`."""
-    count: Int[Array, "contexts L"]
+    visits: Int[Array, "contexts L"]
     size: Float[Array, ""]
     """Usual size of a reward; see `limit_outliers`."""
 
@@ -259,13 +259,13 @@ def _counted_in(
         for x in (jnp.where(there, rewards, 0), there.astype(jnp.int32))
     )
     total, error = add_exactly(sums.total[distinct], more)
-    rest, count = sums.rest[distinct] + error, sums.count[distinct] + visits
+    rest, count = sums.rest[distinct] + error, sums.visits[distinct] + visits
     share = jnp.where(count >= _MOST_VISITS, 0.5, 1).astype(total.dtype)
     count = jnp.where(count >= _MOST_VISITS, count // 2, count)
     return _Sums(
         sums.total.at[distinct].set(total * share, mode="drop"),
         sums.rest.at[distinct].set(rest * share, mode="drop"),
-        sums.count.at[distinct].set(count, mode="drop"),
+        sums.visits.at[distinct].set(count, mode="drop"),
         sums.size,
     )
 

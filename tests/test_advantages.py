@@ -215,7 +215,7 @@ def visited(transform, count, mean):
     state = transform.init(jax.random.key(0))
     return state._replace(
         total=state.total.at[1].set(mean * count),
-        count=state.count.at[1].set(count),
+        visits=state.visits.at[1].set(count),
         size=jnp.float32(1),
     )
 
@@ -228,7 +228,7 @@ def test_context_baseline_is_right_after_many_visits(visits):
     for _ in range(4):
         _, state = apply(state, contexts, jnp.array([[1.0], [0.0], [1.0], [0.0]]))
     assert float(state.total[1, 0]) + float(state.rest[1, 0]) == before + 4
-    assert int(state.count[1, 0]) == visits + 12
+    assert int(state.visits[1, 0]) == visits + 12
     found, _ = apply(state, contexts, jnp.zeros((4, 1)))
     assert float(found[0, 0]) == pytest.approx(-0.25, abs=1e-6)
 
@@ -237,9 +237,9 @@ def test_counts_of_a_baseline_never_overflow():
     transform, contexts = advantages.context_baseline(3, 1), jnp.array([1, 1, 2, 1], jnp.int32)
     state, apply = visited(transform, 2**30 - 1, 0.25), jax.jit(transform.apply)
     _, state = apply(state, contexts, jnp.zeros((4, 1)))
-    assert int(state.count[1, 0]) == 2**29 + 1
+    assert int(state.visits[1, 0]) == 2**29 + 1
     assert float(state.total[1, 0]) == 2**27  # half, so that the mean is the same
-    assert int(state.count[2, 0]) == 1
+    assert int(state.visits[2, 0]) == 1
 
 
 def test_sums_of_baselines_lose_no_small_reward():

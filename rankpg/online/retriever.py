@@ -265,15 +265,15 @@ class Retriever:
 
     def _sampled(
         self, contexts: np.ndarray, allowed: np.ndarray | None, stream: int, serial: int
-    ) -> tuple[LoggedDraw, np.ndarray]:
-        """A draw, and the number of items that each row could choose from, K at most."""
+    ) -> tuple[Any, np.ndarray]:
+        """A `LoggedDraw` of NumPy arrays, and the number of items to choose from in each row, K at most."""
         count, most = len(contexts), self.run.config.num_candidates
         places = np.arange(self._padded(count)) % count
         padded = contexts.astype(np.int32)[places]
         mask = None if allowed is None else allowed[places]
         root, word = self._keys(stream, serial)
-        drawn = self._programs.draw(self._learner, self.run.state.params, root, word, padded, mask)
-        drawn = jax.tree.map(lambda x: np.array(x)[:count], drawn)
+        found = self._programs.draw(self._learner, self.run.state.params, root, word, padded, mask)
+        drawn: Any = jax.tree.map(lambda x: np.array(x)[:count], found)
         choice = np.full(count, most)
         if mask is not None:
             counts = np.asarray(self._programs.count(self._learner, padded, mask))[:count]

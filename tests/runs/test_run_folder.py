@@ -137,7 +137,7 @@ def test_a_resumed_run_is_bit_identical(whole, resumed):
     assert one.state.step.tolist() == [8, 8]
     assert without_speed(metrics_rows(its_path)) == without_speed(metrics_rows(path))
     assert (
-        float(one.state.baseline_state.count[..., 0].sum()) == 2 * 8 * 8
+        float(one.state.baseline_state.visits[..., 0].sum()) == 2 * 8 * 8
     )  # the baseline's counts went along
     assert load_config(path) == one.config
 
