@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.policies import slow
 
 import rankpg
 from rankpg import TrainConfig, online
@@ -98,7 +99,7 @@ def test_a_run_that_goes_online_draws_with_the_keys_of_its_next_steps():
     assert online.Retriever(run).stream not in (0, online.Retriever(run).stream)
 
 
-@pytest.mark.parametrize("serial", [2**31 - 1, 2**31, 2**32, 2**32 + 1, 2**40])
+@pytest.mark.parametrize("serial", [2**31, slow(2**32), 2**40 + 1])
 def test_draws_go_on_beyond_32_bits(serial):
     retriever = new()
     first = retriever.act([0, 1, 2, 3])
@@ -171,7 +172,7 @@ def random_mask(least=K):
     return mask
 
 
-@pytest.mark.parametrize("retrieval", ["dense", "streamed"])
+@pytest.mark.parametrize("retrieval", ["dense", slow("streamed")])
 def test_draws_are_of_eligible_items_with_the_propensities_of_these(retrieval):
     retriever, mask = new(retrieval=retrieval), random_mask()
     drawn = retriever.act([0, 1, 2, 3], eligible=mask)
@@ -239,7 +240,7 @@ def short_lists(drawn):
     }
 
 
-@pytest.mark.parametrize("advantage", ["none", "context", "batch"])
+@pytest.mark.parametrize("advantage", [slow("none"), "context", slow("batch")])
 def test_short_lists_of_every_form_teach_the_same(advantage):
     results = []
     for form in ("shorter rows", "filled with -1", "filled with None"):
@@ -262,6 +263,7 @@ def test_positions_that_were_not_shown_have_no_effect():
     assert equal(parameters(alone), parameters(weighted))
 
 
+@pytest.mark.slow
 def test_short_lists_are_logged_as_they_were_shown_and_survive_a_restart(tmp_path):
     log = online.Log(tmp_path / "log")
     retriever = online.Retriever.new(settings(batch_size=8), WORLD, log=log)
@@ -328,6 +330,7 @@ def test_rewards_are_clipped_and_counted_on_request(tmp_path):
     assert logged == [[1.0, 2.0], [0.0, 2.0], [0.0, 2.0], [1.0, 1.0]]
 
 
+@pytest.mark.slow
 def test_training_refuses_or_clips_stored_and_simulated_rewards():
     table = np.ones((4, 12))
     table[1, 2] = 1e18
