@@ -155,10 +155,11 @@ def test_every_member_can_be_read_while_another_thread_learns(tmp_path):
 
 
 def test_an_update_leaves_the_former_state_as_it_was():
-    retriever = new()
-    held, copies = retriever.run.state, parameters(retriever)
+    retriever, copies = new(), parameters(new())
+    held = retriever.run.state  # not read before the update: that would keep its buffers
     drawn = retriever.act([0, 1, 2, 3])
     retriever.update(drawn.token, drawn.candidates[:, :2], np.ones((4, 2)))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(held))
     assert equal([np.asarray(x) for x in jax.tree.leaves(held.params)], copies)
     assert not equal(parameters(retriever), copies)
 
@@ -261,6 +262,15 @@ def test_positions_that_were_not_shown_have_no_effect():
         result = retriever.update(drawn.token, drawn.candidates[:, :count], np.ones((4, count)))
         assert result.step == 1
     assert equal(parameters(alone), parameters(weighted))
+
+
+def test_the_baseline_counts_only_positions_that_were_shown():
+    retriever = new(advantage="context")
+    drawn = retriever.act([0, 1, 2, 3])
+    retriever.update(drawn.token, *short_lists(drawn)["shorter rows"])
+    sums = retriever.run.state.baseline_state
+    assert sums.visits[0, :4].tolist() == [[1, 1], [1, 0], [1, 1], [1, 0]]
+    assert sums.total[0, :4].tolist() == [[1.0, 0.5], [1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]
 
 
 @pytest.mark.slow
