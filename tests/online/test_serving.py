@@ -268,9 +268,9 @@ def test_the_baseline_counts_only_positions_that_were_shown():
     retriever = new(advantage="context")
     drawn = retriever.act([0, 1, 2, 3])
     retriever.update(drawn.token, *short_lists(drawn)["shorter rows"])
-    sums = retriever.run.state.baseline_state
-    assert sums.visits[0, :4].tolist() == [[1, 1], [1, 0], [1, 1], [1, 0]]
-    assert sums.total[0, :4].tolist() == [[1.0, 0.5], [1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]
+    seen = retriever.run.state.baseline_state
+    assert seen.visits[0, :4].tolist() == [[1, 1], [1, 0], [1, 1], [1, 0]]
+    assert seen.total[0, :4].tolist() == [[1.0, 0.5], [1.0, 0.0], [0.0, 2.0], [3.0, 0.0]]
 
 
 @pytest.mark.slow
