@@ -3,10 +3,14 @@
 An advantage estimator is a pair of pure functions, like an optax transformation: `init(key) -> state` and
 `apply(state, contexts, rewards[B, L]) -> (advantages[B, L], state)`. The baselines are unbiased; `group`
 (GRPO) rescales.
+
+A baseline that remembers, `context` or `learned`, learns from a reward of at most 100 times the usual size
+(`limit_outliers`). So one outlier cannot spoil it for good. The advantage itself has the reward as it is.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -23,12 +27,15 @@ __all__ = [
     "Advantage",
     "AdvantageSettings",
     "BaselineState",
+    "add_exactly",
     "batch_baseline",
+    "can_leave_out",
     "context_baseline",
     "entropy_bonus",
     "group",
     "identity",
     "learned_baseline",
+    "limit_outliers",
     "position_weights",
 ]
 
@@ -102,7 +109,28 @@ def entropy_bonus(
 
 def identity() -> Advantage:
     """The plain reward, A_l = r_l."""
-    return Advantage(lambda key: (), lambda state, contexts, rewards: (rewards, state))
+    return Advantage(lambda key: (), _unchanged)
+
+
+def _unchanged(
+    state: BaselineState,
+    contexts: Int[Array, "B"],
+    rewards: Float[Array, "B L"],
+    *mask: Bool[Array, "B L"],
+) -> tuple[Float[Array, "B L"], BaselineState]:
+    """Needs no mask of what was observed: every advantage is that of its own position."""
+    del contexts, mask
+    return rewards, state
+
+
+def can_leave_out(advantage: Advantage) -> bool:
+    """True if positions without a reward can be left out.
+
+    >>> can_leave_out(batch_baseline()), can_leave_out(group(2, shift=True))
+    (True, False)
+    """
+    known = inspect.signature(advantage.apply).parameters
+    return "observed" in known or advantage.apply is _unchanged
 
 
 def group(draws_per_context: int, *, shift: bool) -> Advantage:
@@ -176,11 +204,16 @@ def batch_baseline() -> Advantage:
 
 
 def context_baseline(num_contexts: int, ranking_length: int) -> Advantage:
-    """The reward minus the running mean of the context's earlier rewards; the reward on its first visit."""
+    """The reward minus the running mean of the context's earlier rewards; the reward on its first visit.
+
+    Visits are counted in whole numbers, and sums carry their rounding errors along (`add_exactly`): the mean
+    is right after any number of visits. At 2^30 visits, count and sum are halved.
+    """
 
     def init(key: PRNGKey) -> BaselineState:
         del key
-        return jnp.zeros((num_contexts, ranking_length)), jnp.zeros(num_contexts)
+        total = jnp.zeros((num_contexts, ranking_length))
+        return _Sums(total, total, jnp.zeros(total.shape, jnp.int32), jnp.zeros(()))
 
     def apply(
         state: BaselineState,
@@ -188,18 +221,97 @@ def context_baseline(num_contexts: int, ranking_length: int) -> Advantage:
         rewards: Float[Array, "B L"],
         observed: Bool[Array, "B L"] | None = None,
     ) -> tuple[Float[Array, "B L"], BaselineState]:
-        total, count = state
+        there = jnp.ones(rewards.shape, bool) if observed is None else observed
+        limited, size = limit_outliers(state.size, rewards, there)
+        total, count = state.total[contexts] + state.rest[contexts], state.visits[contexts]
         if observed is not None:  # few positions are observed, so all of a context share a mean
-            there = observed.astype(rewards.dtype)
-            seen = jnp.maximum(count[contexts], 1)
-            mean = (jnp.sum(total[contexts], axis=1) / seen)[:, None]
-            total = total.at[contexts].add(there * rewards)
-            return rewards - mean, (total, count.at[contexts].add(jnp.sum(there, axis=1)))
-        seen = count[contexts][:, None]
-        mean = jnp.where(seen > 0, total[contexts] / jnp.maximum(seen, 1), 0)
-        return rewards - mean, (total.at[contexts].add(rewards), count.at[contexts].add(1.0))
+            total, count = (jnp.sum(x, axis=1, keepdims=True) for x in (total, count))
+        mean = jnp.where(count > 0, total / jnp.maximum(count, 1).astype(total.dtype), 0)
+        return rewards - mean, _counted_in(state, contexts, limited, there)._replace(size=size)
 
     return Advantage(init, apply)
+
+
+class _Sums(NamedTuple):
+    """Sums and counts of the rewards of each context and position."""
+
+    total: Float[Array, "contexts L"]
+    rest: Float[Array, "contexts L"]
+    """Rounding errors of `total`."""
+    visits: Int[Array, "contexts L"]
+    size: Float[Array, ""]
+    """Usual size of a reward; see `limit_outliers`."""
+
+
+_MOST_VISITS = 2**30
+
+
+def _counted_in(
+    sums: _Sums, contexts: Int[Array, "B"], rewards: Float[Array, "B L"], there: Bool[Array, "B L"]
+) -> _Sums:
+    """Adds the rewards of a batch, whose rows may share contexts."""
+    rows = sums.total.shape[0]
+    distinct, of_row = jnp.unique(
+        contexts, return_inverse=True, size=len(contexts), fill_value=rows
+    )
+    more, visits = (
+        jax.ops.segment_sum(x, of_row, len(contexts))
+        for x in (jnp.where(there, rewards, 0), there.astype(jnp.int32))
+    )
+    total, error = add_exactly(sums.total[distinct], more)
+    rest, count = sums.rest[distinct] + error, sums.visits[distinct] + visits
+    share = jnp.where(count >= _MOST_VISITS, 0.5, 1).astype(total.dtype)
+    count = jnp.where(count >= _MOST_VISITS, count // 2, count)
+    return _Sums(
+        sums.total.at[distinct].set(total * share, mode="drop"),
+        sums.rest.at[distinct].set(rest * share, mode="drop"),
+        sums.visits.at[distinct].set(count, mode="drop"),
+        sums.size,
+    )
+
+
+def add_exactly(
+    x: Float[Array, "..."], y: Float[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Returns x + y rounded, and the error of rounding: the two together are exact (Knuth 1969, 4.2.2).
+
+    >>> [float(v) for v in jax.jit(add_exactly)(jnp.float32(2**24), jnp.float32(1))]
+    [16777216.0, 1.0]
+    """
+    total = x + y
+    of_y = total - x
+    return total, (x - (total - of_y)) + (y - of_y)
+
+
+_OUTLIER = 100.0
+"""A baseline learns from a reward as if it were at most this many times the usual size."""
+
+
+def limit_outliers(
+    size: Float[Array, ""], rewards: Float[Array, "B L"], there: Bool[Array, "B L"]
+) -> tuple[Float[Array, "B L"], Float[Array, ""]]:
+    """Clips rewards to +-100 times their usual size, for a baseline to learn from.
+
+    The usual size is the median of |r| over the rewards of a batch that are not 0. It follows from batch to
+    batch by a factor of at most 2, so a single batch cannot move it far.
+
+    Args:
+      size: the usual size so far; 0 before the first reward that is not 0.
+      rewards: rewards of a batch.
+      there: False for positions that do not count.
+
+    Returns:
+      The clipped rewards, and the next usual size.
+
+    >>> limit_outliers(jnp.float32(1), jnp.array([[1.0, 0.0, 1e18]]), jnp.ones((1, 3), bool))[0]
+    Array([[  1.,   0., 200.]], dtype=float32)
+    """
+    counts = there & (rewards != 0)
+    now = jnp.nanmedian(jnp.where(counts, jnp.abs(rewards), jnp.nan))
+    bounded = jnp.where(size > 0, jnp.clip(now, size / 2, 2 * size), now)
+    size = jnp.where(jnp.any(counts), bounded, size)
+    limit = jnp.where(size > 0, _OUTLIER * size, jnp.inf)
+    return jnp.clip(rewards, -limit, limit), size
 
 
 def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> Advantage:
@@ -213,7 +325,7 @@ def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> Advantage
 
     def init(key: PRNGKey) -> BaselineState:
         params = network.init(key)
-        return params, optimizer.init(params)
+        return params, optimizer.init(params), jnp.zeros(())
 
     def apply(
         state: BaselineState,
@@ -221,18 +333,18 @@ def learned_baseline(network: Encoder, learning_rate: float = 1e-2) -> Advantage
         rewards: Float[Array, "B L"],
         observed: Bool[Array, "B L"] | None = None,
     ) -> tuple[Float[Array, "B L"], BaselineState]:
-        params, optimizer_state = state
+        params, optimizer_state, size = state
+        there = jnp.ones(rewards.shape, bool) if observed is None else observed
+        targets, size = limit_outliers(size, rewards, there)
 
         def squared_error(params: Params) -> tuple[Float[Array, ""], Float[Array, "B L"]]:
             predicted = jnp.squeeze(jnp.asarray(network.apply(params, contexts)), axis=0)
-            if observed is None:
-                return jnp.mean((rewards - predicted) ** 2), predicted
-            return jnp.mean(jnp.where(observed, rewards - predicted, 0) ** 2), predicted
+            return jnp.mean(jnp.where(there, targets - predicted, 0) ** 2), predicted
 
         gradient, predicted = jax.grad(squared_error, has_aux=True)(params)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         advantages = rewards - lax.stop_gradient(predicted)
-        return advantages, (optax.apply_updates(params, updates), optimizer_state)
+        return advantages, (optax.apply_updates(params, updates), optimizer_state, size)
 
     return Advantage(init, apply)
 

@@ -205,3 +205,70 @@ def test_batches_that_do_not_fit_are_rejected():
         advantages.group(3, shift=False).apply((), jnp.zeros(4, jnp.int32), four)
     with pytest.raises(ValueError, match="a batch baseline needs at least 2"):
         advantages.batch_baseline().apply((), jnp.zeros(1, jnp.int32), one)
+
+
+# counts and sums after many visits, and outliers
+
+
+def visited(transform, count, mean):
+    """A state in which context 1 was visited many times."""
+    state = transform.init(jax.random.key(0))
+    return state._replace(
+        total=state.total.at[1].set(mean * count),
+        visits=state.visits.at[1].set(count),
+        size=jnp.float32(1),
+    )
+
+
+@pytest.mark.parametrize("visits", [2**24 - 2, 50_000_000])
+def test_context_baseline_is_right_after_many_visits(visits):
+    transform, contexts = advantages.context_baseline(3, 1), jnp.array([1, 1, 2, 1], jnp.int32)
+    state, apply = visited(transform, visits, 0.25), jax.jit(transform.apply)
+    before = float(state.total[1, 0])
+    for _ in range(4):
+        _, state = apply(state, contexts, jnp.array([[1.0], [0.0], [1.0], [0.0]]))
+    assert float(state.total[1, 0]) + float(state.rest[1, 0]) == before + 4
+    assert int(state.visits[1, 0]) == visits + 12
+    found, _ = apply(state, contexts, jnp.zeros((4, 1)))
+    assert float(found[0, 0]) == pytest.approx(-0.25, abs=1e-6)
+
+
+def test_counts_of_a_baseline_never_overflow():
+    transform, contexts = advantages.context_baseline(3, 1), jnp.array([1, 1, 2, 1], jnp.int32)
+    state, apply = visited(transform, 2**30 - 1, 0.25), jax.jit(transform.apply)
+    _, state = apply(state, contexts, jnp.zeros((4, 1)))
+    assert int(state.visits[1, 0]) == 2**29 + 1
+    assert float(state.total[1, 0]) == 2**27  # half, so that the mean is the same
+    assert int(state.visits[2, 0]) == 1
+
+
+def test_sums_of_baselines_lose_no_small_reward():
+    """0.3 is below the spacing of float32 numbers near 2^24."""
+    transform, contexts = advantages.context_baseline(2, 1), jnp.array([1], jnp.int32)
+    state, apply = visited(transform, 2**26, 1.0), jax.jit(transform.apply)
+    for _ in range(100):
+        _, state = apply(state, contexts, jnp.array([[0.3]]))
+    more = (float(state.total[1, 0]) - 2.0**26) + float(state.rest[1, 0])
+    assert more == pytest.approx(30, rel=1e-5)
+
+
+@pytest.mark.parametrize("outlier", [1e18, -4e19, 3e38])
+def test_baselines_recover_from_an_outlier(outlier):
+    contexts = jnp.array([1, 2], jnp.int32)
+    network = from_nnx(lambda rngs: IdTower(3, 1, 1, 0.0, rngs=rngs))
+    for transform in (advantages.context_baseline(3, 1), advantages.learned_baseline(network)):
+        apply, state = jax.jit(transform.apply), transform.init(jax.random.key(0))
+        for step in range(400):
+            reward = outlier if step == 100 else 1.0
+            found, state = apply(state, contexts, jnp.array([[reward], [1.0]]))
+        assert abs(float(found[0, 0])) < 3.5  # the mean of context 1 was off by 200 / 400 at most
+        assert float(found[1, 0]) == pytest.approx(0, abs=0.5)
+
+
+def test_rare_rewards_are_not_outliers():
+    size, there = jnp.float32(0), jnp.ones((100, 1), bool)
+    rewards = jnp.zeros((100, 1)).at[3].set(1.0)
+    for values in (jnp.zeros((100, 1)), rewards, rewards, jnp.zeros((100, 1)), 40 * rewards):
+        limited, size = advantages.limit_outliers(size, values, there)
+        assert np.array_equal(limited, values)
+    assert float(size) == 2.0  # it follows by a factor of 2 at most

@@ -8,7 +8,8 @@ It does not import rankpg, except for --rows, which computes features with the c
     python serve.py FOLDER --contexts ann --search faiss  # search an index instead of all items
 
 Of an export of interactions, no candidate is an item that its context has seen: a search fetches more items
-than it needs, drops those, and fetches again where too few remain.
+than it needs, drops those, and fetches again where too few remain. A context that has seen nearly everything
+gets fewer items.
 
 Install: pip install numpy jax flatbuffers safetensors, and faiss-cpu or usearch for their indexes. The output
 is one line of JSON per context. The checksums of all files are verified on loading. They detect damage, not
@@ -66,19 +67,36 @@ class Server:
         self.indexes = open_indexes(self.folder, search, manifest["indexes"].get(search))
         self.seen_lists = open_seen(self.folder, manifest.get("seen"))
 
-    def candidates(self, contexts: Any) -> np.ndarray:
-        """Returns item ids object[B, K] of B context ids, or of features [B, F]."""
-        return self.item_ids[self.rows(contexts)]
+    def candidates(self, contexts: Any, k: int | None = None) -> np.ndarray:
+        """Returns item ids object[B, k] of B context ids, or of features [B, F]; k = K of the run if None.
 
-    def rows(self, contexts: Any) -> np.ndarray:
-        """Returns the candidates as rows of items, int[B, K]."""
-        inputs = self.inputs(contexts)
-        batches = [np.zeros((0, self.manifest["num_candidates"]), int)]
+        A context that has seen nearly everything gets fewer items: None fills its row up.
+        """
+        rows = self.rows(contexts, k)
+        ids = self.item_ids[rows]
+        ids[rows < 0] = None
+        return ids
+
+    def rows(self, contexts: Any, k: int | None = None) -> np.ndarray:
+        """Returns the candidates as rows of items, int[B, k]; -1 where a context has too few."""
+        inputs, quotas = self.inputs(contexts), self.quotas(k)
+        batches = [np.zeros((0, sum(quotas)), int)]
         for start in range(0, len(inputs), CONTEXTS_AT_ONCE):
             batch = inputs[start : start + CONTEXTS_AT_ONCE]
             queries = np.asarray(self.embed(self.parameters, batch))  # [B, M, D]
-            batches.append(self.retrieve(queries, self.seen(batch)))
+            batches.append(self.retrieve(queries, self.seen(batch), quotas))
         return np.concatenate(batches)
+
+    def quotas(self, k: int | None) -> list[int]:
+        """Returns the number of slots of every expert, k in all."""
+        if k is None:
+            return self.manifest["merge"]["quotas"]
+        experts, most = self.manifest["num_experts"], self.manifest["num_items"]
+        if not experts <= k <= most:
+            raise ValueError(
+                f"k is {k}; expected {experts} (one for each expert) to {most} (all items)"
+            )
+        return [k // experts + (expert < k % experts) for expert in range(experts)]
 
     def seen(self, inputs: np.ndarray) -> list[np.ndarray]:
         """Returns the rows of the items that each context has seen; empty where the export has none.
@@ -88,16 +106,7 @@ class Server:
         if self.seen_lists is None:
             return [np.zeros(0, int)] * len(inputs)
         starts, items = self.seen_lists
-        lists = [items[starts[row] : starts[row + 1]] for row in inputs.tolist()]
-        needed, count = self.manifest["num_candidates"], self.manifest["num_items"]
-        for row, own in zip(inputs.tolist(), lists, strict=True):
-            if count - len(own) < needed:
-                label = next(label for label, other in self.row_of.items() if other == row)
-                raise ValueError(
-                    f"context {label!r} has not seen {count - len(own)} items, fewer than the {needed} "
-                    "candidates of this export"
-                )
-        return lists
+        return [items[starts[row] : starts[row + 1]] for row in inputs.tolist()]
 
     def inputs(self, contexts: Any) -> np.ndarray:
         """Returns the inputs of the context tower: rows int32[B], or features float32[B, F]."""
@@ -127,9 +136,11 @@ class Server:
         text = (self.folder / self.tower["features"]).read_text()
         return Featurizer.from_json(text).transform(table)
 
-    def retrieve(self, queries: np.ndarray, seen: list[np.ndarray]) -> np.ndarray:
-        """Returns K rows per context, int[B, K], from embeddings [B, M, D], none of them seen."""
-        depth, count = self.manifest["num_candidates"], self.manifest["num_items"]
+    def retrieve(
+        self, queries: np.ndarray, seen: list[np.ndarray], quotas: list[int]
+    ) -> np.ndarray:
+        """Returns k rows per context, int[B, k], from embeddings [B, M, D], none of them seen."""
+        depth, count = sum(quotas), self.manifest["num_items"]
         orders = []  # int[B, K] of every expert
         for expert in range(self.manifest["num_experts"]):
             of_expert = np.ascontiguousarray(queries[:, expert])
@@ -140,7 +151,7 @@ class Server:
             left = [seen[row] for row in short]
             order[short] = unseen_order(exact, of_expert[short], depth, left, count)
             orders.append(order)
-        return fill_slots(orders, self.manifest["merge"]["quotas"])
+        return fill_slots(orders, quotas)
 
 
 def unseen_order(
@@ -180,14 +191,15 @@ def exact_order(items: np.ndarray, queries: np.ndarray, depth: int) -> np.ndarra
 
 
 def fill_slots(orders: list[np.ndarray], quotas: list[int]) -> np.ndarray:
-    """Merges the experts: each takes the first items of its order that are not taken yet."""
-    slots = []
-    for context in zip(*orders, strict=True):
+    """Merges the experts: each takes the first items of its order that are not taken yet; -1 at the end."""
+    slots = np.full((len(orders[0]), sum(quotas)), -1)
+    for own, context in zip(slots, zip(*orders, strict=True), strict=True):
         taken: dict[int, None] = {}
         for order, quota in zip(context, quotas, strict=True):
-            taken |= dict.fromkeys([row for row in order.tolist() if row not in taken][:quota])
-        slots.append(list(taken))
-    return np.array(slots, int).reshape(-1, sum(quotas))
+            free = [row for row in order.tolist() if row >= 0 and row not in taken]
+            taken |= dict.fromkeys(free[:quota])
+        own[: len(taken)] = list(taken)
+    return slots
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -274,33 +286,41 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--search", choices=("exact", *OPENERS), default="exact", help="[%(default)s]"
     )
+    parser.add_argument("--k", type=int, metavar="INT", help="number of candidates [K of the run]")
     arguments = parser.parse_args(argv)
     try:
         lines = candidates(arguments)
     except (OSError, ValueError, TypeError, EOFError, ImportError) as error:
         print(f"serve.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    short = sum(None in ids for ids in lines)
+    if short:
+        print(
+            f"serve.py: {short} of {len(lines)} contexts have too few items left", file=sys.stderr
+        )
     for ids in lines:
-        print(json.dumps(ids))
+        print(json.dumps([label for label in ids if label is not None]))
     return 0
 
 
 def candidates(arguments: argparse.Namespace) -> list[list[Any]]:
     """Returns the item ids of every context on the command line."""
     server = Server(arguments.folder, arguments.search)
-    takes = server.tower["takes"]
+    takes, k = server.tower["takes"], arguments.k
     if (arguments.features or arguments.rows) and takes != "features":
         raise ValueError("the contexts of this export are ids; pass --contexts")
     if arguments.rows:
-        return server.candidates(server.features(arguments.rows)).tolist()
+        return server.candidates(server.features(arguments.rows), k).tolist()
     if arguments.features:
-        return server.candidates(np.load(arguments.features, allow_pickle=False)).tolist()
+        features = np.load(arguments.features, allow_pickle=False)
+        return server.candidates(features, k).tolist()
     if takes == "features":
         raise ValueError(
             "the context tower of this export reads features; pass --rows or --features"
         )
     by_text = {str(label): label for label in server.row_of}  # the shell passes integers as text
-    return server.candidates([by_text.get(text, text) for text in arguments.contexts]).tolist()
+    labels = [by_text.get(text, text) for text in arguments.contexts]
+    return server.candidates(labels, k).tolist()
 
 
 if __name__ == "__main__":

@@ -71,7 +71,12 @@ def train(arguments: argparse.Namespace) -> int:
         if problem:
             print(problem, file=sys.stderr)
     if is_writer():
+        from rankpg.runs.held_out import in_sample
+
         print(_report(run, folder))
+        note = None if run.dataset.parts is not None else in_sample(run.config, run.environment)
+        if note:
+            print(f"rankpg: {with_flags(note, _SETTINGS)}", file=sys.stderr)
         for sentence in run.stopped():
             print(f"rankpg: {printable(with_flags(sentence, _SETTINGS))}", file=sys.stderr)
     return 3 if run.stopped() else 0

@@ -117,6 +117,8 @@ class Range(NamedTuple):
     """The range in words."""
     without_low: bool = False
     without_high: bool = False
+    increasing: int = 0
+    """Number of values, each larger than the one before; 0: any values."""
 
 
 def check_ranges(config: DataclassInstance, ranges: Mapping[str, Range]) -> None:
@@ -134,7 +136,10 @@ def check_ranges(config: DataclassInstance, ranges: Mapping[str, Range]) -> None
         below = [
             x < allowed.high or (x == allowed.high and not allowed.without_high) for x in several
         ]
-        if not several or not all(above) or not all(below):
+        ordered = not allowed.increasing or (
+            len(several) == allowed.increasing and list(several) == sorted(set(several))
+        )
+        if not several or not all(above) or not all(below) or not ordered:
             raise ConfigError(f"{argument(name, value)}; expected {allowed.expected}")
 
 

@@ -23,6 +23,7 @@ from rankpg.config.interaction_settings import (
 from rankpg.config.objective_checks import check_attention, check_objective
 from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
+from rankpg.config.reward_settings import LEARNING, REWARD_RANGES, RewardSettings
 from rankpg.config.table_settings import TABLES, TableSettings
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.encoders.two_tower import TOWERS, TowerKind
@@ -33,12 +34,7 @@ from rankpg.retrieval.base import RETRIEVALS
 
 __all__ = ["GROUPS", "TrainConfig"]
 
-_PROBLEM, _POLICY, _LEARNING, _RUN = (
-    "the problem",
-    "the policy (early stage)",
-    "learning",
-    "the run",
-)
+_PROBLEM, _POLICY, _RUN = "the problem", "the policy (early stage)", "the run"
 
 GROUPS = (
     _PROBLEM,
@@ -48,7 +44,7 @@ GROUPS = (
     INITIAL,
     RERANKER,
     KNOWN_FEEDBACK,
-    _LEARNING,
+    LEARNING,
     _RUN,
 )
 """Headings of the settings, in the order of the help."""
@@ -66,7 +62,7 @@ _LARGEST_BONUS = 1e6
 
 
 @dataclass(frozen=True)
-class TrainConfig(FeedbackSettings, InitialSettings, TableSettings):
+class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardSettings):
     """The settings of a training run. The preset fills in the fields that are None.
 
     >>> TrainConfig(estimator="ca_pg").resolve().learning_rate
@@ -201,51 +197,51 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings):
     )
     estimator: str = setting(
         "ca_pg_swr",
-        _LEARNING,
+        LEARNING,
         "policy-gradient estimator, named after its score",
         ESTIMATORS,
     )
     preset: str = setting(
         "tuned",
-        _LEARNING,
+        LEARNING,
         "initialisation, optimizer, learning rate and advantage where they are not given: tuned for the "
         "estimator and its towers, or those of the paper",
         tuple(PRESETS),
     )
     optimizer: str | None = setting(
-        None, _LEARNING, "name of an optax optimizer", default_help=_FROM_PRESET, metavar="NAME"
+        None, LEARNING, "name of an optax optimizer", default_help=_FROM_PRESET, metavar="NAME"
     )
     optimizer_options: tuple[str, ...] | None = setting(
         None,
-        _LEARNING,
+        LEARNING,
         "further arguments of the optimizer",
         default_help=_FROM_PRESET,
         metavar="NAME=NUMBER",
     )
     learning_rate: float | None = setting(
-        None, _LEARNING, "step size of the optimizer", default_help=_FROM_PRESET
+        None, LEARNING, "step size of the optimizer", default_help=_FROM_PRESET
     )
     adaptive_learning_rate: bool | None = setting(
         None,
-        _LEARNING,
+        LEARNING,
         "division of the step by the re-ranker's mean propensity of its greedy ranking (Eq. 9)",
         default_help=_FROM_PRESET,
     )
-    batch_size: int = setting(128, _LEARNING, "B, number of draws per update")
+    batch_size: int = setting(128, LEARNING, "B, number of draws per update")
     draws_per_context: int = setting(
         1,
-        _LEARNING,
+        LEARNING,
         "number of draws of each context in a batch; advantage='group' compares them",
     )
     position_weights: str = setting(
         "uniform",
-        _LEARNING,
+        LEARNING,
         "alpha, weight of each position: uniform, dcg, or L numbers separated by commas",
         metavar="uniform|dcg|NUMBERS",
     )
     advantage: str | None = setting(
         None,
-        _LEARNING,
+        LEARNING,
         "factor of the score: the reward (none), or the reward normalised within its group of draws (group), "
         "less the mean of the other rewards of the batch (batch), a running mean per context (context), or a "
         "learned baseline (learned)",
@@ -254,7 +250,7 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings):
     )
     entropy_bonus: float = setting(
         0.0,
-        _LEARNING,
+        LEARNING,
         "entropy-regularisation weight, in reward units (0: off; try 0.1 to 0.5 times the spread of mean "
         "rewards within a context, with advantage='context')",
     )
@@ -385,7 +381,7 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings):
             )
         self._check_columns()
         self._check_initial()
-        check_ranges(self, FEEDBACK_RANGES)
+        check_ranges(self, FEEDBACK_RANGES | REWARD_RANGES)
         if (self.objective, self.unobserved) != ("policy_gradient", "zero"):
             check_objective(self)
         if self.history_encoder == "attention":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Quotas
 
 __all__ = [
     "Evaluation",
+    "MetricAccumulator",
     "Row",
     "TwoStage",
     "correlation",
@@ -59,7 +60,9 @@ class Evaluation:
     """Lost because the best candidates are not shown first."""
     candidate_recall: Float[Array, ""]
     """Share of the T best items that are among the K candidates, T = K or `recall_depth`; of
-    items that tie for the last place among the best, as many count as there are places."""
+    items that tie for the last place among the best, as many count as there are places. Ties at
+    reward 0 do not count: where fewer than T items have a reward above 0, these alone are the best.
+    Contexts without any are left out; NaN if all are."""
     relevant_recall: Float[Array, ""]
     """Share of the items whose mean reward is above 0 that are among the K candidates: recall@K where rewards
     are relevance judgements. 0 for a context without such items."""
@@ -196,6 +199,7 @@ def evaluate(
     each = jax.tree.map(lambda x: x[:count], each)
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
     return mean.replace(
+        candidate_recall=jnp.nanmean(each.candidate_recall),
         normalised_value=normalised(mean.policy_value, mean.optimum),
         recall_reward_correlation=correlation(
             each.candidate_recall, each.policy_value - each.optimum
@@ -252,13 +256,16 @@ def _recall(
 ) -> Float[Array, ""]:
     """Share of the T best items that are candidates, `last` being the smallest reward among these T.
 
-    Items that are not eligible have reward -inf and do not count; fewer than T eligible items are all in.
+    Items that are not eligible have reward -inf and do not count; fewer than T eligible items are all in. If
+    the T best end in a tie at 0, only the items above 0 count; NaN if there are none.
     """
     handed = rewards[candidates]
     size = jnp.minimum(depth, jnp.sum(rewards > -jnp.inf))
-    places_for_ties = size - jnp.sum(rewards > last)
-    ties = jnp.minimum(jnp.sum(handed == last), places_for_ties)
-    return ((jnp.sum(handed > last) + ties) / size).astype(rewards.dtype)
+    above, found = jnp.sum(rewards > last), jnp.sum(handed > last)
+    ties = jnp.minimum(jnp.sum(handed == last), size - above)
+    found, size = (jnp.where(last == 0, *pair) for pair in ((found, found + ties), (above, size)))
+    share = found / jnp.maximum(size, 1)
+    return jnp.where(size > 0, share, jnp.nan).astype(rewards.dtype)
 
 
 def _effective_items(logits: Float[Array, "M N"]) -> Float[Array, "M"]:
@@ -269,13 +276,21 @@ def _effective_items(logits: Float[Array, "M N"]) -> Float[Array, "M"]:
 
 
 def correlation(one: Float[Array, "n"], other: Float[Array, "n"]) -> Float[Array, ""]:
-    """Pearson's correlation; NaN if either variable is constant.
+    """Pearson's correlation; pairs with a NaN are left out. NaN if either variable is constant.
 
     >>> correlation(jnp.array([0.0, 1.0, 2.0]), jnp.array([1.0, 3.0, 5.0])).round(4)
     Array(1., dtype=float32)
     """
-    varies = (jnp.ptp(one) > 0) & (jnp.ptp(other) > 0)  # the std of equal floats is rounding
-    one, other = one - jnp.mean(one), other - jnp.mean(other)
+    known = ~(jnp.isnan(one) | jnp.isnan(other))
+    varies = jnp.ones((), bool)
+    centred = []
+    for x in (one, other):
+        largest = jnp.max(x, where=known, initial=-jnp.inf)
+        # The std of equal floats is rounding.
+        varies &= largest > jnp.min(x, where=known, initial=jnp.inf)
+        mean = jnp.sum(x, where=known) / jnp.maximum(jnp.sum(known), 1)
+        centred.append(jnp.where(known, x - mean, 0))
+    one, other = centred
     lengths = jnp.sqrt(jnp.sum(one**2) * jnp.sum(other**2))
     return jnp.where(varies, jnp.sum(one * other) / jnp.where(varies, lengths, 1), jnp.nan)
 
@@ -291,3 +306,64 @@ def ndcg(gains: Float[Array, "L"], ideal: Float[Array, "L"]) -> Float[Array, ""]
     discount = 1 / jnp.log2(jnp.arange(2.0, gains.shape[0] + 2))
     best = ideal @ discount
     return jnp.where(best > 0, gains @ discount / jnp.where(best > 0, best, 1), 0)
+
+
+@dataclass
+class MetricAccumulator:
+    """Running means of the step metrics since the last evaluation; saved in checkpoints.
+
+    Sums are float64 and taken update by update, so they do not depend on where chunks end.
+
+    >>> whole, halves = MetricAccumulator(), MetricAccumulator()
+    >>> loss = np.float32([[0.1, 0.2, 0.3]])  # [seeds, updates]
+    >>> whole.add({"loss": loss}, 1.0)
+    >>> halves.add({"loss": loss[:, :1]}, 0.4)
+    >>> halves = MetricAccumulator.from_json(halves.to_json())
+    >>> halves.add({"loss": loss[:, 1:]}, 0.6)
+    >>> bool(halves.means()["loss"] == whole.means()["loss"])
+    True
+    """
+
+    steps: int = 0
+    seconds: float = 0.0
+    sums: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
+        """Count a chunk in: metrics [seeds, updates] by name."""
+        (length,) = {values.shape[1] for values in metrics.values()}
+        for name, values in metrics.items():
+            before = self.sums.get(name, np.zeros(len(values)))
+            terms = np.concatenate([before[:, None], values.astype(np.float64)], axis=1)
+            self.sums[name] = np.add.accumulate(terms, axis=1)[:, -1]
+        self.steps += length
+        self.seconds += seconds
+
+    @property
+    def speed(self) -> float | None:
+        """Updates per second; None before the first."""
+        return self.steps / self.seconds if self.steps else None
+
+    def means(self) -> dict[str, np.ndarray]:
+        """Means [seeds] by name."""
+        return {name: total / self.steps for name, total in self.sums.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; None for a sum that is not finite."""
+        sums = {
+            name: [float(x) if np.isfinite(x) else None for x in total]
+            for name, total in self.sums.items()
+        }
+        return {"steps": self.steps, "seconds": self.seconds, "sums": sums}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> MetricAccumulator:
+        """Restores what `to_json` returned.
+
+        Raises:
+          ValueError, KeyError, TypeError: the values are of another kind.
+        """
+        sums = {
+            name: np.array([np.nan if x is None else x for x in total], np.float64)
+            for name, total in saved["sums"].items()
+        }
+        return cls(int(saved["steps"]), float(saved["seconds"]), sums)

@@ -171,7 +171,7 @@ class Call:
                     f"{name} returned a {type(returned).__name__}; expected a tuple (ranking, rewards)"
                 )
             returned, earned = returned
-            rewards = check_rewards(earned, (len(rows), self._length), rows, name)
+            rewards, _ = check_rewards(earned, (len(rows), self._length), rows, name)
         return CallResult(
             rows, check_ranking(returned, candidates, self._length, rows, name), rewards
         )

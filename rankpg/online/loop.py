@@ -224,7 +224,9 @@ class _Evaluator:
         params = jax.tree.map(lambda leaf: leaf[0], run.state.params)
         found = self.evaluate(run.environment, params, self.contexts, self.key)
         rewards = self.mean_rewards(run.environment, self.contexts, shown)
-        value = float(np.mean(np.asarray(rewards) @ run.learner.position_weights))
+        # Not by `@`: BLAS may raise a floating-point flag for numbers that are not part of the product.
+        weighted = np.asarray(rewards, np.float64) * run.learner.position_weights
+        value = float(np.mean(np.sum(weighted, axis=1)))
         optimum, retrieval_regret = float(found.optimum), float(found.retrieval_regret)
         return {
             "policy_value": value,

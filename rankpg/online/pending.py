@@ -36,8 +36,10 @@ class Rows(NamedTuple):
     """float32[n, K]"""
     step: np.ndarray
     """int32[n], updates made before the draw"""
+    allowed: np.ndarray
+    """uint8[n, N / 8]: eligible items, packed to bits; of width 0 if all were"""
 
-    def take(self, index: np.ndarray) -> Rows:
+    def take(self, index: np.ndarray | slice) -> Rows:
         return Rows(*(column[index] for column in self))
 
 
@@ -49,19 +51,27 @@ class FeedbackRows(NamedTuple):
     """int32[n, L]"""
     rewards: np.ndarray
     """float32[n, L]"""
+    seen: np.ndarray
+    """bool[n, L]: False for a position that was not shown; its item and reward have no effect"""
 
     def take(self, index: np.ndarray | slice) -> FeedbackRows:
-        rows = Rows(*(column[index] for column in self.rows))
-        return FeedbackRows(rows, self.ranking[index], self.rewards[index])
+        return FeedbackRows(self.rows.take(index), *(column[index] for column in self[1:]))
 
 
 def join(parts: Sequence[FeedbackRows]) -> FeedbackRows:
     """Concatenates rows."""
-    rows = Rows(
-        *(np.concatenate(columns) for columns in zip(*(p.rows for p in parts), strict=True))
-    )
-    ranking = np.concatenate([part.ranking for part in parts])
-    return FeedbackRows(rows, ranking, np.concatenate([part.rewards for part in parts]))
+    width = max(part.rows.allowed.shape[1] for part in parts)
+    columns = zip(*(_widened(part.rows, width) for part in parts), strict=True)
+    rows = Rows(*(np.concatenate(column) for column in columns))
+    feedback = zip(*(part[1:] for part in parts), strict=True)
+    return FeedbackRows(rows, *(np.concatenate(column) for column in feedback))
+
+
+def _widened(rows: Rows, width: int) -> Rows:
+    """Rows with a mask of this width; all items are eligible where there was none."""
+    if rows.allowed.shape[1] == width:
+        return rows
+    return rows._replace(allowed=np.full((len(rows.step), width), 255, np.uint8))
 
 
 @dataclass
@@ -73,6 +83,8 @@ class OpenDraw:
     rows: Rows
     settled: np.ndarray
     """bool[n]: True for rows that have feedback or were discarded."""
+    stream: int = 0
+    """The noise that it was drawn with; see noise.py."""
 
     def row_indices(self, token: str, rows: ArrayLike | None, group: int) -> np.ndarray:
         """Validates row numbers and returns them as an array; all rows if None.
@@ -115,7 +127,7 @@ class OpenDraws:
     """All open draws of one retriever.
 
     >>> draws = OpenDraws()
-    >>> rows = Rows(*(np.zeros((1, 2)[:n]) for n in (1, 2, 1, 2, 1)))
+    >>> rows = Rows(*(np.zeros((1, 2)[:n]) for n in (1, 2, 1, 2, 1, 2)))
     >>> token = draws.issue(rows)
     >>> draws.find(token).serial
     0
@@ -126,13 +138,13 @@ class OpenDraws:
     """Number of draws so far."""
     waiting: dict[int, OpenDraw] = field(default_factory=dict)
 
-    def issue(self, rows: Rows) -> str:
+    def issue(self, rows: Rows, stream: int = 0) -> str:
         """Keeps a draw and returns its token."""
         seal = hashlib.sha256(secrets.token_bytes(16))
         for column in rows:
             seal.update(np.ascontiguousarray(column).tobytes())
         settled = np.zeros(len(rows.contexts), bool)
-        draw = OpenDraw(self.serials, seal.hexdigest()[:8], rows, settled)
+        draw = OpenDraw(self.serials, seal.hexdigest()[:8], rows, settled, stream)
         self.waiting[draw.serial] = draw
         self.serials += 1
         return self.token(draw)
@@ -193,6 +205,8 @@ class Draw:
     """float32[n, K]: log P(a in S) of every candidate, by `Retriever.inclusion_method`."""
     step: int
     """Updates made before the draw."""
+    stream: int = 0
+    """The stream of noise; with the serial number in the token, it makes the draw reproducible."""
 
 
 @dataclass(frozen=True)
@@ -205,3 +219,7 @@ class UpdateResult:
     """Rows of feedback that wait until they fill a batch."""
     metrics: tuple[dict[str, float], ...] = ()
     """Metrics of every update that this call made."""
+    clipped: int = 0
+    """Rewards of this call outside of the bounds, which were clipped."""
+    unusable: int = 0
+    """Rows of this call that nothing can be learnt from: fewer items were eligible than K."""

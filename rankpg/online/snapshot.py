@@ -59,6 +59,8 @@ class Owner:
     identity: str
     importance: Importance = "set"
     clip: float = 10.0
+    stream: int = 0
+    """Stream of the noise of the retriever that saved."""
     last_save: str = ""
     """Name of the last save. A retriever that does not know it would overwrite updates of another one."""
 
@@ -167,6 +169,7 @@ def load(path: Path, **overrides: Any) -> Saved:
     try:
         with file.open("rb") as content, np.load(content, allow_pickle=False) as saved:
             arrays = dict(saved)
+        arrays = _with_defaults(arrays)
         _check_shapes(run, arrays)
         draws = _draws(owner.identity, arrays)
         queue = [_feedback(arrays)] if len(arrays["queue_rewards"]) else []
@@ -246,10 +249,13 @@ def _check_shapes(run: Run, arrays: dict[str, np.ndarray]) -> None:
         },
         "queue_ranking": none.ranking,
         "queue_rewards": none.rewards,
+        "queue_seen": none.seen,
     }
+    masks = ((0,), (-(-run.environment.num_items // 8),))
     for name, like in wanted.items():
         found = arrays[name]
-        if found.dtype != like.dtype or found.shape[1:] != like.shape[1:]:
+        shapes = masks if name.endswith("_allowed") else (like.shape[1:],)
+        if found.dtype != like.dtype or found.shape[1:] not in shapes:
             raise ValueError(
                 f"{name} holds {found.dtype}{list(found.shape)}; expected {like.dtype} of "
                 f"{list(like.shape[1:])} in each row"
@@ -273,34 +279,49 @@ def _arrays(run: Run, draws: OpenDraws, queue: list[FeedbackRows]) -> dict[str, 
         "serials": np.array(draws.serials),
         "serial": np.array([draw.serial for draw in waiting], np.int64),
         "seal": np.array([draw.seal for draw in waiting], "U8"),
+        "stream": np.array([draw.stream for draw in waiting], np.int64),
         "size": np.array([len(draw.settled) for draw in waiting], np.int64),
         "told": np.concatenate([np.zeros(0, bool), *(draw.settled for draw in waiting)]),
         **{f"open_{name}": column for name, column in rows._asdict().items()},
         **{f"queue_{name}": column for name, column in feedback.rows._asdict().items()},
         "queue_ranking": feedback.ranking,
         "queue_rewards": feedback.rewards,
+        "queue_seen": feedback.seen,
     }
+
+
+def _with_defaults(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Adds what folders of earlier versions lack: they had one stream, whole lists, and no masks."""
+    nothing = {
+        "stream": np.zeros(len(arrays["serial"]), np.int64),
+        "queue_seen": np.ones(arrays["queue_rewards"].shape, bool),
+        "open_allowed": np.zeros((len(arrays["open_step"]), 0), np.uint8),
+        "queue_allowed": np.zeros((len(arrays["queue_step"]), 0), np.uint8),
+    }
+    return nothing | arrays
 
 
 def _no_rows(run: Run) -> FeedbackRows:
     """No rows, with the dtypes and shapes of this run."""
     candidates, length = run.config.num_candidates, run.config.ranking_length
     ints, floats = (np.zeros((0, candidates), t) for t in (np.int32, np.float32))
-    rows = Rows(ints[:, 0], ints, floats[:, 0], floats, ints[:, 0])
-    return FeedbackRows(rows, ints[:, :length], floats[:, :length])
+    masks = np.zeros((0, 0), np.uint8)
+    rows = Rows(ints[:, 0], ints, floats[:, 0], floats, ints[:, 0], masks)
+    return FeedbackRows(rows, ints[:, :length], floats[:, :length], floats[:, :length] > 0)
 
 
 def _draws(identity: str, arrays: dict[str, np.ndarray]) -> OpenDraws:
     ends = np.cumsum(arrays["size"])
     waiting = {}
-    for serial, seal, size, end in zip(
-        arrays["serial"].tolist(), arrays["seal"].tolist(), arrays["size"], ends, strict=True
-    ):
+    names = (arrays[name].tolist() for name in ("serial", "seal", "stream"))
+    for serial, seal, stream, size, end in zip(*names, arrays["size"], ends, strict=True):
         rows = Rows(*(arrays[f"open_{name}"][end - size : end] for name in Rows._fields))
-        waiting[serial] = OpenDraw(serial, seal, rows, arrays["told"][end - size : end].copy())
+        settled = arrays["told"][end - size : end].copy()
+        waiting[serial] = OpenDraw(serial, seal, rows, settled, stream)
     return OpenDraws(identity, int(arrays["serials"]), waiting)
 
 
 def _feedback(arrays: dict[str, np.ndarray]) -> FeedbackRows:
     rows = Rows(*(arrays[f"queue_{name}"] for name in Rows._fields))
-    return FeedbackRows(rows, arrays["queue_ranking"], arrays["queue_rewards"])
+    columns = (arrays[f"queue_{name}"] for name in FeedbackRows._fields[1:])
+    return FeedbackRows(rows, *columns)

@@ -25,8 +25,9 @@ import jax.numpy as jnp
 
 from rankpg.core.estimators import ESTIMATORS, Candidates
 from rankpg.core.plackett_luce import ordered_log_prob
-from rankpg.training.update import Learner, Logged, StepKeys, StepMetrics, TrainState, update
-from rankpg.types import Array, Bool, Float, Int, Key, Params, PRNGKey, record
+from rankpg.training.logged import Logged, rescore, sample
+from rankpg.training.update import Learner, StepKeys, StepMetrics, TrainState, update
+from rankpg.types import Array, Bool, Float, Int, Key, Params, PRNGKey, UInt, record
 
 __all__ = [
     "FeedbackBatch",
@@ -73,6 +74,10 @@ class FeedbackBatch:
     rewards: Float[Array, "L"]
     age: Int[Array, ""]
     """Updates made since the draw."""
+    seen: Bool[Array, "L"] | None = None
+    """False for a position that was not shown; None: all were."""
+    allowed: Bool[Array, "N"] | None = None
+    """Items that were eligible at the draw, besides those that the environment excludes; None: all were."""
 
 
 @record
@@ -92,26 +97,29 @@ def inclusion_method(learner: Learner) -> str:
     return _INCLUSION[learner.estimator.statistics]
 
 
-def keys_of_draw(root: PRNGKey, serial: Int[Array, ""], rows: int) -> StepKeys:
+def keys_of_draw(root: PRNGKey, serial: UInt[Array, ""], rows: int) -> StepKeys:
     """The keys of the rows of a draw; those of `Learner.update` where serial numbers count its steps."""
     return _keys(root, serial).rows(rows)
 
 
-def training_contexts(learner: Learner, root: PRNGKey, serial: Int[Array, ""]) -> Int[Array, "B"]:
+def training_contexts(learner: Learner, root: PRNGKey, serial: UInt[Array, ""]) -> Int[Array, "B"]:
     """Draws the contexts of a batch as `Learner.update` does."""
     return learner.sampler(_keys(root, serial).contexts, learner.environment)
 
 
-def _keys(root: PRNGKey, serial: Int[Array, ""]) -> StepKeys:
+def _keys(root: PRNGKey, serial: UInt[Array, ""]) -> StepKeys:
     return StepKeys.split(jax.random.fold_in(root, serial))
 
 
 def act(
-    learner: Learner, params: Params, keys: Key[Array, "B"], contexts: Int[Array, "B"]
+    learner: Learner,
+    params: Params,
+    keys: Key[Array, "B"],
+    contexts: Int[Array, "B"],
+    allowed: Bool[Array, "B N"] | None = None,
 ) -> LoggedDraw:
     """Draws candidates for a batch, with their propensities: the first half of an update."""
-    statistics = learner.estimator.statistics
-    candidates = learner.policy.sample(keys, params, learner.environment, contexts, statistics)
+    candidates = sample(learner, params, keys, contexts, allowed)
     return jax.vmap(
         lambda c: LoggedDraw(
             items=c.items,
@@ -140,11 +148,13 @@ def update_from_feedback(
         shown=batch.ranking,
         observed=batch.rewards,
         weights=weights,
+        seen=batch.seen,
+        allowed=batch.allowed,
     )
     state, done = update(learner, state, logged)
     return state, UpdateMetrics(
         step=done.metrics,
-        effective_sample_share=jnp.sum(weights) ** 2 / (weights.size * jnp.sum(weights**2)),
+        effective_sample_share=_effective_share(weights, batch.seen),
         clipped_share=clipped,
         age=jnp.mean(batch.age.astype(weights.dtype)),
     )
@@ -167,9 +177,7 @@ def importance_weights(
     if importance == "none":
         return jnp.ones_like(batch.rewards), jnp.zeros((), batch.rewards.dtype)
     # The update's own forward pass computes the same: the compiler makes one of the two.
-    candidates = learner.policy.rescore(
-        batch.drawn.items, params, learner.environment, batch.context, learner.estimator.statistics
-    )
+    candidates = rescore(learner, params, batch.drawn.items, batch.context, batch.allowed)
 
     def one(candidates, row):
         if importance == "set":
@@ -182,7 +190,21 @@ def importance_weights(
         return jnp.exp(jnp.where(row.age > 0, ratio, 0))
 
     ratios = jax.vmap(one)(candidates, batch)
-    return jnp.minimum(ratios, clip), jnp.mean((ratios > clip).astype(ratios.dtype))
+    clipped = (ratios > clip).astype(ratios.dtype)
+    return jnp.minimum(ratios, clip), jnp.mean(clipped, where=batch.seen)
+
+
+def _effective_share(
+    weights: Float[Array, "B L"], seen: Bool[Array, "B L"] | None
+) -> Float[Array, ""]:
+    """(sum w)^2 / (n sum w^2) over the positions that were shown; 0 if all weights are 0."""
+    if seen is not None:
+        weights = jnp.where(seen, weights, 0)
+    count = weights.size if seen is None else jnp.sum(seen)
+    largest = jnp.max(weights)
+    weights = weights / jnp.where(largest > 0, largest, 1)  # so that no square over- or underflows
+    squares = jnp.where(largest > 0, jnp.sum(weights**2), 1)
+    return jnp.sum(weights) ** 2 / (count * squares)
 
 
 def _log_propensity(learner: Learner, candidates: Candidates) -> Float[Array, ""]:

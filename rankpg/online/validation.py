@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from rankpg.runs.run import Run
 
 __all__ = [
     "Returns",
+    "RewardBounds",
     "best_first",
     "check_online",
     "check_ranking",
@@ -58,6 +59,14 @@ def check_online(run: Run, importance: str, clip: float) -> None:
 
 
 Returns = Literal["scores", "ranking", "rewards"]
+
+
+class RewardBounds(NamedTuple):
+    """Smallest and largest reward, and whether one outside is clipped."""
+
+    low: float
+    high: float
+    clips: bool
 
 
 def check_scores(scores: ArrayLike, shape: tuple[int, int], source: str) -> np.ndarray:
@@ -167,27 +176,44 @@ def _typed(ranking: ArrayLike, candidates: np.ndarray) -> np.ndarray:
 
 
 def check_rewards(
-    rewards: ArrayLike, shape: tuple[int, int], rows: np.ndarray, source: str
-) -> np.ndarray:
-    """Validates rewards, float32[n, L], all finite.
+    rewards: ArrayLike,
+    shape: tuple[int, int],
+    rows: np.ndarray,
+    source: str,
+    bounds: RewardBounds | None = None,
+) -> tuple[np.ndarray, int]:
+    """Validates rewards, float32[n, L], all finite and within bounds.
+
+    Returns:
+      The rewards, and the number of those that were clipped.
 
     Raises:
-      ValueError: another shape, not numbers, or a number that is not finite.
+      ValueError: another shape, not numbers, or a number that is not finite or outside of the bounds.
     """
     array = _numbers(rewards, "rewards", source)
     if array.shape != shape:
         raise ValueError(
             f"{source}: rewards have shape {list(array.shape)}; expected {list(shape)}, one per shown item"
         )
-    array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        row, place = np.argwhere(~np.isfinite(array))[0]
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(array.astype(np.float32))
+    if not finite.all():
+        row, place = np.argwhere(~finite)[0]
         raise ValueError(
             f"{source}: the reward of row {rows[row]}, position {place + 1}, is {array[row, place]}; "
             "expected a finite number. For a row without a reward yet, leave it out with rows= and pass it "
             "later, or discard it"
         )
-    return array
+    low, high, clips = bounds or RewardBounds(-np.inf, np.inf, False)
+    outside = (array < low) | (array > high)
+    if outside.any() and not clips:
+        row, place = np.argwhere(outside)[0]
+        raise ValueError(
+            f"{source}: the reward of row {rows[row]}, position {place + 1}, is {array[row, place]:g}, "
+            f"outside of reward_bounds={low:g}, {high:g}; correct it, or make the retriever with wider "
+            "reward_bounds or outside_bounds='clip'"
+        )
+    return np.clip(array, low, high).astype(np.float32), int(outside.sum())
 
 
 def _numbers(values: ArrayLike, name: str, source: str) -> np.ndarray:

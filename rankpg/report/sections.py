@@ -100,6 +100,12 @@ def _cautions(runs: Sequence[ReportedRun]) -> list[str]:
         for run in runs
         if len(run.last) == 1
     ]
+    tables = [run.name for run in runs if run.config.environment in ("ratings", "text")]
+    if tables and not any(run.config.held_out_contexts for run in runs):
+        notes.append(
+            f"{', '.join(tables)}: values, optimum and recall are in-sample, measured on the rewards that "
+            "were trained on. Held-out measures need a log of interactions, or contexts that are held out."
+        )
     optima = _optima(runs)
     if len(optima) > 1:
         listed = ", ".join(f"{optimum:g}" for optimum in sorted(optima))

@@ -15,9 +15,9 @@ from rankpg._utils.programs import compiled
 from rankpg.environments.dataset import choose_contexts
 from rankpg.errors import ConfigError
 from rankpg.evaluation.diagnostics import Diagnostics, diagnose, number_of_draws
-from rankpg.evaluation.metrics import Row, evaluate, share_aligned
+from rankpg.evaluation.metrics import MetricAccumulator, Row, evaluate, share_aligned
 from rankpg.runs.held_out import HeldOut
-from rankpg.runs.run import MetricAccumulator, Progress, Run
+from rankpg.runs.run import Progress, Run
 from rankpg.training.optimizer import Fault
 from rankpg.training.update import over_seeds, seed_keys
 from rankpg.types import Int

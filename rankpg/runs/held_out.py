@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg.config.train_config import TrainConfig
 from rankpg.core.quotas import expert_quotas
 from rankpg.environments.dataset import choose_contexts
 from rankpg.environments.interactions import Interactions, Moments
@@ -26,7 +27,15 @@ if TYPE_CHECKING:
 else:
     Run = Any
 
-__all__ = ["CUTOFFS", "HeldOut", "HeldOutPart", "is_final", "part_of", "relevant_items"]
+__all__ = [
+    "CUTOFFS",
+    "HeldOut",
+    "HeldOutPart",
+    "in_sample",
+    "is_final",
+    "part_of",
+    "relevant_items",
+]
 
 CUTOFFS = (10, 20, 100)
 """Cut-offs k of the held-out metrics."""
@@ -219,3 +228,20 @@ def _scored_parts(run: Run, parts: dict[str, HeldOutPart]) -> Callable[[], dict[
         return found
 
     return scored
+
+
+def in_sample(config: TrainConfig, environment: Environment) -> str | None:
+    """Returns what to say of values that were measured on the rewards that were trained on; None otherwise.
+
+    A generated problem is its own truth, and contexts or interactions that were held out are left out of
+    training.
+    """
+    stored = any(getattr(environment, name, None) is not None for name in ("values", "means"))
+    if not stored or config.environment == "interactions" or config.held_out_contexts:
+        return None
+    return (
+        "In-sample: values, optimum and recall were measured on the rewards that were trained on. They do "
+        "not say how well the run does on rewards that it has not seen. For held-out measures, give a log of "
+        "interactions (environment='interactions'), or hold out contexts (held_out_contexts) if they have "
+        "features"
+    )

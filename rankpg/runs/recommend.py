@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 
@@ -9,12 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from rankpg.data.ids import ArrayLike, UnknownIdWarning
+from rankpg.core.quotas import expert_quotas
+from rankpg.data.ids import ArrayLike, IdMap, UnknownIdWarning
 from rankpg.environments.dataset import Dataset
 from rankpg.training.update import Learner
 from rankpg.types import Params
 
-__all__ = ["candidates", "context_rows", "known"]
+__all__ = ["ShortListWarning", "allowed_items", "candidates", "context_rows", "fill_value", "known"]
+
+
+class ShortListWarning(UserWarning):
+    """Some contexts have fewer eligible items than candidates were requested."""
 
 
 def candidates(
@@ -24,8 +30,13 @@ def candidates(
     contexts: ArrayLike,
     unknown: str,
     eligible: ArrayLike | None,
+    k: int | None = None,
+    too_few: str = "pad",
 ) -> np.ndarray:
     """Implements `Run.candidates`."""
+    if too_few not in ("pad", "error"):
+        raise ValueError(f"too_few={too_few!r}; expected 'pad' or 'error'")
+    learner = _of_length(learner, k)
     if unknown not in ("error", "mean"):
         raise ValueError(f"unknown={unknown!r}; expected 'error' or 'mean'")
     wanted = _context_list(dataset, contexts)
@@ -38,11 +49,63 @@ def candidates(
             UnknownIdWarning,
             stacklevel=3,  # the caller of the run
         )
-    allowed = _allowed_items(
+    allowed = allowed_items(
         eligible, dataset.item_ids.rows, len(fits), learner.environment.num_items
     )
-    items = _candidates_of(learner, params, rows, fits, allowed, wanted)
-    return dataset.item_ids[items]
+    items, choice = _candidates_of(learner, params, rows, fits, allowed)
+    size = learner.policy.num_candidates
+    poor = np.flatnonzero(choice < size)
+    found = dataset.item_ids[items]
+    if not len(poor):
+        return found
+    if too_few == "error":
+        raise ValueError(
+            f"context {_plain(wanted[poor])!r} has {choice[poor[0]]} eligible items, fewer than the {size} "
+            "candidates requested; allow more items in eligible=, give a smaller k=, or give "
+            "too_few='pad'"
+        )
+    warnings.warn(
+        f"{len(poor)} of {len(fits)} contexts, such as {_plain(wanted[poor])!r} with {choice[poor[0]]}, have "
+        f"fewer than {size} eligible items; their rows end in {fill_value(dataset.item_ids)!r}",
+        ShortListWarning,
+        stacklevel=3,  # the caller of the run
+    )
+    # Experts choose in turn, so that the first slots have the items that there are.
+    missing = np.arange(size)[None] >= choice[:, None]
+    return np.where(missing, np.asarray(fill_value(dataset.item_ids)).astype(found.dtype), found)
+
+
+def _of_length(learner: Learner, k: int | None) -> Learner:
+    """Returns the learner with a policy that returns k candidates; the slots are split over its experts."""
+    if k is None:
+        return learner
+    policy, most = learner.policy, learner.environment.num_items
+    experts = len(policy.quotas)
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not experts <= k <= most:
+        raise ValueError(
+            f"k={k!r}; expected a whole number from {experts} (one for each expert) to {most} (the catalogue)"
+        )
+    quotas = expert_quotas(int(k), experts)
+    return dataclasses.replace(learner, policy=dataclasses.replace(policy, quotas=quotas))
+
+
+def fill_value(ids: IdMap) -> object:
+    """The value that stands where there is no item: "", -1, NaN or NaT, by the type of the ids.
+
+    Where -1 is an id, or cannot be one, it is the smallest or the largest number that is not an id.
+    """
+    dtype = ids[np.zeros(1, np.int32)].dtype
+    if dtype.kind == "U":
+        return ""
+    if dtype.kind == "M":
+        return np.datetime64("NaT")
+    if dtype.kind == "f":
+        return float("nan")
+    if dtype.kind not in "iu":
+        return None
+    limits = np.iinfo(dtype)
+    free = (x for x in (-1, limits.min, limits.max) if limits.min <= x <= limits.max)
+    return next((x for x in free if not (ids.find([x]) >= 0).any()), limits.max)
 
 
 def known(dataset: Dataset, contexts: ArrayLike) -> np.ndarray:
@@ -71,9 +134,11 @@ def _candidates_of(
     rows: np.ndarray,
     fits: np.ndarray,
     allowed: np.ndarray | None,
-    wanted: np.ndarray,
-) -> np.ndarray:
-    """Candidates int32[contexts, K]: of `rows` where the context is known, else of the mean embedding."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Candidates int32[contexts, K], and the number of items that each context could choose from.
+
+    They are those of `rows` where the context is known, else of the mean embedding.
+    """
     policy, world = learner.policy, learner.environment
     size, replicate = policy.num_candidates, policy.retrieval.sharding.replicate
     items, choice = np.zeros((len(fits), size), np.int32), np.zeros(len(fits), np.int32)
@@ -97,13 +162,7 @@ def _candidates_of(
                 own(~fits),
             )
         )
-    poor = np.flatnonzero(choice < size)
-    if len(poor):
-        raise ValueError(
-            f"context {_plain(wanted[poor])!r} has {choice[poor[0]]} eligible items, fewer than the {size} "
-            "candidates of this run; allow more items in eligible="
-        )
-    return items
+    return items, choice
 
 
 def _plain(ids: np.ndarray) -> object:
@@ -111,7 +170,7 @@ def _plain(ids: np.ndarray) -> object:
     return ids[:1].tolist()[0]
 
 
-def _allowed_items(
+def allowed_items(
     eligible: ArrayLike | None,
     item_rows: Callable[[ArrayLike], np.ndarray],
     count: int,

@@ -19,7 +19,7 @@ from rankpg.data.ids import ArrayLike
 from rankpg.environments.dataset import Dataset, split_contexts
 from rankpg.environments.interactions import Interactions
 from rankpg.errors import ConfigError
-from rankpg.evaluation.metrics import Row, TwoStage
+from rankpg.evaluation.metrics import MetricAccumulator, Row, TwoStage
 from rankpg.policy import Policy
 from rankpg.runs import catalogue, recommend
 from rankpg.runs.best import best_step, check_patience
@@ -39,77 +39,17 @@ if TYPE_CHECKING:
 else:
     FittedReranker = Any
 
-__all__ = ["MetricAccumulator", "Progress", "Run", "prepare"]
+__all__ = ["Progress", "Run", "prepare"]
 
 
 Tree = TypeVar("Tree")
 
 
-@dataclass
-class MetricAccumulator:
-    """Running means of the step metrics since the last evaluation; saved in checkpoints.
-
-    Sums are float64 and taken update by update, so they do not depend on where chunks end.
-
-    >>> whole, halves = MetricAccumulator(), MetricAccumulator()
-    >>> loss = np.float32([[0.1, 0.2, 0.3]])  # [seeds, updates]
-    >>> whole.add({"loss": loss}, 1.0)
-    >>> halves.add({"loss": loss[:, :1]}, 0.4)
-    >>> halves = MetricAccumulator.from_json(halves.to_json())
-    >>> halves.add({"loss": loss[:, 1:]}, 0.6)
-    >>> bool(halves.means()["loss"] == whole.means()["loss"])
-    True
-    """
-
-    steps: int = 0
-    seconds: float = 0.0
-    sums: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
-        """Count a chunk in: metrics [seeds, updates] by name."""
-        (length,) = {values.shape[1] for values in metrics.values()}
-        for name, values in metrics.items():
-            before = self.sums.get(name, np.zeros(len(values)))
-            terms = np.concatenate([before[:, None], values.astype(np.float64)], axis=1)
-            self.sums[name] = np.add.accumulate(terms, axis=1)[:, -1]
-        self.steps += length
-        self.seconds += seconds
-
-    @property
-    def speed(self) -> float | None:
-        """Updates per second; None before the first."""
-        return self.steps / self.seconds if self.steps else None
-
-    def means(self) -> dict[str, np.ndarray]:
-        """Means [seeds] by name."""
-        return {name: total / self.steps for name, total in self.sums.items()}
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values; None for a sum that is not finite."""
-        sums = {
-            name: [float(x) if np.isfinite(x) else None for x in total]
-            for name, total in self.sums.items()
-        }
-        return {"steps": self.steps, "seconds": self.seconds, "sums": sums}
-
-    @classmethod
-    def from_json(cls, saved: dict[str, Any]) -> MetricAccumulator:
-        """Restores what `to_json` returned.
-
-        Raises:
-          ValueError, KeyError, TypeError: the values are of another kind.
-        """
-        sums = {
-            name: np.array([np.nan if x is None else x for x in total], np.float64)
-            for name, total in saved["sums"].items()
-        }
-        return cls(int(saved["steps"]), float(saved["seconds"]), sums)
-
-
 if TYPE_CHECKING:
     UnknownContexts = Literal["error", "mean"]
+    TooFewItems = Literal["pad", "error"]
 else:  # checked at run time with messages of our own
-    UnknownContexts = Any
+    UnknownContexts = TooFewItems = Any
 
 
 @dataclass(frozen=True)
@@ -261,27 +201,28 @@ class Run:
         contexts: ArrayLike,
         seed: int | None = None,
         *,
+        k: int | None = None,
         unknown: UnknownContexts = "error",
         eligible: ArrayLike | None = None,
+        too_few: TooFewItems = "pad",
     ) -> np.ndarray:
-        """Returns the K greedy candidates of each context, best first: the input of your re-ranker.
+        """Returns the greedy candidates [contexts, k] of each context, best first, as ids of the dataset.
 
         Args:
           contexts: context ids of the dataset; row numbers where the environment has no ids.
           seed: one of the trained seeds; the first if None.
+          k: number of candidates; K of the run if None.
           unknown: "error" rejects an unknown context; "mean" returns the candidates of the mean embedding,
             with a warning that counts them; see `known`.
           eligible: items that may be candidates, as ids or as a mask bool[N] or bool[contexts, N].
-
-        Returns:
-          Item ids [contexts, K] of the dataset.
+          too_few: "pad" fills the row of a context with too few eligible items, with a warning that counts
+            them, by -1 among whole numbers, "" among texts, NaN or NaT; "error" rejects it.
 
         Raises:
-          ValueError, UnknownIdError: an unknown context, an unknown item in `eligible`, or fewer eligible
-            items than K.
+          ValueError, UnknownIdError: an unknown context, or an unknown item in `eligible`.
         """
         return recommend.candidates(
-            self.server, self.dataset, self.params(seed), contexts, unknown, eligible
+            self.server, self.dataset, self.params(seed), contexts, unknown, eligible, k, too_few
         )
 
     def known(self, contexts: ArrayLike) -> np.ndarray:
@@ -385,7 +326,9 @@ class Run:
         ]
 
 
-_LARGE = 2**20  # contexts and items from which a generated problem is checked before it is generated
+_LARGE = (
+    2**20
+)  # contexts and items from which a generated problem is checked before it is generated
 _FITTED = "lightgbm"  # the re-ranker that is fitted to the training part
 
 

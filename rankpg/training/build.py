@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from rankpg.advantages import ADVANTAGES, Advantage, AdvantageSettings, position_weights
 from rankpg.config.train_config import TrainConfig
@@ -66,6 +68,7 @@ def build_learner(
             "does not get; give encoder=encoders.from_embeddings(data, FILE), or train by rankpg.train"
         )
     check_sizes(config, environment, given_encoder=encoder is not None)
+    check_stored_rewards(config, environment)
     training_contexts, _ = split_contexts(environment.num_contexts, config.held_out_contexts)
     with jax.ensure_compile_time_eval():  # numbers, also where the environment is but shapes
         alpha = np.asarray(position_weights(config.position_weights, config.ranking_length))
@@ -91,6 +94,8 @@ def build_learner(
         position_weights=alpha.astype(np.float32),
         entropy_bonus=config.entropy_bonus,
         adaptive_learning_rate=bool(config.adaptive_learning_rate),
+        reward_bounds=(config.reward_bounds[0], config.reward_bounds[1]),
+        clips_rewards=config.outside_bounds == "clip",
     )
     check_components(learner, config)
     return learner
@@ -251,6 +256,35 @@ def check_sizes(config: TrainConfig, environment: Environment, *, given_encoder:
             f"recall_depth={config.recall_depth}, but the catalogue has only {environment.num_items} "
             "items; T can be at most N"
         )
+
+
+def check_stored_rewards(config: TrainConfig, environment: Environment) -> None:
+    """Rejects or counts rewards of a table that are outside of the bounds; NaN is left to others.
+
+    Raises:
+      ConfigError: a reward outside of reward_bounds, with outside_bounds='refuse'.
+    """
+    low, high = config.reward_bounds
+    for name in ("values", "means"):
+        stored = getattr(environment, name, None)
+        if not isinstance(stored, jax.Array | np.ndarray) or isinstance(stored, Tracer):
+            continue
+        if not stored.size or (low <= jnp.min(stored) and jnp.max(stored) <= high):
+            continue
+        outside = np.asarray((stored < low) | (stored > high))
+        if not outside.any():
+            continue
+        first = float(np.asarray(stored)[outside][0])
+        count = (
+            f"{int(outside.sum())} of {outside.size} rewards are outside of "
+            f"reward_bounds={low:g}, {high:g}"
+        )
+        if config.outside_bounds == "refuse":
+            raise ConfigError(
+                f"{count}, such as {first:g}; check the column, or give wider reward_bounds=(LOW, HIGH), or "
+                "outside_bounds='clip'"
+            )
+        warnings.warn(f"{count}, such as {first:g}; training clips them", stacklevel=2)
 
 
 def check_components(learner: Learner, config: TrainConfig) -> None:

@@ -48,7 +48,7 @@ class Fault(enum.IntEnum):
     """The first thing that went wrong in an update; `TrainState.fault` holds its number.
 
     >>> Fault.REWARDS.description
-    'a reward that is NaN or infinite'
+    'a reward that is NaN, infinite or outside of reward_bounds'
     """
 
     NONE = 0, "none", ""
@@ -60,8 +60,8 @@ class Fault(enum.IntEnum):
     )
     REWARDS = (
         3,
-        "a reward that is NaN or infinite",
-        "The environment must return finite rewards",
+        "a reward that is NaN, infinite or outside of reward_bounds",
+        "The environment must return finite rewards within reward_bounds; outside_bounds='clip' clips them",
     )
     LOSS = 4, "a loss that is NaN or infinite", _SMALLER_STEPS
     GRADIENT = 5, "a gradient that is NaN or infinite", _SMALLER_STEPS

@@ -5,7 +5,7 @@
 
 `update` is this diagram. Training runs it on batches that it draws itself (`Simulated`). Online
 learning runs the same function on batches whose candidates were drawn before and whose ranking and rewards
-came from outside (`Logged`).
+came from outside (`training.logged.Logged`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ __all__ = [
     "Batch",
     "ContextSampler",
     "Learner",
-    "Logged",
     "Objective",
     "Simulated",
     "StepKeys",
@@ -57,7 +56,7 @@ __all__ = [
 
 Result = TypeVar("Result")
 
-_STREAMS = ("init", "steps", "evaluation", "diagnostics")
+_STREAMS = ("init", "steps", "evaluation", "diagnostics", "online")
 """The order is part of every run: the index of a stream is folded into its keys."""
 
 
@@ -184,51 +183,6 @@ class Simulated:
         return draw(self.keys.rewards, self.contexts, ranking)
 
 
-@record
-class Logged:
-    """A batch whose candidates were drawn before, and whose ranking and rewards were observed.
-
-    `update` checks the shapes. Ids are not checked: those of a context and of an item must exist, and the
-    candidates of a row must differ. `online.Retriever.update` checks these too.
-    """
-
-    contexts: Int[Array, "B"]
-    items: Int[Array, "B K"]
-    """Candidates in slot order."""
-    shown: Int[Array, "B L"]
-    observed: Float[Array, "B L"]
-    weights: Float[Array, "B L"]
-    """Importance weights, P_theta / P_theta' of the candidate set or of each shown item, clipped: see
-    `online.importance_weights`."""
-
-    def candidates(self, learner: Learner, params: Params) -> Candidates:
-        """Rescores the candidates under the present parameters; not for `statistics="arrivals"`."""
-        self._check_shapes(learner)
-        policy, statistics = learner.policy, learner.estimator.statistics
-        return policy.rescore(self.items, params, learner.environment, self.contexts, statistics)
-
-    def ranking(self, learner: Learner, candidates: Candidates) -> Int[Array, "B L"]:
-        """Returns the list that was shown."""
-        return self.shown
-
-    def rewards(self, learner: Learner, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]:
-        """Returns the rewards that were observed."""
-        return self.observed
-
-    def _check_shapes(self, learner: Learner) -> None:
-        batch, shown = jnp.shape(self.contexts)[:1], learner.reranker.ranking_length
-        for name, wanted in (
-            ("contexts", batch),
-            ("items", (*batch, learner.policy.num_candidates)),
-            ("shown", (*batch, shown)),
-            ("observed", (*batch, shown)),
-            ("weights", (*batch, shown)),
-        ):
-            found = jnp.shape(getattr(self, name))
-            if found != wanted:
-                raise ValueError(f"{name} of a logged batch has shape {found}; expected {wanted}")
-
-
 @runtime_checkable
 class Objective(Protocol):
     """A way to learn other than by policy gradient on drawn candidates."""
@@ -284,6 +238,10 @@ class Learner:
     """Objective on known feedback; None: the policy gradient."""
     leaves_out_unobserved: bool = False
     """Gives no credit to items that the environment has not observed, where it draws the rewards itself."""
+    reward_bounds: tuple[float, float] | None = None
+    """Smallest and largest reward; None: every finite one."""
+    clips_rewards: bool = False
+    """Clips a reward outside of the bounds; otherwise it is a fault."""
 
     def init(self, key: PRNGKey) -> TrainState:
         """Draws the state at step 0."""
@@ -355,9 +313,18 @@ class Learner:
 
     def observed(self, batch: Batch, ranking: Int[Array, "B L"]) -> Bool[Array, "B L"] | None:
         """Mask of the shown items whose reward was observed; None: all of them count."""
-        if not self.leaves_out_unobserved or not isinstance(batch, Simulated):
+        if not isinstance(batch, Simulated):
+            return getattr(batch, "seen", None)
+        if not self.leaves_out_unobserved:
             return None
         return jax.vmap(self.environment.observed)(batch.contexts, ranking)
+
+    def within_bounds(self, rewards: Float[Array, "B L"]) -> Float[Array, "B L"]:
+        """Clips rewards to `reward_bounds`, or replaces those outside by NaN, which stops the update."""
+        if self.reward_bounds is None:
+            return rewards
+        clipped = jnp.clip(rewards, *self.reward_bounds)
+        return clipped if self.clips_rewards else jnp.where(clipped == rewards, rewards, jnp.nan)
 
     def step_size(self, batch: Batch, candidates: Candidates) -> Float[Array, ""] | None:
         """1 / mean propensity of the re-ranker's greedy ranking (Kiyohara et al. 2026, Eq. 9); None for 1."""
@@ -427,7 +394,7 @@ def update(learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStat
     def surrogate_loss(params: Params) -> tuple[Float[Array, ""], tuple[Any, ...]]:
         candidates = batch.candidates(learner, params)  # a record; its items are [B, K]
         ranking = batch.ranking(learner, candidates)  # [B, L]
-        rewards = batch.rewards(learner, ranking)  # [B, L]
+        rewards = learner.within_bounds(batch.rewards(learner, ranking))  # [B, L]
         scores = learner.score(candidates, ranking)  # [B, L], the gradient's only way
         observed = learner.observed(batch, ranking)
         credit, baseline = learner.credit(
@@ -489,7 +456,8 @@ def over_seeds(function: Callable[[Learner, TrainState, Any], Result]) -> Callab
 
 
 def seed_keys(
-    seeds: tuple[int, ...], stream: Literal["init", "steps", "evaluation", "diagnostics"]
+    seeds: tuple[int, ...],
+    stream: Literal["init", "steps", "evaluation", "diagnostics", "online"],
 ) -> Key[Array, "seeds"]:
     """One key for each seed, in a random stream of its own."""
     values = jnp.asarray(seeds, jnp.uint32)

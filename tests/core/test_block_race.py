@@ -11,7 +11,14 @@ import pytest
 from helpers.policies import INF, LEVEL, masked, normal, p_value
 from scipy.stats import ks_2samp
 
-from rankpg.core.sampling import arrivals, block_race, block_width, fill_quotas, gumbel_top_k
+from rankpg.core.sampling import (
+    arrivals,
+    block_race,
+    block_width,
+    condition_on_maximum,
+    fill_quotas,
+    gumbel_top_k,
+)
 
 NUM_DRAWS = 60_000
 
@@ -189,3 +196,12 @@ def test_inclusion_frequencies_at_100_000_items_are_exact(key):
     sigma = np.sqrt(num_draws * p * (1 - p)) + 1
     assert (np.abs(counts - num_draws * p) < 5 * sigma).all()
     assert counts.sum() > num_draws
+
+
+@pytest.mark.parametrize("lead", [3.0, 20.0, 39.0])
+def test_an_item_keeps_its_distance_to_a_maximum_far_below(lead):
+    """-log(exp(-T) - exp(-Z) + exp(-f)), where clipping a lead above 4 would change the third digit."""
+    maximum, logits = 0.0, np.array([lead, lead - 0.1, lead - 5, lead - 60])
+    found = condition_on_maximum(jnp.asarray(maximum), jnp.asarray(logits), jnp.zeros(4), axis=0)
+    exact = lead - np.log(np.exp(lead - maximum) + np.expm1(lead - logits))
+    np.testing.assert_allclose(found, exact, rtol=1e-9)

@@ -67,3 +67,21 @@ def test_threefry_reproduces_the_test_vectors(key, counter, expected):
     """The authors' test vectors for 20 rounds."""
     words = HASH(*(tuple(map(jnp.uint32, pair)) for pair in (key, counter)))
     assert tuple(map(int, words)) == expected
+
+
+def test_small_variates_have_the_bits_of_both_words():
+    """x = high + 2^-23 low, each of 23 bits: without the low word x would be off by up to a part in ten."""
+    key, count = jax.random.key(3), 200_000
+    words = np.asarray(jax.random.key_data(key)).reshape(-1)
+    high, low = HASH(
+        (jnp.uint32(words[0]), jnp.uint32(words[-1])),
+        (jnp.zeros(count, jnp.uint32), counters(count).astype(jnp.uint32)),
+    )
+    high, low = ((np.asarray(word) >> 9).astype(np.float64) * 2.0**-23 for word in (high, low))
+    x = high + low * 2.0**-23
+    small = (x > 0) & (x < 1e-4)
+    assert small.sum() > 5
+    noise = np.asarray(NOISE(key, counters(count), jnp.float32))
+    np.testing.assert_allclose(noise[small], -np.log(-np.log1p(-x[small])), rtol=1e-6)
+    coarse = -np.log(-np.log1p(-np.maximum(high[small], 1e-9)))
+    assert np.abs(noise[small] / coarse - 1).max() > 1e-5

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 import rankpg
+from rankpg.core.inclusion import log_inclusion_threshold
+from rankpg.core.sampling import arrivals
 
 ORACLES = {
     "greedy": (oracle.greedy_inclusion, oracle.greedy_inclusion_gradient),
@@ -310,3 +312,21 @@ def test_threshold_with_as_many_eligible_items_as_slots(key):
     np.testing.assert_allclose(values, [0, -INF, 0, -INF], atol=1e-12)
     assert np.isfinite(gradients).all()
     assert (np.asarray(gradients)[:, 0, [1, 3]] == 0).all()
+
+
+def test_threshold_of_two_experts_by_hand(key):
+    """kappa_m is the K_m-th arrival of expert m without the item, and without what earlier experts took."""
+    logits, quotas = jnp.asarray(np.random.default_rng(5).normal(size=(2, 7))), (2, 1)
+    centred = np.asarray(logits) - np.max(logits, axis=1, keepdims=True)
+    order, perturbed = (np.asarray(x) for x in arrivals(key, jnp.asarray(centred), quotas))
+    estimate = jax.jit(log_inclusion_threshold, static_argnums=3)
+    for item in range(7):
+        taken, rate = set(), 0.0
+        for own, values, f, quota in zip(order, perturbed, centred, quotas, strict=True):
+            left = [
+                (i, v) for i, v in zip(own.tolist(), values, strict=True) if i not in {item, *taken}
+            ]
+            taken |= {i for i, _ in left[:quota]}
+            rate += np.exp(f[item] - left[quota - 1][1])
+        found = float(estimate(key, logits, item, quotas))
+        assert found == pytest.approx(np.log(-np.expm1(-rate)), rel=1e-9)

@@ -13,7 +13,8 @@ from helpers.streaming import Masks
 from scipy import stats
 
 import rankpg
-from rankpg.core.inclusion_large import poisson_cdf
+from rankpg.core.inclusion_exact import chernoff_above, chernoff_below
+from rankpg.core.inclusion_large import _log_error, poisson_cdf
 from rankpg.retrieval.streamed import Streamed
 from rankpg.types import Embeddings
 
@@ -314,3 +315,35 @@ def test_inclusion_frequencies_at_100_000_items(key, sd, retrieval):
     limit = stats.chi2.ppf(1 - 1e-6, 40)
     assert chi_square(logits) < limit
     assert chi_square(logits / 1.1) > limit  # negative control: a policy that is 10 % warmer
+
+
+def log_error(mean, squares, head_mean, tail, limit):
+    one = (jnp.asarray([x], jnp.float64) for x in (mean, squares, head_mean, tail))
+    return float(_log_error(*one, limit)[0])
+
+
+@pytest.mark.parametrize(("mean", "squares"), [(0.3, 0.02), (4.0, 0.02), (4.0, 1.5)])
+def test_the_distance_from_a_poisson_variable_is_that_of_le_cam(mean, squares):
+    found = log_error(mean, squares, 0.0, 0.5, 4)
+    assert found == pytest.approx(np.log(min(squares / max(mean, 1), 0.5)), rel=1e-6)
+
+
+def test_le_cam_bounds_the_distance_of_rare_events():
+    """Brute force: the count of independent events against the Poisson variable of the same mean."""
+    chances = np.array([0.3, 0.2, 0.25, 0.1, 0.05])
+    count = np.ones(1)
+    for p in chances:
+        count = np.convolve(count, [1 - p, p])
+    poisson = stats.poisson.pmf(np.arange(len(count)), chances.sum())
+    distance = max(np.abs(np.cumsum(count) - np.cumsum(poisson)))
+    assert 0 < distance <= np.exp(log_error(chances.sum(), np.sum(chances**2), 0.0, 0.5, 3))
+
+
+def test_the_error_bound_does_not_trust_the_approximation():
+    """An approximation near 0 or 1 says nothing of the truth, for which Chernoff bounds stand."""
+    few = log_error(6.0, 5.0, 0.0, 1e-12, 4)  # approximately none; in truth up to the bound
+    assert few == pytest.approx(float(chernoff_below(jnp.float64(6.0), jnp.float64(3))))
+    assert few > np.log(1e-3)
+    many = log_error(1.0, 0.9, 0.0, 1 - 1e-12, 4)
+    assert many == pytest.approx(float(chernoff_above(jnp.float64(1.0), jnp.float64(4))))
+    assert many > np.log(1e-3)

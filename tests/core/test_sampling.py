@@ -368,3 +368,14 @@ def test_experts_have_noise_of_their_own(keys):
 def test_all_pairs_of_three_items_occur(keys):
     drawn, _ = many_arrivals(keys(500), jnp.zeros((2, 3)), (1, 1))
     assert {tuple(pair) for pair in drawn.tolist()} == set(itertools.permutations(range(3), 2))
+
+
+@pytest.mark.parametrize("num_items", [4, 400])
+def test_zeros_of_either_sign_are_a_tie(num_items):
+    """A top-k that compares bits puts -0.0 below 0.0, although they are equal. Long rows go by blocks."""
+    logits = np.full((1, num_items), -1.0)
+    logits[0, : num_items - 1] = 0.0
+    logits[0, ::2] = -0.0
+    logits[0, -1] = 1.0
+    order = jax.jit(greedy_order, static_argnums=1)(jnp.asarray(logits), 3)
+    assert order.tolist() == [[num_items - 1, 0, 1]]

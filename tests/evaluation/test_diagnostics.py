@@ -18,6 +18,7 @@ from rankpg.runs.evaluator import evaluate_run
 from rankpg.runs.run import prepare
 from rankpg.runs.storage.card import card
 from rankpg.runs.train import train
+from rankpg.training.update import update
 
 ENABLE_X64 = False
 
@@ -250,3 +251,19 @@ def test_correlation_with_a_constant_is_nan():
     one, other = np.random.default_rng(0).normal(size=(2, 50)).astype(np.float32)
     found = correlation(jnp.asarray(one), jnp.asarray(other))
     np.testing.assert_allclose(found, np.corrcoef(one, other)[0, 1], atol=1e-6)
+
+
+def test_gradient_variance_is_that_of_single_updates():
+    """The trace of the sample covariance, with n - 1, and the signal without bias."""
+    run, draws = prepare(settings(), from_matrix(REWARDS)), 3
+    found = diagnosed(run, draws)
+    keys = jax.random.split(jax.random.key(7), draws)
+    gradient = jax.jit(lambda key: update(run.learner, alone(run), run.learner.simulate(key))[1])
+    each = [
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(gradient(key).gradient)])
+        for key in keys
+    ]
+    variance = np.var(np.asarray(each, np.float64), axis=0, ddof=1).sum()
+    assert float(found.gradient_variance) == pytest.approx(variance, rel=1e-4)
+    signal = np.sum(np.mean(np.asarray(each, np.float64), axis=0) ** 2) - variance / draws
+    assert float(found.gradient_signal_to_noise) == pytest.approx(signal / variance, rel=1e-2)

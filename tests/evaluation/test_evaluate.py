@@ -194,13 +194,11 @@ def test_tied_items_count_as_the_best(shares_of, third):
 @pytest.mark.parametrize(
     ("rewards", "candidates", "recall"),
     [
-        (
-            [1, 1, 1, 0, 0, 0],
-            [3, 4, 5, 0],
-            2 / 4,
-        ),  # three are worth something; one zero more is a top 4
+        ([1, 1, 1, 0, 0, 0], [3, 4, 5, 0], 1 / 3),  # no item of reward 0 is a top 4
         ([1, 1, 1, 0, 0, 0], [0, 1, 2, 5], 1),
-        ([0, 0, 0, 0, 0, 0], [3, 4], 1),
+        ([0, 0, 0, 0, 0, 0], [3, 4], np.nan),
+        ([-1, 0, 0, -2, -3, -4], [0, 3, 4], 1 / 3),  # above -1 there are two, and the third is it
+        ([1, 1, 1, 1, 1, 1], [3, 4], 1),
         ([2, 1, 1, 1, 0, 0], [1, 2], 1 / 2),
         ([5, 4, 3, 2, 1, 0], [0, 2, 4], 2 / 3),
     ],
@@ -209,7 +207,21 @@ def test_recall_counts_ties_up_to_the_free_places(rewards, candidates, recall):
     rewards = jnp.asarray(rewards, jnp.float32)
     last = jnp.sort(rewards)[-len(candidates)]
     found = _recall(rewards, jnp.asarray(candidates, jnp.int32), last, len(candidates))
-    assert float(found) == pytest.approx(recall)
+    assert float(found) == pytest.approx(recall, nan_ok=True)
+
+
+def test_a_random_policy_on_sparse_rewards_has_the_recall_of_chance():
+    """One item of 40 is worth something, and K = 20: an untrained policy finds it half of the time."""
+    table = np.eye(40)[np.random.default_rng(0).integers(0, 40, 60)]
+    table[0] = 0  # without any, a context has no recall
+    config = rankpg.TrainConfig(num_candidates=20, num_steps=1, eval_every=1, seeds=(0,))
+    before = rankpg.train(config, from_matrix(table)).metrics[0]
+    assert 0.2 < before["candidate_recall"] < 0.8
+    assert before["candidate_recall"] == pytest.approx(
+        before["relevant_recall"] * 60 / 59, rel=1e-5
+    )
+    nothing = rankpg.train(config, from_matrix(np.zeros((3, 40)))).metrics[0]
+    assert nothing["candidate_recall"] is None
 
 
 # Re-rankers that draw, and weights that do not fall.

@@ -126,3 +126,30 @@ def test_custom_index_is_exported(monkeypatch, tmp_path):
     entry = manifest_of(folder)["indexes"]["numpy"]
     assert (entry["files"], entry["recall"]["candidates"]) == (["numpy_0.numpy"], 1.0)
     assert np.load(folder / "numpy_0.numpy").shape == (300, 10)
+
+
+def test_the_effort_is_chosen_on_other_contexts_than_recall_is_measured_on(monkeypatch, tmp_path):
+    seen = {}
+
+    def choose(indexes, queries, exact, target):
+        seen["chosen on"] = queries
+        return choose_effort(indexes, queries, exact, target)
+
+    def measure(indexes, queries, exact, quotas):
+        seen["measured on"] = queries
+        return measure_recall(indexes, queries, exact, quotas)
+
+    monkeypatch.setitem(INDEXES, "numpy", NumpyIndex)
+    monkeypatch.setattr("rankpg.export.folder.choose_effort", choose)
+    monkeypatch.setattr("rankpg.export.folder.measure_recall", measure)
+    export(make_run(seeds=(0,)), tmp_path / "out", index="numpy", platforms=("cpu",))
+    one, other = ({row.tobytes() for row in queries} for queries in seen.values())
+    assert len(one) > 1 < len(other)
+    assert not one & other
+
+
+def test_exact_search_takes_zeros_of_either_sign_as_a_tie():
+    """A product of width 1 keeps the sign of its zero."""
+    contexts, items = jnp.full((1, 1, 1), -1.0), jnp.asarray([[[0.0], [-0.0], [0.0], [1.0]]])
+    search = jax.jit(exact_orders, static_argnums=2)
+    assert search(contexts, items, 3).tolist() == [[[0, 1, 2]]]

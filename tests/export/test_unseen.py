@@ -11,6 +11,7 @@ from helpers.small_logs import ITEMS, K, log_columns, log_data, log_run, seen_by
 
 from rankpg.export.folder import export
 from rankpg.export.parts import seen_of
+from rankpg.runs.recommend import ShortListWarning
 
 ENABLE_X64 = False
 pytestmark = pytest.mark.usefixtures("as_a_user")
@@ -86,12 +87,15 @@ def test_every_search_leaves_out_what_was_seen(tmp_path, tower, experts, exact_b
 
 
 @pytest.mark.slow
-def test_server_names_a_context_with_too_few_items_left(tmp_path):
+def test_a_context_with_too_few_items_left_gets_those(tmp_path):
     run = log_run()
     folder = export(run, tmp_path / "out", index="none", platforms=("cpu",))
-    server = Server(folder)
-    server.manifest["num_candidates"] = K + 1
-    with pytest.raises(
-        ValueError, match=f"context 'user 0' has not seen {K} items, fewer than the"
-    ):
-        server.candidates(["user 3", "user 0"])
+    found = Server(folder).candidates(["user 3", "user 0"], k=K + 1)
+    with pytest.warns(ShortListWarning, match="1 of 2 contexts, such as 'user 0' with"):
+        wanted = run.candidates(["user 3", "user 0"], k=K + 1)
+    assert found[0].tolist() == wanted[0].tolist()
+    assert found[1].tolist() == [*wanted[1, :K].tolist(), None]
+    fewer = Server(folder).candidates(["user 3"], k=2)
+    assert fewer.tolist() == run.candidates(["user 3"], k=2).tolist()
+    with pytest.raises(ValueError, match="k is 0; expected 1"):
+        Server(folder).candidates(["user 3"], k=0)

@@ -367,3 +367,22 @@ def test_rows_per_call_must_hold_whole_groups():
     retriever = new(advantage="group", draws_per_context=4)
     with pytest.raises(ConfigError, match="give a multiple"):
         online.train(retriever, online.HostReranker(by_table, rows_per_call=6))
+
+
+# --- the last update, and the order of feedback -----------------------------------------------------------
+
+
+def test_the_last_update_is_evaluated_whatever_the_number_of_steps():
+    run = online.train(new(num_steps=3), online.HostReranker(by_table))
+    assert [row["step"] for row in run.metrics] == [0, 2, 3]
+    assert run.metrics[-1]["policy_value"] is not None
+
+
+def test_rows_are_learnt_in_the_order_of_their_feedback():
+    retriever = new(batch_size=4)
+    later, first = retriever.act([3, 1, 0, 2]), retriever.act(5)
+    for draw in (first, later):
+        ranking = draw.candidates[:, :2]
+        result = retriever.update(draw.token, ranking, np.ones(ranking.shape))
+    assert (result.step, result.waiting) == (1, 1)
+    assert retriever._queue[0].rows.contexts.tolist() == [2]  # the newest waits

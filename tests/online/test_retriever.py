@@ -300,7 +300,7 @@ def bad_feedback():
         ),
         "an unknown item": (lambda r, w: (np.where(r == r[1, 0], 99, r), w), "item 99 is unknown"),
         "an item twice": (lambda r, w: (r[:, [0, 0]], w), "shows an item twice"),
-        "too few items": (lambda r, w: (r[:, :1], w), "too few items, L is 2"),
+        "more rewards than items": (lambda r, w: (r[:, :1], w), "shows 1 items and has 2 rewards"),
         "rows missing": (lambda r, w: (r[:2], w), r"ranking has shape \[2, 2\]; expected \[4, 2\]"),
         "positions as floats": (lambda r, w: (r * 1.0, w), "expected item ids"),
         "rewards of another shape": (lambda r, w: (r, w[:, 0]), "one per shown item"),
@@ -375,16 +375,15 @@ def test_a_row_is_used_once_and_discarded_rows_are_gone():
 
 
 def test_an_update_that_overflows_is_undone():
-    retriever = new(optimizer="sgd", learning_rate=1.0)
+    retriever = new(optimizer="sgd", learning_rate=1e38)
     drawn, before = retriever.act([0, 1, 2, 3]), parameters(retriever)
     ranking, rewards = first_two(drawn)
-    with pytest.raises(
-        online.UpdateError, match="update 1 was not made: it met a loss that is NaN or inf"
-    ):
-        retriever.update(drawn.token, ranking, np.full(rewards.shape, 3e38))
+    with pytest.raises(online.UpdateError, match="update 1 was not made: it met parameters"):
+        retriever.update(drawn.token, ranking, np.full(rewards.shape, 1e9))
     assert equal(before, parameters(retriever))
     again = retriever.act([0, 1, 2, 3])
-    assert retriever.update(again.token, *first_two(again)).step == 1
+    ranking, rewards = first_two(again)
+    assert retriever.update(again.token, ranking, 0 * rewards).step == 1
 
 
 def test_feedback_must_hold_whole_groups():
@@ -607,8 +606,8 @@ def test_the_log_holds_propensities_and_feedback(tmp_path):
     draws, feedback = online.read_log(tmp_path)
     assert draws.schema.metadata[b"rankpg.inclusion_method"] == b"greedy"
     assert [str(kind) for kind in draws.schema.types] == [
-        "string", "int32", "timestamp[us, tz=UTC]", "int64", "int64", "list<element: int64>", "float",
-        "list<element: float>",
+        "string", "int32", "timestamp[us, tz=UTC]", "int64", "int64", "int64", "list<element: int64>",
+        "float", "list<element: float>",
     ]  # fmt: skip
     rows = draws.sort_by([("step", "ascending"), ("context", "ascending")]).to_pylist()
     assert [row["context"] for row in rows] == [0, 1, 2, 3, 4]
@@ -645,6 +644,7 @@ def test_the_log_keeps_the_type_of_ids(kind, tmp_path):
     retriever = online.Retriever.new(settings(), data, log=online.Log(tmp_path, rows_per_file=1))
     drawn = retriever.act(ids[:3])
     retriever.update(drawn.token, drawn.candidates[:, :2].tolist(), np.ones((3, 2)))
+    retriever.log.flush()
     draws, feedback = online.read_log(tmp_path)
     assert str(draws.schema.field("context").type) == wanted
     assert draws.schema.field("candidates").type == feedback.schema.field("ranking").type
@@ -680,20 +680,3 @@ def test_rankings_of_objects_take_the_type_of_their_values():
         assert np.array_equal(shown, candidates)
     with pytest.raises(ValueError, match="shows abc"):
         check_ranking(np.array([["abc"]], object), np.array([["ab"]]), 1, np.array([0]), "f")
-
-
-def test_a_full_disk_neither_stops_serving_nor_loses_rows(tmp_path):
-    folder = tmp_path / "log"
-    log = online.Log(folder, rows_per_file=2)
-    retriever = new(log=log)
-    folder.rmdir()
-    folder.write_text("a file where the folder was")
-    with pytest.warns(UserWarning, match="3 rows of draws stay in memory"):
-        retriever.act([0, 1, 2])
-    with pytest.raises(OSError, match="log"):
-        log.flush()
-    folder.unlink()
-    folder.mkdir()
-    log.flush()
-    assert online.read_log(folder)[0].num_rows == 3
-    assert not list(folder.glob("*.partial"))

@@ -28,7 +28,7 @@ from rankpg.runs.storage import checkpoint, checkpoint_files
 from rankpg.runs.storage import folder as run_folder
 from rankpg.runs.storage.checkpoint import CheckpointError
 from rankpg.runs.storage.folder import RunFolder
-from rankpg.runs.storage.load import load_config, load_run
+from rankpg.runs.storage.load import load_config, load_run, load_state
 from rankpg.runs.train import train
 from rankpg.training import optimizer as optimizing
 
@@ -136,7 +136,9 @@ def test_a_resumed_run_is_bit_identical(whole, resumed):
     assert same(one.state, other.state)
     assert one.state.step.tolist() == [8, 8]
     assert without_speed(metrics_rows(its_path)) == without_speed(metrics_rows(path))
-    assert float(one.state.baseline_state[1].sum()) == 2 * 8 * 8  # the baseline's counts went along
+    assert (
+        float(one.state.baseline_state.visits[..., 0].sum()) == 2 * 8 * 8
+    )  # the baseline's counts went along
     assert load_config(path) == one.config
 
 
@@ -673,3 +675,36 @@ def test_odd_folder_names(name, tmp_path):
 def test_component_under_its_former_name_is_refused():
     with pytest.raises(ConfigError, match="late_stage= is now named reranker="):
         train(settings(), late_stage=None)
+
+
+# Which checkpoints stay.
+
+
+def test_resuming_from_an_earlier_step_removes_what_came_after(tmp_path):
+    config = settings(seeds=(0,), num_steps=6, eval_every=2)
+    run, folder = prepare(config), RunFolder(tmp_path / "run", keep_last=3)
+    folder.open(run)
+    finish(run, folder)
+    steps = tmp_path / "run" / "checkpoint"
+    assert checkpoint.saved_steps(steps) == [2, 4, 6]  # the last three, and not that of step 0
+    again, folder = prepare(config), RunFolder(tmp_path / "run")
+    folder.resume(again, step=4)
+    assert checkpoint.saved_steps(steps) == [2, 4]
+    assert [row["step"] for row in metrics_rows(tmp_path / "run")] == [0, 2, 4]
+    folder.close(again)
+
+
+def test_running_means_between_two_evaluations_are_resumed(tmp_path):
+    config = settings(seeds=(0,))
+    run, folder = prepare(config), RunFolder(tmp_path / "run")
+    folder.open(run)
+    folder.on_progress(run, next(p for p in training_loop(run) if p.phase == "evaluate"))
+    run.accumulator.add({"loss": np.float32([[0.25, 0.5, 0.75]])}, 1.5)
+    run.state = run.state.replace(step=run.state.step + 3)
+    folder.save(run)
+    folder.close(run)
+    again = prepare(config)
+    load_state(again, tmp_path / "run")
+    assert (again.accumulator.steps, again.accumulator.seconds) == (3, 1.5)
+    assert again.accumulator.means()["loss"].tolist() == [0.5]
+    assert again.step == 3

@@ -13,7 +13,9 @@ import pytest
 from rankpg import TrainConfig, train
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.training import Learner, TrainState, build_learner
-from rankpg.training.update import Logged, seed_keys, update
+from rankpg.training.logged import Logged
+from rankpg.training.update import seed_keys, update
+from rankpg.types import Ranking, Reranker
 
 ENABLE_X64 = False
 
@@ -188,3 +190,47 @@ def test_logged_batch_of_another_shape_is_named(learner, name, shape):
     step(sizes)
     with pytest.raises(ValueError, match=f"{name} of a logged batch has shape"):
         step(sizes | {name: shape})
+
+
+# What an update must and must not do.
+
+
+def test_the_baseline_does_not_learn_from_an_update_that_is_refused():
+    """The rewards lie outside of the bounds, which is a fault: nothing but the fault's number changes."""
+    config = settings(advantage="context", reward_bounds=(5.0, 6.0))
+    learner = build_learner(config, from_matrix(np.full((CONTEXTS, ITEMS), 5.5)).environment)
+    state = learner.init(jax.random.key(0))
+    good, _ = jax.jit(Learner.update)(learner, state, jax.random.key(1))
+    assert int(good.fault) == 0
+    assert not leaves_equal(good.baseline_state, state.baseline_state)
+    wild = dataclasses.replace(learner.environment, means=learner.environment.means + 1)
+    bad = dataclasses.replace(learner, environment=wild)
+    refused, _ = jax.jit(Learner.update)(bad, good, jax.random.key(2))
+    assert int(refused.fault) > 0
+    for part in ("baseline_state", "params", "optimizer_state", "step"):
+        assert leaves_equal(getattr(refused, part), getattr(good, part)), part
+
+
+@dataclasses.dataclass
+class UnequalPropensities(Reranker):
+    """Shows the first candidate, with a probability that depends on the context."""
+
+    ranking_length: int = 1
+
+    def __call__(self, key, environment, context, candidates):
+        return Ranking(items=candidates[:1], log_propensity=-1.0 - context.astype(jnp.float32))
+
+    greedy = __call__
+
+
+def test_the_adaptive_step_divides_by_the_mean_propensity(learner):
+    """1 / mean(p), Eq. 9, is not the mean of 1 / p where propensities differ."""
+    own = dataclasses.replace(learner, reranker=UnequalPropensities(), adaptive_learning_rate=True)
+    batch = own.simulate(jax.random.key(0))
+    chances = np.exp(-1.0 - np.asarray(batch.contexts, np.float64))
+    assert np.ptp(chances) > 0.1
+    candidates = batch.candidates(own, own.init(jax.random.key(1)).params)
+    size = own.step_size(batch, candidates)
+    assert size is not None
+    assert float(size) == pytest.approx(1 / chances.mean(), rel=1e-5)
+    assert abs(float(size) - np.mean(1 / chances)) > 1

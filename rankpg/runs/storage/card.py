@@ -13,7 +13,7 @@ from rankpg._version import versions
 from rankpg.environments.interactions import Moments
 from rankpg.environments.synthetic import Synthetic
 from rankpg.runs.best import VALIDATION
-from rankpg.runs.held_out import is_final, part_of
+from rankpg.runs.held_out import in_sample, is_final, part_of
 from rankpg.runs.run import Run
 from rankpg.runs.storage.contents import CARD, CURVE
 
@@ -83,6 +83,8 @@ def card(run: Run, *, step: int | None = None, curve: bool = True) -> str:
     if run.restored_step is not None:
         lines += [f"The best of the evaluations up to step {run.step}, by {VALIDATION}.", ""]
     if run.dataset.parts is None:
+        note = in_sample(run.config, run.environment)
+        lines += [f"{note}.", ""] if note else []
         lines += _figures(run, _FIGURES)
     else:
         lines += _figures_by_part(run)

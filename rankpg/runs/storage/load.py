@@ -12,10 +12,11 @@ from rankpg.config.renamed import with_current_names
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError, argument
+from rankpg.evaluation.metrics import MetricAccumulator
 from rankpg.rerankers import uniform
 from rankpg.retrieval.choice import SAME_DRAW
 from rankpg.runs.best import best_step
-from rankpg.runs.run import MetricAccumulator, Run, prepare
+from rankpg.runs.run import Run, prepare
 from rankpg.runs.storage import checkpoint
 from rankpg.runs.storage import dataset_file as saved_data
 from rankpg.runs.storage.checkpoint import CheckpointError, Saved
