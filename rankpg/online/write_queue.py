@@ -108,6 +108,16 @@ class WriteQueue(Generic[Part]):
             threading.Thread(target=self._work, name="rankpg-log", daemon=True).start()
 
     def _work(self) -> None:
+        try:
+            self._write_waiting()
+        except BaseException as failure:
+            with self._changed:  # the next write starts a thread again
+                self.error = OSError(f"the thread that writes has ended: {failure!r}")
+                self._flushed, self._running = self._wanted, False
+                self._changed.notify_all()
+            raise
+
+    def _write_waiting(self) -> None:
         while True:
             with self._changed:
                 wanted, parts, rows = self._wanted, [], 0

@@ -176,7 +176,7 @@ def test_stand_in_is_announced(trained, capsys):
 
 def test_file_with_too_few_items_is_refused_first(tiny, tmp_path):
     file = tmp_path / "small.csv"
-    rows = [f"{user},{item},0.5" for user in range(3) for item in range(30)]
+    rows = [f"{user},{item},{item % 2 + 0.5}" for user in range(3) for item in range(30)]
     file.write_text("\n".join(["user_id,video_id,watch_ratio", *rows]))
     out = tmp_path / "out"
     with pytest.raises(

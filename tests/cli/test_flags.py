@@ -85,7 +85,7 @@ def test_option_names_are_those_of_the_command():
     assert settings < train
     assert {"out", "resume", "step", "keep_last", "keep_best", "track", "distributed"} < train
     evaluate = option_names(parser(), ["evaluate", "runs/a"])
-    assert evaluate == {"help", "step", "json"}
+    assert evaluate == {"help", "step", "path", "json"}
 
 
 @pytest.mark.parametrize("former", ["--late-stage", "--late_stage"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import resource
@@ -25,6 +26,7 @@ from safetensors.numpy import load_file
 
 from rankpg import ConfigError, TrainConfig
 from rankpg.core.quotas import slot_experts
+from rankpg.data.ids import IdMap
 from rankpg.encoders import Encoder
 from rankpg.environments.from_ratings import from_matrix, from_triples
 from rankpg.export.folder import export
@@ -102,7 +104,8 @@ def test_ids_can_be_64_bit_integers(tmp_path):
 
 
 def test_float_ids_are_rejected(tmp_path):
-    data = from_triples([0.5, 1.5], ["a", "b"], [1.0, 2.0])
+    data = from_matrix(np.eye(2), context_ids=[1, 2])  # readers refuse floats themselves
+    data = dataclasses.replace(data, context_ids=IdMap(np.array([0.5, 1.5])))
     with pytest.raises(ConfigError, match=r"context id 0\.5 is a float"):
         export(make_run(data, num_candidates=1), tmp_path / "out")
     assert not [*tmp_path.iterdir()]

@@ -655,14 +655,14 @@ def test_the_log_keeps_the_type_of_ids(kind, tmp_path):
 
 def test_ids_that_parquet_cannot_hold_are_rejected_early(tmp_path):
     ids = [*"abcdefg", "\ud800"]
-    data = from_matrix(np.ones((CONTEXTS, ITEMS)), item_ids=ids)
+    data = from_matrix(np.eye(CONTEXTS, ITEMS) + 1, item_ids=ids)
     with pytest.raises(ValueError, match=r"item id '.ud800' is not valid Unicode"):
         online.Retriever.new(settings(), data, log=online.Log(tmp_path))
 
 
 def test_an_item_that_is_not_a_candidate_is_named_by_its_id():
     ids = [f"it{n}" for n in range(ITEMS)]
-    data = from_matrix(np.ones((CONTEXTS, ITEMS)), item_ids=ids)
+    data = from_matrix(np.eye(CONTEXTS, ITEMS) + 1, item_ids=ids)
     retriever = online.Retriever.new(settings(), data)
     drawn = retriever.act([0])
     strange = next(x for x in ids if x not in drawn.candidates)

@@ -127,6 +127,9 @@ def test_a_folder_of_an_earlier_version_is_loaded(saved):
     assert loaded(start, states) == (0, [int(drawn.token.split(".")[1])])
 
 
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # kills a thread
 @pytest.mark.parametrize("how", HOW)
 def test_a_log_has_whole_files(saved, tmp_path, how):
     """A flush that fails keeps its rows; one that is killed loses them, and nothing else."""

@@ -401,7 +401,11 @@ def test_invalid_eligible_is_rejected(run):
         (np.ones((3, ITEMS), bool), ["bool[3, 12]", "[1, 12]"]),
         ([], ["list of item ids"]),
     ):
-        refusal(lambda e=eligible: run.candidates("u0", eligible=e), *parts, error=ValueError)
+        refusal(
+            lambda e=eligible: run.candidates("u0", eligible=e, too_few="error"),
+            *parts,
+            error=ValueError,
+        )
     refusal(
         lambda: run.candidates("u0", eligible=["zz"]), "unknown item 'zz'", error=UnknownIdError
     )
