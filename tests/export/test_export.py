@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import resource
@@ -26,7 +25,6 @@ from safetensors.numpy import load_file
 
 from rankpg import ConfigError, TrainConfig
 from rankpg.core.quotas import slot_experts
-from rankpg.data.ids import IdMap
 from rankpg.encoders import Encoder
 from rankpg.environments.from_ratings import from_matrix, from_triples
 from rankpg.export.folder import export
@@ -101,14 +99,6 @@ def test_ids_can_be_64_bit_integers(tmp_path):
     assert all(type(x) is int for x in server.candidates(ids[:1])[0])
     with pytest.raises(ValueError, match="unknown context"):
         server.candidates(ids.astype(float))
-
-
-def test_float_ids_are_rejected(tmp_path):
-    data = from_matrix(np.eye(2), context_ids=[1, 2])  # readers refuse floats themselves
-    data = dataclasses.replace(data, context_ids=IdMap(np.array([0.5, 1.5])))
-    with pytest.raises(ConfigError, match=r"context id 0\.5 is a float"):
-        export(make_run(data, num_candidates=1), tmp_path / "out")
-    assert not [*tmp_path.iterdir()]
 
 
 def test_context_tower_takes_parameters_as_arguments(exported):
