@@ -235,7 +235,7 @@ def test_damage_of_any_kind_is_named(tmp_path):
     np.save(tmp_path / "m.npy", MATRIX)
     content = (tmp_path / "m.npy").read_bytes()
     for damaged in (
-        content.replace(b"'descr': ", b"'descr':(("),  # a header that is no Python value
+        content.replace(b"'descr': ", b"'descr':(("),  # a header that is not a value of Python
         content.replace(b"<f8", b"<q!"),
         content.replace(b"(2, 3)", b"(2, 9)"),
         content.replace(b"(2, 3)", b"(2,-3)"),
