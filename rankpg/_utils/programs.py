@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ __all__ = ["Program", "compiled"]
 
 _MOST = 64
 """Programs that are kept; of more, those that were used last."""
+
+_OUTWARD = re.compile(r"callback|\b(infeed|outfeed|send|recv)\b", re.IGNORECASE)
+"""Operations whose effect the text does not tell."""
 
 _kept: OrderedDict[str, Any] = OrderedDict()
 _lock = Lock()
@@ -45,7 +49,8 @@ def compiled(
 
     Two functions have the same program if they lower to the same text on the same devices. So a second
     training of equal settings traces its functions, and compiles none. `jax.jit` would: it compares
-    functions by identity, and every run builds its own.
+    functions by identity, and every run builds its own. A program that calls back to Python is never kept,
+    since its text does not name the function that it calls.
 
     Args:
       function: a pure function of trees of arrays.
@@ -73,16 +78,34 @@ def compiled(
         results.append(result)
         return found
 
-    lowered = jax.jit(flat, donate_argnums=donated).lower(*leaves)
+    # Every argument stays in the text: without those that are not used, it would not say which are.
+    jitted = jax.jit(flat, donate_argnums=donated, keep_unused=True)
+    lowered = jitted.lower(*leaves)
     return Program(_compiled_once(lowered, leaves), structure, results[0])
+
+
+def _default_device() -> Any:
+    return getattr(jax.config, "jax_default_device", None)
+
+
+def _placed(leaf: Any) -> str:
+    """The devices of an array, in their order, and how it is divided among them."""
+    sharding = getattr(leaf, "sharding", None)
+    if sharding is None:
+        return "host"
+    devices = getattr(sharding, "_device_assignment", None) or sorted(
+        sharding.device_set, key=lambda device: device.id
+    )
+    return f"{sharding} {[device.id for device in devices]}"
 
 
 def _compiled_once(lowered: Any, leaves: list[Any]) -> Any:
     """The executable of a lowered function, which is kept."""
-    placed = [str(getattr(leaf, "sharding", None)) for leaf in leaves]
-    text = hashlib.sha256(lowered.as_text().encode())
-    text.update(repr((placed, jax.default_backend())).encode())
-    key = text.hexdigest()
+    text = lowered.as_text()
+    if _OUTWARD.search(text) or getattr(jax.config, "jax_use_simplified_jaxpr_constants", False):
+        return lowered.compile()
+    where = [_placed(leaf) for leaf in leaves], jax.default_backend(), _default_device()
+    key = hashlib.sha256(f"{text}{where}".encode()).hexdigest()
     with _lock:
         if key in _kept:
             _kept.move_to_end(key)

@@ -15,7 +15,7 @@ from rankpg._utils.paths import expanded
 from rankpg._version import versions
 from rankpg.compare.final_list import final_lists
 from rankpg.compare.methods import DEFAULT, METHODS, MOST_TRIALS, Trained
-from rankpg.compare.of_run import THIS_RUN, data_of_run, lists_of_run, trial_of_run
+from rankpg.compare.of_run import THIS_RUN, data_of_run, has_validation, lists_of_run, trial_of_run
 from rankpg.compare.results import (
     Result,
     load_result,
@@ -218,11 +218,13 @@ def _with_final(
 def _result_of_run(run: Run, stages: tuple[Stage, Stage], settings: Settings) -> Result:
     """Returns the metrics of a run's trained state.
 
-    The weight of the re-ranker is the best for its lists of the tuning.
+    The weight of the re-ranker is the best for its lists of the tuning; that of a run without a validation
+    part is 1/2, since the tuning is on what it was trained on.
     """
     (earlier, final), cutoffs, trial = stages, settings.cutoffs, trial_of_run(run)
     began = time.perf_counter()
-    if earlier.final is not None:
+    trial = replace(trial, reranker_weight=0.5)
+    if earlier.final is not None and has_validation(run):
         (before,) = lists_of_run(run, earlier, earlier.depth(cutoffs[0]), most=1)
         _, final_score, weight = earlier.score(before, cutoffs[0])
         trial = replace(trial, final_score=final_score, reranker_weight=weight)

@@ -16,7 +16,7 @@ from rankpg.errors import ConfigError
 from rankpg.runs.run import Run
 from rankpg.types import Int
 
-__all__ = ["THIS_RUN", "data_of_run", "lists_of_run", "trial_of_run"]
+__all__ = ["THIS_RUN", "data_of_run", "has_validation", "lists_of_run", "trial_of_run"]
 
 THIS_RUN = "this run"
 """Name of the row."""
@@ -47,8 +47,7 @@ def data_of_run(run: Run) -> tuple[Dataset, tuple[str, ...]]:
         cast("Interactions", world), item_scores=None, training_scores=None, training_ends=None
     )
     data = dataclasses.replace(data, environment=plain)
-    validation = parts.validation()
-    if np.any(validation.feedback_ends > validation.history_ends):
+    if has_validation(run):
         return data, (
             f"{THIS_RUN} was trained without the validation part, to which all other methods were fitted as "
             "well in the end; as history of a user, it has been read by all of them.",
@@ -59,8 +58,16 @@ def data_of_run(run: Run) -> tuple[Dataset, tuple[str, ...]]:
     parts = Parts(ends, parts.validation_ends, parts.test_ends, parts.trains)
     return dataclasses.replace(data, parts=parts), (
         f"{THIS_RUN} has no validation part: the other methods were tuned on the last tenth of each user's "
-        f"training part, and fitted to the whole of it in the end, as {THIS_RUN} was.",
+        f"training part, and fitted to the whole of it in the end, as {THIS_RUN} was. In its final list both "
+        "orders have the weight 1/2.",
     )
+
+
+def has_validation(run: Run) -> bool:
+    """Returns True if a run was trained without some interactions that are its validation part."""
+    assert run.dataset.parts is not None
+    moments = run.dataset.parts.validation()
+    return bool(np.any(moments.feedback_ends > moments.history_ends))
 
 
 def lists_of_run(

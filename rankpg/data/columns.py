@@ -78,9 +78,10 @@ _ROLES = {
 }
 _OF_A_SPARSE_MATRIX = {"row": "user", "col": "item"}
 _NO_ROLE = re.compile(
-    r"unnamed\d*|index|level\d+|rows?|row(id|idx|index|nr|num|number|names?)s?|recordid"
-    r"|\w*(time|timestamp|date|datetime|epoch)s?|ts|\w*(created|updated|modified|clicked|viewed)at|when"
-    r"|year|month|day|hour|week|weekday|unix|\w*folds?|\w*splits?|partition|(is)?(train|test|valid|validation)"
+    r"unnamed\d*|(index)?level\d+|index|idx|id|rows?|(row|line)(id|idx|index|no|nr|num|number|names?)s?|recordid"
+    r"|\w*(time|timestamp|date|datetime|epoch)(s|ms|us|ns|utc)?|(event)?ts(s|ms|utc)?|created|when"
+    r"|\w*(created|updated|modified|clicked|viewed|watched|purchased)(at|on)|year|month|day|hour|week|weekday"
+    r"|unix|\w*folds?(id)?|\w*splits?(id)?|subset|partition|(is)?(train|test|valid|validation)"
     r"|\w*weights?|",
     re.IGNORECASE,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import datetime
 import secrets
 import warnings
@@ -143,6 +144,12 @@ class Log:
         for queue in self._queues.values():
             queue.flush(timeout)
 
+    def spill_waiting(self) -> None:
+        """Writes the rows in memory to `spill`, if there is one; those that it does not take stay."""
+        for queue in self._queues.values():
+            with contextlib.suppress(OSError):
+                queue.spill_waiting()
+
     def _put(self, name: str, part: _Drawn | _Feedback, rows: int) -> None:
         queue = self._queues[name]
         queue.put(part, rows)
@@ -225,6 +232,9 @@ def _flush_at_exit(log: weakref.ref[Log]) -> None:
     try:
         found.flush()
     except OSError as error:
+        found.spill_waiting()
+        if not found.waiting:
+            return
         warnings.warn(f"{found.waiting} rows of the log are lost: {error}", stacklevel=1)
 
 

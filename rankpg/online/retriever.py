@@ -354,7 +354,7 @@ class Retriever:
             )
             shown = check_ranking(ranking, candidates, length, indices, source, ids)
             earned, clipped = check_rewards(
-                rewards, (len(indices), length), indices, source, self._bounds
+                rewards, (len(indices), length), indices, source, self._bounds, seen
             )
             self._check_leaves_out(seen, source)
             self.draws.settle(draw, indices)

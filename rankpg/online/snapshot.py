@@ -15,7 +15,6 @@ import dataclasses
 import io
 import json
 import secrets
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,10 +172,10 @@ def load(path: Path, **overrides: Any) -> Saved:
         _check_shapes(run, arrays)
         draws = _draws(owner.identity, arrays)
         queue = [_feedback(arrays)] if len(arrays["queue_rewards"]) else []
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # NumPy and zipfile raise errors of many kinds on damaged files
         raise CheckpointError(
-            f"{file} cannot be read ({error}); restore a copy of it. Without it the policy can still be "
-            "loaded, with load_run(path), but not its open draws"
+            f"{file} is damaged ({type(error).__name__}); restore a copy of it. Without it the policy can "
+            "still be loaded, with load_run(path), but not its open draws"
         ) from error
     return Saved(owner, run, draws, queue)
 

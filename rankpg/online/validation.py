@@ -181,8 +181,9 @@ def check_rewards(
     rows: np.ndarray,
     source: str,
     bounds: RewardBounds | None = None,
+    seen: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Validates rewards, float32[n, L], all finite and within bounds.
+    """Validates rewards, float32[n, L], all finite and within bounds; 0 where no item was seen.
 
     Returns:
       The rewards, and the number of those that were clipped.
@@ -195,8 +196,11 @@ def check_rewards(
         raise ValueError(
             f"{source}: rewards have shape {list(array.shape)}; expected {list(shape)}, one per shown item"
         )
+    if seen is not None:
+        array = np.where(seen, array, 0)
+    low, high, clips = bounds or RewardBounds(-np.inf, np.inf, False)
     with np.errstate(over="ignore"):
-        finite = np.isfinite(array.astype(np.float32))
+        finite = np.isfinite(array if clips else array.astype(np.float32))
     if not finite.all():
         row, place = np.argwhere(~finite)[0]
         raise ValueError(
@@ -204,8 +208,9 @@ def check_rewards(
             "expected a finite number. For a row without a reward yet, leave it out with rows= and pass it "
             "later, or discard it"
         )
-    low, high, clips = bounds or RewardBounds(-np.inf, np.inf, False)
     outside = (array < low) | (array > high)
+    if seen is not None:
+        outside &= seen
     if outside.any() and not clips:
         row, place = np.argwhere(outside)[0]
         raise ValueError(
@@ -213,7 +218,10 @@ def check_rewards(
             f"outside of reward_bounds={low:g}, {high:g}; correct it, or make the retriever with wider "
             "reward_bounds or outside_bounds='clip'"
         )
-    return np.clip(array, low, high).astype(np.float32), int(outside.sum())
+    clipped = np.clip(array, low, high)
+    if seen is not None:
+        clipped = np.where(seen, clipped, 0)
+    return clipped.astype(np.float32), int(outside.sum())
 
 
 def _numbers(values: ArrayLike, name: str, source: str) -> np.ndarray:

@@ -97,6 +97,20 @@ class WriteQueue(Generic[Part]):
             if self._parts and self.error is not None:
                 raise self.error
 
+    def spill_waiting(self) -> None:
+        """Writes what waits to the other place, if there is one: before the process ends.
+
+        Raises:
+          OSError: the other place cannot be written either.
+        """
+        with self._changed:
+            if self._spill is None or not self._parts:
+                return
+            self._spill([part for part, _ in self._parts])
+            self.spilled += self.waiting
+            self._parts.clear()
+            self.waiting = 0
+
     def take_news(self) -> str | None:
         """Returns the problem since the last call, in words; None if there is none."""
         news, self._news = self._news, None

@@ -115,7 +115,7 @@ class HeldOut:
     def __init__(self, run: Run, cutoffs: Sequence[int] = CUTOFFS, most: int | None = None):
         parts, world = run.dataset.parts, run.environment
         assert parts is not None
-        self.cutoffs = tuple(k for k in cutoffs if k <= world.num_items)
+        self.cutoffs = tuple(k for k in cutoffs if k <= world.num_items) or (world.num_items,)
         found = {"": parts.test(), "validation_": parts.validation()}
         self.parts = {
             prefix: part

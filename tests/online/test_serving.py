@@ -354,8 +354,8 @@ def test_training_refuses_or_clips_stored_and_simulated_rewards():
         run = rankpg.train(clips, from_matrix(table))
     assert not run.stopped()
     assert 0 < run.metrics[-1]["reward"] <= 3
-    noisy = settings(num_steps=2, eval_every=2, reward_bounds=(0.5, 1.5))
-    run = rankpg.train(noisy, from_matrix(np.ones((4, 12)), noise_std=3.0))
+    noisy = settings(num_steps=2, eval_every=2, reward_bounds=(0.5, 2.5))
+    run = rankpg.train(noisy, from_matrix(np.eye(4, 12) + 1, noise_std=3.0))
     assert "outside of reward_bounds" in run.stopped()[0]
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import io_callback
 
 from rankpg._utils import programs
 from rankpg._utils.programs import compiled
@@ -79,3 +80,29 @@ def test_a_limited_number_of_programs_is_kept(monkeypatch):
     assert len(programs._kept) == 2
     assert compiled(lambda x: 4 * x, x).executable is made[2].executable
     assert compiled(lambda x: 2 * x, x).executable is not made[0].executable
+
+
+def test_programs_that_read_or_return_other_arguments_differ():
+    """The text of a program would not name an argument that it does not use."""
+    one, two = jnp.full(3, 1.0, jnp.float32), jnp.full(3, 2.0, jnp.float32)
+    for first, second in (
+        (lambda a, b: a * 2, lambda a, b: b * 2),
+        (lambda a, b: (a,), lambda a, b: (b,)),
+    ):
+        found = [jax.tree.leaves(compiled(f, one, two)(one, two))[0] for f in (first, second)]
+        np.testing.assert_array_equal(found[1], 2 * found[0])
+
+
+@pytest.mark.parametrize("call", ["pure_callback", "io_callback"])
+def test_programs_that_call_python_are_never_shared(call):
+    calls = {"pure_callback": jax.pure_callback, "io_callback": io_callback}[call]
+    x = jnp.ones(3, jnp.float32)
+
+    def times(factor):
+        def of_host(values):
+            return np.asarray(factor * values, np.float32)
+
+        return compiled(lambda values: calls(of_host, x, values), x)
+
+    programs = [times(2), times(3)]
+    assert [float(program(x)[0]) for program in programs] == [2, 3]

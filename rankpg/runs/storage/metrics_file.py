@@ -78,7 +78,7 @@ def read_metrics(file: Path) -> list[Row]:
 
 
 def _is_row(row: Row) -> bool:
-    whole = all(type(row.get(name)) is int for name in ("step", "seed"))
+    whole = all(type(n := row.get(name)) is int and 0 <= n < 2**63 for name in ("step", "seed"))
     others = [value for name, value in row.items() if name != "stopped_by"]
     numbers = all(value is None or _is_number(value) for value in others)
     return whole and numbers and "policy_value" in row
