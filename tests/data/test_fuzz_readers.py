@@ -24,7 +24,7 @@ from rankpg.data.ids import TableError
 from rankpg.data.interactions import read_interactions
 from rankpg.data.read import read
 from rankpg.errors import ConfigError
-from rankpg.runs.storage import checkpoint, dataset_file
+from rankpg.runs.storage import checkpoint, checkpoint_files, dataset_file
 from rankpg.runs.storage.metrics_file import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -163,7 +163,7 @@ def test_dataset_of_a_run(tmp_path):
     from rankpg.environments import from_matrix
 
     data = from_matrix([[1.0, 2.0]], item_ids=["a", "b"], item_features=[[0.5], [1.5]])
-    dataset_file.save(tmp_path, data, in_memory=True)
+    dataset_file.save(tmp_path, data)
     for seed, name in enumerate((dataset_file.IDS, dataset_file.ARRAYS)):
         fuzz(tmp_path / name, lambda: dataset_file.load(tmp_path), 10 + seed, COUNT // 2)
 
@@ -178,13 +178,13 @@ def test_checkpoint(tmp_path):
         warnings.simplefilter("ignore")
         for seed, file in enumerate(files):
             fuzz(file, lambda: checkpoint.find(tmp_path), 20 + seed, each)
-        metadata = folder / checkpoint.METADATA
-        manifest = (folder / checkpoint.CHECKSUMS).read_text()
+        metadata = folder / checkpoint_files.METADATA
+        manifest = (folder / checkpoint_files.CHECKSUMS).read_text()
         before = hashlib.sha256(metadata.read_bytes()).hexdigest()
 
         def with_its_checksum():
             now = hashlib.sha256(metadata.read_bytes()).hexdigest()
-            (folder / checkpoint.CHECKSUMS).write_text(manifest.replace(before, now))
+            (folder / checkpoint_files.CHECKSUMS).write_text(manifest.replace(before, now))
             return checkpoint.find(tmp_path)
 
         assert before in manifest

@@ -67,7 +67,6 @@ def test_fill_values_are_not_ids():
     dates = np.arange("2020-01-01", "2020-01-13", dtype="datetime64[D]")
     for ids, wanted in (
         ([f"item {n}" for n in range(ITEMS)], ""),
-        (np.arange(ITEMS) + 0.5, np.nan),
         (np.arange(ITEMS) - 1, np.iinfo(np.int64).min),
         (np.arange(ITEMS, dtype=np.uint64), np.iinfo(np.uint64).max),
         (dates, np.datetime64("NaT")),
