@@ -314,6 +314,7 @@ def small(width=3, items=6, contexts=4, item_width=None):
     q, d = np.nonzero(judged >= 0)
     return from_text(
         q, d, judged[q, d], query_ids=np.arange(contexts), document_ids=np.arange(items),
+        own_document="keep",
         query_embeddings=embeddings(contexts, width, 7),
         document_embeddings=embeddings(items, item_width or width, 8),
     )  # fmt: skip
