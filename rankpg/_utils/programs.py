@@ -18,7 +18,7 @@ _MOST = 64
 """Programs that are kept; of more, those that were used last."""
 
 _OUTWARD = re.compile(r"callback|\b(infeed|outfeed|send|recv)\b", re.IGNORECASE)
-"""Operations whose effect the text does not tell."""
+"""Operations whose effect does not stand in the text."""
 
 _kept: OrderedDict[str, Any] = OrderedDict()
 _lock = Lock()

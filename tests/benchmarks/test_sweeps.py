@@ -373,5 +373,5 @@ def test_damaged_file_is_named(damaged):
         reproduce(["table4"], "smoke", damaged)
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     (folder / "metrics.jsonl").write_text("\n".join([lines[0][:9], *lines[1:]]))
-    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 1 is not JSON"):
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 1: not JSON"):
         reproduce(["table4"], "smoke", damaged)

@@ -128,6 +128,7 @@ def test_streamed_diagnostics_hold_no_logits_of_a_batch():
     """Read from the compiled program; dense retrieval is the negative control."""
     items, batch = 5003, 31
     rewards = np.ones((4, items), np.float32)
+    rewards[:, 0] = 2
 
     def largest(retrieval):
         config = settings(retrieval=retrieval, batch_size=batch, num_candidates=2)
@@ -160,7 +161,9 @@ def test_effective_sample_size_by_hand():
 
 @pytest.mark.slow
 def test_zero_rewards_give_zero_credit_and_gradient():
-    run = train(settings(num_steps=200), from_matrix(np.zeros((20, 30), np.float32)))
+    world = from_matrix(np.ones((20, 30), np.float32)).environment  # a table of zeros is refused
+    nothing = jax.tree.map(jnp.zeros_like, world)
+    run = train(settings(num_steps=200), nothing)
     last = run.metrics[-1]
     assert (last["credit_ess"], last["gradient_variance"]) == (0.0, 0.0)
     assert last["gradient_signal_to_noise"] is None
