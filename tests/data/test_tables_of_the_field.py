@@ -46,8 +46,8 @@ def text(separator, header=True, end="\n"):
         ("r.csv", "sep=;\r\n" + text(";", end="\r\n")),
         ("r.csv", text(",").encode("utf-16")),
         ("r.csv", text("\t").encode("utf-16-le")),
-        ("r.csv.gz", gzip.compress(text(",").encode())),
-        ("r.csv", gzip.compress(text(",").encode())),
+        ("r.csv.gz", gzip.compress(text(",").encode(), mtime=0)),
+        ("r.csv", gzip.compress(text(",").encode(), mtime=0)),
         ("r.tsv", text("\t").replace("timestamp", "time, in s")),
     ],
 )
