@@ -24,6 +24,7 @@ import numpy as np
 
 from rankpg._utils.files import Taken, atomic_write_text, lock
 from rankpg._utils.own_files import refuse_links
+from rankpg.data.faults import in_one_line
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import Row
 from rankpg.online.pending import FeedbackRows, OpenDraw, OpenDraws, Rows, join
@@ -174,10 +175,15 @@ def load(path: Path, **overrides: Any) -> Saved:
         queue = [_feedback(arrays)] if len(arrays["queue_rewards"]) else []
     except Exception as error:  # NumPy and zipfile raise errors of many kinds on damaged files
         raise CheckpointError(
-            f"{file} is damaged ({type(error).__name__}); restore a copy of it. Without it the policy can "
+            f"{file} is damaged ({_reason(error)}); restore a copy of it. Without it the policy can "
             "still be loaded, with load_run(path), but not its open draws"
         ) from error
     return Saved(owner, run, draws, queue)
+
+
+def _reason(error: Exception) -> str:
+    """The reason in our words: what `_check_shapes` found, or the kind of another error."""
+    return in_one_line(error) if type(error) is ValueError else type(error).__name__
 
 
 def _unvalued(run: Run, step: int) -> dict[str, Any]:
