@@ -147,7 +147,7 @@ def positions(
     is_float: Sequence[bool] = (False, False, False),
     hint: str = "",
 ) -> list[int]:
-    """Returns the positions of user, item and value; of the first two where there is no value.
+    """Returns the positions of the user and item columns, and of the value column if there is one.
 
     Args:
       source: the name of the table, for messages.

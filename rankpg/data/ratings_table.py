@@ -63,7 +63,7 @@ class Triples:
     notes: tuple[str, ...] = ()
     """Sentences about what was read, and what was taken for what."""
     has_values: bool = True
-    """False where there is no column of values, so that every row has the value 1."""
+    """False if the table has no value column; every row then has the value 1."""
 
     @classmethod
     def build(

@@ -320,8 +320,9 @@ def _draws(identity: str, arrays: dict[str, np.ndarray]) -> OpenDraws:
     waiting = {}
     names = (arrays[name].tolist() for name in ("serial", "seal", "stream"))
     for serial, seal, stream, size, end in zip(*names, arrays["size"], ends, strict=True):
-        rows = Rows(*(arrays[f"open_{name}"][end - size : end] for name in Rows._fields))
-        settled = arrays["told"][end - size : end].copy()
+        own = slice(end - size, end)
+        rows = Rows(*(arrays[f"open_{name}"][own] for name in Rows._fields))
+        settled = arrays["told"][own].copy()
         waiting[serial] = OpenDraw(serial, seal, rows, settled, stream)
     return OpenDraws(identity, int(arrays["serials"]), waiting)
 

@@ -90,7 +90,7 @@ def _of_length(learner: Learner, k: int | None) -> Learner:
 
 
 def fill_value(ids: IdMap) -> object:
-    """The value that stands where there is no item: "", -1, NaN or NaT, by the type of the ids.
+    """Returns the fill value of a short list for this type of ids: "", -1, NaN or NaT.
 
     Where -1 is an id, or cannot be one, it is the smallest or the largest number that is not an id.
     """

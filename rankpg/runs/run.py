@@ -26,7 +26,7 @@ from rankpg.runs.best import best_step, check_patience
 from rankpg.runs.cautions import warn_of_data
 from rankpg.runs.memory import Memory, available_memory, check_memory
 from rankpg.training.build import build_learner, make_environment
-from rankpg.training.initial import read_start, with_tower_of_start, without_start
+from rankpg.training.initial import Start, read_start, with_tower_of_start, without_start
 from rankpg.training.known_feedback import check_knows_feedback, on_moments
 from rankpg.training.moments import steps_of_epochs, training_environment
 from rankpg.training.optimizer import Fault
@@ -326,10 +326,10 @@ class Run:
         ]
 
 
-_LARGE = (
-    2**20
-)  # contexts and items from which a generated problem is checked before it is generated
-_FITTED = "lightgbm"  # the re-ranker that is fitted to the training part
+_LARGE = 2**20
+"""Number of contexts and items from which a generated problem is checked before it is generated."""
+_FITTED = "lightgbm"
+"""Name of the re-ranker that is fitted to the training part."""
 
 
 def prepare(
@@ -367,14 +367,8 @@ def prepare(
     if dataset.needs_care and not restored:
         warn_of_data(config, dataset, components)
     dataset, fitted, components = _with_scores(config, dataset, components)
-    start = None
-    if config.init_embeddings is not None:
-        if components.get("encoder") is not None:
-            raise ConfigError(
-                "init_embeddings has no effect on an encoder of yours; leave it out, or build the encoder by "
-                "encoders.from_embeddings"
-            )
-        start = read_start(config, dataset, restored=restored)
+    start = _start(config, dataset, components, restored)
+    if start is not None:
         config, dataset = start.config, start.dataset
     if config.num_epochs is not None and dataset.parts is not None:
         steps = steps_of_epochs(config, dataset.parts, config.num_epochs)
@@ -414,6 +408,20 @@ def prepare(
         served=None if dataset.parts is None else world,
         fitted=fitted,
     )
+
+
+def _start(
+    config: TrainConfig, dataset: Dataset, components: dict[str, Any], restored: bool
+) -> Start | None:
+    """Returns the initial embeddings of a run; None if it has none."""
+    if config.init_embeddings is None:
+        return None
+    if components.get("encoder") is not None:
+        raise ConfigError(
+            "init_embeddings has no effect on an encoder of yours; leave it out, or build the encoder by "
+            "encoders.from_embeddings"
+        )
+    return read_start(config, dataset, restored=restored)
 
 
 def _with_scores(

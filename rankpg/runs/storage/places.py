@@ -50,7 +50,7 @@ def relative_paths(folder: Path, config: TrainConfig) -> dict[str, str]:
 
 
 def relocated(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns settings in which a file that is no longer there is looked for relative to the run folder."""
+    """Returns the settings, with each missing file looked up at its place relative to the run folder."""
     found = dict(settings)
     for name, relative in _saved_paths(folder).items():
         value = settings.get(name)
