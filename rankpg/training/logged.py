@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from rankpg.core.estimators import Candidates
 from rankpg.environments.catalogue import Restricted
-from rankpg.types import Array, Bool, Float, Int, Key, Params, PRNGKey, record
+from rankpg.types import Array, Bool, Float, Int, Key, Params, record
 
 if TYPE_CHECKING:
     from rankpg.training.update import Learner
@@ -26,17 +27,13 @@ def sample(
     contexts: Int[Array, "B"],
     allowed: Bool[Array, "B N"] | None = None,
 ) -> Candidates:
-    """Draws candidates as `Policy.sample` does, among the `allowed` items of each row; None: all items."""
+    """Draws candidates [B, K] as `Policy.sample` does, among the `allowed` items of each row; all if None."""
     policy, statistics = learner.policy, learner.estimator.statistics
-    if allowed is None:
-        return policy.sample(keys, params, learner.environment, contexts, statistics)
 
-    def one(key: PRNGKey, context: Int[Array, ""], allowed: Bool[Array, "N"]) -> Candidates:
-        world = among(learner.environment, allowed)
-        row = policy.sample(key[None], params, world, context[None], statistics)
-        return jax.tree.map(lambda leaf: leaf[0], row)
+    def draw(world: Any, keys: Key[Array, "B"], contexts: Int[Array, "B"]) -> Candidates:
+        return policy.sample(keys, params, world, contexts, statistics)
 
-    return jax.vmap(one)(keys, contexts, allowed)
+    return _among_allowed(draw, learner.environment, allowed, keys, contexts)
 
 
 def rescore(
@@ -46,23 +43,34 @@ def rescore(
     contexts: Int[Array, "B"],
     allowed: Bool[Array, "B N"] | None = None,
 ) -> Candidates:
-    """Computes what `sample` would return under these parameters for candidates drawn before."""
+    """Computes what `sample` would return under these parameters for candidates [B, K] drawn before."""
     policy, statistics = learner.policy, learner.estimator.statistics
+
+    def score(world: Any, items: Int[Array, "B K"], contexts: Int[Array, "B"]) -> Candidates:
+        return policy.rescore(items, params, world, contexts, statistics)
+
+    return _among_allowed(score, learner.environment, allowed, items, contexts)
+
+
+def _among_allowed(
+    function: Callable[..., Candidates],
+    environment: Any,
+    allowed: Bool[Array, "B N"] | None,
+    *rows: Any,
+) -> Candidates:
+    """Calls `function(environment, *rows)`; with `allowed`, for each row in an environment of its own."""
     if allowed is None:
-        return policy.rescore(items, params, learner.environment, contexts, statistics)
+        return function(environment, *rows)
 
-    def one(
-        items: Int[Array, "K"], context: Int[Array, ""], allowed: Bool[Array, "N"]
-    ) -> Candidates:
-        world = among(learner.environment, allowed)
-        row = policy.rescore(items[None], params, world, context[None], statistics)
-        return jax.tree.map(lambda leaf: leaf[0], row)
+    def one(allowed: Bool[Array, "N"], *row: Any) -> Candidates:
+        found = function(among(environment, allowed), *(value[None] for value in row))
+        return jax.tree.map(lambda leaf: leaf[0], found)
 
-    return jax.vmap(one)(items, contexts, allowed)
+    return jax.vmap(one)(allowed, *rows)
 
 
 def among(environment: Any, allowed: Bool[Array, "N"]) -> Restricted:
-    """The environment with these items alone; it is never edited, so any environment will do."""
+    """Returns an environment in which these items alone are eligible."""
     return Restricted(whole=environment, allowed=allowed)
 
 
