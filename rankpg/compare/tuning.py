@@ -55,7 +55,7 @@ class Settings:
         return f"ndcg@{self.cutoffs[0]}", f"recall@{self.cutoffs[-1]}"
 
     def key(self, data: Dataset, method: Method, passes: tuple[int, int]) -> str:
-        """Checksum of everything that the result of a method depends on."""
+        """Returns a checksum of everything that the result of a method depends on."""
         return key_of(
             data,
             method=repr(method.way),

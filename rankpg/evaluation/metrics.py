@@ -329,7 +329,7 @@ class MetricAccumulator:
     sums: dict[str, np.ndarray] = field(default_factory=dict)
 
     def add(self, metrics: dict[str, np.ndarray], seconds: float) -> None:
-        """Count a chunk in: metrics [seeds, updates] by name."""
+        """Adds the metrics of a chunk of updates, by name, each [seeds, updates]."""
         (length,) = {values.shape[1] for values in metrics.values()}
         for name, values in metrics.items():
             before = self.sums.get(name, np.zeros(len(values)))
@@ -344,11 +344,11 @@ class MetricAccumulator:
         return self.steps / self.seconds if self.steps else None
 
     def means(self) -> dict[str, np.ndarray]:
-        """Means [seeds] by name."""
+        """Returns the means [seeds] by name."""
         return {name: total / self.steps for name, total in self.sums.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; None for a sum that is not finite."""
+        """Returns plain values; None for a sum that is not finite."""
         sums = {
             name: [float(x) if np.isfinite(x) else None for x in total]
             for name, total in self.sums.items()
