@@ -183,7 +183,16 @@ def check_rewards(
     bounds: RewardBounds | None = None,
     seen: np.ndarray | None = None,
 ) -> tuple[np.ndarray, int]:
-    """Validates rewards, float32[n, L], all finite and within bounds; 0 where no item was seen.
+    """Validates rewards, float32[n, L], all finite and within bounds.
+
+    Args:
+      rewards: those of the shown items.
+      shape: (n, L).
+      rows: rows of the draw, for messages.
+      source: name of the draw, for messages.
+      bounds: lowest and highest reward; None for none.
+      seen: bool[n, L], False for a position that was not shown, whose reward is the number within the bounds
+        that is nearest to 0. None: all were shown.
 
     Returns:
       The rewards, and the number of those that were clipped.
@@ -196,9 +205,9 @@ def check_rewards(
         raise ValueError(
             f"{source}: rewards have shape {list(array.shape)}; expected {list(shape)}, one per shown item"
         )
-    if seen is not None:
-        array = np.where(seen, array, 0)
     low, high, clips = bounds or RewardBounds(-np.inf, np.inf, False)
+    if seen is not None:
+        array = np.where(seen, array, np.clip(0.0, low, high))
     with np.errstate(over="ignore"):
         finite = np.isfinite(array if clips else array.astype(np.float32))
     if not finite.all():
@@ -209,8 +218,6 @@ def check_rewards(
             "later, or discard it"
         )
     outside = (array < low) | (array > high)
-    if seen is not None:
-        outside &= seen
     if outside.any() and not clips:
         row, place = np.argwhere(outside)[0]
         raise ValueError(
@@ -218,10 +225,7 @@ def check_rewards(
             f"outside of reward_bounds={low:g}, {high:g}; correct it, or make the retriever with wider "
             "reward_bounds or outside_bounds='clip'"
         )
-    clipped = np.clip(array, low, high)
-    if seen is not None:
-        clipped = np.where(seen, clipped, 0)
-    return clipped.astype(np.float32), int(outside.sum())
+    return np.clip(array, low, high).astype(np.float32), int(outside.sum())
 
 
 def _numbers(values: ArrayLike, name: str, source: str) -> np.ndarray:

@@ -146,3 +146,16 @@ def test_a_log_is_written_when_the_process_ends(tmp_path):
 def test_impossible_bounds_are_rejected(tmp_path):
     with pytest.raises(ValueError, match="rows_in_memory=5; expected at least rows_per_file=10"):
         online.Log(tmp_path, rows_per_file=10, rows_in_memory=5)
+
+
+def test_rows_that_wait_at_the_end_of_the_process_go_to_the_spill(tmp_path):
+    """Also far below the bound, from which on the spill is used before the end."""
+    folder, spill = tmp_path / "log", tmp_path / "spill"
+    log = online.Log(folder, rows_per_file=100, spill=spill)
+    retriever = retriever_with(log)
+    spoil(folder)
+    retriever.act([0, 1, 2])
+    _flush_at_exit(weakref.ref(log))
+    assert (log.waiting, log.spilled) == (0, 3)
+    draws, _ = online.read_log(spill)
+    assert draws["context"].to_pylist() == [0, 1, 2]

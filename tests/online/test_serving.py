@@ -359,6 +359,16 @@ def test_training_refuses_or_clips_stored_and_simulated_rewards():
     assert "outside of reward_bounds" in run.stopped()[0]
 
 
+@pytest.mark.parametrize("outside", ["refuse", "clip"])
+def test_positions_that_were_not_shown_have_no_bounds(outside):
+    """A short list is filled up with rewards of 0, which these bounds exclude."""
+    retriever = new(reward_bounds=(1.0, 5.0), outside_bounds=outside, batch_size=2)
+    drawn = retriever.act([0, 1])
+    lists = [drawn.candidates[0, :1].tolist(), drawn.candidates[1, :2].tolist()]
+    retriever.update(drawn.token, lists, [[2.0], [1.0, 3.0]])
+    assert (retriever.step, retriever.clipped_rewards) == (1, 0)
+
+
 @pytest.mark.parametrize("bounds", [(1.0, 0.0), (1.0, 1.0), (0.0,), (0.0, 1.0, 2.0), (0.0, 1e10)])
 def test_impossible_bounds_of_rewards_are_rejected(bounds):
     with pytest.raises(ConfigError, match=r"expected two numbers LOW < HIGH from -1e9 to 1e9"):

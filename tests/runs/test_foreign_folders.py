@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -169,6 +170,15 @@ def test_a_row_of_metrics_that_is_not_finite_is_named(run, number, capsys):
     said = capsys.readouterr().err
     assert f"metrics.jsonl, line {len(lines)}" in said
     assert re.search("a number is not finite|a value is not a finite number|digits", said)
+
+
+@pytest.mark.parametrize("step", [-1, 10**40])
+def test_a_step_that_no_run_can_have_is_named(run, step, capsys):
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    row = json.loads(lines[-1]) | {"step": step}
+    (run / "metrics.jsonl").write_text("\n".join([*lines[:-1], json.dumps(row)]) + "\n")
+    assert resume(run) == 2
+    assert f"metrics.jsonl, line {len(lines)} is not a row of metrics" in capsys.readouterr().err
 
 
 def test_all_files_follow_the_umask(tmp_path):

@@ -24,6 +24,7 @@ from helpers.small_logs import (
 
 import rankpg
 from rankpg.cli.main import main
+from rankpg.environments import from_interactions
 from rankpg.environments.interactions import Parts
 from rankpg.errors import ConfigError
 from rankpg.online import Retriever
@@ -281,3 +282,15 @@ def test_evaluation_names_the_part_of_every_metric(data):
     for name in ("recall@20", "ndcg@10", "validation_ndcg@10"):
         assert row[name] == last[name]
     assert "reward" not in row  # in-sample
+
+
+def test_a_catalogue_below_every_cutoff_is_measured_at_its_size():
+    log = {
+        "user": np.repeat(np.arange(5), 5),
+        "item": np.concatenate([(np.arange(5) + user) % 6 for user in range(5)]),
+    }
+    config = rankpg.TrainConfig(
+        objective="softmax", num_candidates=1, num_steps=2, eval_every=2, seeds=(0,)
+    )
+    run = rankpg.train(config, from_interactions(log, split="random"))
+    assert run.metrics[-1]["recall@6"] == 1
