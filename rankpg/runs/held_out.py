@@ -176,6 +176,8 @@ class HeldOut:
     def columns(self, params: Params) -> dict[str, np.ndarray]:
         """Returns the means over users of the reported metrics, [seeds] by name.
 
+        Of a catalogue that is smaller than every cut-off: ndcg@N.
+
         Args:
           params: parameters of all seeds, with a leading axis.
         """
@@ -184,7 +186,8 @@ class HeldOut:
             own = jax.tree.map(lambda leaf, seed=seed: leaf[seed], params)
             for prefix in self.parts:
                 found = self.metrics(own, prefix)
-                found = {name: found[name] for name in _REPORTED if name in found}
+                names = [name for name in _REPORTED if name in found]
+                found = {name: found[name] for name in names or [f"ndcg@{self.cutoffs[0]}"]}
                 for name, values in (found | self.final_metrics(own, prefix)).items():
                     columns.setdefault(prefix + name, []).append(float(values.mean()))
         return {name: np.array(values) for name, values in columns.items()}

@@ -293,4 +293,6 @@ def test_a_catalogue_below_every_cutoff_is_measured_at_its_size():
         objective="softmax", num_candidates=1, num_steps=2, eval_every=2, seeds=(0,)
     )
     run = rankpg.train(config, from_interactions(log, split="random"))
-    assert run.metrics[-1]["recall@6"] == 1
+    # Each user has one of two items left, so the wanted one stands first or second.
+    assert 1 / np.log2(3) <= run.metrics[-1]["ndcg@6"] <= 1
+    assert "ndcg@10" not in run.metrics[-1]
