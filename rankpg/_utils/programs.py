@@ -15,7 +15,7 @@ import jax
 __all__ = ["Program", "compiled"]
 
 _MOST = 64
-"""Programs that are kept; of more, those that were used last."""
+"""Number of programs that are kept: those that were used last."""
 
 _OUTWARD = re.compile(r"callback|\b(infeed|outfeed|send|recv)\b", re.IGNORECASE)
 """Operations whose effect does not stand in the text."""
@@ -48,9 +48,9 @@ def compiled(
     """Compiles a function for arguments of these shapes, unless the same program was compiled before.
 
     Two functions have the same program if they lower to the same text on the same devices. So a second
-    training of equal settings traces its functions, and compiles none. `jax.jit` would: it compares
-    functions by identity, and every run builds its own. A program that calls back to Python is never kept,
-    since its text does not name the function that it calls.
+    training of equal settings traces its functions, and compiles none. `jax.jit` compiles them again, since
+    it compares functions by identity, and every run builds its own. A program that calls back to Python is
+    never kept, since its text does not name the function that it calls.
 
     Args:
       function: a pure function of trees of arrays.

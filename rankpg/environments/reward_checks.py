@@ -37,14 +37,13 @@ def cautions_of(
         return (f"{source}: every reward is {values.flat[0]:g}, {what}",)
     said = []
     negative = int(np.sum(values < 0))
+    effect = (
+        ", and a pair without a row counts as 0, which is better: the policy learns to avoid what was rated "
+        "badly"
+    )
+    effect = effect if missing_share > 0 else ""
     if negative:
-        said.append(f"{source}: {negative} of {values.size} rewards are below 0")
-        if missing_share > 0:
-            said[0] += (
-                ", and a pair without a row counts as 0, which is better: the policy learns to avoid"
-            )
-            said[0] += " what was rated badly"
-        said[0] += "."
+        said.append(f"{source}: {negative} of {values.size} rewards are below 0{effect}.")
     if contexts_without and contexts_without < contexts:
         said.append(
             f"{source}: {contexts_without} of {contexts} contexts have no reward above 0: they teach nothing "

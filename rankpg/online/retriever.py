@@ -249,7 +249,12 @@ class Retriever:
 
         Returns:
           Item ids [n, K]: those of the draw, if the parameters are those of its step.
+
+        Raises:
+          ValueError: a serial number that no draw has.
         """
+        if not 0 <= serial < 2**63:
+            raise ValueError(f"serial={serial}; expected a whole number from 0 to 2^63 - 1")
         rows, data = self.run.context_rows(contexts), self.run.dataset
         allowed = allowed_items(
             eligible, data.item_ids.rows, len(rows), self.run.environment.num_items

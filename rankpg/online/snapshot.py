@@ -14,14 +14,16 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from rankpg._utils.documents import DocumentError, printable, read_json
 from rankpg._utils.files import Taken, atomic_write_text, lock
 from rankpg._utils.own_files import refuse_links
 from rankpg.data.faults import in_one_line
@@ -183,7 +185,8 @@ def load(path: Path, **overrides: Any) -> Saved:
 
 def _reason(error: Exception) -> str:
     """The reason in our words: what `_check_shapes` found, or the kind of another error."""
-    return in_one_line(error) if type(error) is ValueError else type(error).__name__
+    ours = type(error) is ValueError or isinstance(error, DocumentError)
+    return in_one_line(error) if ours else type(error).__name__
 
 
 def _unvalued(run: Run, step: int) -> dict[str, Any]:
@@ -229,14 +232,45 @@ def _read_owner(path: Path) -> Owner | None:
     if not file.exists():
         return None
     try:
-        held = json.loads(file.read_text())
+        held = read_json(file)
         steps = saved_steps(path / CHECKPOINT)
         if steps:
             file = checkpoint_path(path / CHECKPOINT, steps[-1]) / METADATA
-            held = json.loads(file.read_text()).get(OWNER_KEY, held)
-        return Owner(**held)
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{file} cannot be read ({error}); restore a copy of it") from None
+            held = read_json(file).get(OWNER_KEY, held)
+        return _owner_of(held)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{file} is damaged ({_reason(error)}); restore a copy of it"
+        ) from None
+
+
+def _owner_of(held: Any) -> Owner:
+    """Returns the owner that a file holds.
+
+    Raises:
+      ValueError, TypeError: it is of another form.
+    """
+    if not isinstance(held, dict):
+        raise ValueError("it does not hold names and values")
+    for name, value in held.items():
+        if name not in _OWNER or not _OWNER[name](value):
+            raise ValueError(f"{printable(name)} is {printable(repr(value))}")
+    return Owner(**held)
+
+
+def _is_name(value: object) -> bool:
+    """Returns True for what `secrets.token_hex` writes."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]+", value) is not None
+
+
+_OWNER: dict[str, Callable[[Any], bool]] = {
+    "identity": _is_name,
+    "importance": lambda value: value in ("set", "item", "none"),
+    "clip": lambda value: type(value) in (int, float) and value > 0,
+    "stream": lambda value: type(value) is int and 0 <= value < 2**63,
+    "last_save": lambda value: value == "" or _is_name(value),
+}
+"""Values that the fields of an `Owner` may have."""
 
 
 def _check_shapes(run: Run, arrays: dict[str, np.ndarray]) -> None:
@@ -273,6 +307,32 @@ def _check_shapes(run: Run, arrays: dict[str, np.ndarray]) -> None:
                 raise ValueError(
                     f"{part}_{name} holds {found.max()}; expected numbers below {count}"
                 )
+    _check_draws(arrays)
+
+
+def _check_draws(arrays: dict[str, np.ndarray]) -> None:
+    """Rejects open draws whose numbers do not fit each other.
+
+    Raises:
+      ValueError: names what does not fit.
+    """
+    size, serial = arrays["size"], arrays["serial"]
+    rows = {len(arrays[f"open_{name}"]) for name in Rows._fields} | {len(arrays["told"])}
+    next_serial = arrays["serials"]
+    if next_serial.shape or next_serial.dtype.kind not in "iu":
+        raise ValueError(f"serials holds {next_serial.dtype}{list(next_serial.shape)}")
+    for what, sound in (
+        ("size", size.dtype.kind == "i" and (size > 0).all() and rows == {int(size.sum())}),
+        ("serial", serial.dtype.kind == "i" and len(np.unique(serial)) == len(serial)),
+        ("serials", next_serial > max(serial.tolist(), default=-1)),
+        ("stream", arrays["stream"].dtype.kind == "i" and (arrays["stream"] >= 0).all()),
+        ("told", arrays["told"].dtype == bool),
+        ("seal", arrays["seal"].dtype.kind == "U"),
+    ):
+        if not sound:
+            raise ValueError(f"{what} of the open draws does not fit their rows")
+    if (serial < 0).any():
+        raise ValueError("serial holds a negative number")
 
 
 def _arrays(run: Run, draws: OpenDraws, queue: list[FeedbackRows]) -> dict[str, np.ndarray]:

@@ -12,6 +12,9 @@ from rankpg.errors import DataWarning
 
 __all__ = ["warn_of_data"]
 
+_READ_FEATURES = ("learned", "similarity")
+"""Re-rankers that read the features of contexts and items."""
+
 
 def warn_of_data(config: TrainConfig, dataset: Dataset, components: Mapping[str, object]) -> None:
     """Warns of rewards and features from which less is learnt than it seems.
@@ -28,15 +31,11 @@ def warn_of_data(config: TrainConfig, dataset: Dataset, components: Mapping[str,
     )
     for side, featurizer, tower in sides:
         unread = featurizer is not None and featurizer.names and not TOWERS[tower].reads_features
-        others = config.reranker in _READ_FEATURES
-        if unread and components.get("encoder") is None and not others:
+        read_elsewhere = config.reranker in _READ_FEATURES or components.get("encoder") is not None
+        if unread and not read_elsewhere:
             said.append(
                 f"{side} features are declared, and {side}_tower={tower!r} does not read them: give "
                 f"{side}_tower='features', or leave the features out"
             )
     for sentence in said:
         warnings.warn(sentence, DataWarning, stacklevel=4)
-
-
-_READ_FEATURES = ("learned", "similarity")
-"""Re-rankers that read the features of contexts and items."""

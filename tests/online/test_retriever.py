@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import jax
@@ -25,7 +26,7 @@ from rankpg.online.update import (
 )
 from rankpg.online.validation import check_online, check_ranking
 from rankpg.runs.storage.checkpoint import CheckpointError
-from rankpg.runs.storage.checkpoint_files import write_checksums
+from rankpg.runs.storage.checkpoint_files import METADATA, write_checksums
 from rankpg.runs.storage.folder import RunFolder
 from rankpg.runs.storage.load import load_run
 from rankpg.training.build import build_learner
@@ -567,6 +568,43 @@ def test_open_draws_of_another_retriever_are_rejected(tmp_path):
     write_checksums(saved)
     with pytest.raises(CheckpointError, match=r"open_candidates holds int32\[1, 4\]; expected"):
         online.Retriever.load(tmp_path / "run", environment=world)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("size", np.array([-1])), ("size", np.array([1000])), ("serials", np.array(0)),
+        ("serials", np.array([1])), ("stream", np.array([-9])), ("told", np.array([0.0])),
+        ("serial", np.array([-1])), ("seal", np.array([7])),
+    ],
+)  # fmt: skip
+def test_open_draws_whose_numbers_do_not_fit_are_damaged(name, value, tmp_path):
+    retriever = new()
+    retriever.act([0])
+    retriever.save(tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoint" / "0"
+    with np.load(folder / "open_draws.npz") as saved:
+        arrays = dict(saved)
+    np.savez(folder / "open_draws.npz", **arrays | {name: value})
+    write_checksums(folder)
+    with pytest.raises(CheckpointError, match=rf"open_draws\.npz is damaged \({name} "):
+        online.Retriever.load(tmp_path / "run", environment=online.catalogue(CONTEXTS, ITEMS))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("identity", 5), ("identity", "\x1b[31m"), ("stream", "a"), ("clip", -1), ("last_save", 7)],
+)
+def test_an_owner_of_another_form_is_damaged(name, value, tmp_path):
+    new().save(tmp_path / "run")
+    folder = tmp_path / "run" / "checkpoint" / "0"
+    held = json.loads((folder / METADATA).read_text())
+    held["retriever"][name] = value
+    (folder / METADATA).write_text(json.dumps(held))
+    write_checksums(folder)
+    with pytest.raises(CheckpointError, match=rf"is damaged \({name} is ") as caught:
+        online.Retriever.load(tmp_path / "run", environment=online.catalogue(CONTEXTS, ITEMS))
+    assert "\x1b" not in str(caught.value)
 
 
 @pytest.mark.slow

@@ -159,8 +159,8 @@ def writer_of(folder: Path) -> str:
     """Returns the version of rankpg that wrote the newest checkpoint, in brackets; empty if this one did."""
     try:
         newest = checkpoint_path(folder, latest_step(folder))
-        return _other_version(json.loads((newest / METADATA).read_text()))
-    except (OSError, ValueError, AttributeError, RecursionError):
+        return _other_version(read_json(newest / METADATA))
+    except (OSError, ValueError, AttributeError):
         return ""
 
 

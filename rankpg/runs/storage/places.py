@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rankpg._utils.documents import read_json
 from rankpg.config.train_config import TrainConfig
 from rankpg.errors import ConfigError
 from rankpg.runs.storage.contents import KEEP
@@ -86,9 +86,9 @@ def check_data_is_there(config: TrainConfig, run: Path) -> None:
 def _saved_paths(folder: Path) -> dict[str, str]:
     """Returns the relative paths in folder.json; none if it holds none or cannot be read."""
     try:
-        saved = json.loads((folder / KEEP).read_text())["paths"]
+        saved = read_json(folder / KEEP)["paths"]
         return {name: saved[name] for name in PATHS if isinstance(saved.get(name), str)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
 
 
