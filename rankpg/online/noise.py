@@ -48,8 +48,9 @@ def check_stream(stream: object) -> int:
 def key_words(serial: int) -> tuple[int, np.uint32]:
     """Splits the serial number of a draw: into a part that chooses the root, and one for `fold_in`.
 
-    >>> key_words(2**32 + 5)
-    (1, np.uint32(5))
+    >>> epoch, word = key_words(2**32 + 5)
+    >>> epoch, int(word)
+    (1, 5)
     """
     return serial // _WORD, np.uint32(serial % _WORD)
 
