@@ -286,6 +286,15 @@ class Environment(Protocol):
         return True
 
     @_default
+    def rewards_interact(self) -> bool:
+        """True where the reward of an item depends on the others that are shown; False by default.
+
+        `mean_rewards` and `sample_rewards` are then given the shown list, best first, and return what each
+        position adds to the reward of the list.
+        """
+        return False
+
+    @_default
     def allowed(self) -> Bool[Array, "N"] | None:
         """False for an item that was removed but keeps its row number; None, the default: none was."""
         return None
@@ -317,6 +326,7 @@ _ENVIRONMENT_MEMBERS = (
     "item_tags",
     "item_scores",
     "knows_rewards",
+    "rewards_interact",
     "allowed",
     "whole",
 )
