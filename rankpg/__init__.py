@@ -16,7 +16,7 @@ from rankpg import (
 )
 from rankpg._version import __version__
 from rankpg.config.train_config import TrainConfig
-from rankpg.core import theory
+from rankpg.core import exposure, theory
 from rankpg.core.estimators import ESTIMATORS, score
 from rankpg.core.inclusion import log_inclusion, log_inclusion_threshold
 from rankpg.core.inclusion_large import log_inclusion_large
@@ -47,6 +47,7 @@ __all__ = [
     "evaluation",
     "expert_quotas",
     "export",
+    "exposure",
     "greedy_candidates",
     "load_run",
     "log_inclusion",

@@ -1,8 +1,12 @@
-"""Exposure under a re-ranker that sorts by a fixed score: P(a is shown at position l), for one expert.
+"""Exposure: P(a is shown at position l) under a stochastic policy, for one expert.
 
 Item j arrives at the time T_j = Exp(1) / w_j, w_j = exp(f(j)), and the candidates S are the first K arrivals.
-The re-ranker sorts S by a score, of equal scores the lower id first, and shows the first L. Item a is at
-position l if it is in S together with exactly l - 1 of the better-scored items.
+
+    exposure_exact    a re-ranker that sorts S by a fixed score, of equal scores the lower id first, and shows
+                      the first L: item a is at position l if it is in S together with exactly l - 1 of the
+                      better-scored items
+    policy_value      the expected reward of the lists of such a re-ranker, with its gradient
+    exposure_sampled  any re-ranker, from draws of the other items
 
 Approximations for large catalogues are in exposure_fast.py.
 """
@@ -21,16 +25,20 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from rankpg.core.inclusion_exact import arrival_probabilities, chernoff_above, chernoff_below
-from rankpg.core.numerics import accumulation_dtype, largest, log_sum_exp, masked_log
-from rankpg.core.validation import check_logits, is_whole_number
-from rankpg.types import Array, Bool, Float, Int
+from rankpg.core.numerics import accumulation_dtype, centre, largest, log_sum_exp, masked_log
+from rankpg.core.sampling import arrivals
+from rankpg.core.validation import check_items, check_logits, is_whole_number
+from rankpg.types import Array, Bool, Float, Int, PRNGKey
 
 __all__ = [
     "check_exposure",
+    "check_value",
     "exposure_exact",
+    "exposure_sampled",
     "log_exposure_exact",
     "order_by_score",
     "pad_items",
+    "policy_value",
     "scan_items",
 ]
 
@@ -118,6 +126,44 @@ def log_exposure_exact(
     [[-0.6931, -0.6931]]
     """
     return masked_log(exposure_exact(logits, scores, num_candidates, ranking_length, num_nodes))
+
+
+def policy_value(
+    logits: Float[Array, "N"],
+    scores: Float[Array, "N"],
+    rewards: Float[Array, "N"],
+    num_candidates: int,
+    position_weights: Float[ArrayLike, "L"],
+    num_nodes: int | None = None,
+) -> Float[Array, ""]:
+    """Expected reward of the list that is shown, exact up to quadrature error.
+
+        V = sum over a and l of alpha_l q(a) P(a is shown at position l)
+
+    Its gradient in the logits is the policy gradient without any sampling, for a re-ranker that sorts by a
+    fixed score and rewards that do not interact.
+
+    Args:
+      logits, scores, num_candidates, num_nodes: as `exposure_exact`.
+      rewards: q(a), the mean reward of each item when it is shown.
+      position_weights: alpha, one weight for each of the L positions, L at most K.
+
+    Returns:
+      A scalar, in units of the reward.
+
+    Raises:
+      ValueError: as `exposure_exact`, and rewards or weights of a wrong shape.
+
+    >>> scores = rewards = jnp.array([4.0, 3.0, 2.0, 1.0])
+    >>> value = jax.jit(policy_value, static_argnums=3)(jnp.zeros(4), scores, rewards, 2, jnp.ones(1))
+    >>> round(float(value), 3)  # the better one of two items drawn at random
+    3.333
+    """
+    check_value(logits, rewards, position_weights)
+    weights = jnp.asarray(position_weights)
+    shown = exposure_exact(logits, scores, num_candidates, weights.shape[0], num_nodes)
+    exposed = weights.astype(shown.dtype) @ shown
+    return jnp.sum(exposed * jnp.where(jnp.isneginf(logits), 0, rewards))
 
 
 def order_by_score(scores: Float[Array, "N"]) -> tuple[Int[Array, "N"], Int[Array, "N"]]:
@@ -273,6 +319,81 @@ def pad_items(logits: Float[Array, "N"]) -> Float[Array, "padded"]:
     return jnp.pad(logits, (0, padding), constant_values=-jnp.inf)
 
 
+# --- sampled ----------------------------------------------------------------------------------------------
+
+
+def exposure_sampled(
+    key: PRNGKey,
+    logits: Float[Array, "N"],
+    items: Int[Array, "n"],
+    rerank: Callable[[PRNGKey, Int[Array, "K"]], Int[Array, "L"]],
+    num_candidates: int,
+    num_draws: int = 1,
+) -> Float[Array, "L n"]:
+    """Unbiased estimate of P(a is shown at position l) under any re-ranker, by sampling the other items.
+
+    Let A be the first K - 1 arrivals among the items other than a, and kappa the time of their K-th. Then
+
+        P(a at l) = E[ (1 - exp(-w_a kappa)) P(the re-ranker shows a at l | A and a) ]
+
+    The arrival of a itself is integrated out, so every draw counts for every item. One draw of K + 1 arrivals
+    serves all items; each item calls the re-ranker once a draw.
+
+    Args:
+      key: consumed.
+      logits: f(a); -inf masks an item.
+      items: ids of the items whose exposure is wanted.
+      rerank: `rerank(key, candidates) -> item ids [L]`, jit-able, best first; the order of the candidates
+        must not matter to it.
+      num_candidates: K.
+      num_draws: draws to take the mean of.
+
+    Returns:
+      Probabilities, float[L, n]. They carry a gradient in the item's own logit only, with the others as
+      they were drawn: d P(a at l) / d f(a), without bias.
+
+    Raises:
+      ValueError: a wrong shape or dtype, K > N, num_draws below 1, and, outside of jit, bad values.
+
+    >>> best_first = lambda key, candidates: jnp.sort(candidates)[:1]  # the lower id is the better item
+    >>> shown = exposure_sampled(jax.random.key(0), jnp.zeros(4), jnp.arange(4), best_first, 2, 2000)
+    >>> np.round(shown, 1).tolist()
+    [[0.5, 0.3, 0.2, 0.0]]
+    """
+    check_logits(logits[None], (num_candidates,))  # pyright: ignore[reportIndexIssue]
+    check_items("items", items, logits.shape[0], (None,))
+    if not is_whole_number(num_draws) or num_draws < 1:
+        raise ValueError(f"num_draws={num_draws!r}; expected a whole number of at least 1")
+    centred, items = centre(logits), jnp.asarray(items, jnp.int32)
+    eligible = ~jnp.isneginf(centred[items])
+    own = jnp.where(eligible, centred[items], 0)
+
+    def draw(key: PRNGKey) -> Float[Array, "L n"]:
+        drawn_by, ranked_by = jax.random.split(key)
+        orders, times = arrivals(drawn_by, centred[None], (num_candidates,))
+        order, log_rates = orders[0], jnp.pad(times[0], (0, 1), constant_values=-jnp.inf)
+
+        def one(key: PRNGKey, item: Int[Array, ""], logit: Float[Array, ""]) -> Float[Array, "L"]:
+            slot = jnp.argmax(jnp.append(order[:num_candidates] == item, True))
+            inside = slot < num_candidates
+            candidates = (
+                order[:num_candidates]
+                .at[-1]
+                .set(jnp.where(inside, order[num_candidates - 1], item).astype(order.dtype))
+            )
+            next_arrival = jnp.where(
+                inside, log_rates[num_candidates], log_rates[num_candidates - 1]
+            )
+            included = -jnp.expm1(-jnp.exp(jnp.minimum(logit - next_arrival, _LARGEST_EXPONENT)))
+            shown = rerank(key, candidates).astype(jnp.int32)
+            return jnp.where(shown == item, included, 0)
+
+        return jax.vmap(one, out_axes=1)(jax.random.split(ranked_by, items.shape[0]), items, own)
+
+    total = lax.map(draw, jax.random.split(key, num_draws))
+    return jnp.where(eligible, jnp.mean(total, axis=0), 0)
+
+
 # --- validation -------------------------------------------------------------------------------------------
 
 
@@ -312,4 +433,24 @@ def check_exposure(
     if not isinstance(scores, Tracer) and (bad := np.flatnonzero(np.isnan(scores))).size:
         raise ValueError(
             f"scores[{bad[0]}] is nan; every score must be a number, because the items are sorted by it"
+        )
+
+
+def check_value(logits: ArrayLike, rewards: ArrayLike, position_weights: ArrayLike) -> None:
+    """Raises ValueError for rewards and position weights of a wrong shape.
+
+    >>> check_value(jnp.zeros(5), jnp.zeros(4), jnp.ones(2))
+    Traceback (most recent call last):
+    ...
+    ValueError: rewards has shape (4,); expected (5,), one for each item as in logits
+    """
+    if jnp.ndim(position_weights) != 1:
+        raise ValueError(
+            f"position_weights has shape {jnp.shape(position_weights)}; expected [L], one weight for each "
+            "position"
+        )
+    if jnp.shape(rewards) != jnp.shape(logits):
+        raise ValueError(
+            f"rewards has shape {jnp.shape(rewards)}; expected {jnp.shape(logits)}, one for each item as in "
+            "logits"
         )
