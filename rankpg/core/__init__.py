@@ -4,13 +4,17 @@ Pure, unbatched functions of JAX arrays; use `jax.vmap` for a batch. The files, 
 
     validation.py       rejects arguments of a wrong shape, dtype or value
     numerics.py         logarithms of sums and differences, centring, top-k
-    gumbel_noise.py     counter-based Gumbel noise
     quotas.py           slots of each expert
     sampling.py         candidates by Gumbel-top-k, and greedily
     plackett_luce.py    sparse logits; log-probabilities of ordered candidates
+    candidate_set.py    log-probability of candidates without their order
     inclusion_exact.py  P(a in S) by quadrature, for one expert
     inclusion_large.py  P(a in S) for a large catalogue, with an error bound
     inclusion.py        P(a in S): the table of methods
+    known_feedback.py   losses on items that are known to be wanted
+    exposure.py         P(a is shown at position l), exact and sampled; exact value of a policy
+    exposure_fast.py    P(a is shown at position l) for a large catalogue
+    expected_list.py    expected gain of wanted items in the final list
     estimators.py       candidates with their statistics; the table of score functions
     theory.py           definitions and theorems of the paper, by enumeration
 """

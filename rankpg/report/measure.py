@@ -20,7 +20,8 @@ from rankpg.core.plackett_luce import full_logits
 from rankpg.core.sampling import greedy_candidates, sample_candidates
 from rankpg.environments.dataset import choose_contexts
 from rankpg.evaluation.calibration import INCLUSION_OF_ESTIMATOR
-from rankpg.evaluation.metrics import evaluation_block
+from rankpg.evaluation.metrics import TwoStage, evaluation_block
+from rankpg.evaluation.stochastic import expected_lists, has_exact_exposure
 from rankpg.report.records import Calibration, Exposure, ItemMap
 from rankpg.runs.evaluator import evaluation_contexts
 from rankpg.runs.run import Run
@@ -46,6 +47,8 @@ __all__ = [
 ]
 
 _MOST_CONTEXTS = 2000
+_MOST_EXPECTED = 200
+"""Contexts of the expected exposure, which takes milliseconds for each."""
 _MOST_LOGITS = 2 * 10**9
 """Logits of one measurement, over all contexts; a larger catalogue is measured on fewer contexts."""
 
@@ -140,13 +143,30 @@ def measure_exposure(run: Run) -> Exposure:
         return largest(rewards, num_candidates)[1][0]
 
     seeds = _by_context(run, contexts, exposed, len(run.config.seeds))
-    count = partial(np.bincount, minlength=num_items)
     known = run.environment.knows_rewards
+    count = partial(np.bincount, minlength=num_items)
     return Exposure(
         num_contexts=contexts.shape[0],
         candidates=np.stack([count(candidates.ravel()) for candidates, _ in seeds]),
         shown=np.stack([count(shown.ravel()) for _, shown in seeds]) if known else None,
         best=count(_by_context(run, contexts, best)[0].ravel()) if known else None,
+        expected=_expected_exposure(run, contexts[:_MOST_EXPECTED]) if known else None,
+    )
+
+
+def _expected_exposure(run: Run, contexts: Int[Array, "contexts"]) -> np.ndarray | None:
+    """Returns the exposure of lists of drawn candidates, [seeds, N]; None where it has no exact form."""
+    learner = run.learner
+    system = TwoStage(run.policy, learner.reranker, learner.position_weights)
+    if not has_exact_exposure(system, run.environment):
+        return None
+    compiled = jax.jit(lambda environment, params, contexts: expected_lists(
+        system, environment, params, contexts
+    ).exposure)  # fmt: skip
+    contexts = run.copies(contexts)
+    seeds = range(len(run.config.seeds))
+    return np.stack(
+        [np.asarray(compiled(run.environment, _params(run, seed), contexts)) for seed in seeds]
     )
 
 

@@ -33,6 +33,9 @@ class Exposure:
     """int[seeds, N]: contexts in which the item is shown; None if rewards are unknown"""
     best: np.ndarray | None
     """int[N]: contexts in which the item is among the K of largest reward; None if rewards are unknown"""
+    expected: np.ndarray | None = None
+    """float[seeds, N]: expected number of contexts in which the item is shown if candidates are drawn from
+    the policy; None where it has no exact form"""
 
 
 @dataclasses.dataclass(frozen=True)

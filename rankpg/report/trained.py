@@ -96,19 +96,20 @@ def exposure(runs: Sequence[ReportedRun]) -> Section:
     for run, found in measured:
         figures = [
             "–" if counts is None else _over_seeds([measure(of_seed) for of_seed in counts])
-            for counts in _counts(found)
-            for measure in (coverage, gini)
+            for counts, measures in zip(_counts(found), _MEASURES, strict=True)
+            for measure in measures
         ]
         rows.append((run.name, f"{found.num_contexts:,}", *figures))
     head = (
         "run", "contexts", "coverage, candidates", "Gini, candidates", "coverage, shown",
-        "Gini, shown", "coverage, best K", "Gini, best K",
+        "Gini, shown", "Gini, drawn lists", "coverage, best K", "Gini, best K",
     )  # fmt: skip
     colors = tuple(pictures.color_of(run.index) for run in having)
     caption = (
         "Coverage: share of items with any exposure. Gini: 0 if exposure is equal, near 1 if a few items "
-        "have all of it. Best K: the K items of largest reward of each context, which an ideal retriever "
-        "returns."
+        "have all of it. Drawn lists: the exact expected exposure if candidates are drawn from the policy, "
+        "in at most 200 contexts; it needs one expert and a re-ranker that sorts by a score. Best K: the K "
+        "items of largest reward of each context, which an ideal retriever returns."
     )
     panels = [
         Panel(
@@ -125,9 +126,14 @@ def exposure(runs: Sequence[ReportedRun]) -> Section:
     return Section("Item exposure", text, [Table(head, rows, caption, colors)], panels, notes)
 
 
+_MEASURES = ((coverage, gini), (coverage, gini), (gini,), (coverage, gini))
+"""Measures of each of `_counts`: every item has some expected exposure, so its coverage says nothing."""
+
+
 def _counts(found: Exposure) -> tuple[np.ndarray | None, ...]:
-    """Returns the counts of candidates, shown items and best K, each [seeds, N]; None if unknown."""
-    return found.candidates, found.shown, None if found.best is None else found.best[None]
+    """Returns the exposure in candidates, shown, drawn lists and best K, each [seeds, N]; None if unknown."""
+    best = None if found.best is None else found.best[None]
+    return found.candidates, found.shown, found.expected, best
 
 
 def _without_rewards(runs: Sequence[ReportedRun]) -> list[str]:
@@ -198,7 +204,8 @@ def _group_table(having: Sequence[ReportedRun], names: Sequence[str]) -> Table:
     rows = [(run.index, row) for run in having for row in _group_rows(run, names)]
     colors = tuple(pictures.color_of(index) for index, _ in rows)
     head = (
-        "run", "group", "share of items", "of candidates", "of shown items", "of best K", *MEASURES,
+        "run", "group", "share of items", "of candidates", "of shown items", "of drawn lists", "of best K",
+        *MEASURES,
     )  # fmt: skip
     steps = ", ".join(sorted({str(run.cutoff_step) for run in having}))
     caption = (

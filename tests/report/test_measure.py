@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import rankpg
+from rankpg.environments import from_matrix
 from rankpg.report.measure import (
     measure_calibration,
     measure_exposure,
@@ -76,3 +80,22 @@ def test_item_map_has_the_variance_of_two_principal_components(run):
     )
     np.testing.assert_allclose(found.coordinates.var(axis=0, ddof=1), eigenvalues[:2], rtol=1e-4)
     assert found.items.tolist() == list(range(30))
+
+
+@pytest.mark.slow
+def test_expected_exposure_is_what_drawn_lists_show():
+    """Two contexts, N = 4, K = 2, L = 1, a sorting re-ranker: by all pairs of candidates."""
+    rewards = np.array([[4.0, 3.0, 2.0, 1.0], [1.0, 2.0, 3.0, 4.0]])
+    config = rankpg.TrainConfig(
+        num_candidates=2, ranking_length=1, num_steps=1, eval_every=1, seeds=(0,), batch_size=2
+    )
+    run = rankpg.train(config, from_matrix(rewards))
+    found = measure_exposure(run).expected
+    contexts = jnp.array([0, 1])
+    logits = run.policy.logits(run.params(seed=0), run.environment, contexts)[:, 0]
+    expected = np.zeros(4)
+    for w, values in zip(np.exp(np.asarray(logits, float)), rewards, strict=True):
+        for a, b in itertools.permutations(range(4), 2):
+            p = w[a] / w.sum() * w[b] / (w.sum() - w[a])
+            expected[a if values[a] > values[b] else b] += p
+    np.testing.assert_allclose(found, expected[None], atol=1e-5)

@@ -233,8 +233,8 @@ def test_folder_without_rewards_has_dashes(tmp_path):
     rows = [re.findall(r"<td.*?>\s*(.*?)\s*</td>", row, re.S) for row in text.split("<tr")]
     of_folder = [row for row in rows if "kept" in "".join(row[:1]) and "–" in row]
     assert [[cell == "–" for cell in row] for row in of_folder] == [
-        [False] * 4 + [True] * 4,  # coverage and Gini of shown items and of the best K
-        *[[False] * 4 + [True] * 2 + [False] * 3] * 2,  # rows of both groups
+        [False] * 4 + [True] * 5,  # of shown items, of drawn lists and of the best K
+        *[[False] * 4 + [True] * 3 + [False] * 3] * 2,  # rows of both groups
     ]
     seen = Tags(text)
     assert seen.text.count("kept: shown items and best K are unknown") == 2
