@@ -153,7 +153,7 @@ def _add_options(group: argparse._ArgumentGroup) -> None:
         type=float,
         metavar="MINUTES",
         help="time of the comparison after reading: where it is short, there are fewer seeds, then trials, "
-        "then updates, and what was cut is marked; 0 for no limit [11]",
+        "then updates, and what was cut is marked; 0 for no limit [10]",
     )
     group.add_argument(
         "--minutes-per-trial",

@@ -25,6 +25,7 @@ from rankpg.errors import ConfigError, argument
 __all__ = [
     "Budget",
     "Deadline",
+    "another_method",
     "another_trial",
     "number_of_seeds",
     "seconds_of_baseline",
@@ -118,6 +119,24 @@ def seconds_of_trial(left: float, methods: int, most: float) -> float:
     (50.0, 30.0)
     """
     return min(most, left / (2 * max(methods, 1)))
+
+
+def another_method(left: float, tried: Sequence[float]) -> bool:
+    """Returns True if one more method may be tuned and fitted, after trials that took longer than they may.
+
+    Compiling cannot be divided. So where a first trial takes far longer than its share, later methods are
+    left out, and those that were tuned have their final fits, of at least half of the seconds of a trial.
+
+    Args:
+      left: seconds.
+      tried: seconds of the first trial of each method that was tuned.
+
+    >>> another_method(60.0, [30.0]), another_method(59.0, [30.0]), another_method(0.1, [])
+    (True, False, True)
+    """
+    if not tried:
+        return left > 0
+    return sum(tried) / 2 + 1.5 * sum(tried) / len(tried) <= left
 
 
 def another_trial(left: float, longest: Sequence[float], fits: float) -> bool:

@@ -133,7 +133,7 @@ def compare(
     trials: int = 4,
     seeds: Sequence[int] = (0, 1, 2),
     cutoffs: Sequence[int] = (10, 20, 100),
-    minutes: float = 11.0,
+    minutes: float = 10.0,
     minutes_per_trial: float = 10.0,
     reranker: str | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -200,7 +200,8 @@ def compare(
     chosen = {name: METHODS[name] for name in names}
     passes = EPOCHS, LEAST_STEPS
     keys = {} if folder is None else _keys(data, chosen, settings, passes)
-    found, without = run_methods(chosen, stages, settings, budget, Saved(folder, keys), say)
+    saved = Saved(folder, keys)
+    found, without = run_methods(chosen, stages, settings, budget, saved, say, DEFAULT)
     results += found
     if not results:
         raise ConfigError("no method could be run: " + "; ".join(without))

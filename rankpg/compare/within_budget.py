@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rankpg.compare.budget import (
     Budget,
     Deadline,
+    another_method,
     another_trial,
     number_of_seeds,
     seconds_of_baseline,
@@ -89,6 +90,7 @@ class _Running:
     budget: Budget
     saved: Saved
     say: Say
+    reference: str = ""
     trials: dict[str, list[Trial]] = field(default_factory=dict)
     results: dict[str, Result] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -100,7 +102,9 @@ class _Running:
         return [n for n in self.methods if n not in self.results and n not in self.left_out]
 
     def trained(self) -> list[str]:
-        return [name for name in self.open if self.methods[name].objective]
+        """Names of those that rankpg trains, the one that others are compared with first."""
+        names = [name for name in self.open if self.methods[name].objective]
+        return sorted(names, key=lambda name: name != self.reference)
 
     def leave_out(self, name: str, reason: str) -> None:
         self.left_out[name] = f"{name} is left out: {reason}"
@@ -153,6 +157,7 @@ def run_methods(
     budget: Budget,
     saved: Saved,
     say: Say,
+    reference: str = "",
 ) -> tuple[list[Result], list[str]]:
     """Tunes, fits and evaluates methods within the time of a comparison.
 
@@ -163,11 +168,12 @@ def run_methods(
       budget: its time.
       saved: files of results, read first.
       say: called with a sentence before each trial and fit.
+      reference: the method that rankpg trains first.
 
     Returns:
       Results in the order of the methods, and a sentence about each method that has none.
     """
-    running = _Running(methods, stages, settings, budget, saved, say)
+    running = _Running(methods, stages, settings, budget, saved, say, reference)
     for name, method in methods.items():
         found = saved.result(name)
         if found is not None:
@@ -199,7 +205,7 @@ def _check_data(running: _Running, name: str) -> None:
 
 def _late(running: _Running, before: str) -> str:
     minutes = running.settings.minutes
-    return f"the time of the comparison, minutes={minutes:g}, ended before its {before}"
+    return f"the time of the comparison, minutes={minutes:g}, is too short for its {before}"
 
 
 def _run_baseline(running: _Running, name: str, still: int) -> None:
@@ -254,9 +260,10 @@ def _tune_trained(running: _Running) -> None:
         if number and not begun and not _fits_another(running, names):
             break
         for name in waiting:
-            if budget.left() > 0:
+            tried = [running.longest(other) for other in names if running.trials[other]]
+            if budget.left() > 0 if number else another_method(budget.left(), tried):
                 running.try_next(name, given)
-            elif not running.trials[name]:
+            elif not number:
                 running.leave_out(name, _late(running, "first trial"))
 
 

@@ -34,6 +34,8 @@ class Clock:
 class Timed:
     """A way whose trial takes `cost` seconds, or those that it is given; a fit takes `cost` for each seed."""
 
+    least = 0.0  # seconds of a trial that cannot be divided, as of compiling
+
     def __init__(self, clock, cost):
         self.clock, self.cost = clock, cost
         self.given, self.seeds, self.began = [], [], []
@@ -42,7 +44,7 @@ class Timed:
         self.given.append(seconds)
         self.began.append(self.clock.now)
         limited = isinstance(self, Trained) and self.cost > seconds
-        self.clock.now += seconds if limited else self.cost
+        self.clock.now += min(self.cost, max(seconds, self.least)) if limited else self.cost
         return Tuned(0.5, Schedule(5, 10, 0, limited))
 
     def lists(self, stage, settings, schedules, *, seeds, depth, deadline=None):
@@ -192,8 +194,18 @@ def test_methods_are_left_out_last_and_named(timed, data):
     assert [row.method for row in found.rows] == ["a"]
     said = " ".join(found.notes)
     assert "b is left out: the time of the comparison, minutes=" in said
-    assert "ended before its final fit" in said
+    assert "is too short for its final fit" in said
     assert "c is left out" in said
+
+
+def test_later_methods_are_left_out_where_a_trial_cannot_be_short(timed, data):
+    """A trial has 80 / 6 s, and takes 30: one is tuned and fitted, the reference of all, not three tuned."""
+    ways = timed({}, {"b": 1000.0, "c": 1000.0, "inclusion": 1000.0})
+    for way in ways.values():
+        way.least = 30.0
+    found = run(data, minutes=80 / MINUTE)
+    assert [row.method for row in found.rows] == ["inclusion"]
+    assert sum("is too short for its first trial" in note for note in found.notes) == 2
 
 
 def test_no_limit(timed, data):
