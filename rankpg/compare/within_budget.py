@@ -302,6 +302,7 @@ def cut_of(result: Result, method: Method, settings: Settings) -> str:
       settings: those of the comparison.
 
     >>> from rankpg.compare import METHODS
+    >>> import numpy as np
     >>> found = Result("ease", (Trial({}, 0.5),), {"ndcg@10": np.ones((1, 2))}, {}, 1.0)
     >>> cut_of(found, METHODS["ease"], Settings(4, (0, 1, 2), (10,), 10.0, minutes=1.0))
     '1 of 4 trials'
