@@ -1,18 +1,19 @@
 """Large logs of interactions on two cores: from the file to the table, and loading and training streamed.
 
-    python -m benchmarks.scripts.large_logs [table|load] [--folder FOLDER]
+    python -m benchmarks.scripts.large_logs [table|load] [--folder FOLDER] [--share SHARE]
 
-`table` compares methods on a million interactions, with one setting, one seed and one and a half minutes for
-each method that rankpg trains. `load` reads 20 million interactions with 200,000 items from CSV and from
-Parquet, and then makes a few streamed updates and evaluations. Every part runs in a process of its own, whose
-wall time counts from its start to its end. The logs are generated: nine of ten interactions are of the genre
-that the user likes at the time, and within a genre, popularity falls as 1 / rank.
+`table` compares all methods on a million interactions, with the defaults of `compare`. `load` reads 20
+million interactions with 200,000 items from CSV and from Parquet, and then makes a few streamed updates and
+evaluations. Every part runs in a process of its own, whose wall time counts from its start to its end. The
+logs are generated: nine of ten interactions are of the genre that the user likes at the time, and within a
+genre, popularity falls as 1 / rank.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -33,7 +34,6 @@ from rankpg.runs.loop import training_loop
 from rankpg.runs.run import prepare
 
 GENRES, LIKED = 50, 0.9
-COMPARED = ["popular", "item_knn", "ease", "als", "bpr", "softmax_masked", "inclusion"]
 SIZES = {"table": (20_000, 50, 5_000), "load": (400_000, 50, 200_000)}
 """Users, interactions of each, items."""
 STEPS: dict[str, Any] = {"num_steps": 20, "eval_every": 20, "eval_contexts": 64}
@@ -81,19 +81,16 @@ def load(file: Path) -> dict[str, Any]:
 
 def table(file: Path) -> dict[str, Any]:
     """Reads a log and compares methods on it; called in a process of its own."""
+    load_before = os.getloadavg()[0]
     data = from_interactions(file, validation_share=0.1)
-    found = compare(
-        data,
-        methods=COMPARED,
-        trials=1,
-        seeds=(0,),
-        minutes_per_trial=1.5,
-        on_progress=lambda sentence: print(sentence, file=sys.stderr),
-    )
+    found = compare(data, on_progress=lambda sentence: print(sentence, file=sys.stderr))
     print(found.markdown, file=sys.stderr)
     return {
         "notes": found.notes,
         "methods": {row.method: row.mean("ndcg@10") for row in found.rows},
+        "trials": {row.method: row.trials for row in found.rows},
+        "seeds": {row.method: row.seeds for row in found.rows},
+        "load_averages": [load_before, os.getloadavg()[0]],
         "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
@@ -115,6 +112,9 @@ def main() -> None:
     parser.add_argument("part", nargs="?", choices=list(SIZES), help="part [both]")
     parser.add_argument("file", nargs="?", type=Path, help="log to run the part on, here and now")
     parser.add_argument("--folder", type=Path, default=Path("runs/large"), help="[%(default)s]")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="share of the users; below 1 nothing is saved [1]"
+    )
     given = parser.parse_args()
     if given.file:
         print(json.dumps({"load": load, "table": table}[given.part](given.file)))
@@ -124,13 +124,16 @@ def main() -> None:
     found = json.loads(result.read_text()) if result.exists() else {}
     found.pop("versions", None)
     for part in [given.part] if given.part else SIZES:
-        log = generated(*SIZES[part])
+        users, *others = SIZES[part]
+        log = generated(round(given.share * users), *others)
         for kind, save in (("csv", csv.write_csv), ("parquet", parquet.write_table)):
             file = given.folder / f"{part}.{kind}"
             save(log, file)
             if part == "load" or kind == "csv":
                 found[f"{part}_{kind}"] = in_a_process(part, file)
-                write("large_logs", found)
+                print(json.dumps(found[f"{part}_{kind}"]))
+                if given.share == 1:
+                    write("large_logs", found)
         del log
 
 

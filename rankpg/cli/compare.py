@@ -36,15 +36,25 @@ _DATA = (
 _VALIDATION_SHARE = 0.1
 """Default of this command; without a validation part, nothing can be tuned."""
 
-_OPTIONS = ("methods", "trials", "seeds", "cutoffs", "minutes_per_trial", "reranker", "out")
+_OPTIONS = (
+    "methods",
+    "trials",
+    "seeds",
+    "cutoffs",
+    "minutes",
+    "minutes_per_trial",
+    "reranker",
+    "out",
+)
 
 HELP = """\
 Compare rankpg with baselines on your interactions.
 
-Every method has the same number of trials on the validation part; the best settings of each are fitted again
-to training and validation part, and evaluated on the test part. The output folder gets comparison.md,
-comparison.html and comparison.json. The same command continues a comparison that was interrupted. With
-LightGBM, the candidates of every method are sorted by one re-ranker, and the table has their final lists.
+Every method has the same number of trials on the validation part, as far as the time allows; the best
+settings of each are fitted again to training and validation part, and evaluated on the test part. The output
+folder gets comparison.md, comparison.html and comparison.json. The same command continues a comparison that
+was interrupted. With LightGBM, the candidates of every method are sorted by one re-ranker, and the table has
+their final lists.
 
 examples:
   python -m rankpg compare --path ratings.csv --positive '>= 4' --out compared
@@ -137,6 +147,13 @@ def _add_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--cutoffs", nargs="+", type=int, metavar="K", help="cut-offs of the metrics [10 20 100]"
+    )
+    group.add_argument(
+        "--minutes",
+        type=float,
+        metavar="MINUTES",
+        help="time of the comparison after reading: where it is short, there are fewer seeds, then trials, "
+        "then updates, and what was cut is marked; 0 for no limit [10]",
     )
     group.add_argument(
         "--minutes-per-trial",

@@ -13,15 +13,19 @@ import numpy as np
 
 from rankpg._utils.paths import expanded
 from rankpg._version import versions
+from rankpg.compare.budget import Budget
 from rankpg.compare.final_list import final_lists
-from rankpg.compare.methods import DEFAULT, METHODS, MOST_TRIALS, Trained
-from rankpg.compare.of_run import THIS_RUN, data_of_run, has_validation, lists_of_run, trial_of_run
-from rankpg.compare.results import (
-    Result,
-    load_result,
-    result_file,
-    save_result,
+from rankpg.compare.methods import DEFAULT, METHODS, MOST_TRIALS, Method
+from rankpg.compare.notes import (
+    cut_by_time,
+    limited_methods,
+    notes_of_final,
+    notes_of_steps,
+    notes_of_time,
+    notes_of_trials,
 )
+from rankpg.compare.of_run import THIS_RUN, data_of_run, has_validation, lists_of_run, trial_of_run
+from rankpg.compare.results import Result
 from rankpg.compare.stages import MOST_TUNING_USERS, Stage, check_parts, final_stage, tuning_stage
 from rankpg.compare.tables import (
     check_extra,
@@ -33,8 +37,9 @@ from rankpg.compare.tables import (
     write_outputs,
 )
 from rankpg.compare.trained import EPOCHS, LEAST_STEPS
-from rankpg.compare.tuning import Settings, metrics_of, run_method
+from rankpg.compare.tuning import Settings, metrics_of
 from rankpg.compare.verdict import Row, final_sentence, rows_of, verdict
+from rankpg.compare.within_budget import Saved, run_methods
 from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError, argument
 from rankpg.runs.run import Run
@@ -75,7 +80,14 @@ class Comparison:
         said = verdict(self.rows, self.reference, self.compared)
         if self.final:
             said = f"{said} {final_sentence(self.rows, self.reference, self.final[0])}"
-        if self.reference not in _limited(self.results):
+        own = next((r for r in self.results if r.name == self.reference), None)
+        by_comparison = any(row.cut for row in self.rows if row.method == self.reference)
+        if by_comparison:
+            return (
+                f"{said} The time of the comparison left {self.reference} fewer trials, seeds or updates: "
+                "a larger minutes may change this."
+            )
+        if own is None or not limited_methods([own]):
             return said
         return (
             f"{said} The time of a trial ended the training of {self.reference} early: a larger "
@@ -121,6 +133,7 @@ def compare(
     trials: int = 4,
     seeds: Sequence[int] = (0, 1, 2),
     cutoffs: Sequence[int] = (10, 20, 100),
+    minutes: float = 10.0,
     minutes_per_trial: float = 10.0,
     reranker: str | None = None,
     out: str | os.PathLike[str] | None = None,
@@ -128,14 +141,15 @@ def compare(
 ) -> Comparison:
     """Tunes, fits and evaluates methods on one log of interactions.
 
-    Every method tries the same number of settings. Each is trained on the training part and evaluated by
-    nDCG at the smallest cut-off on the validation part; the best one is fitted to both parts with every seed,
-    and evaluated on the test part, from which no choice is made. For all methods, the items that a user had
-    before the evaluated part are left out of the lists. Metrics are means over seeds for each user.
+    Every method tries the same number of settings, as far as `minutes` allow. Each is trained on the training
+    part and evaluated by nDCG at the smallest cut-off on the validation part; the best one is fitted to both
+    parts with every seed, and evaluated on the test part, from which no choice is made. For all methods, the
+    items that a user had before the evaluated part are left out of the lists. Metrics are means over seeds
+    for each user.
 
     With a re-ranker, the best items of every method are candidates, which it sorts into a final list: see
-    final_list.py. For the final list, settings and number of updates are those whose final list is best on
-    the validation part; a method is fitted twice only where its two choices have other settings.
+    `rankpg.compare.final_list`. For the final list, settings and number of updates are those whose final list
+    is best on the validation part; a method is fitted twice only where its two choices have other settings.
 
     Args:
       data: from `environments.from_interactions`, with a validation part. Or a trained run on interactions:
@@ -144,12 +158,17 @@ def compare(
       trials: number of settings that are tried for each method, 1 to `methods.MOST_TRIALS`.
       seeds: seeds of the final fits; trials use the first. A method without random numbers is fitted once.
       cutoffs: k of the metrics.
+      minutes: time of the whole comparison from this call on; 0 for no limit. Where it is short, seeds are
+        given up first, then trials, then updates, and last methods: see `rankpg.compare.budget`. Those
+        that rankpg trains have equal trials of equal time, and a method that was cut short is marked. What
+        is cut depends on the speed of the machine; without a limit by time, results are reproducible. What
+        has begun is finished: a fit of a baseline, compiling, and the lists of all users.
       minutes_per_trial: most minutes of a trial of a method that rankpg trains.
       reranker: "lightgbm" fits a LambdaMART to the training data of each stage; "none" compares no final
         list, and leaves out `exposure`, which is trained through its order. None is "lightgbm" where the
         package is installed and the features of all users with all items take at most 1 GiB.
-      out: folder of the outputs. A method that is finished is saved there at once, and not run again for the
-        same data and settings. None writes nothing.
+      out: folder of the outputs. A trial or a method that is finished is saved there at once, and not run
+        again for the same data and settings; its seconds count as spent. None writes nothing.
       on_progress: called with a sentence before each trial and fit.
 
     Raises:
@@ -166,9 +185,9 @@ def compare(
     (['item_knn', 'popular'], 9)
     """
     say = on_progress or (lambda sentence: None)
-    names = _check_methods(methods)
+    names, budget = _check_methods(methods), Budget(minutes)
     _check_trials(trials)
-    settings = Settings(trials, tuple(seeds), tuple(sorted(cutoffs)), minutes_per_trial)
+    settings = Settings(trials, tuple(seeds), tuple(sorted(cutoffs)), minutes_per_trial, minutes)
     run = data if isinstance(data, Run) else None
     data, said = data_of_run(data) if isinstance(data, Run) else (data, ())
     check_parts(data)
@@ -178,27 +197,26 @@ def compare(
     results, left_out = [], [*said, of_final]
     if run is not None:
         results.append(_result_of_run(run, stages, settings))
-    for name in names:
-        key = settings.key(data, METHODS[name], (EPOCHS, LEAST_STEPS))
-        file = None if folder is None else result_file(folder, name, key)
-        saved = None if file is None else load_result(file, key)
-        if saved is not None:
-            say(f"{name}: already finished, in {file}")
-        try:
-            found = saved or run_method(name, METHODS[name], stages, settings, say)
-        except (ConfigError, ImportError) as error:
-            left_out.append(f"{name} is left out: {error}")
-            say(left_out[-1])
-            continue
-        if file is not None and saved is None:
-            save_result(file, found, key)
-        results.append(found)
+    chosen = {name: METHODS[name] for name in names}
+    passes = EPOCHS, LEAST_STEPS
+    keys = {} if folder is None else _keys(data, chosen, settings, passes)
+    saved = Saved(folder, keys)
+    found, without = run_methods(chosen, stages, settings, budget, saved, say, DEFAULT)
+    results += found
     if not results:
-        raise ConfigError("no method could be run: " + "; ".join(left_out[1:]))
+        raise ConfigError("no method could be run: " + "; ".join(without))
+    left_out += without
     comparison = _comparison(data, stages[1], results, settings, left_out)
     if folder is not None:
         comparison.write(folder)
     return comparison
+
+
+def _keys(
+    data: Dataset, methods: Mapping[str, Method], settings: Settings, passes: tuple[int, int]
+) -> dict[str, str]:
+    """Returns the key of the result of each method."""
+    return {name: settings.key(data, method, passes) for name, method in methods.items()}
 
 
 def _with_final(
@@ -248,11 +266,12 @@ def _comparison(
         *data.notes,
         f"{len(users)} users have test items and are evaluated; {without} without any are left out.",
         "Items that a user had before the test part are left out of every list.",
-        f"Of each method, {settings.trials} settings were tried. The best one, by {settings.compared[0]} on "
+        f"{notes_of_trials(results, METHODS)} The best one, by {settings.compared[0]} on "
         f"the validation part (at most {MOST_TUNING_USERS} users), was fitted again to training and "
         "validation part.",
-        *_notes_of_final(results, settings),
-        *_notes_of_steps(results, settings),
+        *notes_of_time(results, METHODS, settings),
+        *notes_of_final(results, settings),
+        *notes_of_steps(results, METHODS, settings),
         *(
             f"{result.name}: the trial with {dict(trial.settings)} failed: {trial.failure}"
             for result in results
@@ -268,6 +287,7 @@ def _comparison(
         "trials": settings.trials,
         "seeds": list(settings.seeds),
         "cutoffs": list(settings.cutoffs),
+        "minutes": settings.minutes,
         "minutes_per_trial": settings.minutes_per_trial,
         "users": {"evaluated": len(users), "left_out": without},
         "items": final.num_items,
@@ -275,7 +295,7 @@ def _comparison(
         "versions": versions(),
     }
     metrics = (*settings.compared, *settings.final[:1])
-    rows = rows_of(results, reference, metrics)
+    rows = rows_of(results, reference, metrics, cut_by_time(results, METHODS, settings))
     return Comparison(
         rows,
         tuple(results),
@@ -288,54 +308,15 @@ def _comparison(
     )
 
 
-def _notes_of_final(results: Sequence[Result], settings: Settings) -> list[str]:
-    """Sentences about what was chosen for the final list."""
-    if not settings.with_final:
-        return []
-    chosen = [(result.name, result.chosen_for_final) for result in results]
-    weights = ", ".join(f"{name} {trial.reranker_weight:g}" for name, trial in chosen if trial)
-    return [
-        "For the final list, settings, number of updates and the weight of the re-ranker are those whose "
-        f"final list has the largest {settings.final[0]} on the validation part.",
-        f"Weight of the re-ranker, from 0 (the method's own order) to 1: {weights}.",
-    ]
-
-
 def _description(name: str) -> str:
     return METHODS[name].description if name in METHODS else "the run that others are compared with"
-
-
-def _notes_of_steps(results: Sequence[Result], settings: Settings) -> list[str]:
-    """Sentences about the number of steps of methods that rankpg trains."""
-    known = [result for result in results if result.name in METHODS]
-    trained = [result for result in known if isinstance(METHODS[result.name].way, Trained)]
-    if not trained:
-        return []
-    notes = [
-        f"A trial that rankpg trains makes {EPOCHS} passes over the training part and at least {LEAST_STEPS} "
-        "updates, or fewer if, by the time of 20 measured updates, "
-        f"minutes_per_trial={settings.minutes_per_trial:g} allows fewer. Its best evaluation gives the "
-        "number of updates of the final fit."
-    ]
-    limited = _limited(trained)
-    if limited:
-        notes.append(
-            f"The time of a trial limited the steps of {', '.join(limited)}: give a larger minutes_per_trial "
-            "for more passes."
-        )
-    return notes
-
-
-def _limited(results: Sequence[Result]) -> list[str]:
-    """Names of the methods whose steps the time of a trial limited."""
-    return [r.name for r in results if any(trial.schedule.limited for trial in r.trials)]
 
 
 def _reference(names: Sequence[str]) -> str | None:
     """The run that is compared, else the default method of rankpg, else its first method, else None."""
     if THIS_RUN in names:
         return THIS_RUN
-    ours = [name for name in names if isinstance(METHODS[name].way, Trained)]
+    ours = [name for name in names if METHODS[name].objective]
     return DEFAULT if DEFAULT in ours else next(iter(ours), None)
 
 

@@ -32,13 +32,13 @@ from rankpg.environments.dataset import Dataset
 from rankpg.environments.interactions import Interactions
 from rankpg.errors import ConfigError, argument
 from rankpg.evaluation.ranking import ranking_metrics
-from rankpg.runs.held_out import HeldOutPart
 from rankpg.types import Float, Int
 
 if TYPE_CHECKING:
+    from rankpg.runs.held_out import HeldOutPart
     from rankpg.training.lambdamart import FittedReranker
 else:
-    FittedReranker = Any
+    FittedReranker = HeldOutPart = Any
 
 __all__ = ["RERANKERS", "RERANKER_WEIGHTS", "FinalList", "final_lists", "losses_of", "metric_of"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -9,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from rankpg.baselines import BASELINES, Baseline, top_lists
+from rankpg.compare.budget import Deadline
 from rankpg.compare.results import Schedule, Tuned
 from rankpg.compare.stages import Stage
 from rankpg.compare.trained import lists_of_config, tune_config
@@ -17,6 +20,9 @@ from rankpg.types import Int
 __all__ = ["DEFAULT", "METHODS", "MOST_TRIALS", "FittedBaseline", "Method", "Trained", "Way"]
 
 Settings = Mapping[str, Any]
+
+_OF_PASSES = 0.7
+"""Share of a baseline's trial that is left for passes; the rest is for lists and metrics."""
 
 DEFAULT = "inclusion"
 """The method of rankpg that all others are compared with."""
@@ -36,7 +42,7 @@ class Way(Protocol):
           settings: an entry of the method's grid.
           seed: seed of all random numbers.
           cutoff: k of the metric.
-          seconds: most seconds of a trial; a method without a schedule ignores it.
+          seconds: most seconds of a trial, for a method that has updates or passes; infinity for no limit.
         """
         ...
 
@@ -48,6 +54,7 @@ class Way(Protocol):
         *,
         seeds: tuple[int, ...],
         depth: int,
+        deadline: Deadline | None = None,
     ) -> list[list[Int[np.ndarray, "n depth"]]]:
         """Fits with every seed, and returns the lists of the stage's users: of each schedule, of each seed.
 
@@ -57,6 +64,7 @@ class Way(Protocol):
           schedules: those of the chosen trial, which differ in the number of updates alone.
           seeds: one fit each.
           depth: length of the lists; -1 after the last item of a shorter one.
+          deadline: read on the way; after it, a baseline fits no further seed, and training ends.
         """
         ...
 
@@ -73,6 +81,11 @@ class Method:
     seeded: bool = True
     """False if one fit is enough, since the result does not depend on a seed."""
 
+    @property
+    def objective(self) -> str | None:
+        """Objective by which rankpg trains the method; None for a baseline."""
+        return self.way.fixed["objective"] if isinstance(self.way, Trained) else None
+
 
 @dataclass(frozen=True)
 class FittedBaseline:
@@ -83,10 +96,11 @@ class FittedBaseline:
     def tune(
         self, stage: Stage, settings: Settings, *, seed: int, cutoff: int, seconds: float
     ) -> Tuned:
-        del seconds  # no baseline has a number of steps to choose
-        lists = self._lists(stage, settings, seed, stage.depth(cutoff))
+        schedule = self._sized(stage, settings, seed, seconds)
+        lists = self._lists(stage, _passes(settings, schedule), seed, stage.depth(cutoff))
         own, final, weight = stage.score(lists, cutoff)
-        return Tuned(own, final_score=final, reranker_weight=weight)
+        steps = 0 if final is None else schedule.steps
+        return Tuned(own, schedule, final, steps, weight)
 
     def lists(
         self,
@@ -96,9 +110,28 @@ class FittedBaseline:
         *,
         seeds: tuple[int, ...],
         depth: int,
+        deadline: Deadline | None = None,
     ) -> list[list[Int[np.ndarray, "n depth"]]]:
-        found = [self._lists(stage, settings, seed, depth) for seed in seeds]
+        found, settings = [], _passes(settings, schedules[0])
+        for seed in seeds:
+            if found and deadline is not None and deadline.over():
+                break
+            found.append(self._lists(stage, settings, seed, depth))
         return [found for _ in schedules]
+
+    def _sized(self, stage: Stage, settings: Settings, seed: int, seconds: float) -> Schedule:
+        """Returns fewer passes than the settings have if, by the time of one pass, these take too long."""
+        baseline: Any = BASELINES[self.name].build(**settings)
+        wanted = getattr(baseline, "iterations", 0)
+        if not wanted or math.isinf(seconds):
+            return Schedule()
+        began = time.perf_counter()
+        baseline.iterations = 1
+        baseline.fit(stage.seen, seed=seed)
+        allowed = int(_OF_PASSES * seconds / (time.perf_counter() - began))
+        if allowed >= wanted:
+            return Schedule()
+        return Schedule(max(1, allowed), max(1, allowed), limited=True)
 
     def _lists(
         self, stage: Stage, settings: Settings, seed: int, depth: int
@@ -106,6 +139,11 @@ class FittedBaseline:
         baseline: Baseline = BASELINES[self.name].build(**settings)
         baseline.fit(stage.seen, seed=seed)
         return top_lists(baseline, stage.seen, stage.part.users, depth)
+
+
+def _passes(settings: Settings, schedule: Schedule) -> Settings:
+    """Returns the settings of a baseline with the passes of a schedule that time limited."""
+    return {**settings, "iterations": schedule.num_steps} if schedule.limited else settings
 
 
 @dataclass(frozen=True)
@@ -132,9 +170,10 @@ class Trained:
         *,
         seeds: tuple[int, ...],
         depth: int,
+        deadline: Deadline | None = None,
     ) -> list[list[Int[np.ndarray, "n depth"]]]:
-        own = {**self.fixed, **settings}
-        return lists_of_config(stage, own, schedules, seeds, depth, self._start(settings))
+        own, start = {**self.fixed, **settings}, self._start(settings)
+        return lists_of_config(stage, own, schedules, seeds, depth, start, deadline)
 
     def _start(self, settings: Settings) -> Settings | None:
         if self.start is None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from rankpg._utils.documents import parse_json
 from rankpg._utils.files import atomic_write
 from rankpg._version import __version__
 from rankpg.environments.dataset import Dataset
+from rankpg.evaluation.intervals import Interval, bootstrap_interval
 from rankpg.types import Float
 
 __all__ = [
@@ -27,8 +29,11 @@ __all__ = [
     "Tuned",
     "key_of",
     "load_result",
+    "load_trials",
+    "remove_trials",
     "result_file",
     "save_result",
+    "save_trials",
 ]
 
 MOST_CANDIDATES = 100
@@ -80,6 +85,8 @@ class Trial:
     """Updates after which it was best."""
     reranker_weight: float = 1.0
     """Weight of the re-ranker in the order of the final list by which it was best."""
+    most_seconds: float | None = None
+    """Seconds that the time of the comparison left for it; None without such a limit."""
 
     @property
     def final_schedule(self) -> Schedule:
@@ -99,6 +106,8 @@ class Result:
     """Metrics of the catalogue, mean over seeds."""
     fit_seconds: float
     """Wall time of the final fit of all seeds, with its lists."""
+    fit_limited: bool = False
+    """True if the time of the comparison ended the final fit early."""
 
     @property
     def chosen(self) -> Trial:
@@ -116,6 +125,16 @@ class Result:
     def tuning_seconds(self) -> float:
         """Wall time of all trials."""
         return sum(trial.seconds for trial in self.trials)
+
+    @property
+    def num_seeds(self) -> int:
+        """Number of final fits, each with a seed of its own."""
+        return max((len(table) for table in self.values.values()), default=0)
+
+    @functools.cached_property
+    def intervals(self) -> Mapping[str, Interval]:
+        """Mean and bootstrap interval of every metric, over users."""
+        return {name: bootstrap_interval(self.users(name)) for name in self.values}
 
     def users(self, metric: str) -> Float[np.ndarray, "n"]:
         """Returns a metric of every user, mean over seeds."""
@@ -177,6 +196,7 @@ def save_result(file: Path, result: Result, key: str) -> None:
         "trials": [dataclasses.asdict(trial) for trial in result.trials],
         "catalogue": dict(result.catalogue),
         "fit_seconds": result.fit_seconds,
+        "fit_limited": result.fit_limited,
     }
     arrays: dict[str, Any] = {f"value:{name}": table for name, table in result.values.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -202,9 +222,56 @@ def load_result(file: Path, key: str) -> Result | None:
                 if name.startswith("value:")
             }
         trials = tuple(_trial(saved) for saved in record["trials"])
-        return Result(record["name"], trials, values, record["catalogue"], record["fit_seconds"])
+        seconds, limited = record["fit_seconds"], record["fit_limited"]
+        return Result(record["name"], trials, values, record["catalogue"], seconds, limited)
     except Exception:  # whatever a damaged archive makes NumPy raise: the result is computed again
         return None
+
+
+def save_trials(file: Path, trials: Sequence[Trial], key: str) -> None:
+    """Saves the trials of a method that is not fitted yet, atomically.
+
+    Args:
+      file: from `result_file`; the trials have one beside it.
+      trials: in the order of the grid.
+      key: from `key_of`.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    record = {"key": key, "trials": [dataclasses.asdict(trial) for trial in trials]}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(_of_trials(file)) as partial:
+        partial.write_text(json.dumps(record))
+
+
+def load_trials(file: Path, key: str) -> tuple[Trial, ...]:
+    """Returns the trials of `save_trials`; none if the file is missing, damaged or of another key.
+
+    Args:
+      file: from `result_file`.
+      key: from `key_of`.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp()) / "ease.npz"
+    >>> save_trials(file, [Trial({"l2": 1.0}, 0.5)], "key")
+    >>> load_trials(file, "key")[0].score, load_trials(file, "other")
+    (0.5, ())
+    """
+    try:
+        record = parse_json(_of_trials(file).read_text(), str(file))
+        return tuple(map(_trial, record["trials"])) if record["key"] == key else ()
+    except Exception:  # whatever a damaged file makes of it: the trials are made again
+        return ()
+
+
+def remove_trials(file: Path) -> None:
+    """Removes the trials of a method whose result is saved."""
+    _of_trials(file).unlink(missing_ok=True)
+
+
+def _of_trials(file: Path) -> Path:
+    return file.with_suffix(".trials.json")
 
 
 def _trial(saved: Mapping[str, Any]) -> Trial:

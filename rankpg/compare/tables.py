@@ -27,6 +27,8 @@ __all__ = [
 
 MARK = "*"
 """Behind a difference whose interval excludes 0."""
+CUT = "†"
+"""Behind a method that the time of the comparison cut short."""
 
 
 def check_extra() -> None:
@@ -58,10 +60,15 @@ def main_table(rows: Sequence[Row], reference: str | None, compared: Sequence[st
         head += [f"{metric} less {reference}" for metric in compared]
     cells = []
     for row in rows:
-        line = [row.method, *(_interval(row, metric) for metric in compared)]
+        line = [_named(row), *(_interval(row, metric) for metric in compared)]
         if with_differences:
             line += [_difference(row, metric) for metric in compared]
-        costs = str(row.trials), f"{row.tuning_seconds:.1f}", f"{row.fit_seconds:.1f}"
+        costs = (
+            str(row.trials),
+            str(row.seeds),
+            f"{row.tuning_seconds:.1f}",
+            f"{row.fit_seconds:.1f}",
+        )
         cells.append((*line, *costs))
     best = [best_of(rows, metric).method for metric in compared]
     strong = frozenset(
@@ -73,7 +80,9 @@ def main_table(rows: Sequence[Row], reference: str | None, compared: Sequence[st
     caption = "Mean over users of the test part, with its 95 % bootstrap interval."
     if with_differences:
         caption += f" {MARK}: the interval of the difference excludes 0."
-    head += ["trials", "tuning, s", "fitting, s"]
+    if any(row.cut for row in rows):
+        caption += f" {CUT}: the time of the comparison cut it short, as the notes say."
+    head += ["trials", "seeds", "tuning, s", "fitting, s"]
     return Table(tuple(head), cells, caption, strong=strong)
 
 
@@ -92,7 +101,7 @@ def final_table(rows: Sequence[Row], reference: str | None, final: Sequence[str]
     head += [f"{metric} less {reference}"] if with_differences else []
     cells = [
         (
-            row.method,
+            _named(row),
             _interval(row, metric),
             *([_difference(row, metric)] if with_differences else []),
             *(_interval(row, loss) for loss in losses),
@@ -127,6 +136,10 @@ def markdown_table(table: Table) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _named(row: Row) -> str:
+    return f"{row.method} {CUT}" if row.cut else row.method
 
 
 def _interval(row: Row, metric: str) -> str:
@@ -233,6 +246,8 @@ def plain(
             "metrics": {name: dataclasses.asdict(found) for name, found in row.intervals.items()},
             "differences": {n: dataclasses.asdict(found) for n, found in row.differences.items()},
             "catalogue": dict(row.catalogue),
+            "seeds": row.seeds,
+            "cut": row.cut,
             "tuning_seconds": row.tuning_seconds,
             "fit_seconds": row.fit_seconds,
             "chosen": dataclasses.asdict(trials[row.method].chosen),

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from rankpg._utils.programs import compiled
+from rankpg.compare.budget import Deadline
 from rankpg.compare.results import MOST_CANDIDATES, Schedule, Tuned
 from rankpg.config.train_config import TrainConfig
 from rankpg.environments.dataset import Dataset
@@ -45,7 +46,7 @@ _LONGEST_CHUNK = 50
 _USERS = 1024
 """Users whose lists are computed at once; bounds the logits in memory."""
 _OVERHEAD = 0.8
-"""Share of a trial's time that is left for updates, after evaluations; compiling comes on top."""
+"""Share of a trial's time that is left for updates, after evaluations; the rest of the time is compiling."""
 
 Settings = Mapping[str, Any]
 
@@ -87,11 +88,12 @@ def tune_config(
       settings: names and values of fields of `TrainConfig`.
       seed: seed of the run.
       cutoff: k of the metric ndcg@k.
-      seconds: most seconds of training; fewer passes over the data are made where `EPOCHS` take longer.
+      seconds: most seconds of the trial; fewer passes over the data are made where `EPOCHS` take longer, and
+        an evaluation after the end is the last one.
       start: settings of a run whose parameters training begins with, for half of the seconds.
     """
     config = config_of(settings, stage.eligible, (seed,))
-    data = stage.data_for(config.objective)
+    data, deadline = stage.data_for(config.objective), Deadline(seconds)
     schedule, first = Schedule(), None
     if start is not None:
         seconds /= 2
@@ -107,6 +109,9 @@ def tune_config(
         best = max(best, (own, step), key=lambda found: found[0])
         found = -np.inf if final is None else final, step, weight
         best_final = max(best_final, found, key=lambda found: found[0])
+        if step < config.num_steps and deadline.over():
+            break
+    limited = limited or deadline.reached
     schedule = dataclasses.replace(
         schedule, steps=best[1], num_steps=config.num_steps, limited=limited or schedule.limited
     )
@@ -122,6 +127,7 @@ def lists_of_config(
     seeds: tuple[int, ...],
     depth: int,
     start: Settings | None = None,
+    deadline: Deadline | None = None,
 ) -> list[list[Int[np.ndarray, "n depth"]]]:
     """Trains all seeds, and returns the lists of each at the step of each schedule: -1 after the last item.
 
@@ -131,6 +137,7 @@ def lists_of_config(
       schedules: those of the chosen trial, which differ in `steps` alone: one training serves them all.
       seeds: trained side by side.
       depth: length of the lists.
+      deadline: read at every step that a trial evaluates; after it, the lists are those of the last step.
     """
     first, schedule = None, schedules[0]
     if start is not None:
@@ -146,6 +153,10 @@ def lists_of_config(
     for step in itertools.chain([0], _training(run, stops)):
         if step in wanted:
             found[step] = [lists.of(index) for index in range(len(seeds))]
+        if deadline is not None and 0 < step < max(wanted) and deadline.over():
+            last = found.get(step) or [lists.of(index) for index in range(len(seeds))]
+            found |= {later: last for later in wanted if later > step}
+            break
     return [found[own.steps] for own in schedules]
 
 
@@ -158,7 +169,9 @@ def _sized(config: TrainConfig, data: Dataset, seconds: float) -> tuple[TrainCon
     wanted = max(LEAST_STEPS, steps_of_epochs(config, data.parts, EPOCHS))
     if wanted <= _UNMEASURED_STEPS:
         return dataclasses.replace(config, num_steps=_even(wanted)), False
+    began = time.perf_counter()
     of_step = _seconds_of_step(dataclasses.replace(config, num_steps=_MEASURED_STEPS), data)
+    seconds -= 2 * (time.perf_counter() - began)  # training prepares and compiles once more
     allowed = max(_MEASURED_STEPS, int(_OVERHEAD * seconds / of_step))
     steps = _even(min(wanted, allowed))
     return dataclasses.replace(config, num_steps=steps), allowed < wanted

@@ -1,27 +1,28 @@
-"""One method of a comparison: tuned, then fitted with every seed and evaluated."""
+"""One method of a comparison: its trials, and its final fits with their metrics."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rankpg.compare.budget import Deadline
 from rankpg.compare.final_list import RERANKER_WEIGHTS, losses_of, metric_of
 from rankpg.compare.results import Result, Schedule, Trial, key_of
-from rankpg.compare.stages import Stage
 from rankpg.environments.dataset import Dataset
 from rankpg.errors import ConfigError, argument
 from rankpg.types import Float, Int
 
 if TYPE_CHECKING:
     from rankpg.compare.methods import Method
+    from rankpg.compare.stages import Stage
 else:
-    Method = Any
+    Method = Stage = Any
 
-__all__ = ["Settings", "metrics_of", "run_method"]
+__all__ = ["Settings", "fit_method", "metrics_of", "try_settings"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Settings:
     seeds: tuple[int, ...]
     cutoffs: tuple[int, ...]
     minutes_per_trial: float
+    minutes: float = 0.0
+    """Time of the whole comparison; 0 for no limit."""
     with_final: bool = False
     """True if there is a re-ranker, and so a final list."""
 
@@ -51,6 +54,11 @@ class Settings:
             )
 
     @property
+    def trial_seconds(self) -> float:
+        """Most seconds of a trial, before the time of the comparison is divided."""
+        return 60 * self.minutes_per_trial
+
+    @property
     def compared(self) -> tuple[str, str]:
         return f"ndcg@{self.cutoffs[0]}", f"recall@{self.cutoffs[-1]}"
 
@@ -63,6 +71,7 @@ class Settings:
             seeds=self.seeds,
             cutoffs=self.cutoffs,
             minutes_per_trial=self.minutes_per_trial,
+            minutes=self.minutes,
             passes=passes,
             with_final=self.with_final and RERANKER_WEIGHTS,
         )
@@ -74,47 +83,39 @@ class Settings:
         return (metric_of(cutoff), *losses_of(cutoff)) if self.with_final else ()
 
 
-def run_method(
+_OfSeeds = list[Int[np.ndarray, "n depth"]]
+
+
+def fit_method(
     name: str,
     method: Method,
-    stages: tuple[Stage, Stage],
+    trials: Sequence[Trial],
+    stage: Stage,
     settings: Settings,
-    say: Callable[[str], None],
+    seeds: tuple[int, ...],
+    deadline: Deadline | None = None,
 ) -> Result:
-    """Tunes a method, and fits and evaluates it with the best settings.
+    """Fits a method with the best settings, and evaluates it.
 
     Args:
       name: that of the method in `METHODS`.
-      method: its settings, and how it is tuned and fitted.
-      stages: the tuning and the final fit.
+      method: its way of fitting.
+      trials: those of the tuning, at least one of which did not fail.
+      stage: that of the final fit.
       settings: those of the comparison.
-      say: called with a sentence before each trial and fit.
-
-    Raises:
-      ConfigError: all of its trials failed.
-      ImportError: it needs a package that is missing.
+      seeds: those of the final fits.
+      deadline: the end of the fit; None for none.
     """
-    earlier, final = stages
-    trials = []
-    for number, entry in enumerate(method.grid[: settings.trials], start=1):
-        say(f"{name}: trial {number} of {settings.trials}")
-        trials.append(_trial(method, entry, earlier, settings))
-    if all(trial.score is None for trial in trials):
-        raise ConfigError(f"all {len(trials)} trials failed; the first: {trials[0].failure}")
-    seeds = settings.seeds if method.seeded else settings.seeds[:1]
-    say(f"{name}: final fit with {len(seeds)} {'seeds' if len(seeds) > 1 else 'seed'}")
     began = time.perf_counter()
     tuned = Result(name, tuple(trials), {}, {}, 0.0)
-    depth = final.depth(settings.cutoffs[-1])
+    depth = stage.depth(settings.cutoffs[-1])
     chosen_for_final = tuned.chosen_for_final
-    lists, for_final = _lists(method, tuned.chosen, chosen_for_final, final, seeds, depth)
+    lists, for_final = _lists(method, tuned.chosen, chosen_for_final, stage, seeds, depth, deadline)
     seconds = time.perf_counter() - began
     weight = 1.0 if chosen_for_final is None else chosen_for_final.reranker_weight
-    values, catalogue = metrics_of(final, lists, for_final, settings, weight)
-    return Result(name, tuple(trials), values, catalogue, seconds)
-
-
-_OfSeeds = list[Int[np.ndarray, "n depth"]]
+    values, catalogue = metrics_of(stage, lists, for_final, settings, weight)
+    limited = deadline is not None and deadline.reached
+    return Result(name, tuple(trials), values, catalogue, seconds, limited)
 
 
 def _lists(
@@ -124,6 +125,7 @@ def _lists(
     stage: Stage,
     seeds: tuple[int, ...],
     depth: int,
+    deadline: Deadline | None,
 ) -> tuple[_OfSeeds, _OfSeeds]:
     """Fits a method, and returns its own lists, and those whose first items are candidates.
 
@@ -131,7 +133,9 @@ def _lists(
     """
 
     def fit(trial: Trial, *schedules: Schedule) -> list[_OfSeeds]:
-        return method.way.lists(stage, trial.settings, schedules, seeds=seeds, depth=depth)
+        return method.way.lists(
+            stage, trial.settings, schedules, seeds=seeds, depth=depth, deadline=deadline
+        )
 
     if for_final is None:
         (own,) = fit(chosen, chosen.schedule)
@@ -139,7 +143,9 @@ def _lists(
     if for_final is chosen:
         own, other = fit(chosen, chosen.schedule, chosen.final_schedule)
         return own, other
-    return fit(chosen, chosen.schedule)[0], fit(for_final, for_final.final_schedule)[0]
+    own, other = fit(chosen, chosen.schedule)[0], fit(for_final, for_final.final_schedule)[0]
+    both = min(len(own), len(other))  # a deadline may have left one of them fewer seeds
+    return own[:both], other[:both]
 
 
 def metrics_of(
@@ -157,8 +163,25 @@ def metrics_of(
     return values, catalogue
 
 
-def _trial(method: Method, entry: Mapping[str, Any], stage: Stage, settings: Settings) -> Trial:
-    """Tries one entry of a grid; settings that do not fit the data are a trial that failed."""
+def try_settings(
+    method: Method,
+    entry: Mapping[str, Any],
+    stage: Stage,
+    settings: Settings,
+    most_seconds: float | None = None,
+) -> Trial:
+    """Tries one entry of a grid; settings that do not fit the data are a trial that failed.
+
+    Args:
+      method: its way of tuning.
+      entry: one of its grid.
+      stage: that of the tuning.
+      settings: those of the comparison.
+      most_seconds: seconds that the time of the comparison leaves for it; None for no such limit.
+
+    Raises:
+      ImportError: the method needs a package that is missing.
+    """
     began = time.perf_counter()
     try:
         tuned = method.way.tune(
@@ -166,7 +189,7 @@ def _trial(method: Method, entry: Mapping[str, Any], stage: Stage, settings: Set
             entry,
             seed=settings.seeds[0],
             cutoff=settings.cutoffs[0],
-            seconds=60 * settings.minutes_per_trial,
+            seconds=settings.trial_seconds if most_seconds is None else most_seconds,
         )
     except ConfigError as error:
         return Trial(entry, None, seconds=time.perf_counter() - began, failure=str(error))
@@ -174,4 +197,5 @@ def _trial(method: Method, entry: Mapping[str, Any], stage: Stage, settings: Set
     if not np.isfinite(tuned.score):
         return Trial(entry, None, tuned.schedule, seconds, "the validation metric is not finite")
     final = tuned.final_score, tuned.final_steps, tuned.reranker_weight
-    return Trial(entry, tuned.score, tuned.schedule, seconds, "", *final)
+    most_seconds = None if most_seconds is None or np.isinf(most_seconds) else most_seconds
+    return Trial(entry, tuned.score, tuned.schedule, seconds, "", *final, most_seconds)

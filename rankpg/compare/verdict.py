@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rankpg.compare.results import Result
 from rankpg.evaluation.intervals import (
     Difference,
     Interval,
-    bootstrap_interval,
     paired_difference,
 )
 
@@ -27,8 +26,11 @@ class Row:
     """metric -> this method less the reference, paired over users; empty for the reference itself"""
     catalogue: Mapping[str, float] = field(default_factory=dict)
     trials: int = 1
+    seeds: int = 1
     tuning_seconds: float = 0.0
     fit_seconds: float = 0.0
+    cut: bool = False
+    """True if the time of the comparison left it fewer trials, seeds or updates."""
 
     def mean(self, metric: str) -> float:
         """Mean of a metric."""
@@ -36,7 +38,10 @@ class Row:
 
 
 def rows_of(
-    results: Sequence[Result], reference: str | None, compared: Sequence[str]
+    results: Sequence[Result],
+    reference: str | None,
+    compared: Sequence[str],
+    cut: Collection[str] = (),
 ) -> tuple[Row, ...]:
     """Returns the rows of all methods, the largest mean of the first compared metric first.
 
@@ -44,6 +49,7 @@ def rows_of(
       results: one for each method, over the same users.
       reference: the method whose metrics are subtracted; no differences if None.
       compared: metrics that have differences.
+      cut: names of methods that the time of the comparison cut short.
     """
     base = next((result for result in results if result.name == reference), None)
     rows = []
@@ -54,12 +60,14 @@ def rows_of(
         rows.append(
             Row(
                 result.name,
-                {name: bootstrap_interval(result.users(name)) for name in result.values},
+                result.intervals,
                 differences,
                 result.catalogue,
                 len(result.trials),
+                result.num_seeds,
                 result.tuning_seconds,
                 result.fit_seconds,
+                result.name in cut,
             )
         )
     return tuple(sorted(rows, key=lambda row: -row.mean(compared[0])))

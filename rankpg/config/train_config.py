@@ -92,7 +92,7 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardSettin
         None,
         _PROBLEM,
         "names of the user, item and value columns, or of the first two; of interactions: user, item, "
-        "timestamp, value and weight, as many as there are",
+        "timestamp, value, weight and session, as many as there are",
         needs={"environment": ("ratings", "interactions")},
         default_help="recognised by their names",
         metavar="NAME",
@@ -392,8 +392,10 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardSettin
         if self.columns is None:
             return
         if self.environment == "interactions":
-            if not 2 <= len(self.columns) <= 5:
-                self._reject("columns", "2 to 5 names: USER ITEM [TIMESTAMP [VALUE [WEIGHT]]]")
+            if not 2 <= len(self.columns) <= 6:
+                self._reject(
+                    "columns", "2 to 6 names: USER ITEM [TIMESTAMP [VALUE [WEIGHT [SESSION]]]]"
+                )
         elif len(self.columns) not in (2, 3):
             self._reject("columns", "three names, USER ITEM VALUE, or two: every row counts as 1")
 

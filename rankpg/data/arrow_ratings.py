@@ -15,7 +15,7 @@ from rankpg.data.ids import TableError, text_array
 from rankpg.data.optional import arrow
 from rankpg.data.ratings_table import Encoded, Triples, sorted_ids
 
-__all__ = ["arrow_triples", "encoded_triples"]
+__all__ = ["arrow_ids", "arrow_triples", "encoded_triples"]
 
 
 def arrow_triples(
@@ -58,8 +58,8 @@ def encoded_triples(
             f"{source}: column {values!r} is not a column of numbers: {in_one_line(cause)}"
         ) from cause
     return Triples.build(
-        _ids(table[users], source, users),
-        _ids(table[items], source, items),
+        arrow_ids(table[users], source, users),
+        arrow_ids(table[items], source, items),
         numbers.to_numpy(zero_copy_only=False),
         source,
         (users, items, values),
@@ -70,8 +70,12 @@ def encoded_triples(
     )
 
 
-def _ids(column: Any, source: str, name: str) -> Encoded:
-    """Returns a column of ids as labels and codes, without the categories that no row uses."""
+def arrow_ids(column: Any, source: str, name: str) -> Encoded:
+    """Returns a column of ids as labels and codes, without the categories that no row uses.
+
+    Raises:
+      TableError: the column cannot hold ids.
+    """
     pyarrow = arrow("pyarrow")
     try:
         column = decoded(column).dictionary_encode("encode")

@@ -1,7 +1,7 @@
 """Roles of the columns of a table of interactions, found by their names.
 
 names of columns | columns={...}  --find_columns-->  role of each column: user, item, value, timestamp,
-weight
+weight, session
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __all__ = [
 ]
 
 ColumnNames: TypeAlias = Mapping[str, str | int | None]
-"""Columns by role, as the caller names them; None for a value, timestamp or weight that is not to be read."""
+"""Columns by role, as the caller names them; None for one that is not to be read."""
 Roles: TypeAlias = dict[str, str | None]
 """Name of the column of each role; None where the table has none."""
 
-ROLES = ("user", "item", "value", "timestamp", "weight")
+ROLES = ("user", "item", "value", "timestamp", "weight", "session")
 _BY_PLACE = ROLES[:4]
 """Roles that columns without names have by their order."""
 _NEEDED = ("user", "item")
@@ -50,8 +50,11 @@ _KNOWN: dict[str, tuple[str, ...]] = {
         "order",
     ),
     "weight": ("(sample|row|loss)?weights?",),
+    "session": ("sessionids?", "sessions?"),
 }
-"""Patterns of names by role. A pattern is tried where no column fits those before it."""
+"""Patterns of names by role. A pattern is tried where no column fits those before it.
+
+A session is the user where no other column is."""
 
 _TYPE = re.compile(r":(token|float)(_seq)?$")
 """The type that RecBole writes behind a name, as in `user_id:token`."""
@@ -60,7 +63,7 @@ _TYPE = re.compile(r":(token|float)(_seq)?$")
 def find_columns(
     source: str, names: Sequence[str], columns: ColumnNames | None, hint: str = ""
 ) -> Roles:
-    """Returns the names of the user, item, value, timestamp and weight columns.
+    """Returns the names of the user, item, value, timestamp, weight and session columns.
 
     Args:
       source: the name of the table, for messages.
@@ -71,8 +74,8 @@ def find_columns(
     Raises:
       TableError: a named column, or that of users or items, is missing, or two columns fit one role.
 
-    >>> find_columns("ratings.csv", ["userId", "Id", "rating", "time", "weight"], None)
-    {'user': 'userId', 'item': 'Id', 'value': 'rating', 'timestamp': 'time', 'weight': 'weight'}
+    >>> find_columns("log.csv", ["userId", "Id", "time", "session"], None)
+    {'user': 'userId', 'item': 'Id', 'value': None, 'timestamp': 'time', 'weight': None, 'session': 'session'}
     """
     roles: Roles = dict.fromkeys(ROLES)
     given = dict(columns or {})
@@ -137,7 +140,7 @@ def columns_by_place(source: str, count: int, columns: ColumnNames | None) -> Ro
       TableError: a place is not in the file, or there are not two to four columns and none is named.
 
     >>> columns_by_place("ratings.dat", 4, None)
-    {'user': '0', 'item': '1', 'value': '2', 'timestamp': '3', 'weight': None}
+    {'user': '0', 'item': '1', 'value': '2', 'timestamp': '3', 'weight': None, 'session': None}
     """
     names = [str(i) for i in range(count)]
     given = dict(columns or {})
@@ -180,6 +183,6 @@ def check_column_names(columns: ColumnNames | None) -> None:
         raise TableError(f"columns={dict(columns)!r} name one column twice; expected {example}")
     if empty := [role for role in _NEEDED if role in columns and columns[role] is None]:
         raise TableError(
-            f"columns={dict(columns)!r}: the {empty[0]} is needed; only the value, the timestamp and the "
-            "weight may be None"
+            f"columns={dict(columns)!r}: the {empty[0]} is needed; only the value, the timestamp, the "
+            "weight and the session may be None"
         )

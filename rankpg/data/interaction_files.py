@@ -1,4 +1,4 @@
-"""Interactions as they stand in their source: columns, ids and their row numbers, values, times, weights.
+"""Interactions as they stand in their source: ids and their row numbers, values, times, weights, sessions.
 
 file | table in memory  --raw_interactions-->  Raw, with one entry for each row of the source
 """
@@ -15,11 +15,11 @@ import numpy as np
 
 from rankpg._utils.paths import expanded
 from rankpg.data.arrow import decoded, is_table, to_arrow
-from rankpg.data.arrow_ratings import encoded_triples
+from rankpg.data.arrow_ratings import arrow_ids, encoded_triples
 from rankpg.data.faults import in_one_line
 from rankpg.data.files import Table, check_file, load_arrays, parquet_names, read_parquet
 from rankpg.data.id_types import AUTO, IdTypes
-from rankpg.data.ids import IdMap, TableError, exact_array, id_array, objects
+from rankpg.data.ids import IdMap, TableError, exact_array, id_array, is_empty, objects
 from rankpg.data.interaction_columns import ColumnNames, Roles, find_columns
 from rankpg.data.interaction_text import TEXT_SUFFIXES, TextFile, open_text_file
 from rankpg.data.optional import arrow
@@ -41,6 +41,8 @@ class Raw:
     """float64[R]"""
     weights: np.ndarray | None
     """float64[R], at least 0"""
+    sessions: np.ndarray | None
+    """int32[R], numbers of the ids of sessions"""
     user_ids: IdMap
     item_ids: IdMap
     has_values: bool
@@ -111,7 +113,7 @@ def _array(values: Any) -> np.ndarray:
 
 def _of_text(file: TextFile, id_types: IdTypes) -> Raw:
     """Returns the interactions in a text file, whose ids become whole numbers where all of them are."""
-    users, items, values, times, weights, lines = file.parse()
+    users, items, values, times, weights, sessions, lines = file.parse()
     names = (file.shown("user"), file.shown("item"), file.shown("value"))
     rows = Triples.build(
         users, items, values, str(file.path), names, file.place, id_types=id_types, is_text=True
@@ -119,7 +121,7 @@ def _of_text(file: TextFile, id_types: IdTypes) -> Raw:
     found = None
     if times is not None:
         found = arrow_times(times, lambda row: _where(rows, row, file.shown("timestamp")))
-    return _raw(rows, found, weights, file.roles, file.names, file.notes, lines)
+    return _raw(rows, found, weights, sessions, file.roles, file.names, file.notes, lines)
 
 
 def _of_arrow(table: Any, source: str, roles: Roles, names: list[str], id_types: IdTypes) -> Raw:
@@ -138,7 +140,9 @@ def _of_arrow(table: Any, source: str, roles: Roles, names: list[str], id_types:
     if weight is not None:
         column = decoded(table[weight]).to_numpy(zero_copy_only=False)
         weights = _numbers(column, source, weight)
-    return _raw(rows, times, weights, roles, names)
+    session = roles["session"]
+    sessions = None if session is None else arrow_ids(table[session], source, session)
+    return _raw(rows, times, weights, sessions, roles, names)
 
 
 def _of_arrays(
@@ -154,7 +158,7 @@ def _of_arrays(
     if len({len(arrays[name]) for name in used}) > 1:
         found = ", ".join(f"{name!r} of {len(arrays[name])}" for name in used)
         raise TableError(f"{source}: expected columns of one length, got {found}")
-    user, item, value, timestamp, weight = roles.values()
+    user, item, value, timestamp, weight, session = roles.values()
     assert user is not None
     assert item is not None
     rows = Triples.build(
@@ -169,7 +173,8 @@ def _of_arrays(
     if timestamp is not None:
         times = array_times(arrays[timestamp], lambda row: _where(rows, row, timestamp))
     weights = None if weight is None else _numbers(arrays[weight], source, weight)
-    return _raw(rows, times, weights, roles, list(arrays))
+    sessions = None if session is None else _encoded(arrays[session], source, session)
+    return _raw(rows, times, weights, sessions, roles, list(arrays))
 
 
 def _encoded(ids: np.ndarray, source: str, name: str) -> Encoded:
@@ -198,6 +203,7 @@ def _raw(
     rows: Triples,
     times: np.ndarray | None,
     weights: np.ndarray | None,
+    sessions: Encoded | None,
     roles: Roles,
     names: list[str],
     notes: tuple[str, ...] = (),
@@ -215,7 +221,21 @@ def _raw(
     if weights is not None:
         weights = _checked_weights(rows, weights, roles["weight"] or "weight")
     has_values = roles["value"] is not None
-    return Raw(rows, times, weights, rows.user_ids, rows.item_ids, has_values, tuple(said))
+    codes = None if sessions is None else _checked_sessions(rows, sessions, roles["session"] or "")
+    return Raw(rows, times, weights, codes, rows.user_ids, rows.item_ids, has_values, tuple(said))
+
+
+def _checked_sessions(rows: Triples, sessions: Encoded, name: str) -> np.ndarray:
+    """Returns the number of every row's session, none of which is missing."""
+    labels, codes = sessions
+    empty = is_empty(labels)[codes]
+    if empty.any():
+        row = int(np.argmax(empty))
+        raise TableError(
+            f"{_where(rows, row, name)}: the session is missing: give every row the id of its session, or "
+            "columns={'session': None}, so that none is read"
+        )
+    return codes.astype(np.int32)
 
 
 def _checked_weights(rows: Triples, weights: np.ndarray, name: str) -> np.ndarray:

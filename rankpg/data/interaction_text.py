@@ -52,10 +52,13 @@ class TextFile:
         """Returns the name of the column of a role, for messages."""
         return self.roles[role] or f"({role})"
 
-    def parse(self) -> tuple[Encoded, Encoded, np.ndarray, Any, np.ndarray | None, int]:
-        """Returns users, items, values, times as pyarrow holds them, weights, and the number of their lines.
+    def parse(
+        self,
+    ) -> tuple[Encoded, Encoded, np.ndarray, Any, np.ndarray | None, Encoded | None, int]:
+        """Returns users, items, values, times as pyarrow holds them, weights, sessions, and their lines.
 
-        A value or a weight that is missing is NaN; times and weights are None without a column.
+        A value or a weight that is missing is NaN; times, weights and sessions are None without a column.
+        The last is the number of lines.
 
         Raises:
           TableError: a line is wrong, or there is none.
@@ -68,6 +71,7 @@ class TextFile:
             "value": pyarrow.float64(),
             "timestamp": pyarrow.large_string() if self.dates else pyarrow.float64(),
             "weight": pyarrow.float64(),
+            "session": text,
         }
         roles = {role: self.names.index(name) for role, name in self.roles.items() if name}
         types = {str(i): kinds[role] for role, i in roles.items()}
@@ -78,7 +82,8 @@ class TextFile:
         if "value" in columns:
             values = columns["value"].to_numpy()  # NaN where a number is missing
         weights = columns["weight"].to_numpy() if "weight" in columns else None
-        return ids[0], ids[1], values, columns.get("timestamp"), weights, lines
+        sessions = self._ids(columns["session"], "session") if "session" in columns else None
+        return ids[0], ids[1], values, columns.get("timestamp"), weights, sessions, lines
 
     def _ids(self, column: Any, role: str) -> Encoded:
         return text_ids(column.combine_chunks(), str(self.path), self.shown(role))
@@ -102,7 +107,7 @@ def open_text_file(path: Path, columns: ColumnNames | None, header: bool) -> Tex
     >>> file = Path(tempfile.mkdtemp()) / "ratings.dat"
     >>> _ = file.write_text("1::1193::5::978300760\n1::661::3::978302109\n")
     >>> open_text_file(file, None, True).roles
-    {'user': '0', 'item': '1', 'value': '2', 'timestamp': '3', 'weight': None}
+    {'user': '0', 'item': '1', 'value': '2', 'timestamp': '3', 'weight': None, 'session': None}
     """
     check_packed(path)
     separator = separator_of(path)

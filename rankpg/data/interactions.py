@@ -19,6 +19,7 @@ from rankpg.data.id_types import check_id_types
 from rankpg.data.ids import IdMap, TableError
 from rankpg.data.interaction_columns import ColumnNames, check_column_names
 from rankpg.data.interaction_files import Raw, raw_interactions
+from rankpg.data.sessions import sessions_of_users
 
 __all__ = ["InteractionTable", "read_interactions"]
 
@@ -59,6 +60,8 @@ class InteractionTable:
     """Sentences about the columns that were read, and about the rows that were dropped."""
     weights: np.ndarray | None = None
     """float32[n], factor of each row in the loss of training, at least 0; None without a column"""
+    sessions: np.ndarray | None = None
+    """int64[n], number of each row's session, of which every user has others; None without a column"""
 
     def __len__(self) -> int:
         return len(self.users)
@@ -99,6 +102,7 @@ class InteractionTable:
             values=self.values[keep],
             times=None if self.times is None else self.times[keep],
             weights=None if self.weights is None else self.weights[keep],
+            sessions=None if self.sessions is None else self.sessions[keep],
         )
 
 
@@ -116,9 +120,10 @@ def read_interactions(
     r"""Reads interactions from a file or a table in memory.
 
     Columns are found by their names: `userId`, `user_id:token` and `reviewerID` are users, `movieId` and
-    `asin` are items, `rating` and `score` are values, `timestamp` and `date` are times, and `weight` is the
-    weight of a row in the loss of training. Every note in `notes` of the result says in one sentence what was
-    read or dropped.
+    `asin` are items, `rating` and `score` are values, `timestamp` and `date` are times, `weight` is the
+    weight of a row in the loss of training, and `session_id` beside a user is the session, which no split
+    divides; see `data.splits`. Without a column of users, each session is a user. Every note in `notes` of
+    the result says in one sentence what was read or dropped.
 
     The steps are: rows that `positive` keeps, then one row per pair, then the users and items with enough
     rows. The last step is the k-core: it drops users and items until both minima hold, since every user
@@ -129,8 +134,8 @@ def read_interactions(
         names to arrays, or a table of pandas, polars or pyarrow. In text, ids that are all whole numbers
         are read as numbers (`007` stays text).
       columns: names of columns by role, `{"user": ..., "item": ..., "value": ..., "timestamp": ...}`, for
-        roles that their names do not show, also "weight"; None for a value, timestamp or weight that is not
-        to be read.
+        roles that their names do not show, also "weight" and "session"; None for a value, timestamp, weight
+        or session that is not to be read.
       positive: condition on the value, such as ">= 4" (or >, <=, <, ==); other rows are dropped, and those
         that stay have the value 1. Without it, values are weights and must be positive.
       min_per_user: least number of rows of a user.
@@ -168,7 +173,7 @@ def read_interactions(
     users, items, values = users[order], items[order], values[order]
     times = None if times is None else times[order]
     weights = None if weights is None else weights[order]
-    place = order if isinstance(keep, slice) else keep[order]
+    place = order if isinstance(keep, slice) else keep[order]  # rows of the source
     if weights is not None and duplicates == "sum":
         weighted = _merge(raw, users, items, values * weights, place, duplicates)[1]
     else:
@@ -191,6 +196,9 @@ def read_interactions(
         source=raw.rows.source,
         notes=(*raw.notes, *notes, *merged, *cored, size),
         weights=None if weights is None else weights[keep].astype(np.float32),
+        sessions=None
+        if raw.sessions is None
+        else sessions_of_users(users, raw.sessions[place[keep]]),
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rankpg.data.ids import TableError
+from rankpg.data.orders import Order, divided_sessions, last_rows, random_order, time_order
 
 if TYPE_CHECKING:
     from rankpg.data.interactions import InteractionTable
@@ -129,6 +130,11 @@ def split_interactions(
       validation part is a random validation_share of the other users, divided in the same way.
     - "none": every row is a training row, as with test_share=0.
 
+    Where the table has sessions, no session is divided. Under "last", "random" and "user" a user's session
+    that has some of the rows above is held out as a whole, but never the first session; sessions that
+    overlap in time count as one, but under "random". Under "time", rows of sessions that go on across a cut
+    are UNUSED: in the later part they would be before rows that are trained on.
+
     Validation, test and history rows with an item that has no training row are UNUSED, since a table of
     item embeddings cannot retrieve such an item. No order of the table's rows changes the split.
 
@@ -168,6 +174,10 @@ def split_interactions(
         part = _KINDS[kind](table, sizes, np.random.default_rng(seed), notes)
         _drop_unknown(table, part, kind, keep_new_items, notes)
         _check_test(table, part, kind, notes)
+    if table.sessions is not None and kind != "none":
+        notes.append(
+            "No session is divided, so that parts may be larger or smaller than their shares."
+        )
     return Split(
         kind=kind,
         test_share=test_share,
@@ -246,8 +256,8 @@ def _last(
     table: InteractionTable, sizes: _Sizes, rng: np.random.Generator, notes: list[str]
 ) -> np.ndarray:
     assert table.times is not None
-    order = np.lexsort((table.items, table.times, table.users))
-    part = _divide(table, order, sizes)
+    order, _ = ordered = time_order(table)
+    part = _divide(table, ordered, sizes)
     users, times, sorted_part = table.users[order], table.times[order], part[order]
     divided = (np.diff(users) == 0) & (np.diff(times) == 0) & (np.diff(sorted_part) != 0)
     if divided.any():
@@ -261,25 +271,19 @@ def _last(
 def _random(
     table: InteractionTable, sizes: _Sizes, rng: np.random.Generator, notes: list[str]
 ) -> np.ndarray:
-    order = _random_order(table, rng)
-    return _divide(table, order, sizes)
+    return _divide(table, random_order(table, rng), sizes)
 
 
-def _random_order(table: InteractionTable, rng: np.random.Generator) -> np.ndarray:
-    """Returns rows sorted by user, in random order for each user that depends on the pairs alone."""
-    order = np.lexsort((table.items, table.users))
-    return order[np.lexsort((rng.random(len(order)), table.users[order]))]
-
-
-def _divide(table: InteractionTable, order: np.ndarray, sizes: _Sizes) -> np.ndarray:
-    """Returns parts where each user's last rows in `order`, sorted by user, are test, then validation."""
+def _divide(table: InteractionTable, ordered: Order, sizes: _Sizes) -> np.ndarray:
+    """Returns parts where each user's last rows, sorted by user, are test, then validation."""
     counts = np.bincount(table.users, minlength=table.num_users)
-    test, validation = sizes.of_users(counts)
-    users = table.users[order]
-    from_end = np.cumsum(counts)[users] - 1 - np.arange(len(users))
-    part = np.full(len(users), TRAIN, np.int8)
-    part[order[from_end < (test + validation)[users]]] = VALIDATION
-    part[order[from_end < test[users]]] = TEST
+    wanted, validation = sizes.of_users(counts)
+    order, _ = ordered
+    part = np.full(len(order), TRAIN, np.int8)
+    test = last_rows(table, ordered, wanted, np.zeros_like(counts))
+    taken = np.bincount(table.users[order[test]], minlength=table.num_users)
+    part[order[last_rows(table, ordered, validation, taken)]] = VALIDATION
+    part[order[test]] = TEST
     return part
 
 
@@ -297,6 +301,12 @@ def _time(
         notes.append(
             "The validation part is empty, because the latest rows before the test part share one time."
         )
+    if (divided := divided_sessions(table, part, part != UNUSED)).any():
+        notes.append(
+            f"{int(divided.sum())} rows of sessions that go on across a cut are unused, so that no session "
+            "is in two parts, and no part is before rows that are trained on."
+        )
+        part[divided] = UNUSED
     return part
 
 
@@ -317,15 +327,12 @@ def _user(
     held = np.full(table.num_users, TRAIN, np.int8)
     held[eligible[:num_test]] = TEST
     held[eligible[num_test : num_test + num_validation]] = VALIDATION
-    if table.times is None:
-        order = _random_order(table, rng)
-    else:
-        order = np.lexsort((table.items, table.times, table.users))
+    ordered = random_order(table, rng) if table.times is None else time_order(table)
     later = np.maximum(np.floor(sizes.test_share * counts + _ROUNDING).astype(np.int64), 1)
-    users = table.users[order]
-    from_end = np.cumsum(counts)[users] - 1 - np.arange(len(users))
+    order, users = ordered[0], table.users[ordered[0]]
+    last = last_rows(table, ordered, later, np.zeros_like(counts))
     part = np.empty(len(users), np.int8)
-    part[order] = np.where(from_end < later[users], held[users], HISTORY)
+    part[order] = np.where(last, held[users], HISTORY)
     part[held[table.users] == TRAIN] = TRAIN
     if single := int(np.count_nonzero(counts == 1)):
         notes.append(f"{single} users have one row, and none of them is held out.")
@@ -405,8 +412,8 @@ def check_no_leak(table: InteractionTable, split: Split) -> None:
     For "last" and "user", no training, history or validation row is later than a test row of its user, and
     no training or history row later than a validation row of its user. For "time" this holds for the rows
     of all users together, and no two of these parts share a time. For "user", users who are held out have
-    no training row. For every kind, no pair of user and item has rows in two parts. Random rows of a user
-    may be later than the test rows; a kind "random" is not checked for it.
+    no training row. For every kind, no pair of user and item has rows in two parts, and no session. Random
+    rows of a user may be later than the test rows; a kind "random" is not checked for it.
 
     Args:
       table: the interactions that were split.
@@ -426,6 +433,11 @@ def check_no_leak(table: InteractionTable, split: Split) -> None:
             "this table"
         )
     _check_pairs(table, split)
+    _refuse(
+        table,
+        divided_sessions(table, split.part, ~split.rows(UNUSED)),
+        "has its session in another part as well",
+    )
     if split.kind == "user":
         trained = np.isin(table.users, table.users[split.rows(TRAIN)])
         _refuse(

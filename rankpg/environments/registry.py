@@ -112,7 +112,7 @@ def _ratings(settings: EnvironmentSettings) -> Dataset:
 
 
 def _interactions(settings: EnvironmentSettings) -> Dataset:
-    roles: tuple[str, ...] = ("user", "item", "timestamp", "value", "weight")
+    roles: tuple[str, ...] = ("user", "item", "timestamp", "value", "weight", "session")
     named: dict[str, str | int | None] | None = None
     if settings.columns is not None:
         named = dict(zip(roles, settings.columns, strict=False))

@@ -33,7 +33,7 @@ class Spy:
         self.tuned.append((stage, settings, seed, cutoff, seconds))
         return Tuned(settings["score"], Schedule(steps=settings["steps"], num_steps=9))
 
-    def lists(self, stage, settings, schedules, *, seeds, depth):
+    def lists(self, stage, settings, schedules, *, seeds, depth, deadline=None):
         self.fitted.append((stage, settings, schedules[0], seeds))
         lists = np.full((len(stage.part.users), depth), -1, np.int32)
         lists[:, 0] = stage.part.relevant[1][stage.part.relevant[0][:-1]]

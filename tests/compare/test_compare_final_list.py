@@ -140,7 +140,7 @@ class Scripted:
         final = settings["final"], settings["final_steps"], settings["final"] / 2
         return Tuned(settings["own"], steps, *final)
 
-    def lists(self, stage, settings, schedules, *, seeds, depth):
+    def lists(self, stage, settings, schedules, *, seeds, depth, deadline=None):
         self.fits.append((settings["own"], [schedule.steps for schedule in schedules]))
         found = []
         for schedule in schedules:
