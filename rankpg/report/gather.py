@@ -109,7 +109,7 @@ def measure(
     """Loads a run and measures it; the reason of a failure is recorded and the rest goes on.
 
     Args:
-      reported: what is known so far; gets the measurements.
+      reported: settings and metrics of the run; gets the measurements.
       load: loads the state of the run.
       groups: item id -> its group.
       on_progress: called with a message before each measurement.

@@ -219,7 +219,7 @@ def test_empty_arguments_name_what_is_required():
 
 
 def test_the_count_of_updates_ends_at_the_largest_int32(tmp_path):
-    """It must not become negative: checkpoints are named by it."""
+    """Checkpoints are named by the count, which must not become negative."""
     retriever, most = new(advantage="none"), 2**31 - 1
     state = retriever.run.state
     retriever.run.state = dataclasses.replace(state, step=jnp.full_like(state.step, most - 1))
