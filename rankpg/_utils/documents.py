@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 else:
     Node = Any
 
-__all__ = ["DocumentError", "SyntaxFault", "parse_json", "parse_yaml", "printable", "read_json"]
+__all__ = [
+    "DocumentError",
+    "SyntaxFault",
+    "kind_in_words",
+    "parse_json",
+    "parse_yaml",
+    "printable",
+    "read_json",
+]
 
 LARGEST_FILE = 2**24
 """Bytes of a small file."""
@@ -46,6 +54,36 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(x if x in "\n\t" or not _is_control(x) else _escape(x) for x in text)
+
+
+def kind_in_words(error: BaseException) -> str:
+    """Returns what an error of Python means for the file or value that is read, without names of classes.
+
+    >>> kind_in_words(FileNotFoundError(2, "No such file")), kind_in_words(KeyError("format"))
+    ('it does not exist', "it lacks 'format'")
+    """
+    for kinds, words in _KINDS:
+        if isinstance(error, kinds):
+            return words
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror[:1].lower() + error.strerror[1:]
+    if isinstance(error, KeyError) and error.args:
+        return f"it lacks {printable(str(error.args[0]))[:100]!r}"
+    return "its content has another form than expected"
+
+
+_KINDS: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], str], ...] = (
+    (UnicodeDecodeError, "its text is not UTF-8"),
+    (json.JSONDecodeError, "it is not JSON"),
+    (FileNotFoundError, "it does not exist"),
+    (PermissionError, "it may not be read by this user"),
+    (IsADirectoryError, "it is a folder"),
+    (RecursionError, "it is nested too deeply"),
+    (MemoryError, "there is not enough memory for it"),
+    (EOFError, "it ends too early"),
+    (ImportError, "a package that it needs is missing"),
+)
+"""Errors of Python -> words."""
 
 
 def _is_control(character: str) -> bool:
@@ -212,9 +250,9 @@ def parse_yaml(file: Path, yaml: Any) -> Any:
         raise SyntaxFault(f"{file}{where}: not valid YAML ({printable(reason)})") from None
     except DocumentError:
         raise
-    except (ValueError, TypeError, KeyError, OverflowError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, AttributeError):
         raise DocumentError(
-            f"{file}: not valid YAML: a value has no such type ({type(error).__name__}): put it in quotes"
+            f"{file}: not valid YAML: a value does not fit its type: put it in quotes"
         ) from None
 
 

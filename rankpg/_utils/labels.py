@@ -21,10 +21,14 @@ class Labelled(NamedTuple):
 def labelled(table: Any) -> Labelled:
     """Returns an array with its labels: those of a pandas table that are not just 0, 1, 2, ...
 
+    A series of True and False is a row of a table, so that its labels are those of columns.
+
     >>> labelled([[1.0, 2.0]]).rows is None
     True
     """
     pandas = sys.modules.get("pandas")  # a caller with such a table has imported it
+    if pandas is not None and isinstance(table, pandas.Series) and table.dtype == bool:
+        return Labelled(table.to_numpy(), None, _labels(table.index))  # a mask of items
     if pandas is None or not isinstance(table, pandas.DataFrame):
         return Labelled(table, None, None)
     for axis in (table.index, table.columns):

@@ -56,10 +56,13 @@ folder gets comparison.md, comparison.html and comparison.json. The same command
 was interrupted. With LightGBM, the candidates of every method are sorted by one re-ranker, and the table has
 their final lists.
 
-examples:
+For example::
+
   python -m rankpg compare --path ratings.csv --positive '>= 4' --out compared
-  a trained run, on the data that it was trained on:
-    python -m rankpg compare --run runs/log --out compared
+
+A trained run, on the data that it was trained on::
+
+  python -m rankpg compare --run runs/log --out compared
 """
 
 

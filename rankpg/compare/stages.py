@@ -154,6 +154,10 @@ def final_stage(data: Dataset) -> Stage:
     return Stage.of(known)
 
 
+_SHARES = {"validation": 0.1, "test": 0.2}
+"""Shares of the parts that messages propose."""
+
+
 def check_parts(data: Dataset) -> None:
     """Rejects data on which methods cannot be tuned and compared.
 
@@ -166,15 +170,20 @@ def check_parts(data: Dataset) -> None:
             f"data has a {type(data.environment).__name__} environment without parts; expected interactions "
             "with a validation and a test part: environments.from_interactions(log, validation_share=0.1)"
         )
-    parts = data.parts
-    for name, moments in (("validation", parts.validation()), ("test", parts.test())):
-        users = int(np.count_nonzero(moments.feedback_ends > moments.history_ends))
-        if users < 2:
-            raise ConfigError(
-                f"data has a {name} part of {users} users; expected at least 2, on whom methods are "
-                f"{'tuned' if name == 'validation' else 'compared'}: give {name}_share=0.1 to "
-                "environments.from_interactions, or a log in which users have more items"
-            )
+    held_out = {"validation": data.parts.validation(), "test": data.parts.test()}
+    users = {
+        name: int(np.count_nonzero(moments.feedback_ends > moments.history_ends))
+        for name, moments in held_out.items()
+    }
+    few = [name for name, count in users.items() if count < 2]
+    if few:
+        found = " and ".join(f"a {name} part of {users[name]} users" for name in few)
+        remedy = " and ".join(f"{name}_share={_SHARES[name]}" for name in few)
+        raise ConfigError(
+            f"data has {found}; expected at least 2 in the validation part, on whom methods are tuned, and "
+            f"in the test part, on whom they are compared: read the log with {remedy} and a split other than "
+            "'none', or take a log in which users have more items"
+        )
 
 
 def _parts(data: Dataset) -> Parts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rankpg._utils.documents import printable
+from rankpg._utils.documents import kind_in_words, printable
 from rankpg.data.ids import TableError
 
 __all__ = ["in_one_line", "numpy_fault"]
@@ -21,7 +21,7 @@ def numpy_fault(source: object, cause: Exception) -> TableError:
             "save numbers or strings (array.astype(str)) instead"
         )
     return TableError(
-        f"{source} is damaged: a NumPy file whose content cannot be read ({type(cause).__name__}): restore a "
+        f"{source} is damaged: a NumPy file whose content cannot be read: restore a "
         "copy of it, or save it again with numpy.save or numpy.savez"
     )
 
@@ -36,4 +36,4 @@ def in_one_line(cause: BaseException) -> str:
     """
     text = re.split(r"\{\s*[\"']|Traceback \(most recent|\n\s*File \"", str(cause), maxsplit=1)[0]
     text = printable(" ".join(text.split()))
-    return (text if len(text) <= _LONGEST else text[:_LONGEST] + "...") or type(cause).__name__
+    return (text if len(text) <= _LONGEST else text[:_LONGEST] + "...") or kind_in_words(cause)

@@ -28,6 +28,7 @@ __all__ = [
     "labels_of",
     "objects",
     "text_array",
+    "visible",
     "whole_numbers",
 ]
 
@@ -38,6 +39,8 @@ else:  # beartype rejects tuples and floats of the type that NumPy declares
 
 _DAY, _TIME = "datetime64[D]", "datetime64[us]"
 """The units of Python's own dates and times. A day is found by its midnight."""
+_MOST_COMPARED = 100_000
+"""Ids that are compared with one that is unknown."""
 Id: TypeAlias = str | bytes | int | float | datetime.date
 """An id as a plain Python value."""
 
@@ -147,8 +150,15 @@ class IdMap:
 
     def _unknown(self, label: Any) -> UnknownIdError:
         some = ", ".join(map(repr, self._ids[:3].tolist()))
+        alike = _look_alike_of(label, self._ids)
+        hint = (
+            ""
+            if alike is None
+            else f"; {alike!a} looks like it: give the id with the same characters"
+        )
+        shown = repr(label) if alike is None else ascii(label)
         return UnknownIdError(
-            f"unknown {self.kind} {label!r}: the table has {len(self)} {self.kind} ids, such as {some}"
+            f"unknown {self.kind} {shown}: the table has {len(self)} {self.kind} ids, such as {some}{hint}"
         )
 
 
@@ -415,3 +425,31 @@ def whole_numbers(labels: np.ndarray) -> np.ndarray:
         return whole if np.array_equal(whole.astype(str), labels) else labels
     except (ValueError, OverflowError):
         return labels  # some are not whole numbers
+
+
+def visible(text: str) -> str:
+    r"""Returns what is shown of a text: without format and control characters, blanks as one kind of blank.
+
+    >>> visible("a\u200bb\u00a0"), visible("\ufeffab")
+    ('ab', 'ab')
+    """
+    if text.isascii() and text.isprintable():
+        return text.strip()
+    shown = [
+        " " if c.isspace() else c
+        for c in unicodedata.normalize("NFC", text)
+        if c.isspace() or unicodedata.category(c) not in ("Cc", "Cf")
+    ]
+    return "".join(shown).strip()
+
+
+def _look_alike_of(wanted: object, ids: np.ndarray) -> str | None:
+    r"""Returns the id that looks like one that is unknown; None without one, and for ids that are not text.
+
+    >>> _look_alike_of("ab ", np.array(["x", "a\u200bb"]))
+    'a\u200bb'
+    """
+    if not isinstance(wanted, str) or ids.dtype.kind != "U" or len(ids) > _MOST_COMPARED:
+        return None
+    shown = visible(wanted)
+    return next((text for text in ids.tolist() if visible(text) == shown), None)

@@ -216,6 +216,7 @@ def _raw(
         said.append("Without a value column, every row has the value 1.")
     if roles["timestamp"] is None:
         said.append("Without a timestamp column, rows of a user keep their order in the source.")
+    said += rows.id_notes
     if unused := [repr(name) for name in names if name not in roles.values()]:
         said.append(f"Columns that are not used: {', '.join(unused)}.")
     if weights is not None:

@@ -290,6 +290,7 @@ def _merge(
             f"{raw.rows.source}, {raw.rows.place(one, two)}: the pair user {raw.user_ids.one(user)!r}, item "
             f"{raw.item_ids.one(item)!r} occurs {lasts[several] - firsts[several] + 1} times: keep one row "
             "each, or give duplicates='first', duplicates='last' or duplicates='sum'"
+            f"{raw.rows.about_ids()}"
         )
     stay = order[lasts if duplicates == "last" else firsts]
     done = {"first": "the earliest is kept", "last": "the latest is kept"}

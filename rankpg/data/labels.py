@@ -12,7 +12,7 @@ from rankpg._utils.labels import labelled
 from rankpg.data.columns import column_role
 from rankpg.data.ids import ArrayLike, IdMap, TableError, labels_of
 
-__all__ = ["aligned", "check_series", "labelled_features"]
+__all__ = ["aligned", "aligned_mask", "check_series", "labelled_features"]
 
 
 def check_series(arguments: dict[str, Any]) -> None:
@@ -49,19 +49,43 @@ def aligned(table: ArrayLike, name: str, contexts: IdMap, items: IdMap) -> Any:
     values = found.values
     for axis, (labels, ids) in enumerate(((found.rows, contexts), (found.columns, items))):
         if labels is not None:
-            values = np.take(values, _places(labels, ids, name), axis=axis)
+            values = np.take(values, _places(labels, ids.ids, ids.kind, name), axis=axis)
     return values
 
 
-def _places(labels: np.ndarray, ids: IdMap, name: str) -> np.ndarray:
+def aligned_mask(
+    table: ArrayLike, name: str, contexts: np.ndarray, kind: str, items: IdMap
+) -> np.ndarray:
+    """Returns a mask [N] or [n, N] in the order of the contexts and items, by its labels if it has any.
+
+    Args:
+      table: a mask, with or without labels; a series has one value for each item.
+      name: the argument, for messages.
+      contexts: n ids of contexts, any of them several times.
+      kind: name of these ids in messages.
+      items: ids of the catalogue.
+
+    Raises:
+      TableError: an id has no label.
+    """
+    found = labelled(table)
+    values = np.asarray(found.values)
+    if found.rows is not None:
+        values = values[_places(found.rows, contexts, kind, name)]
+    if found.columns is not None:
+        values = values[..., _places(found.columns, items.ids, items.kind, name)]
+    return values
+
+
+def _places(labels: np.ndarray, ids: np.ndarray, kind: str, name: str) -> np.ndarray:
     """Returns the place of every id among the labels."""
-    known = IdMap(labels, f"{name}: {ids.kind}")
-    places = known.find(ids.ids)
+    known = IdMap(labels, f"{name}: {kind}")
+    places = known.find(ids)
     if (places < 0).any():
-        lacking = ids.one(int(np.argmax(places < 0)))
+        lacking = ids[np.argmax(places < 0) :][:1].tolist()[0]
         raise TableError(
             f"{name}: no row or column is labelled {lacking!r}, and {int(np.sum(places < 0))} of {len(ids)} "
-            f"{ids.kind} ids have no label; its labels are like {labels_of(labels[:3]).tolist()}: label it "
+            f"{kind} ids have no label; its labels are like {labels_of(labels[:3]).tolist()}: label it "
             "with the ids, or pass .to_numpy() if it is in the order of the ids"
         )
     return places
@@ -79,11 +103,11 @@ def labelled_features(table: Any, name: str, ids: IdMap) -> Any:
     if len(named) == 1 and len(columns) > 1:
         keys = np.asarray(table[named[0]].to_numpy())
         rest = table[[x for x in table.columns if str(x) != named[0]]]
-        return rest.to_numpy()[_places(keys, ids, name)]
+        return rest.to_numpy()[_places(keys, ids.ids, ids.kind, name)]
     found = labelled(table)
     if found.rows is None:
         return table.to_numpy() if columns and hasattr(table, "to_numpy") else found.values
-    return np.asarray(found.values)[_places(found.rows, ids, name)]
+    return np.asarray(found.values)[_places(found.rows, ids.ids, ids.kind, name)]
 
 
 def _column_names(table: object) -> Sequence[str]:

@@ -15,6 +15,7 @@ import numpy as np
 from rankpg.data.columns import column_role
 from rankpg.data.id_types import AUTO, IdTypes, typed_ids
 from rankpg.data.ids import Columns, IdMap, TableError, id_array, id_kind, is_empty, text_array
+from rankpg.data.look_alikes import note_of_look_alikes, note_of_stripped
 
 __all__ = [
     "Compressed",
@@ -64,6 +65,12 @@ class Triples:
     """Sentences about what was read, and what was taken for what."""
     has_values: bool = True
     """False if the table has no value column; every row then has the value 1."""
+    id_notes: tuple[str, ...] = ()
+    """Sentences about ids that were changed, or that look alike; `notes` holds them too."""
+
+    def about_ids(self) -> str:
+        """Returns the sentences about ids in parentheses, for the end of a message; "" without any."""
+        return f" ({' '.join(self.id_notes)})" if self.id_notes else ""
 
     @classmethod
     def build(
@@ -117,16 +124,28 @@ class Triples:
             )
         if guessed and has_values and column_role(columns[2]) is None:
             _check_guess(values, source, columns)
+        about_ids: list[str] = []
+        if is_text:
+            users, items = (
+                _stripped(ids, kind, source, column, about_ids)
+                for ids, kind, column in zip(
+                    (users, items), ("user", "item"), columns[:2], strict=True
+                )
+            )
         users, items = (
             _typed(ids, kind, source, column, is_text)
             for ids, kind, column in zip((users, items), id_types, columns[:2], strict=True)
         )
+        for (labels, _), kind in zip((users, items), ("user", "item"), strict=True):
+            about_ids += note_of_look_alikes(labels, kind)
         user_ids, item_ids = IdMap(users[0], "user"), IdMap(items[0], "item")
         numbers = [codes.astype(np.int32, copy=False) for _, codes in (users, items)]
         floats = values.astype(np.float64, copy=False)
         table = cls(numbers[0], numbers[1], floats, user_ids, item_ids, source, columns, place)
-        notes = _notes_of(table, has_values, lines, unused)
-        return dataclasses.replace(table, notes=notes, has_values=has_values)
+        notes = (*_notes_of(table, has_values, lines, unused), *about_ids)
+        return dataclasses.replace(
+            table, notes=notes, has_values=has_values, id_notes=tuple(about_ids)
+        )
 
 
 def _check_guess(values: np.ndarray, source: str, columns: Columns) -> None:
@@ -142,6 +161,16 @@ def _check_guess(values: np.ndarray, source: str, columns: Columns) -> None:
             f"{source}: the column {value!r} holds what look like {what}: give columns={columns!r} if it is "
             f"the value, or columns={(user, item)!r}, so that every row has the value 1"
         )
+
+
+def _stripped(ids: Encoded, kind: str, source: str, column: str, notes: list[str]) -> Encoded:
+    """Returns ids of text without blanks at their ends, and adds a note where there were some."""
+    labels = np.char.strip(ids[0])
+    note = note_of_stripped(ids[0], labels, kind, column)
+    if not note:
+        return ids
+    notes += note
+    return sorted_ids(labels, ids[1], source, column)
 
 
 def _typed(ids: Encoded, id_type: str, source: str, column: str, is_text: bool) -> Encoded:
@@ -248,9 +277,9 @@ def sorted_ids(labels: np.ndarray, codes: np.ndarray, source: str, column: str) 
 
 
 def text_ids(column: Any, source: str, name: str) -> Encoded:
-    """Returns a column of text as ids; `source` and `name` are for messages."""
+    """Returns a column of text as ids, with their blanks; `source` and `name` are for messages."""
     labels = text_array(column.dictionary.to_pylist(), f"{source}, column {name!r}")
-    return sorted_ids(np.char.strip(labels), column.indices.to_numpy(), source, name)
+    return sorted_ids(labels, column.indices.to_numpy(), source, name)
 
 
 def unusable(values: np.ndarray) -> np.ndarray:
@@ -341,7 +370,7 @@ def _merged(
         f"{table.source}, {table.place(*rows)}: the pair user {user!r}, item {item!r} occurs "
         f"{counts[several[0]]} times ({len(several) - 1} other pairs repeat as well): keep one row "
         "each, or give duplicates='sum' where every row counts (plays, clicks), duplicates='mean' or "
-        "duplicates='last'"
+        f"duplicates='last'{table.about_ids()}"
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "UNUSED",
     "VALIDATION",
     "Split",
+    "check_held_out",
     "check_no_leak",
     "split_interactions",
 ]
@@ -37,7 +38,7 @@ PARTS = ("train", "validation", "test", "history", "unused")
 """Names of the parts. History rows are input to the encoder of users who are held out whole; no loss and no
 metric counts them."""
 
-_TEST_SHARE = 0.2
+_TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1
 _ROUNDING = 1e-9
 """Added before rounding down, so that 0.29 of 100 rows, 28.999... in floats, is 29."""
 
@@ -107,7 +108,7 @@ def split_interactions(
     *,
     test_share: float = _TEST_SHARE,
     test_count: int | None = None,
-    validation_share: float = 0.1,
+    validation_share: float = _VALIDATION_SHARE,
     seed: int = 0,
     keep_new_items: bool = False,
 ) -> Split:
@@ -128,7 +129,8 @@ def split_interactions(
       test_share of rows (at least one; random rows if there are no times) is the test part, and their
       earlier rows are HISTORY, from which a retriever encodes a user that it never trained on. The
       validation part is a random validation_share of the other users, divided in the same way.
-    - "none": every row is a training row, as with test_share=0.
+    - "none": every row is a training row, as with test_share=0; the other shares then have no effect, and
+      one that is not its default is rejected.
 
     Where the table has sessions, no session is divided. Under "last", "random" and "user" a user's session
     that has some of the rows above is held out as a whole, but never the first session; sessions that
@@ -231,6 +233,11 @@ def _check_arguments(
             )
     if seed < 0:
         raise ValueError(f"seed={seed}; expected a whole number, 0 or more")
+    shares = (
+        ("test_share", test_share, _TEST_SHARE),
+        ("validation_share", validation_share, _VALIDATION_SHARE),
+    )
+    check_held_out(kind, test_share, {n: 0.0 if x == default else x for n, x, default in shares})
     if test_count is None:
         return
     if test_count < 1:
@@ -247,6 +254,28 @@ def _check_arguments(
             f"test_count={test_count} with kind={kind!r}; expected kind='last' or kind='random', which count "
             "rows per user: give test_share in its place"
         )
+
+
+def check_held_out(kind: str, test_share: float, given: Mapping[str, float]) -> None:
+    """Rejects shares that are given to a split that holds nothing out.
+
+    Args:
+      kind, test_share: as for `split_interactions`.
+      given: name of an argument -> its value, 0 for one that was not given.
+
+    Raises:
+      ValueError: names both arguments.
+    """
+    if kind != "none" and test_share > 0:
+        return
+    cause = "kind='none'" if kind == "none" else "test_share=0"
+    remedy = "kind='last'" if kind == "none" else f"test_share={_TEST_SHARE}"
+    for name, share in given.items():
+        if share > 0:
+            raise ValueError(
+                f"{name}={share:g} has no effect with {cause}, which makes every row a training row; give "
+                f"{remedy} for example, or {name}=0"
+            )
 
 
 # --- kinds ----------------------------------------------------------------------------------------

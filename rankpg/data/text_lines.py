@@ -8,10 +8,12 @@ would join rows without a word, so the number of rows is compared with the numbe
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -28,6 +30,7 @@ __all__ = [
     "TEXT_SUFFIXES",
     "count_lines",
     "line_fault",
+    "number_remedy",
     "open_lines",
     "parse_columns",
     "scan",
@@ -35,10 +38,14 @@ __all__ = [
 ]
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".dat", ".data", ".inter", ".txt")
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
+NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 NOT_FINITE = re.compile(r"\s*|[+-]?(nan|inf|infinity)|n/?a|null", re.IGNORECASE)
-DATE = re.compile(r"\s*\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?\s*")
-_DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+\s*")
+DATE = re.compile(r"\s*[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}.*)?\s*")
+_DECIMAL_COMMA = re.compile(r"\s*[+-]?[0-9]+,[0-9]+\s*")
+_THOUSANDS = re.compile(
+    r"\s*[+-]?[0-9]{1,3}(?:(?P<mark>[,.' \u00a0\u2009\u202f\u2019])[0-9]{3})+(?:[.,][0-9]+)?\s*"
+)
+"""A number with separators of thousands; one group of three after a single comma may also be decimals."""
 _SEP = re.compile(r"sep=(.)", re.IGNORECASE)
 _BOOLEAN = {"true", "false"}
 
@@ -48,6 +55,20 @@ _UNIT = "\x1f"
 _HEAD = 10
 """Lines from which the separator is found."""
 _GZIP = b"\x1f\x8b"
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks, and the encodings that they name."""
+_ZEROS = {
+    "utf-32-le": (False, True, True, True),
+    "utf-32-be": (True, True, True, False),
+    "utf-16-le": (False, True),
+    "utf-16-be": (True, False),
+}
+"""Encoding -> True for the bytes of a character that are 0 in text of the Latin alphabet."""
 
 
 # --- bytes ----------------------------------------------------------------------------------------
@@ -69,12 +90,24 @@ def _damaged_gzip(path: Path) -> TableError:
 
 
 def _encoding(start: bytes) -> str:
-    """Returns the encoding that the first bytes show; UTF-16 is what spreadsheets call Unicode text."""
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "utf-16"
-    odd, even = start[1::2], start[::2]
-    if len(odd) > 4 and odd.count(0) > 0.8 * len(odd) and not even.count(0):
-        return "utf-16-le"
+    """Returns the encoding that the first bytes show; UTF-16 is what spreadsheets call Unicode text.
+
+    A mark at the start names it. Without one, it shows in which bytes of each character are 0.
+
+    >>> _encoding("user,item".encode("utf-16-be")), _encoding("user,item".encode("utf-32"))
+    ('utf-16-be', 'utf-32')
+    """
+    for mark, name in _MARKS:
+        if start.startswith(mark):
+            return name
+    for name, places in _ZEROS.items():
+        whole = start[: len(start) // len(places) * len(places)]
+        zeros = [whole[i :: len(places)].count(0) * len(places) for i in range(len(places))]
+        fits = [
+            n > 0.8 * len(whole) if zero else not n for n, zero in zip(zeros, places, strict=True)
+        ]
+        if len(whole) > 4 * len(places) and all(fits):
+            return name
     return "utf-8-sig"
 
 
@@ -299,9 +332,30 @@ def line_fault(
         for i in numbers:
             if i in booleans or NUMBER.fullmatch(fields[i]) or NOT_FINITE.fullmatch(fields[i]):
                 continue
-            comma = _DECIMAL_COMMA.fullmatch(fields[i])
-            remedy = "write a decimal point" if comma else "correct or remove the line"
             return TableError(
-                f"{path}, line {line}, column {names[i]!r}: {fields[i]!r} is not a number: {remedy}"
+                f"{path}, line {line}, column {names[i]!r}: {fields[i]!r} is not a number: "
+                f"{number_remedy(fields[i]) or 'correct or remove the line'}"
             )
     return TableError(f"{path}: no rows after the header") if empty else None
+
+
+def number_remedy(field: str) -> str | None:
+    """Returns how to write a field that is almost a number; None for other text.
+
+    >>> number_remedy("12,5"), number_remedy("1,234,567"), number_remedy("twelve")
+    ('write a decimal point', 'write it without separators of thousands, 1234567', None)
+    """
+    given = field.strip()
+    plain = "".join(str(unicodedata.decimal(c, c)) for c in given)
+    if plain != given and NUMBER.fullmatch(plain):
+        return f"it has digits of another script; write it in the digits 0 to 9, {plain}"
+    thousands = _THOUSANDS.fullmatch(plain)
+    if thousands is None:
+        return "write a decimal point" if _DECIMAL_COMMA.fullmatch(plain) else None
+    whole = plain.replace(thousands["mark"], "").replace(",", ".")
+    if thousands["mark"] == "," and plain.count(",") == 1 and "." not in plain:
+        decimal = plain.replace(",", ".")
+        return (
+            f"write {whole} if the comma separates thousands, or {decimal} if it is a decimal point"
+        )
+    return f"write it without separators of thousands, {whole}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +12,15 @@ import numpy as np
 from rankpg.data.arrow import decoded
 from rankpg.data.ids import TableError, is_missing, labels_of
 from rankpg.data.optional import arrow
+from rankpg.data.text_lines import number_remedy
 
 __all__ = ["array_times", "arrow_times"]
 
 _MICROSECONDS = "datetime64[us]"
+_UNITS = {"seconds": 1e8, "milliseconds": 1e11, "microseconds": 1e14, "nanoseconds": 1e17}
+"""Unit -> the smallest number that looks like one since 1970; 1e8 seconds is in 1973."""
+_GAP = 20.0
+"""Least ratio between the times of two units: times of one unit in the 1970s pass no such gap."""
 
 
 def array_times(column: np.ndarray, where: Callable[[int], str]) -> np.ndarray:
@@ -38,7 +44,7 @@ def array_times(column: np.ndarray, where: Callable[[int], str]) -> np.ndarray:
         _check_missing(np.isnat(column), where)
         return column.astype(_MICROSECONDS).astype(np.int64) / 1e6
     if column.dtype.kind in "fiu":
-        return _checked(column.astype(np.float64), where)
+        return _of_numbers(column.astype(np.float64), where)
     if column.dtype.kind != "U":
         raise _not_a_time(column[:1].tolist()[0], where(0))
     try:
@@ -46,7 +52,7 @@ def array_times(column: np.ndarray, where: Callable[[int], str]) -> np.ndarray:
     except ValueError:  # some are not numbers
         texts, codes = np.unique(column, return_inverse=True)
         return _of_texts(texts.tolist(), codes, where)
-    return _checked(numbers, where)
+    return _of_numbers(numbers, where)
 
 
 def arrow_times(column: Any, where: Callable[[int], str]) -> np.ndarray:
@@ -72,12 +78,15 @@ def arrow_times(column: Any, where: Callable[[int], str]) -> np.ndarray:
         return _microseconds(plain)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
         numbers = plain.cast(pyarrow.float64(), safe=False).to_numpy(zero_copy_only=False)
-        return _checked(numbers, where)
+        return _of_numbers(numbers, where)
     if not (types.is_string(kind) or types.is_large_string(kind)):
         raise _not_a_time(plain[0].as_py(), where(0))
-    for read in (lambda: plain.cast(pyarrow.float64()).to_numpy(), lambda: _microseconds(plain)):
+    for read, check in (
+        (lambda: plain.cast(pyarrow.float64()).to_numpy(), _of_numbers),
+        (lambda: _microseconds(plain), _checked),
+    ):
         try:
-            return _checked(read(), where)
+            return check(read(), where)
         except pyarrow.ArrowException:
             continue
     texts = plain.dictionary_encode()
@@ -131,6 +140,29 @@ def _is_number(text: str) -> bool:
         return False
 
 
+def _of_numbers(times: np.ndarray, where: Callable[[int], str]) -> np.ndarray:
+    """Returns times that are numbers; rejects those of two units, whose order would mean nothing."""
+    times = _checked(times, where)
+    bounds = [*_UNITS.values(), np.inf]
+    units = np.digitize(times, bounds) - 1
+    present = [unit for unit in range(len(_UNITS)) if (units == unit).any()]
+    for one, other in itertools.pairwise(present):
+        low, high = times[units == one], times[units == other]
+        if high.min() < _GAP * low.max():
+            continue
+        few = one if len(low) < len(high) else other
+        row = int(np.argmax(units == few))
+        named = [
+            f"{len(part)} look like {[*_UNITS][unit]}, from {part.min():.0f} to {part.max():.0f}"
+            for unit, part in ((one, low), (other, high))
+        ]
+        raise TableError(
+            f"{where(row)}: the times are of two units: {named[0]}, and {named[1]}: convert them to one "
+            "unit, or read the table without times, columns={'timestamp': None}"
+        )
+    return times
+
+
 def _checked(times: np.ndarray, where: Callable[[int], str]) -> np.ndarray:
     wrong = ~np.isfinite(times)
     if wrong.any():
@@ -153,7 +185,9 @@ def _missing(where: str) -> TableError:
 
 
 def _not_a_time(value: object, where: str) -> TableError:
+    remedy = number_remedy(value) if isinstance(value, str) else None
     return TableError(
         f"{where}: {value!r} is not a time; expected a finite number or an ISO date such as "
-        "2020-01-31T10:00:00: correct it, or read the table without times, columns={'timestamp': None}"
+        f"2020-01-31T10:00:00: {remedy or 'correct it'}, or read the table without times, "
+        "columns={'timestamp': None}"
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -12,7 +13,16 @@ import numpy as np
 from rankpg.data.id_types import check_id_types
 from rankpg.data.ids import TableError
 from rankpg.data.interactions import InteractionTable, read_interactions
-from rankpg.data.splits import HISTORY, TEST, TRAIN, UNUSED, VALIDATION, Split, split_interactions
+from rankpg.data.splits import (
+    HISTORY,
+    TEST,
+    TRAIN,
+    UNUSED,
+    VALIDATION,
+    Split,
+    check_held_out,
+    split_interactions,
+)
 from rankpg.data.tags import read_tags
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.interactions import Parts, interactions
@@ -71,6 +81,10 @@ def from_interactions(
     >>> data.environment.mean_rewards(jnp.int32(0), jnp.arange(3)).tolist()  # user 1 takes item 9 last
     [0.0, 0.0, 1.0]
     """
+    with _argument_names():
+        check_held_out(
+            split, test_share, {"validation_share": validation_share}
+        )  # before it is read
     table = read_interactions(
         source,
         columns=columns,
@@ -80,7 +94,7 @@ def from_interactions(
         header=header,
         id_type=id_type,
     )
-    try:
+    with _argument_names():
         divided = split_interactions(
             table,
             split,
@@ -90,8 +104,6 @@ def from_interactions(
             seed=seed,
             keep_new_items=True,
         )
-    except (TableError, ValueError) as error:  # in the names of this function
-        raise type(error)(str(error).replace("kind=", "split=")) from None
     data = dataset_of_split(table, divided)
     if items is None:
         return data
@@ -99,6 +111,15 @@ def from_interactions(
     world: Any = data.environment
     tagged = dataclasses.replace(world, item_tags=jnp.asarray(tags.rows))
     return dataclasses.replace(data, environment=tagged, notes=(*data.notes, *tags.notes))
+
+
+@contextlib.contextmanager
+def _argument_names() -> Iterator[None]:
+    """Puts the names of `from_interactions` into the errors of a split."""
+    try:
+        yield
+    except (TableError, ValueError) as error:
+        raise type(error)(str(error).replace("kind=", "split=")) from None
 
 
 def dataset_of_split(table: InteractionTable, split: Split) -> Dataset:
@@ -109,7 +130,7 @@ def dataset_of_split(table: InteractionTable, split: Split) -> Dataset:
       split: the part of every row; UNUSED rows are left out.
 
     Raises:
-      TableError: a value, or a value times its weight, above 1e30.
+      TableError: a value, or a value times its weight, above 1e30; or no training row with a weight above 0.
     """
     rank = np.zeros(UNUSED + 1, np.int8)
     rank[[VALIDATION, TEST]] = 1, 2
@@ -119,6 +140,13 @@ def dataset_of_split(table: InteractionTable, split: Split) -> Dataset:
             "all values by one number, or give positive="
         )
     if table.weights is not None:
+        trained = table.weights[split.part == TRAIN]
+        if not trained.any():
+            raise TableError(
+                f"{table.source}: the weight of every one of the {len(trained)} rows of the training part is "
+                "0, so there is nothing to learn: correct the column of weights, or give "
+                "columns={'weight': None}"
+            )
         largest = float((table.values.astype(np.float64) * table.weights).max(initial=0))
         if largest > _LARGEST:
             raise TableError(

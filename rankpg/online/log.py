@@ -58,10 +58,11 @@ class Log:
           rows_per_file: rows of a file.
           rows_in_memory: bound of the rows that wait, of draws and of feedback each.
           spill: another folder, on another disk, for rows that `folder` does not take.
-          retry_after: seconds before a write that failed is tried again.
+          retry_after: seconds before a write that failed is tried again, above 0. The next row that is
+            logged after this time tries it.
 
         Raises:
-          ValueError: rows_per_file below 1, or rows_in_memory below rows_per_file.
+          ValueError: rows_per_file below 1, rows_in_memory below rows_per_file, or retry_after not above 0.
           ModuleNotFoundError: pyarrow is not installed.
         """
         arrow, _ = _arrow()
@@ -70,6 +71,11 @@ class Log:
         if rows_in_memory < rows_per_file:
             raise ValueError(
                 f"rows_in_memory={rows_in_memory}; expected at least rows_per_file={rows_per_file}"
+            )
+        if not 0 < retry_after < float("inf"):
+            raise ValueError(
+                f"retry_after={retry_after:g}; expected a number of seconds above 0, such as 10: with 0, a "
+                "disk that fails is tried again for every row"
             )
         self.folder, self.rows_per_file = expanded(folder), rows_per_file
         self.spill = None if spill is None else expanded(spill)

@@ -195,7 +195,7 @@ class Retriever:
 
     @property
     def step(self) -> int:
-        """Updates made so far."""
+        """Updates made so far, up to 2^31 - 1; further ones are made and not counted."""
         return int(self.run.state.step[0])
 
     @property
@@ -213,21 +213,28 @@ class Retriever:
 
         Args:
           contexts: one context id, or a list of them.
-          eligible: items that may be drawn, as ids or as a mask bool[N] or bool[contexts, N]. A context with
-            fewer than K of them gets those, and the fill value of `Run.candidates` after them. Feedback on
-            such a row is accepted and logged; nothing is learnt from it.
+          eligible: items that may be drawn, as ids or as a mask bool[N] or bool[contexts, N], whose labels
+            are followed if it is a data frame. A context with fewer than K of them gets those, and the fill
+            value of `Run.candidates` after them. Feedback on such a row is accepted and logged; nothing is
+            learnt from it.
 
         Raises:
-          ValueError: an unknown context or item.
+          ValueError: no context, no eligible item, or an unknown one.
           UpdateError: the policy has a logit that is not finite.
         """
-        rows, data = self.run.context_rows(contexts), self.run.dataset
-        size = self.run.environment.num_items
-        allowed = allowed_items(eligible, data.item_ids.rows, len(rows), size)
-        if allowed is not None:
-            allowed = np.broadcast_to(allowed, (len(rows), size))
+        rows, allowed = self._rows_and_mask(contexts, eligible)
         with self._lock:
             return self._draw(rows, allowed)
+
+    def _rows_and_mask(
+        self, contexts: ArrayLike, eligible: ArrayLike | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Row numbers of contexts, and the mask bool[n, N] of their eligible items; None for every item."""
+        rows = self.run.context_rows(contexts)
+        allowed = allowed_items(eligible, self.run.dataset, contexts)
+        if allowed is not None:
+            allowed = np.broadcast_to(allowed, (len(rows), self.run.environment.num_items))
+        return rows, allowed
 
     def act_on_batch(self) -> Draw:
         """Draws candidates for a batch of training contexts, as `Learner.update` does at this step."""
@@ -255,12 +262,7 @@ class Retriever:
         """
         if not 0 <= serial < 2**63:
             raise ValueError(f"serial={serial}; expected a whole number from 0 to 2^63 - 1")
-        rows, data = self.run.context_rows(contexts), self.run.dataset
-        allowed = allowed_items(
-            eligible, data.item_ids.rows, len(rows), self.run.environment.num_items
-        )
-        if allowed is not None:
-            allowed = np.broadcast_to(allowed, (len(rows), self.run.environment.num_items))
+        rows, allowed = self._rows_and_mask(contexts, eligible)
         drawn, choice = self._sampled(rows, allowed, check_stream(stream), serial)
         return self._named(drawn.items, choice)
 

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from rankpg._utils.documents import DocumentError, printable, read_json
+from rankpg._utils.documents import DocumentError, kind_in_words, printable, read_json
 from rankpg._utils.files import Taken, atomic_write_text, lock
 from rankpg._utils.own_files import refuse_links
 from rankpg.data.faults import in_one_line
@@ -186,7 +186,7 @@ def load(path: Path, **overrides: Any) -> Saved:
 def _reason(error: Exception) -> str:
     """The reason in our words: what `_check_shapes` found, or the kind of another error."""
     ours = type(error) is ValueError or isinstance(error, DocumentError)
-    return in_one_line(error) if ours else type(error).__name__
+    return in_one_line(error) if ours else kind_in_words(error)
 
 
 def _unvalued(run: Run, step: int) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def report(
       runs: run folders, or runs in memory.
       out: HTML file; overwritten if it exists.
       groups: csv, tsv or Parquet file of item id and group, for exposure by group.
-      on_progress: called with a message before each run is measured.
+      on_progress: called with a message before each measurement, and before the page is drawn.
 
     Returns:
       The path of the page.
@@ -48,6 +48,7 @@ def report(
     sources = _sources(runs)
     file = _page_file(out)
     group_of = None if groups is None else read_groups(expanded(groups))
+    progress = on_progress or (lambda _: None)
     reported: list[ReportedRun] = []
     unreadable: list[str] = []
     for source, name in zip(sources, short_names(sources), strict=True):
@@ -55,15 +56,13 @@ def report(
             run, load = read_run(source, name, len(reported))
         except READING_ERRORS as error:
             unreadable.append(f"{name} is left out: {reason(error)}")
-            if on_progress is not None:
-                on_progress(unreadable[-1])
+            progress(unreadable[-1])
             continue
-        if on_progress is not None:
-            on_progress(f"measuring {name}")
-        measure(run, load, group_of)
+        measure(run, load, group_of, progress)
         reported.append(run)
     if not reported:
         raise ConfigError("none of the runs can be read: " + "; ".join(unreadable))
+    progress("drawing the page")
     page = _page(reported, unreadable)
     try:
         write(page, file)

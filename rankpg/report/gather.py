@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jax.errors import JaxRuntimeError
 
-from rankpg._utils.documents import printable
+from rankpg._utils.documents import kind_in_words, printable
 from rankpg._version import versions
 from rankpg.errors import ConfigError
 from rankpg.evaluation.fairness import MEASURES
@@ -100,8 +100,21 @@ MEASUREMENTS: dict[str, Callable[[Run], Exposure | Calibration | ItemMap]] = {
 """field of `ReportedRun` -> measurement of a loaded run"""
 
 
-def measure(reported: ReportedRun, load: Callable[[], Run], groups: dict[str, str] | None) -> None:
-    """Loads a run and measures it; the reason of a failure is recorded and the rest goes on."""
+def measure(
+    reported: ReportedRun,
+    load: Callable[[], Run],
+    groups: dict[str, str] | None,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Loads a run and measures it; the reason of a failure is recorded and the rest goes on.
+
+    Args:
+      reported: settings and metrics of the run; gets the measurements.
+      load: loads the state of the run.
+      groups: item id -> its group.
+      on_progress: called with a message before each measurement.
+    """
+    on_progress(f"measuring {reported.name}: loading its state")
     try:
         run = load()
     except READING_ERRORS as error:
@@ -110,6 +123,7 @@ def measure(reported: ReportedRun, load: Callable[[], Run], groups: dict[str, st
     reported.measured_at = run.step
     reported.item_ids = run.dataset.item_ids.ids
     for name, measurement in MEASUREMENTS.items():
+        on_progress(f"measuring {reported.name}: {name.replace('_', ' ')}")
         try:
             setattr(reported, name, measurement(run))
         except READING_ERRORS as error:
@@ -143,4 +157,4 @@ def _fairness(run: Run, groups: np.ndarray) -> tuple[int, list[GroupFairness]]:
 def reason(error: BaseException) -> str:
     """Returns the message of an error in one line of at most 500 characters."""
     text = printable(" ".join(str(error).split()))
-    return text[:500] if text else type(error).__name__
+    return text[:500] if text else kind_in_words(error)

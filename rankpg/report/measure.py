@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from rankpg._utils.programs import compiled
 from rankpg.core.inclusion import log_inclusion, log_inclusion_sum
 from rankpg.core.numerics import centre, largest
 from rankpg.core.plackett_luce import full_logits
@@ -110,11 +111,15 @@ def _by_context(
 
     block = block or evaluation_block(run.environment.num_items, run.policy.quotas).contexts
     block = min(contexts.shape[0], block)
-    compiled, contexts = jax.jit(measure), run.copies(contexts)
+    contexts, program = run.copies(contexts), None
     by_seed = []
     for seed, key in enumerate(seed_keys(run.config.seeds, "evaluation")[:seeds]):
         keys = run.copies(jax.random.split(key, contexts.shape[0]))
-        values = compiled(run.environment, _params(run, seed), contexts, keys)
+        arguments = run.environment, _params(run, seed), contexts, keys
+        program = program or compiled(
+            measure, *arguments
+        )  # runs of equal settings have one program
+        values = program(*arguments)
         by_seed.append(jax.tree.map(np.asarray, jax.device_get(values)))
     return by_seed
 

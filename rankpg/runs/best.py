@@ -64,9 +64,11 @@ def check_patience(config: TrainConfig, data: Dataset) -> None:
         return
     given, parts = argument("patience", config.patience), data.parts
     if parts is None or not np.any(parts.validation_ends > parts.train_ends):
+        also = " and test_share=0.2" if config.test_share == 0 else ""
+        also += " and split='last'" if config.split == "none" else ""
         raise ConfigError(
             f"{given} stops training by {VALIDATION}, and the data has no validation part; give interactions "
-            "with validation_share=0.1, or leave patience out"
+            f"with validation_share=0.1{also}, or leave patience out"
         )
     if data.environment.num_items < _CUTOFF:
         raise ConfigError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ import numpy as np
 
 from rankpg.core.quotas import expert_quotas
 from rankpg.data.ids import ArrayLike, IdMap, UnknownIdWarning
+from rankpg.data.labels import aligned_mask
 from rankpg.environments.dataset import Dataset
 from rankpg.training.update import Learner
 from rankpg.types import Params
@@ -49,9 +49,7 @@ def candidates(
             UnknownIdWarning,
             stacklevel=3,  # the caller of the run
         )
-    allowed = allowed_items(
-        eligible, dataset.item_ids.rows, len(fits), learner.environment.num_items
-    )
+    allowed = allowed_items(eligible, dataset, wanted)
     items, choice = _candidates_of(learner, params, rows, fits, allowed)
     size = learner.policy.num_candidates
     poor = np.flatnonzero(choice < size)
@@ -120,8 +118,13 @@ def context_rows(dataset: Dataset, contexts: ArrayLike) -> np.ndarray:
 
 def _context_list(dataset: Dataset, contexts: ArrayLike) -> np.ndarray:
     """Context ids as an array, in the form in which they are looked up."""
+    if not np.size(np.asarray(contexts, object)):
+        raise ValueError(
+            "contexts is empty; expected one context id or a list of at least one, such as "
+            f"{_plain(dataset.context_ids[np.arange(1)])!r}"
+        )
     wanted = np.atleast_1d(dataset.context_ids.labels(contexts))
-    if wanted.ndim > 1 or not wanted.size:
+    if wanted.ndim > 1:
         raise ValueError(
             f"contexts has shape {list(wanted.shape)}; expected one context id or a list of them"
         )
@@ -171,36 +174,40 @@ def _plain(ids: np.ndarray) -> object:
 
 
 def allowed_items(
-    eligible: ArrayLike | None,
-    item_rows: Callable[[ArrayLike], np.ndarray],
-    count: int,
-    num_items: int,
+    eligible: ArrayLike | None, dataset: Dataset, contexts: ArrayLike
 ) -> np.ndarray | None:
     """A mask bool[N] or bool[n, N], from a mask or from the ids of eligible items.
 
     Args:
-      eligible: bool[N], bool[n, N], or ids; None is every item.
-      item_rows: looks up the row numbers of ids.
-      count: n, the number of contexts.
-      num_items: N.
+      eligible: bool[N], bool[n, N], or ids; None is every item. The labels of a pandas table are ids of
+        contexts and items, and those of a series are ids of items, in any order.
+      dataset: ids of the catalogue.
+      contexts: the n contexts, of which some may be unknown.
 
     Raises:
-      ValueError: a mask of another shape, or ids that are not a list.
+      ValueError: a mask of another shape, or without a label for an id; or ids that are not a list.
     """
     if eligible is None:
         return None
-    given = np.asarray(eligible)
+    items, wanted = dataset.item_ids, _context_list(dataset, contexts)
+    given, count, size = np.asarray(eligible), len(wanted), len(items)
+    if not given.size:
+        raise ValueError(
+            "eligible is empty; expected the ids of at least one item, a mask of all items, or None for "
+            "every item"
+        )
     if given.dtype == bool:
-        if given.shape not in ((num_items,), (count, num_items)):
+        given = aligned_mask(eligible, "eligible", wanted, dataset.context_ids.kind, items)
+        if given.shape not in ((size,), (count, size)):
             raise ValueError(
-                f"eligible is bool{list(given.shape)}; expected [{num_items}] (items), "
-                f"[{count}, {num_items}] (contexts, items), or a list of item ids"
+                f"eligible is bool{list(given.shape)}; expected [{size}] (items), "
+                f"[{count}, {size}] (contexts, items), or a list of item ids"
             )
         return given
-    if given.ndim != 1 or not given.size:
+    if given.ndim != 1:
         raise ValueError(
             f"eligible is {given.dtype}{list(given.shape)}; expected a list of item ids, or a mask"
         )
-    mask = np.zeros(num_items, bool)
-    mask[item_rows(eligible)] = True  # as given: an array would make floats of [1, 2**63]
+    mask = np.zeros(size, bool)
+    mask[items.rows(eligible)] = True  # as given: an array would make floats of [1, 2**63]
     return mask

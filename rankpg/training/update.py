@@ -357,7 +357,7 @@ class Learner:
         baseline_state, count = jax.tree.map(
             lambda old, new: jnp.where(take & stepped.sound, new, old),
             (state.baseline_state, state.step),
-            (baseline_state, state.step + 1),
+            (baseline_state, _next(state.step)),
         )
         return TrainState(
             params=stepped.params,
@@ -463,3 +463,8 @@ def seed_keys(
     values = jnp.asarray(seeds, jnp.uint32)
     index = _STREAMS.index(stream)
     return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), index))(values)
+
+
+def _next(step: Int[Array, ""]) -> Int[Array, ""]:
+    """Returns the next step; the largest int32 stays, as in the counts of Optax, and does not overflow."""
+    return jnp.minimum(step, jnp.iinfo(step.dtype).max - 1) + 1

@@ -58,7 +58,15 @@ def test_categories_of_items_are_read(file, tmp_path, capsys):
         (("--path", "FILE", "--methods", "eas"), ["--methods eas;", "item_knn"]),
         (("--path", "FILE", "--trials", "9"), ["--trials 9;", "from 1 to 8"]),
         (("--path", "FILE", "--validation-share", "0"), ["--validation-share 0.1"]),
-        (("--path", "FILE", "--split", "none"), ["validation part of 0 users"]),
+        (
+            ("--path", "FILE", "--split", "none"),
+            ["--validation-share 0.1", "no effect with --split none"],
+        ),
+        (
+            ("--path", "FILE", "--test-share", "0"),
+            ["--validation-share 0.1", "give --test-share 0.2"],
+        ),
+        (("--path", "FILE", "--validation-share", "0"), ["validation part of 0 users"]),
     ],
 )
 def test_errors_name_flags(file, capsys, words, parts):

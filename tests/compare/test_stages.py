@@ -104,7 +104,7 @@ def test_most_users_are_a_fixed_choice(data):
 def test_a_missing_part_names_its_share(data, part):
     ends = data.parts.train_ends if part == "validation" else data.parts.test_ends
     parts = data.parts._replace(validation_ends=ends)
-    with pytest.raises(ConfigError, match=rf"{part} part of 0 users.*{part}_share=0\.1"):
+    with pytest.raises(ConfigError, match=rf"{part} part of 0 users.*{part}_share=0\.[12]"):
         check_parts(dataclasses.replace(data, parts=parts))
 
 

@@ -339,6 +339,37 @@ def test_duplicates_are_rejected_with_both_lines(tmp_path):
     refusal(lambda: read_interactions(valued, duplicates="error", positive="> 0"), "lines 4 and 5")
 
 
+def test_times_of_two_units_are_rejected(tmp_path):
+    times = [1_600_000_000, 1_600_000_001_000, 1_600_000_002]
+    rows = "".join(f"1,{i},{t}\n" for i, t in enumerate(times))
+    parts = [
+        "2 look like seconds, from 1600000000 to 1600000002",
+        "1 look like milliseconds, from 1600000001000 to 1600000001000",
+        "convert them to one unit",
+    ]
+    file = write(tmp_path, "user,item,ts\n" + rows)
+    refusal(lambda: read_interactions(file), "line 3, column 'ts'", *parts)
+    table = {"user": [1, 1, 1], "item": [1, 2, 3], "ts": times}
+    for source in (table, pd.DataFrame(table), {**table, "ts": [*map(str, times)]}):
+        refusal(lambda s=source: read_interactions(s), "row 1 (counted from 0)", *parts)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [0, 3, 2_000],  # counters
+        [-1, 99_999_999, 1_600_000_000],  # before 1973, and now
+        [50_000_000_000, 99_000_000_000, 110_000_000_000],  # milliseconds from 1971 to 1973
+        [1.6e18, 1.7e18, 1.65e18],
+    ],
+)
+def test_times_of_one_unit_are_kept(times):
+    table = read_interactions({"user": [1, 1, 1], "item": [1, 2, 3], "ts": times})
+    assert table.times.tolist() == sorted(times)
+    dates = ["1960-01-01", "2020-01-01", "9999-12-31"]  # their unit is known
+    read_interactions({"user": [1, 1, 1], "item": [1, 2, 3], "ts": dates})
+
+
 def test_rows_at_one_time_keep_their_order():
     rows = {"user": [1] * 4, "item": [9, 3, 5, 1], "time": [1, 1, 0, 1]}
     for source in (

@@ -21,6 +21,7 @@ from rankpg.data.splits import (
     check_no_leak,
     split_interactions,
 )
+from rankpg.environments import from_interactions
 
 KINDS = ("last", "time", "random", "user")
 SHARES = (0.05, 0.1, 0.2, 0.29, 0.5, 0.9)
@@ -265,6 +266,7 @@ def test_nothing_is_held_out(options):
         ({"test_share": math.nan}, ["test_share=nan"]),
         ({"validation_share": 1.5}, ["validation_share=1.5"]),
         ({"validation_share": -1.0}, ["validation_share=-1.0"]),
+        ({"kind": "none", "validation_share": 0.2}, ["validation_share=0.2", "kind='none'"]),
         ({"test_count": 0}, ["test_count=0", "at least 1", "test_share=0"]),
         ({"test_count": -2}, ["test_count=-2"]),
         ({"test_count": 1, "test_share": 0.5}, ["test_share=0.5 and test_count=1 contradict"]),
@@ -275,6 +277,20 @@ def test_nothing_is_held_out(options):
 )
 def test_faults_of_options(options, parts):
     refusal(lambda: split_interactions(table_of(many()), **options), *parts, error=ValueError)
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"split": "none", "validation_share": 0.1}, ["validation_share=0.1", "split='none'"]),
+        ({"test_share": 0.0, "validation_share": 0.1}, ["test_share=0", "give test_share=0.2"]),
+        ({"split": "none", "test_share": 0.3}, ["test_share=0.3", "split='none'", "split='last'"]),
+    ],
+)
+def test_shares_of_a_split_that_holds_nothing_out_are_rejected(options, parts):
+    log = {"user": [1, 1, 1], "item": [5, 6, 7], "ts": [1, 2, 3]}
+    refusal(lambda: from_interactions(log, **options), *parts, error=ValueError)
+    assert from_interactions(log, split="none").parts.test_ends.tolist() == [3]
 
 
 @pytest.mark.parametrize("kind", ["last", "time"])

@@ -46,6 +46,10 @@ def text(separator, header=True, end="\n"):
         ("r.csv", "sep=;\r\n" + text(";", end="\r\n")),
         ("r.csv", text(",").encode("utf-16")),
         ("r.csv", text("\t").encode("utf-16-le")),
+        ("r.csv", text(",").encode("utf-16-be")),
+        ("r.csv", text(";").encode("utf-32")),
+        ("r.csv", text(",").encode("utf-32-le")),
+        ("r.csv.gz", gzip.compress(text(",").encode("utf-32-be"), mtime=0)),
         ("r.csv.gz", gzip.compress(text(",").encode(), mtime=0)),
         ("r.csv", gzip.compress(text(",").encode(), mtime=0)),
         ("r.tsv", text("\t").replace("timestamp", "time, in s")),
@@ -56,6 +60,25 @@ def test_every_dialect_of_text_gives_one_table(tmp_path, name, content):
     assert triples(table) == WANTED
     assert "Read 3 rows of 3 lines" in table.notes[0]
     assert "user from" in table.notes[0]
+
+
+ALMOST_NUMBERS = [
+    ("1,000", "write 1000 if the comma separates thousands, or 1.000 if it is a decimal point"),
+    ("-1,234,567", "without separators of thousands, -1234567"),
+    ("1.000.000,5", "without separators of thousands, 1000000.5"),
+    ("1\u00a0000", "without separators of thousands, 1000"),
+    ("3,5", "write a decimal point"),
+    ("\u0661\u0662", "digits of another script; write it in the digits 0 to 9, 12"),
+    ("12 stars", "correct"),
+]
+
+
+@pytest.mark.parametrize(("field", "remedy"), ALMOST_NUMBERS)
+def test_a_number_in_another_notation_is_named_with_its_remedy(tmp_path, field, remedy):
+    file = write(tmp_path, f"user;item;rating\n1;2;3\n1;3;{field}\n")
+    refusal(lambda: read(file), "line 3, column 'rating'", "is not a number", remedy)
+    timed = write(tmp_path, f"user;item;timestamp\n1;2;2020-01-01\n1;3;{field}\n", "timed.csv")
+    refusal(lambda: read_interactions(timed), "line 3", "is not a time", remedy)
 
 
 @pytest.mark.parametrize("separator", [",", "\t", ";", "|"])

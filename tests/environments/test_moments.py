@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rankpg.data.ids import TableError
 from rankpg.environments import from_interactions
 from rankpg.environments.catalogue import Restricted
 from rankpg.environments.interactions import Moments, interactions, seen_items
@@ -185,3 +186,12 @@ def test_restricted_interactions_lose_seen_and_removed_items(world):
         assert int(restricted.count_eligible()[context]) == NUM_ITEMS - len(gone)
     contexts = jnp.arange(2, dtype=jnp.int32)
     np.testing.assert_array_equal(restricted.histories(contexts, 3), there.histories(contexts, 3))
+
+
+def test_a_log_without_a_weight_above_0_in_training_is_rejected():
+    log = {"user": [1, 1, 1], "item": [5, 6, 7], "ts": [1, 2, 3], "weight": [0.0, 0.0, 1.0]}
+    with pytest.raises(
+        TableError, match="2 rows of the training part is 0, so there is nothing to"
+    ):
+        from_interactions(log)  # the test part has one
+    from_interactions({**log, "weight": [0.0, 0.5, 0.0]})

@@ -109,7 +109,7 @@ def test_a_disk_that_failed_is_tried_again_later_and_not_for_every_row():
 
 def test_rows_that_the_disk_does_not_take_go_to_the_spill(tmp_path):
     folder, spill = tmp_path / "log", tmp_path / "spill"
-    log = online.Log(folder, rows_per_file=2, rows_in_memory=4, spill=spill, retry_after=0.0)
+    log = online.Log(folder, rows_per_file=2, rows_in_memory=4, spill=spill, retry_after=1e-6)
     retriever = retriever_with(log)
     spoil(folder)
     retriever.act([0, 1])
@@ -159,3 +159,10 @@ def test_rows_that_wait_at_the_end_of_the_process_go_to_the_spill(tmp_path):
     assert (log.waiting, log.spilled) == (0, 3)
     draws, _ = online.read_log(spill)
     assert draws["context"].to_pylist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_time_to_wait_is_above_zero(tmp_path, value):
+    with pytest.raises(ValueError, match=r"retry_after=.*expected a number of seconds above 0"):
+        online.Log(tmp_path / "log", retry_after=value)
+    assert not (tmp_path / "log").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import jax
@@ -205,6 +206,30 @@ def test_what_was_eligible_at_the_draw_counts_when_its_feedback_is_learnt(tmp_pa
         assert moved[:10].all()
         assert not moved[10:].any()
     assert equal(parameters(retriever), parameters(back))
+
+
+def test_empty_arguments_name_what_is_required():
+    retriever = new()
+    with pytest.raises(ValueError, match=r"contexts is empty; expected one context id"):
+        retriever.act([])
+    with pytest.raises(
+        ValueError, match=r"eligible is empty; expected the ids of at least one item"
+    ):
+        retriever.act([0], eligible=[])
+
+
+def test_the_count_of_updates_ends_at_the_largest_int32(tmp_path):
+    """Checkpoints are named by the count, which must not become negative."""
+    retriever, most = new(advantage="none"), 2**31 - 1
+    state = retriever.run.state
+    retriever.run.state = dataclasses.replace(state, step=jnp.full_like(state.step, most - 1))
+    for _ in range(3):
+        before, drawn = parameters(retriever), retriever.act([0, 1, 2, 3])
+        result = retriever.update(drawn.token, drawn.candidates[:, :2], np.eye(4, 2))
+        assert result.step == most
+        assert not equal(before, parameters(retriever))
+    retriever.save(tmp_path / "run")
+    assert online.Retriever.load(tmp_path / "run", environment=WORLD).step == most
 
 
 def test_a_row_with_too_few_eligible_items_does_not_stop_the_batch():

@@ -198,6 +198,8 @@ def test_page_leaves_out_what_it_cannot_read(two_seeds, tmp_path):
     sentences: list[str] = []
     page = report([two_seeds, *runs], tmp_path / "report.html", on_progress=sentences.append)
     seen = Tags(page.read_text())
+    assert any("calibration" in sentence for sentence in sentences)
+    assert "Error" not in " ".join(sentences)
     for name in damage:
         assert f"{name} is left out" in seen.text
         assert any(f"{name} is left out" in sentence for sentence in sentences)

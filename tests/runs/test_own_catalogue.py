@@ -366,10 +366,10 @@ def test_invalid_contexts_are_rejected(run):
     refusal(lambda: numbers.without_items([True]), "unknown item 'True'", error=UnknownIdError)
     assert numbers.known([0, True, 4, None]).tolist() == [True, False, False, False]
     for unknown in ("error", "mean"):
-        for contexts, shape in (([["u3", "zz"]], "[1, 2]"), ([], "[0]")):
+        for contexts, said in (([["u3", "zz"]], "has shape [1, 2]"), ([], "is empty")):
             refusal(
                 lambda a=contexts, u=unknown: run.candidates(a, unknown=u),
-                f"contexts has shape {shape}; expected one context id or a list", error=ValueError,
+                f"contexts {said}; expected one context id or a list", error=ValueError,
             )  # fmt: skip
 
 
@@ -395,12 +395,28 @@ def test_only_eligible_items_are_returned(run):
     np.testing.assert_array_equal(found[1], run.candidates("u4")[0])
 
 
+def test_labels_of_eligible_are_followed_in_any_order(run):
+    rng, ids = np.random.default_rng(0), run.dataset.item_ids.ids
+    mask = pd.DataFrame(rng.permuted(np.arange(3 * ITEMS).reshape(3, ITEMS) % 2, axis=1) == 0)
+    mask.index, mask.columns = ["u4", "u1", "u0"], ids
+    expected = run.candidates(["u4", "u1", "u0"], eligible=mask.to_numpy())
+    shuffled = mask.iloc[::-1, rng.permutation(ITEMS)]
+    np.testing.assert_array_equal(
+        run.candidates(["u0", "u4", "u0"], eligible=shuffled), expected[[2, 0, 2]]
+    )
+    row = shuffled.loc["u1"]
+    np.testing.assert_array_equal(run.candidates(["u1"], eligible=row), expected[[1]])
+    lacks = shuffled.drop(columns=ids[3])
+    refusal(lambda: run.candidates(["u0"], eligible=lacks), f"labelled {str(ids[3])!r}")
+    refusal(lambda: run.candidates(["u2"], eligible=shuffled), "labelled 'u2'")
+
+
 def test_invalid_eligible_is_rejected(run):
     for eligible, parts in (
         (["s1", "s2"], ["context 'u0' has 2 eligible items", "3 candidates"]),
         (np.ones(5, bool), ["bool[5]", "[12] (items)"]),
         (np.ones((3, ITEMS), bool), ["bool[3, 12]", "[1, 12]"]),
-        ([], ["list of item ids"]),
+        ([], ["eligible is empty", "at least one item", "None for every item"]),
     ):
         refusal(
             lambda e=eligible: run.candidates("u0", eligible=e, too_few="error"),

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from rankpg._utils.documents import read_json
+from rankpg._utils.documents import kind_in_words, read_json
 from rankpg._version import __version__
 from rankpg.runs.storage.checkpoint_files import (
     METADATA,
@@ -199,7 +199,7 @@ def find(folder: Path, step: int | None = None) -> Saved:
         metadata = read_json(path / METADATA)
         written = metadata["format"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _unreadable(path, f"{METADATA}: {type(error).__name__}") from None
+        raise _unreadable(path, f"{METADATA}: {kind_in_words(error)}") from None
     if written != FORMAT:
         raise CheckpointError(
             f"the checkpoint {path} has format {written}, and this version of rankpg reads format "
@@ -252,7 +252,7 @@ def _other_version(metadata: Mapping[str, Any]) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return str(error).splitlines()[0] if str(error) else kind_in_words(error)
 
 
 @contextlib.contextmanager

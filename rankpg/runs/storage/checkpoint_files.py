@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
-from rankpg._utils.documents import printable
+from rankpg._utils.documents import kind_in_words, printable
 from rankpg._utils.files import sync_folder, sync_tree
 from rankpg._utils.own_files import refuse_links, refuse_links_below
 
@@ -143,7 +143,7 @@ def damage_of(checkpoint: Path) -> str | None:
     try:
         text = (checkpoint / CHECKSUMS).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        return f"no manifest {CHECKSUMS}: {type(error).__name__}"
+        return f"no manifest {CHECKSUMS}: {kind_in_words(error)}"
     written, found = _listed(text), checksums_of(checkpoint)
     complete = text.endswith(f"  {METADATA}\n")
     for name in sorted(written if complete else {*written, *found}):

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from rankpg._utils.documents import DocumentError, SyntaxFault, parse_json
+from rankpg._utils.documents import DocumentError, SyntaxFault, kind_in_words, parse_json
 from rankpg._utils.own_files import open_own
 from rankpg.errors import ConfigError
 from rankpg.evaluation.metrics import Row
@@ -56,7 +56,7 @@ def read_metrics(file: Path) -> list[Row]:
     try:
         lines = file.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} cannot be read: {type(error).__name__}") from None
+        raise ConfigError(f"{file} cannot be read: {kind_in_words(error)}") from None
     while lines and not lines[-1].strip():
         lines.pop()
     for number, text in enumerate(lines, start=1):

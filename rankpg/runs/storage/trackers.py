@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from rankpg._utils.documents import read_json
+from rankpg._utils.documents import kind_in_words, read_json
 from rankpg._utils.files import atomic_write_text
 from rankpg.errors import ConfigError, argument
 from rankpg.evaluation.metrics import Row
@@ -195,4 +195,4 @@ class Tracks:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(error).split()) or kind_in_words(error)
