@@ -12,6 +12,7 @@ import pytest
 
 from rankpg.data.ids import TableError
 from rankpg.data.interactions import read_interactions
+from rankpg.data.leaks import check_no_leak
 from rankpg.data.sessions import blocks_in_time
 from rankpg.data.splits import (
     HISTORY,
@@ -19,7 +20,6 @@ from rankpg.data.splits import (
     TRAIN,
     UNUSED,
     VALIDATION,
-    check_no_leak,
     split_interactions,
 )
 from rankpg.environments import from_interactions

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rankpg.data.interactions import read_interactions
+from rankpg.data.leaks import check_no_leak
 from rankpg.data.splits import (
     HISTORY,
     TEST,
     TRAIN,
     UNUSED,
     VALIDATION,
-    check_no_leak,
     split_interactions,
 )
 from rankpg.environments import from_interactions
