@@ -75,27 +75,27 @@ TimedTraining.__setattr__ = object.__setattr__
 class Fakes:
     """Replaces all methods by fake ones, whose trials take these seconds."""
 
-    def __init__(self, monkeypatch):
-        self.clock, self.patch = Clock(), monkeypatch
+    def __init__(self):
+        self.clock = Clock()
 
     def __call__(self, baselines, trained):
         ways = {name: Timed(self.clock, cost) for name, cost in baselines.items()}
         ways |= {name: TimedTraining(self.clock, cost) for name, cost in trained.items()}
         grid = tuple({"entry": number} for number in range(8))
-        for name in list(METHODS):
-            self.patch.delitem(METHODS, name)
-        for name, way in ways.items():
-            self.patch.setitem(METHODS, name, Method(name, grid, way))
+        METHODS.clear()
+        METHODS.update({name: Method(name, grid, way) for name, way in ways.items()})
         return ways
 
 
 @pytest.fixture
 def timed(monkeypatch):
-    fakes = Fakes(monkeypatch)
+    kept, fakes = dict(METHODS), Fakes()
     monkeypatch.setattr(tuning, "time", SimpleNamespace(perf_counter=fakes.clock))
     monkeypatch.setattr(command, "Budget", lambda minutes: Budget(minutes, fakes.clock))
     monkeypatch.setattr(command.Comparison, "write", lambda self, folder: None)
-    return fakes
+    yield fakes
+    METHODS.clear()
+    METHODS.update(kept)  # in their order, which a patch of single entries would not restore
 
 
 def run(data, **settings):
