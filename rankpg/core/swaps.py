@@ -37,7 +37,7 @@ __all__ = ["Swaps", "find_swaps", "later_arrivals", "runner_ups", "swap_scores"]
 
 @record
 class Swaps:
-    """For every candidate, the swap that makes the set without it: one item leaves, one enters."""
+    """The swap that makes the set without each candidate: one item leaves, one enters."""
 
     slot: Int[Array, "K"]
     """Slot whose item leaves: that of the candidate, or with several experts of another one."""

@@ -67,7 +67,7 @@ def swap_credit(
       batch: contexts and keys; its rankings must be the re-ranker's own.
       candidates: with statistics "swaps".
       ranking, rewards: what was shown, and what it earned.
-      reward_model_state: of `learner.reward_model`.
+      reward_model_state: the state of `learner.reward_model`.
 
     Raises:
       ConfigError: components that do not fit; see `check_swaps`.

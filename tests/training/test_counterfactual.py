@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")  # for optimizers of 
 RELEVANCE = np.array([0.7, 3.1, 0.2, 1.9, 2.3, 0.9])
 ALPHA = np.array([1.0, 0.5])
 PAIRS = np.random.default_rng(3).normal(size=(6, 6))
-"""What an item adds at the second position, by the item at the first."""
+"""Reward of an item at the second position, by the item at the first."""
 
 
 @struct.dataclass
@@ -216,7 +216,7 @@ def test_few_lists_serve_all_swaps_of_one_expert():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["optimal", "anti"])
 def test_credit_by_keys_is_the_credit_by_calls(name):
-    """The same re-ranker without its sort keys, called for every swap."""
+    """Without its sort keys, the re-ranker is called for every swap."""
     learner = learner_of((3,), name, swap_rewards="mean", batch_size=16)
     batch, state = learner.simulate(jax.random.key(3)), learner.init(jax.random.key(0))
     candidates = batch.candidates(learner, state.params)
