@@ -152,15 +152,11 @@ def _plackett_luce_keys(
         others: Int[Array, "n"],
     ) -> tuple[Float[Array, "K"], Float[Array, "n"]]:
         scores, further = (scorer(environment, context, items) for items in (candidates, others))
-        centred = centre(scores)
-        top = jnp.max(scores)
+        centred, top = centre(scores), jnp.max(scores)
         further = (further - jnp.where(jnp.isfinite(top), top, 0)).astype(centred.dtype)
-        noise = (
-            jax.random.gumbel(own, x.shape, x.dtype, mode="high")
-            for own, x in ((key, centred), (jax.random.fold_in(key, 1), further))
-        )
-        own, new = noise
-        return centred + own, further + new
+        gumbel = partial(jax.random.gumbel, dtype=centred.dtype, mode="high")
+        fresh = gumbel(jax.random.fold_in(key, 1), further.shape)
+        return centred + gumbel(key, centred.shape), further + fresh
 
     return keys
 

@@ -386,7 +386,8 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardSettin
             check_objective(self)
         if self.history_encoder == "attention":
             check_attention(self)
-        check_swaps(self)
+        if ESTIMATORS[self.estimator].by_swaps:
+            check_swaps(self)
         self._check_batch()
 
     def _check_columns(self) -> None:

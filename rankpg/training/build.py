@@ -26,10 +26,9 @@ from rankpg.policy import Policy
 from rankpg.rerankers import RERANKERS
 from rankpg.retrieval.base import Retrieval, require_embeddings
 from rankpg.retrieval.choice import RetrievalSettings, choose_retrieval
-from rankpg.training.batches import ContextSampler
 from rankpg.training.counterfactual import check_swaps
 from rankpg.training.optimizer import make_optimizer
-from rankpg.training.update import Learner
+from rankpg.training.update import ContextSampler, Learner
 from rankpg.types import Embeddings, Environment, Reranker, check_environment
 
 __all__ = ["build_learner", "make_environment"]
