@@ -23,7 +23,7 @@ from rankpg.config.interaction_settings import (
 from rankpg.config.objective_checks import check_attention, check_objective
 from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
-from rankpg.config.reward_settings import LEARNING, REWARD_RANGES, RewardSettings
+from rankpg.config.reward_settings import LEARNING, REWARD_RANGES, RewardSettings, check_swaps
 from rankpg.config.table_settings import TABLES, TableSettings
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.encoders.two_tower import TOWERS, TowerKind
@@ -386,6 +386,8 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardSettin
             check_objective(self)
         if self.history_encoder == "attention":
             check_attention(self)
+        if ESTIMATORS[self.estimator].by_swaps:
+            check_swaps(self)
         self._check_batch()
 
     def _check_columns(self) -> None:

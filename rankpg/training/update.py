@@ -22,8 +22,12 @@ from jax import lax
 
 from rankpg.advantages import Advantage, BaselineState, entropy_bonus
 from rankpg.core.estimators import Candidates, Estimator
+from rankpg.errors import ConfigError
 from rankpg.policy import Policy
+from rankpg.reward_models import RewardModel, RewardModelState
+from rankpg.training.counterfactual import DrawKeys, set_score, swap_credit
 from rankpg.training.optimizer import Fault, check_rows, first_fault, guarded_step, norm
+from rankpg.training.state import StepMetrics, TrainState, UpdateDetails, next_step
 from rankpg.types import (
     Array,
     Bool,
@@ -58,41 +62,6 @@ Result = TypeVar("Result")
 
 _STREAMS = ("init", "steps", "evaluation", "diagnostics", "online")
 """The order is part of every run: the index of a stream is folded into its keys."""
-
-
-@record
-class TrainState:
-    """Everything that changes in training; nothing random: the key of a step is fold_in(root, step)."""
-
-    params: Params
-    optimizer_state: optax.OptState
-    baseline_state: BaselineState
-    """State of the advantage: running means, or a network and its optimizer."""
-    step: Int[Array, ""]
-    """Updates made so far."""
-    fault: Int[Array, ""]
-    """0 while training is sound; else the number of the `Fault` that stopped it."""
-
-
-@record
-class StepMetrics:
-    """Diagnostics of one update."""
-
-    loss: Float[Array, ""]
-    """The surrogate: - mean over the batch of sum_l w_l * credit_l * score_l, w the importance weights."""
-    reward: Float[Array, ""]
-    """Mean over the batch of sum_l alpha_l r_l."""
-    gradient_norm: Float[Array, ""]
-
-
-@record
-class UpdateDetails:
-    """Results of one update besides the new state; records have a leading axis B."""
-
-    metrics: StepMetrics
-    gradient: Params
-    candidates: Candidates
-    credit: Float[Array, "B L"]
 
 
 class StepKeys(NamedTuple):
@@ -242,6 +211,12 @@ class Learner:
     """Smallest and largest reward; None: every finite one."""
     clips_rewards: bool = False
     """Clips a reward outside of the bounds; otherwise it is a fault."""
+    swap_rewards: str = "sampled"
+    """Rewards of lists that were not shown, for an estimator by swaps; see `training.counterfactual`."""
+    residual_weight: float = 1.0
+    """Factor of what a reward model does not explain, with swap_rewards="model"; 1 is unbiased."""
+    reward_model: RewardModel | None = None
+    """Learns from the rewards of every update; None: there is none."""
 
     def init(self, key: PRNGKey) -> TrainState:
         """Draws the state at step 0."""
@@ -253,6 +228,11 @@ class Learner:
             baseline_state=self.advantage.init(baseline_key),
             step=jnp.zeros((), jnp.int32),
             fault=jnp.zeros((), jnp.int32),
+            reward_model_state=(
+                ()
+                if self.reward_model is None
+                else self.reward_model.init(jax.random.fold_in(key, 2))
+            ),
         )
 
     def update(
@@ -277,17 +257,49 @@ class Learner:
         contexts = self.sampler(keys.contexts, self.environment)
         return Simulated(contexts=contexts, keys=keys.rows(self.sampler.batch_size))
 
-    def score(self, candidates: Candidates, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]:
-        """The estimator's score of every shown item; it carries the gradient."""
-        quotas = self.policy.quotas
+    def score(self, candidates: Candidates, ranking: Int[Array, "B L"]) -> Float[Array, "B n"]:
+        """The estimator's score of every shown item, or by swaps of every candidate; it carries the gradient.
+
+        With the rewards of a model, the score of the whole set comes last.
+        """
+        quotas, by_swaps = self.policy.quotas, self.estimator.by_swaps
         score = jax.vmap(lambda c, items: self.estimator.score(c, items, quotas))
         scores = score(candidates, ranking)
-        if getattr(scores, "shape", None) != ranking.shape:
+        wanted = (candidates.items if by_swaps else ranking).shape
+        if getattr(scores, "shape", None) != wanted:
             raise ValueError(
-                f"the estimator's score returns {getattr(scores, 'shape', scores)} for rankings of "
-                f"shape {ranking.shape}; expected one score for each shown item"
+                f"the estimator's score returns {getattr(scores, 'shape', scores)} for "
+                f"{'candidates' if by_swaps else 'rankings'} of shape {wanted}; expected one score for each "
+                f"{'candidate' if by_swaps else 'shown item'}"
             )
-        return scores
+        if not by_swaps or self.swap_rewards != "model":
+            return scores
+        of_set = jax.vmap(lambda c, items: set_score(c, items, quotas))(candidates, ranking)
+        return jnp.concatenate([scores, of_set], axis=1)
+
+    def assign(
+        self,
+        state: TrainState,
+        batch: Batch,
+        candidates: Candidates,
+        ranking: Int[Array, "B L"],
+        rewards: Float[Array, "B L"],
+        scores: Float[Array, "B n"],
+    ) -> tuple[Float[Array, "B n"], BaselineState]:
+        """The credit of every score, without a gradient, and the next baseline state."""
+        if self.estimator.by_swaps:
+            if not isinstance(batch, Simulated):
+                raise ConfigError(
+                    "estimator='ca_pg_swap' needs the rewards of lists that were not shown, which a log does "
+                    "not hold; give estimator='v_pg', 'v_pg_set' or 'ca_pg_swr'"
+                )
+            keys = DrawKeys(batch.keys.reranker, batch.keys.rewards)
+            credit = swap_credit(
+                self, keys, batch.contexts, candidates, ranking, rewards, state.reward_model_state
+            )
+            return credit, state.baseline_state
+        observed = self.observed(batch, ranking)
+        return self.credit(state.baseline_state, batch.contexts, rewards, scores, observed)
 
     def credit(
         self,
@@ -319,7 +331,22 @@ class Learner:
             return None
         return jax.vmap(self.environment.observed)(batch.contexts, ranking)
 
-    def within_bounds(self, rewards: Float[Array, "B L"]) -> Float[Array, "B L"]:
+    def learn_rewards(
+        self,
+        state: TrainState,
+        batch: Batch,
+        ranking: Int[Array, "B L"],
+        rewards: Float[Array, "B L"],
+    ) -> RewardModelState:
+        """The next state of the reward model, after one step on what was shown."""
+        if self.reward_model is None:
+            return state.reward_model_state
+        observed = self.observed(batch, ranking)
+        return self.reward_model.learn(
+            state.reward_model_state, self.environment, batch.contexts, ranking, rewards, observed
+        )
+
+    def within_bounds(self, rewards: Float[Array, "..."]) -> Float[Array, "..."]:
         """Clips rewards to `reward_bounds`, or replaces those outside by NaN, which stops the update."""
         if self.reward_bounds is None:
             return rewards
@@ -347,17 +374,23 @@ class Learner:
         baseline_state: BaselineState,
         step_size: Float[Array, ""] | None,
         fault: Int[Array, ""],
+        reward_model_state: RewardModelState | None = None,
     ) -> TrainState:
-        """Takes the optimizer's step; after a fault, here or earlier, only `state.fault` changes."""
+        """Takes the optimizer's step; after a fault, here or earlier, only `state.fault` changes.
+
+        Without a new `reward_model_state` it stays as it is.
+        """
+        if reward_model_state is None:
+            reward_model_state = state.reward_model_state
         take = (state.fault == 0) & (fault == 0)
         stepped = guarded_step(
             self.optimizer, state.params, state.optimizer_state, gradient, step_size, take
         )
         fault = jnp.where((fault == 0) & ~stepped.sound, Fault.PARAMETERS.value, fault)
-        baseline_state, count = jax.tree.map(
+        baseline_state, reward_model_state, count = jax.tree.map(
             lambda old, new: jnp.where(take & stepped.sound, new, old),
-            (state.baseline_state, state.step),
-            (baseline_state, _next(state.step)),
+            (state.baseline_state, state.reward_model_state, state.step),
+            (baseline_state, reward_model_state, next_step(state.step)),
         )
         return TrainState(
             params=stepped.params,
@@ -365,6 +398,7 @@ class Learner:
             baseline_state=baseline_state,
             step=count,
             fault=jnp.where(state.fault > 0, state.fault, fault),
+            reward_model_state=reward_model_state,
         )
 
     def tree_flatten(self) -> tuple[tuple[Environment], _Static]:
@@ -396,19 +430,18 @@ def update(learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStat
         ranking = batch.ranking(learner, candidates)  # [B, L]
         rewards = learner.within_bounds(batch.rewards(learner, ranking))  # [B, L]
         scores = learner.score(candidates, ranking)  # [B, L], the gradient's only way
-        observed = learner.observed(batch, ranking)
-        credit, baseline = learner.credit(
-            state.baseline_state, batch.contexts, rewards, scores, observed
-        )
+        credit, baseline = learner.assign(state, batch, candidates, ranking, rewards, scores)
         loss = -jnp.mean(jnp.sum(lax.stop_gradient(batch.weights) * credit * scores, axis=-1))
         return loss, (candidates, ranking, rewards, credit, baseline)
 
     surrogate = jax.value_and_grad(surrogate_loss, has_aux=True)
     (loss, (candidates, ranking, rewards, credit, baseline)), gradient = surrogate(state.params)
     length = norm(gradient)
-    fault = first_fault(jax.vmap(check_rows)(candidates, ranking, rewards), loss, length)
+    received = jnp.concatenate([rewards, credit], axis=1) if learner.estimator.by_swaps else rewards
+    fault = first_fault(jax.vmap(check_rows)(candidates, ranking, received), loss, length)
     step_size = learner.step_size(batch, candidates)
-    state = learner.apply_gradient(state, gradient, baseline, step_size, fault)
+    reward_model = learner.learn_rewards(state, batch, ranking, rewards)
+    state = learner.apply_gradient(state, gradient, baseline, step_size, fault, reward_model)
     reward = jnp.mean(rewards @ learner.position_weights.astype(rewards.dtype))
     metrics = StepMetrics(loss=loss, reward=reward, gradient_norm=length)
     return state, UpdateDetails(
@@ -463,8 +496,3 @@ def seed_keys(
     values = jnp.asarray(seeds, jnp.uint32)
     index = _STREAMS.index(stream)
     return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), index))(values)
-
-
-def _next(step: Int[Array, ""]) -> Int[Array, ""]:
-    """Returns the next step; the largest int32 stays, as in the counts of Optax, and does not overflow."""
-    return jnp.minimum(step, jnp.iinfo(step.dtype).max - 1) + 1
