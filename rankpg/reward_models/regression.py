@@ -30,7 +30,7 @@ __all__ = ["Fitted", "custom", "two_tower"]
 Network = Callable[[Params, Environment, Int[Array, "B"], Int[Array, "B n"]], Float[Array, "B n"]]
 """(params, environment, contexts, items) -> one number for each item of each context."""
 Penalty = Callable[[Params, Environment, Int[Array, "B"], Int[Array, "B n"]], Float[Array, "B n"]]
-"""(params, environment, contexts, items) -> cost of the parameters of each pair, times the number observed."""
+"""(params, environment, contexts, items) -> cost of each pair's parameters, times the number observed."""
 
 _SMALLEST_SCALE = 1e-6
 """Rewards of a first batch that spread less are not scaled."""
@@ -73,8 +73,8 @@ def custom(
       apply: `apply(params, environment, contexts[B], items[B, n]) -> float[B, n]`, jit-able; outputs of
         size 1 are typical, and 0 is the mean.
       optimizer: any of optax; Adam with a learning rate of 0.01 by default.
-      penalty: cost of the parameters of each pair, with the arguments of `apply`. The loss has its mean over the
-        observed pairs, divided by the number of rewards observed so far.
+      penalty: cost of the parameters of each pair, with the arguments of `apply`. The loss has its mean over
+        the observed pairs, divided by the number of rewards observed so far.
       replay: memory of earlier rewards, and steps on them; None for one step on every batch.
       embed: `embed(params, environment, contexts[B])`, embeddings (M = 1) whose inner products are the
         outputs up to a constant of each context; None if there are none.
