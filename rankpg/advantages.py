@@ -34,6 +34,7 @@ __all__ = [
     "entropy_bonus",
     "group",
     "identity",
+    "is_identity",
     "learned_baseline",
     "limit_outliers",
     "position_weights",
@@ -123,6 +124,15 @@ def _unchanged(
     return rewards, state
 
 
+def is_identity(advantage: Advantage) -> bool:
+    """True if the advantage is the plain reward.
+
+    >>> is_identity(identity()), is_identity(batch_baseline())
+    (True, False)
+    """
+    return advantage.apply is _unchanged
+
+
 def can_leave_out(advantage: Advantage) -> bool:
     """True if positions without a reward can be left out.
 
@@ -130,7 +140,7 @@ def can_leave_out(advantage: Advantage) -> bool:
     (True, False)
     """
     known = inspect.signature(advantage.apply).parameters
-    return "observed" in known or advantage.apply is _unchanged
+    return "observed" in known or is_identity(advantage)
 
 
 def group(draws_per_context: int, *, shift: bool) -> Advantage:

@@ -50,6 +50,8 @@ class _Reranker:
     most_likely: Callable[..., Ranking]
     scorer: Scorer | None = None
     """The scores by which both sort; None if they do not."""
+    keys: Callable[..., tuple[Float[Array, "K"], Float[Array, "n"]]] | None = None
+    """The keys by which `draw` sorts, if they are not the scores; see `Reranker.sort_keys`."""
 
     @property
     def draws(self) -> bool:
@@ -79,6 +81,21 @@ class _Reranker:
     ) -> Float[Array, "n"] | None:
         """Returns the scores by which it sorts; None if it does not sort."""
         return None if self.scorer is None else self.scorer(environment, context, items)
+
+    def sort_keys(
+        self,
+        key: PRNGKey,
+        environment: Environment,
+        context: Int[Array, ""],
+        candidates: Int[Array, "K"],
+        others: Int[Array, "n"],
+    ) -> tuple[Float[Array, "K"], Float[Array, "n"]] | None:
+        """Returns the keys by which a call sorts; see `Reranker.sort_keys`."""
+        if self.keys is not None:
+            return self.keys(key, environment, context, candidates, others)
+        if self.scorer is None:
+            return None
+        return tuple(self.scorer(environment, context, items) for items in (candidates, others))
 
 
 def _relevance(
@@ -122,6 +139,32 @@ def _plackett_luce(scorer: Scorer, ranking_length: int, noise: float) -> Callabl
     return rank
 
 
+def _plackett_luce_keys(
+    scorer: Scorer,
+) -> Callable[..., tuple[Float[Array, "K"], Float[Array, "n"]]]:
+    """The perturbed scores by which `_plackett_luce(scorer, ..., noise=1.0)` sorts, and those of others."""
+
+    def keys(
+        key: PRNGKey,
+        environment: Environment,
+        context: Int[Array, ""],
+        candidates: Int[Array, "K"],
+        others: Int[Array, "n"],
+    ) -> tuple[Float[Array, "K"], Float[Array, "n"]]:
+        scores, further = (scorer(environment, context, items) for items in (candidates, others))
+        centred = centre(scores)
+        top = jnp.max(scores)
+        further = (further - jnp.where(jnp.isfinite(top), top, 0)).astype(centred.dtype)
+        noise = (
+            jax.random.gumbel(own, x.shape, x.dtype, mode="high")
+            for own, x in ((key, centred), (jax.random.fold_in(key, 1), further))
+        )
+        own, new = noise
+        return centred + own, further + new
+
+    return keys
+
+
 def optimal(ranking_length: int) -> Reranker:
     """Shows the candidates of largest relevance.
 
@@ -150,13 +193,20 @@ def noisy(ranking_length: int, inverse_temperature: float = 1.0) -> Reranker:
         ranking_length,
         _plackett_luce(scorer, ranking_length, noise=1.0),
         _plackett_luce(scorer, ranking_length, noise=0.0),
+        keys=_plackett_luce_keys(scorer),
     )
 
 
 def uniform(ranking_length: int) -> Reranker:
     """Shows L candidates at random, also at evaluation: all of its rankings are equally likely."""
-    rank = _plackett_luce(lambda *of: jnp.zeros_like(_relevance(*of)), ranking_length, noise=1.0)
-    return _Reranker(ranking_length, rank, rank)
+
+    def scorer(
+        environment: Environment, context: Int[Array, ""], candidates: Int[Array, "K"]
+    ) -> Float[Array, "K"]:
+        return jnp.zeros_like(_relevance(environment, context, candidates))
+
+    rank = _plackett_luce(scorer, ranking_length, noise=1.0)
+    return _Reranker(ranking_length, rank, rank, keys=_plackett_luce_keys(scorer))
 
 
 def learned(ranking_length: int, scorer: Scorer) -> Reranker:

@@ -404,3 +404,20 @@ class Reranker(Protocol):
         None by default. objective='exposure' trains through the order of these scores.
         """
         return None
+
+    def sort_keys(
+        self,
+        key: PRNGKey,
+        environment: Environment,
+        context: Int[Array, ""],
+        candidates: Int[Array, "K"],
+        others: Int[Array, "n"],
+    ) -> tuple[Float[Array, "K"], Float[Array, "n"]] | None:
+        """Returns the keys by which a call sorts, noise included; None if it does not sort by such keys.
+
+        None by default. A call with the same `key` shows the candidates of largest keys, the earlier of equal
+        ones first. `others` are items that are not candidates; a key of theirs is the one that the item would
+        have as a candidate. estimator='ca_pg_swap' takes the lists of other candidate sets from these keys;
+        without them it calls the re-ranker for every one of them.
+        """
+        return None

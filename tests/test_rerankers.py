@@ -17,7 +17,7 @@ from rankpg.environments.interactions import Moments, interactions
 from rankpg.environments.synthetic import generate
 from rankpg.rerankers import RERANKERS, fit_scorer
 from rankpg.training.build import build_learner
-from rankpg.types import Environment, Reranker
+from rankpg.types import Environment, Ranking, Reranker
 
 ENABLE_X64 = False
 
@@ -201,6 +201,58 @@ def test_rerankers_that_sort_return_their_scores(world):
         np.testing.assert_array_equal(shown, CANDIDATES[np.argsort(-found)[:2]])
     for reranker in (rerankers.noisy(2), rerankers.uniform(2), rerankers.custom(2, mine)):
         assert reranker.scores(world, CONTEXT, CANDIDATES) is None
+
+
+SORTING = {
+    "optimal": rerankers.optimal(3),
+    "anti": rerankers.anti(3),
+    "noisy": rerankers.noisy(3, 1.5),
+    "uniform": rerankers.uniform(3),
+}
+
+
+@pytest.mark.parametrize("name", SORTING)
+def test_sort_keys_are_those_of_the_call_with_the_same_key(world, name):
+    """200 keys: the candidates of largest sort keys are the ranking that is shown."""
+    reranker = SORTING[name]
+
+    def one(key):
+        own, new = reranker.sort_keys(key, world, CONTEXT, CANDIDATES, CANDIDATES[:1] + 1)
+        return reranker(key, world, CONTEXT, CANDIDATES).items, own, new
+
+    shown, own, new = jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(0), 200))
+    order = np.argsort(-np.asarray(own), axis=1, kind="stable")[:, :3]
+    np.testing.assert_array_equal(shown, np.asarray(CANDIDATES)[order])
+    assert new.shape == (200, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["noisy", "uniform"])
+def test_sort_keys_of_others_have_noise_of_their_own(world, name):
+    """With an item of the candidates as the other, its keys have the same law, and are uncorrelated."""
+    one = jax.vmap(
+        lambda key: SORTING[name].sort_keys(key, world, CONTEXT, CANDIDATES, CANDIDATES[:1])
+    )
+    own, new = jax.jit(one)(jax.random.split(jax.random.key(0), DRAWS))
+    assert stats.ks_2samp(own[:, 0], new[:, 0]).pvalue > 1e-4
+    assert abs(np.corrcoef(own[:, 0], new[:, 0])[0, 1]) < 0.04
+
+
+def test_a_re_ranker_of_your_own_has_no_sort_keys_by_default(world):
+    others = CANDIDATES[:1]
+    for reranker in (rerankers.custom(2, mine), Reverse()):
+        assert reranker.sort_keys(jax.random.key(0), world, CONTEXT, CANDIDATES, others) is None
+
+
+class Reverse(Reranker):
+    """Inherits the defaults."""
+
+    ranking_length = 1
+
+    def __call__(self, key, environment, context, candidates):
+        return Ranking(items=candidates[::-1][:1], log_propensity=jnp.zeros(()))
+
+    greedy = __call__
 
 
 def test_a_class_of_your_own_has_no_scores(world):

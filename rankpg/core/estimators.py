@@ -1,9 +1,12 @@
-"""Policy-gradient estimators: seven score functions, and the candidates that they score.
+"""Policy-gradient estimators: nine score functions, and the candidates that they score.
 
     gradient = E[ sum_l alpha_l * A_l * grad score_l ]
 
 A_l is the advantage at position l of the shown ranking, alpha_l the weight of the position. A score function
 takes `Candidates` and the shown items, and returns one number per position. `ESTIMATORS` is their table.
+
+`ca_pg_swap` alone scores all K candidates; the credit of one is the reward of the list less that of the list
+without it (swaps.py).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from rankpg.core.candidate_set import set_log_prob
 from rankpg.core.inclusion import (
     log_inclusion_at_threshold,
     log_inclusion_greedy,
@@ -24,7 +28,7 @@ from rankpg.core.inclusion import (
     log_inclusion_swr,
 )
 from rankpg.core.inclusion_exact import log_inclusion_exact
-from rankpg.core.numerics import centre
+from rankpg.core.numerics import centre, log_add, log_sum_exp
 from rankpg.core.plackett_luce import (
     SparseLogits,
     full_logits,
@@ -33,23 +37,31 @@ from rankpg.core.plackett_luce import (
     swr_log_prob,
 )
 from rankpg.core.sampling import arrivals, greedy_in_turn, take_quotas
+from rankpg.core.swaps import Swaps, find_swaps, later_arrivals, swap_scores
 from rankpg.core.validation import check_items, check_logits, check_shown
 from rankpg.types import Array, Bool, Float, Int, PRNGKey, Quotas, record
 
 __all__ = [
     "ESTIMATORS",
+    "NOISE_STATISTICS",
     "Candidates",
     "Estimator",
     "Statistics",
+    "arrivals_of_swaps",
     "check_estimator",
     "draw_candidates",
     "rescore_candidates",
     "score",
+    "swaps_of",
 ]
 
-Statistics = Literal["candidates", "greedy", "arrivals", "catalogue"]
+Statistics = Literal["candidates", "greedy", "arrivals", "swaps", "catalogue"]
 """Statistics that a score function needs: the logits of the candidates; also every expert's greedy order,
-without items of earlier experts; or its order by arrival; or the logits of all N items."""
+without items of earlier experts; or its order by arrival; or that and the candidates' arrivals under later
+experts; or the logits of all N items."""
+
+NOISE_STATISTICS: tuple[Statistics, ...] = ("arrivals", "swaps")
+"""Statistics that hold the Gumbel noise of the draw."""
 
 # --- candidates -------------------------------------------------------------------------------------------
 
@@ -69,6 +81,8 @@ class Candidates:
     """Perturbed logits of `order` if it is by arrival; otherwise the length is 0."""
     sound: Bool[Array, ""]
     """True where no logit is NaN or +inf."""
+    later: Float[Array, "M K"] | None = None
+    """Perturbed logits of the candidates under later experts (`swaps.later_arrivals`); None if not needed."""
 
 
 def draw_candidates(
@@ -86,7 +100,7 @@ def draw_candidates(
     logits = centre(logits)
     drawn = arrivals(key, logits, quotas)
     items = take_quotas(drawn[0], quotas)
-    return _with_statistics(logits, items, items, drawn, quotas, statistics, sound)
+    return _with_statistics(logits, items, items, drawn, quotas, statistics, sound, key)
 
 
 def rescore_candidates(
@@ -105,14 +119,14 @@ def rescore_candidates(
       shown: further items to score; they need not be candidates.
       quotas: as for `draw_candidates`.
       statistics: as for `draw_candidates`.
-      key: the key that drew the candidates; required for statistics "arrivals" alone.
+      key: the key that drew the candidates; required for statistics "arrivals" and "swaps" alone.
     """
     logits = centre(logits)
     empty = jnp.zeros((len(quotas), 0), jnp.int32), jnp.zeros((len(quotas), 0), logits.dtype)
     drawn = empty if key is None else arrivals(key, logits, quotas)
     scored = jnp.concatenate([items, shown])
     sound = jnp.ones((), bool)  # validated by the caller
-    return _with_statistics(logits, items, scored, drawn, quotas, statistics, sound)
+    return _with_statistics(logits, items, scored, drawn, quotas, statistics, sound, key)
 
 
 def _with_statistics(
@@ -123,16 +137,17 @@ def _with_statistics(
     quotas: Quotas,
     statistics: Statistics,
     sound: Bool[Array, ""],
+    key: PRNGKey | None,
 ) -> Candidates:
     """Gathers the statistics. `scored` are the items to score; `drawn` is the order by arrival."""
     order, perturbed = drawn
     if statistics == "greedy":
         order = greedy_in_turn(logits, quotas)
-    if statistics in ("greedy", "arrivals"):
+    if statistics in ("greedy", *NOISE_STATISTICS):
         scored = jnp.concatenate([scored, order.reshape(-1)])
     else:
         order = order[:, :0]
-    if statistics != "arrivals":
+    if statistics not in NOISE_STATISTICS:
         perturbed = perturbed[:, :0]
     sparse = full_logits(logits) if statistics == "catalogue" else gather_logits(logits, scored)
     return Candidates(
@@ -141,13 +156,35 @@ def _with_statistics(
         order=order,
         perturbed=lax.stop_gradient(perturbed),
         sound=sound,
+        later=arrivals_of_swaps(key, sparse, items, quotas, statistics),
     )
+
+
+def arrivals_of_swaps(
+    key: PRNGKey | None,
+    sparse: SparseLogits,
+    items: Int[Array, "K"],
+    quotas: Quotas,
+    statistics: Statistics,
+) -> Float[Array, "M K"] | None:
+    """`Candidates.later`, from the key of the draw; None where the statistics or one expert need none."""
+    if statistics != "swaps" or len(quotas) == 1 or key is None:
+        return None
+    return later_arrivals(key, sparse, items, quotas)
+
+
+def swaps_of(candidates: Candidates, quotas: Quotas) -> Swaps:
+    """The set that would have been drawn without each candidate, from statistics "swaps"."""
+    later = candidates.later
+    if later is None:  # one expert: none comes after it
+        later = jnp.zeros((len(quotas), sum(quotas)), candidates.perturbed.dtype)
+    return find_swaps(candidates.items, candidates.order, candidates.perturbed, later, quotas)
 
 
 # --- score functions --------------------------------------------------------------------------------------
 
-Score = Callable[[Candidates, Int[Array, "L"], Quotas], Float[Array, "L"]]
-"""(candidates, ranking, quotas) -> the score of every position."""
+Score = Callable[[Candidates, Int[Array, "L"], Quotas], Float[Array, "L"] | Float[Array, "K"]]
+"""(candidates, ranking, quotas) -> the score of every position, or of every candidate."""
 SetLogProb = Callable[[SparseLogits, Int[Array, "K"], Quotas], Float[Array, ""]]
 ItemLogProb = Callable[[Candidates, Int[Array, ""], Quotas], Float[Array, ""]]
 
@@ -163,6 +200,9 @@ class Estimator:
     """True if every shown item has a score of its own; False if all share that of the candidate set."""
     max_experts: int | None = None
     """The largest M for which it is defined; None: any."""
+    by_swaps: bool = False
+    """True if every candidate has a score, and its credit is what the list loses without it. The statistics
+    are then "swaps"."""
 
 
 def _shared(log_probability: SetLogProb) -> Score:
@@ -206,6 +246,24 @@ def _threshold(candidates: Candidates, item: Int[Array, ""], quotas: Quotas) -> 
     return log_inclusion_of_draw(candidates.sparse_logits, candidates.order, item, quotas)
 
 
+def _unordered(sparse: SparseLogits, picks: Int[Array, "K"], quotas: Quotas) -> Float[Array, ""]:
+    """Log-probability of the candidates without their order, for one expert."""
+    del quotas
+    others = jnp.ones(sparse.logits.shape, bool).at[:, picks].set(False)
+    log_rest = log_add(sparse.log_rest, log_sum_exp(sparse.logits, where=others))
+    return set_log_prob(sparse.logits[0, picks], log_rest[0])
+
+
+def _by_swaps(
+    candidates: Candidates, ranking: Int[Array, "L"], quotas: Quotas
+) -> Float[Array, "K"]:
+    """Log-probability of every candidate given the arrivals of all other items."""
+    del ranking
+    return swap_scores(
+        candidates.sparse_logits, candidates.items, candidates.order, candidates.perturbed, quotas
+    )
+
+
 ESTIMATORS: dict[str, Estimator] = {
     "v_pg": Estimator(_shared(ordered_log_prob), "candidates", credit_assigned=False),
     "v_pg_swr": Estimator(_shared(swr_log_prob), "candidates", credit_assigned=False),
@@ -228,6 +286,8 @@ ESTIMATORS: dict[str, Estimator] = {
         credit_assigned=True,
     ),
     "ca_pg_threshold": Estimator(_per_item(_threshold), "arrivals", credit_assigned=True),
+    "v_pg_set": Estimator(_shared(_unordered), "candidates", credit_assigned=False, max_experts=1),
+    "ca_pg_swap": Estimator(_by_swaps, "swaps", credit_assigned=True, by_swaps=True),
 }
 """name -> estimator."""
 
@@ -241,6 +301,11 @@ def check_estimator(name: str, num_experts: int) -> Estimator:
         raise TypeError(
             f"ESTIMATORS[{name!r}] is {estimator!r}; expected an Estimator(score, statistics, "
             f"credit_assigned) with statistics one of {', '.join(get_args(Statistics))}"
+        )
+    if estimator.by_swaps and estimator.statistics != "swaps":
+        raise TypeError(
+            f"ESTIMATORS[{name!r}] has by_swaps=True and statistics={estimator.statistics!r}; expected "
+            "statistics='swaps', which hold the items that take the candidates' places"
         )
     if estimator.max_experts is not None and num_experts > estimator.max_experts:
         others = ", ".join(n for n, e in ESTIMATORS.items() if e.max_experts is None)
@@ -259,10 +324,11 @@ def score(
     quotas: Quotas,
     *,
     key: PRNGKey | None = None,
-) -> Float[Array, "L"]:
+) -> Float[Array, "L"] | Float[Array, "K"]:
     """Score of every shown item; its gradient times the reward estimates the policy gradient.
 
-    `v_pg` and `v_pg_swr` return the log-probability of the candidate set at every position. The others return
+    `v_pg`, `v_pg_set` and `v_pg_swr` return the log-probability of the candidate set at every position.
+    `ca_pg_swap` returns one score for every candidate, not for every shown item. The others return
     log P(a_l in S) (Kiyohara et al. 2026, Sec. 3), each by its own method.
 
     Args:
@@ -271,14 +337,14 @@ def score(
       candidates: item ids in slot order.
       ranking: item ids by position; for credit-assigned scores any eligible item, else candidates.
       quotas: slots of each expert.
-      key: the key of `sample_candidates`, from which `ca_pg_threshold` recomputes the noise.
+      key: the key of `sample_candidates`, from which `ca_pg_threshold` and `ca_pg_swap` recompute the noise.
 
     Returns:
-      One score per position, differentiable in `logits`.
+      One score per position, of `ca_pg_swap` one per candidate in slot order; differentiable in `logits`.
 
     Raises:
-      ValueError: an unknown estimator, one that is not defined for M experts, `ca_pg_threshold` without a
-        key, a wrong shape or dtype, and, outside of jit, bad values.
+      ValueError: an unknown estimator, one that is not defined for M experts, one that needs a key without
+        it, a wrong shape or dtype, and, outside of jit, bad values.
 
     >>> compiled = jax.jit(score, static_argnums=(0, 4))
     >>> compiled("top1_pg", jnp.zeros((1, 4)), jnp.array([2, 0]), jnp.array([2]), (2,))  # log(2 / 4)
@@ -288,14 +354,14 @@ def score(
     chosen = check_estimator(estimator, len(quotas))
     check_items("candidates", candidates, logits.shape[1], (sum(quotas),))
     check_items("ranking", ranking, logits.shape[1], (None,))
-    if chosen.statistics == "arrivals" and key is None:
+    if chosen.statistics in NOISE_STATISTICS and key is None:
         raise ValueError(
             f"estimator={estimator!r} needs key=, the key that was given to sample_candidates: "
             "it recomputes the noise that drew the candidates"
         )
     if not chosen.credit_assigned:
         check_shown(candidates, ranking)
-    noise_key = key if chosen.statistics == "arrivals" else None
+    noise_key = key if chosen.statistics in NOISE_STATISTICS else None
     candidates, ranking = jnp.asarray(candidates, jnp.int32), jnp.asarray(ranking, jnp.int32)
     described = rescore_candidates(
         logits, candidates, ranking, quotas, chosen.statistics, noise_key

@@ -38,6 +38,12 @@ def check_online(run: Run, importance: str, clip: float) -> None:
             "adaptive_learning_rate=True needs the re-ranker's propensity, which is unknown online; give "
             "adaptive_learning_rate=False"
         )
+    if learner.estimator.by_swaps:
+        raise ConfigError(
+            f"estimator={run.config.estimator!r} needs the rewards of lists that no user saw, and the Gumbel "
+            "noise of the draw, which is stale once the parameters change; give estimator='v_pg', "
+            "'ca_pg_swr' or 'ca_pg', or 'v_pg_set' with one expert"
+        )
     if learner.estimator.statistics == "arrivals":
         raise ConfigError(
             f"estimator={run.config.estimator!r} needs the Gumbel noise of the draw, which is stale once the "

@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rankpg.core.estimators import Candidates, Statistics
+from rankpg.core.estimators import NOISE_STATISTICS, Candidates, Statistics
 from rankpg.core.sampling import greedy_candidates
 from rankpg.retrieval.sharding import OneDevice, Sharding
 from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Key, Quotas
@@ -206,12 +206,12 @@ def check_rescorable(statistics: Statistics) -> None:
     """Rejects statistics that need the Gumbel noise of a draw, which is not kept.
 
     Raises:
-      ValueError: `statistics` is "arrivals".
+      ValueError: `statistics` is "arrivals" or "swaps".
     """
-    if statistics == "arrivals":
+    if statistics in NOISE_STATISTICS:
         raise ValueError(
-            "candidates that were drawn before cannot be rescored for statistics='arrivals', which reads "
-            "the Gumbel noise of the draw; choose an estimator without it, such as ca_pg_swr"
+            f"candidates that were drawn before cannot be rescored for statistics={statistics!r}, which "
+            "reads the Gumbel noise of the draw; choose an estimator without it, such as ca_pg_swr"
         )
 
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from rankpg.core.estimators import Candidates, Statistics
+from rankpg.core.estimators import NOISE_STATISTICS, Candidates, Statistics, arrivals_of_swaps
 from rankpg.core.numerics import accumulation_dtype, log_add, log_sum_exp
 from rankpg.core.plackett_luce import SparseLogits, repeats
 from rankpg.core.sampling import (
@@ -400,8 +400,9 @@ def _search(
         order, places = drop_taken(order, quotas, order_depth(shard.whole.num_items, quotas))
         return order, jnp.take_along_axis(values, places, axis=1, mode="fill", fill_value=-jnp.inf)
 
-    if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key):
-        order, perturbed = without_taken(*race(draw))
+    key = draw if jnp.issubdtype(draw.dtype, jax.dtypes.prng_key) else None
+    if key is not None:
+        order, perturbed = without_taken(*race(key))
         items = take_quotas(order, quotas)
     else:
         order, perturbed = jnp.zeros((experts, 0), jnp.int32), jnp.zeros((experts, 0), total.dtype)
@@ -410,14 +411,19 @@ def _search(
     if statistics == "greedy":
         ids, logits = open_blocks(first_blocks(peak)[1])
         order, _ = without_taken(*jax.vmap(first_items)(logits, ids))
-    if statistics in ("greedy", "arrivals"):
+    noise = statistics in NOISE_STATISTICS
+    if statistics == "greedy" or noise:
         listed = jnp.concatenate([items, order.reshape(-1)])
+    else:
+        order = order[:, :0]
+    sparse = _gather(listed, total, shift, open_blocks, shard)
     return Candidates(
         items=items,
-        sparse_logits=_gather(listed, total, shift, open_blocks, shard),
-        order=order if statistics in ("greedy", "arrivals") else order[:, :0],
-        perturbed=perturbed if statistics == "arrivals" else perturbed[:, :0],
+        sparse_logits=sparse,
+        order=order,
+        perturbed=perturbed if noise else perturbed[:, :0],
         sound=sound,
+        later=arrivals_of_swaps(key, sparse, items, quotas, statistics),
     )
 
 

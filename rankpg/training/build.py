@@ -26,8 +26,10 @@ from rankpg.policy import Policy
 from rankpg.rerankers import RERANKERS
 from rankpg.retrieval.base import Retrieval, require_embeddings
 from rankpg.retrieval.choice import RetrievalSettings, choose_retrieval
+from rankpg.training.batches import ContextSampler
+from rankpg.training.counterfactual import check_swaps
 from rankpg.training.optimizer import make_optimizer
-from rankpg.training.update import ContextSampler, Learner
+from rankpg.training.update import Learner
 from rankpg.types import Embeddings, Environment, Reranker, check_environment
 
 __all__ = ["build_learner", "make_environment"]
@@ -96,6 +98,8 @@ def build_learner(
         adaptive_learning_rate=bool(config.adaptive_learning_rate),
         reward_bounds=(config.reward_bounds[0], config.reward_bounds[1]),
         clips_rewards=config.outside_bounds == "clip",
+        swap_rewards=config.swap_rewards,
+        residual_weight=config.residual_weight,
     )
     check_components(learner, config)
     return learner
@@ -293,6 +297,8 @@ def check_components(learner: Learner, config: TrainConfig) -> None:
     _check_reranker(learner, config)
     _check_advantage(learner, config)
     _check_environment(learner.environment, config.num_candidates)
+    if learner.estimator.by_swaps and learner.swap_rewards != "model":  # the model may come later
+        check_swaps(learner)
     if learner.adaptive_learning_rate and not _knows_propensity(learner, config.num_candidates):
         raise ConfigError(
             "adaptive_learning_rate=True needs the propensity of the re-ranker's greedy ranking, which this "

@@ -81,7 +81,7 @@ class Fault(enum.IntEnum):
 
 
 def check_rows(
-    candidates: Candidates, ranking: Int[Array, "L"], rewards: Float[Array, "L"]
+    candidates: Candidates, ranking: Int[Array, "L"], rewards: Float[Array, "n"]
 ) -> Bool[Array, "3"]:
     """Validity of one context's logits, ranking and rewards, in the order of `Fault`."""
     among = jnp.any(ranking[:, None] == candidates.items[None, :], axis=1)

@@ -3,7 +3,7 @@
     contexts -> encoder -> retrieval -> re-ranker -> rewards
              -> scores -> credit -> loss -> gradient -> optimizer
 
-`update` is this diagram. Training runs it on batches that it draws itself (`Simulated`). Online
+`update` is this diagram. Training runs it on batches that it draws itself (`batches.Simulated`). Online
 learning runs the same function on batches whose candidates were drawn before and whose ranking and rewards
 came from outside (`training.logged.Logged`).
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,9 @@ from jax import lax
 from rankpg.advantages import Advantage, BaselineState, entropy_bonus
 from rankpg.core.estimators import Candidates, Estimator
 from rankpg.policy import Policy
+from rankpg.reward_models import RewardModel, RewardModelState
+from rankpg.training.batches import Batch, ContextSampler, Simulated, StepKeys
+from rankpg.training.counterfactual import set_score, swap_credit
 from rankpg.training.optimizer import Fault, check_rows, first_fault, guarded_step, norm
 from rankpg.types import (
     Array,
@@ -38,12 +41,8 @@ from rankpg.types import (
 )
 
 __all__ = [
-    "Batch",
-    "ContextSampler",
     "Learner",
     "Objective",
-    "Simulated",
-    "StepKeys",
     "StepMetrics",
     "TrainState",
     "UpdateDetails",
@@ -72,6 +71,8 @@ class TrainState:
     """Updates made so far."""
     fault: Int[Array, ""]
     """0 while training is sound; else the number of the `Fault` that stopped it."""
+    reward_model_state: RewardModelState = ()
+    """State of the learner's reward model; () without one."""
 
 
 @record
@@ -92,95 +93,8 @@ class UpdateDetails:
     metrics: StepMetrics
     gradient: Params
     candidates: Candidates
-    credit: Float[Array, "B L"]
-
-
-class StepKeys(NamedTuple):
-    """One random stream for each component that draws; after `rows`, one key for each row of a batch."""
-
-    contexts: PRNGKey
-    candidates: PRNGKey
-    reranker: PRNGKey
-    rewards: PRNGKey
-
-    @classmethod
-    def split(cls, key: PRNGKey) -> StepKeys:
-        """Splits the key of an update."""
-        return cls(*jax.random.split(key, 4))
-
-    def rows(self, count: int) -> StepKeys:
-        """Splits every stream but that of the contexts, which are drawn already, into a key for each row."""
-        rows = (jax.random.split(key, count) for key in self[1:])
-        return StepKeys(self.contexts, *rows)
-
-
-class ContextSampler(NamedTuple):
-    """Draws the contexts of a batch, uniformly with replacement."""
-
-    contexts: np.ndarray
-    """int[n], the contexts that training draws from."""
-    batch_size: int
-    """B"""
-    draws_per_context: int
-    """Rows of a batch that share a context; they stand next to each other."""
-
-    def __call__(self, key: PRNGKey, environment: Environment) -> Int[Array, "B"]:
-        """Draws B contexts, B / draws_per_context of them independently."""
-        distinct = self.batch_size // self.draws_per_context
-        contexts = jax.random.randint(key, (distinct,), 0, len(self.contexts), jnp.int32)
-        if len(self.contexts) < environment.num_contexts:  # some are held out
-            contexts = jnp.asarray(self.contexts)[contexts]
-        return jnp.repeat(contexts, self.draws_per_context)
-
-
-@runtime_checkable
-class Batch(Protocol):
-    """B contexts, and where their candidates, ranking and rewards come from."""
-
-    @property
-    def contexts(self) -> Int[Array, "B"]: ...
-
-    @property
-    def weights(self) -> Float[Array, "B L"] | float:
-        """Importance weights: 1 where the present policy draws."""
-        ...
-
-    def candidates(self, learner: Learner, params: Params) -> Candidates: ...
-
-    def ranking(self, learner: Learner, candidates: Candidates) -> Int[Array, "B L"]: ...
-
-    def rewards(self, learner: Learner, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]: ...
-
-
-@record
-class Simulated:
-    """A batch whose candidates, ranking and rewards are drawn during the update."""
-
-    contexts: Int[Array, "B"]
-    keys: StepKeys
-    """A key of every stream for each row; see `StepKeys.rows`."""
-
-    @property
-    def weights(self) -> float:
-        """1: the policy that draws is the one that learns."""
-        return 1.0
-
-    def candidates(self, learner: Learner, params: Params) -> Candidates:
-        """Draws candidates from the policy."""
-        policy, statistics = learner.policy, learner.estimator.statistics
-        keys, environment = self.keys.candidates, learner.environment
-        return policy.sample(keys, params, environment, self.contexts, statistics)
-
-    def ranking(self, learner: Learner, candidates: Candidates) -> Int[Array, "B L"]:
-        """Lets the re-ranker order the candidates."""
-        rank = jax.vmap(learner.reranker, in_axes=(0, None, 0, 0))
-        keys, environment = self.keys.reranker, learner.environment
-        return rank(keys, environment, self.contexts, candidates.items).items
-
-    def rewards(self, learner: Learner, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]:
-        """Draws a reward for every shown item."""
-        draw = jax.vmap(learner.environment.sample_rewards)
-        return draw(self.keys.rewards, self.contexts, ranking)
+    credit: Float[Array, "B n"]
+    """Factors of the scores, of as many as there are: L, or K and one more for an estimator by swaps."""
 
 
 @runtime_checkable
@@ -242,6 +156,12 @@ class Learner:
     """Smallest and largest reward; None: every finite one."""
     clips_rewards: bool = False
     """Clips a reward outside of the bounds; otherwise it is a fault."""
+    swap_rewards: str = "sampled"
+    """Rewards of lists that were not shown, for an estimator by swaps; see `training.counterfactual`."""
+    residual_weight: float = 1.0
+    """Factor of what a reward model does not explain, with swap_rewards="model"; 1 is unbiased."""
+    reward_model: RewardModel | None = None
+    """Learns from the rewards of every update; None: there is none."""
 
     def init(self, key: PRNGKey) -> TrainState:
         """Draws the state at step 0."""
@@ -253,6 +173,11 @@ class Learner:
             baseline_state=self.advantage.init(baseline_key),
             step=jnp.zeros((), jnp.int32),
             fault=jnp.zeros((), jnp.int32),
+            reward_model_state=(
+                ()
+                if self.reward_model is None
+                else self.reward_model.init(jax.random.fold_in(key, 2))
+            ),
         )
 
     def update(
@@ -277,17 +202,42 @@ class Learner:
         contexts = self.sampler(keys.contexts, self.environment)
         return Simulated(contexts=contexts, keys=keys.rows(self.sampler.batch_size))
 
-    def score(self, candidates: Candidates, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]:
-        """The estimator's score of every shown item; it carries the gradient."""
-        quotas = self.policy.quotas
+    def score(self, candidates: Candidates, ranking: Int[Array, "B L"]) -> Float[Array, "B n"]:
+        """The estimator's score of every shown item, or by swaps of every candidate; it carries the gradient.
+
+        With the rewards of a model, the score of the whole set comes last.
+        """
+        quotas, by_swaps = self.policy.quotas, self.estimator.by_swaps
         score = jax.vmap(lambda c, items: self.estimator.score(c, items, quotas))
         scores = score(candidates, ranking)
-        if getattr(scores, "shape", None) != ranking.shape:
+        wanted = (candidates.items if by_swaps else ranking).shape
+        if getattr(scores, "shape", None) != wanted:
             raise ValueError(
-                f"the estimator's score returns {getattr(scores, 'shape', scores)} for rankings of "
-                f"shape {ranking.shape}; expected one score for each shown item"
+                f"the estimator's score returns {getattr(scores, 'shape', scores)} for "
+                f"{'candidates' if by_swaps else 'rankings'} of shape {wanted}; expected one score for each "
+                f"{'candidate' if by_swaps else 'shown item'}"
             )
-        return scores
+        if not by_swaps or self.swap_rewards != "model":
+            return scores
+        of_set = jax.vmap(lambda c, items: set_score(c, items, quotas))(candidates, ranking)
+        return jnp.concatenate([scores, of_set], axis=1)
+
+    def assign(
+        self,
+        state: TrainState,
+        batch: Batch,
+        candidates: Candidates,
+        ranking: Int[Array, "B L"],
+        rewards: Float[Array, "B L"],
+        scores: Float[Array, "B n"],
+    ) -> tuple[Float[Array, "B n"], BaselineState]:
+        """The credit of every score, without a gradient, and the next baseline state."""
+        if self.estimator.by_swaps:
+            model_state = state.reward_model_state
+            credit = swap_credit(self, batch, candidates, ranking, rewards, model_state)
+            return credit, state.baseline_state
+        observed = self.observed(batch, ranking)
+        return self.credit(state.baseline_state, batch.contexts, rewards, scores, observed)
 
     def credit(
         self,
@@ -319,7 +269,22 @@ class Learner:
             return None
         return jax.vmap(self.environment.observed)(batch.contexts, ranking)
 
-    def within_bounds(self, rewards: Float[Array, "B L"]) -> Float[Array, "B L"]:
+    def learn_rewards(
+        self,
+        state: TrainState,
+        batch: Batch,
+        ranking: Int[Array, "B L"],
+        rewards: Float[Array, "B L"],
+    ) -> RewardModelState:
+        """The next state of the reward model, after one step on what was shown."""
+        if self.reward_model is None:
+            return state.reward_model_state
+        observed = self.observed(batch, ranking)
+        return self.reward_model.learn(
+            state.reward_model_state, self.environment, batch.contexts, ranking, rewards, observed
+        )
+
+    def within_bounds(self, rewards: Float[Array, "..."]) -> Float[Array, "..."]:
         """Clips rewards to `reward_bounds`, or replaces those outside by NaN, which stops the update."""
         if self.reward_bounds is None:
             return rewards
@@ -347,17 +312,23 @@ class Learner:
         baseline_state: BaselineState,
         step_size: Float[Array, ""] | None,
         fault: Int[Array, ""],
+        reward_model_state: RewardModelState | None = None,
     ) -> TrainState:
-        """Takes the optimizer's step; after a fault, here or earlier, only `state.fault` changes."""
+        """Takes the optimizer's step; after a fault, here or earlier, only `state.fault` changes.
+
+        Without a new `reward_model_state` it stays as it is.
+        """
+        if reward_model_state is None:
+            reward_model_state = state.reward_model_state
         take = (state.fault == 0) & (fault == 0)
         stepped = guarded_step(
             self.optimizer, state.params, state.optimizer_state, gradient, step_size, take
         )
         fault = jnp.where((fault == 0) & ~stepped.sound, Fault.PARAMETERS.value, fault)
-        baseline_state, count = jax.tree.map(
+        baseline_state, reward_model_state, count = jax.tree.map(
             lambda old, new: jnp.where(take & stepped.sound, new, old),
-            (state.baseline_state, state.step),
-            (baseline_state, state.step + 1),
+            (state.baseline_state, state.reward_model_state, state.step),
+            (baseline_state, reward_model_state, state.step + 1),
         )
         return TrainState(
             params=stepped.params,
@@ -365,6 +336,7 @@ class Learner:
             baseline_state=baseline_state,
             step=count,
             fault=jnp.where(state.fault > 0, state.fault, fault),
+            reward_model_state=reward_model_state,
         )
 
     def tree_flatten(self) -> tuple[tuple[Environment], _Static]:
@@ -396,19 +368,18 @@ def update(learner: Learner, state: TrainState, batch: Batch) -> tuple[TrainStat
         ranking = batch.ranking(learner, candidates)  # [B, L]
         rewards = learner.within_bounds(batch.rewards(learner, ranking))  # [B, L]
         scores = learner.score(candidates, ranking)  # [B, L], the gradient's only way
-        observed = learner.observed(batch, ranking)
-        credit, baseline = learner.credit(
-            state.baseline_state, batch.contexts, rewards, scores, observed
-        )
+        credit, baseline = learner.assign(state, batch, candidates, ranking, rewards, scores)
         loss = -jnp.mean(jnp.sum(lax.stop_gradient(batch.weights) * credit * scores, axis=-1))
         return loss, (candidates, ranking, rewards, credit, baseline)
 
     surrogate = jax.value_and_grad(surrogate_loss, has_aux=True)
     (loss, (candidates, ranking, rewards, credit, baseline)), gradient = surrogate(state.params)
     length = norm(gradient)
-    fault = first_fault(jax.vmap(check_rows)(candidates, ranking, rewards), loss, length)
+    received = jnp.concatenate([rewards, credit], axis=1) if learner.estimator.by_swaps else rewards
+    fault = first_fault(jax.vmap(check_rows)(candidates, ranking, received), loss, length)
     step_size = learner.step_size(batch, candidates)
-    state = learner.apply_gradient(state, gradient, baseline, step_size, fault)
+    reward_model = learner.learn_rewards(state, batch, ranking, rewards)
+    state = learner.apply_gradient(state, gradient, baseline, step_size, fault, reward_model)
     reward = jnp.mean(rewards @ learner.position_weights.astype(rewards.dtype))
     metrics = StepMetrics(loss=loss, reward=reward, gradient_norm=length)
     return state, UpdateDetails(

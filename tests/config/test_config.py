@@ -47,6 +47,8 @@ CREDIT_ASSIGNED = {
     "ca_pg_swr": True,
     "top1_pg": True,
     "ca_pg_threshold": True,
+    "v_pg_set": False,
+    "ca_pg_swap": True,
 }
 
 

@@ -1,4 +1,4 @@
-"""The seven scores: their expected gradients, and their values from sparse logits."""
+"""The scores: their expected gradients, and their values from sparse logits."""
 
 from __future__ import annotations
 
@@ -63,6 +63,28 @@ def test_v_pg_is_the_policy_gradient(name, reranker):
     found = expected_surrogate("v_pg", logits, quotas, reranker, rewards)
     truth = oracle.policy_gradient(logits, quotas, reranker, rewards, ALPHA)
     np.testing.assert_allclose(found, truth, atol=1e-10)
+
+
+@pytest.mark.parametrize("reranker", ["optimal", slow("noisy")])
+@pytest.mark.parametrize("name", ["one expert", slow("one expert, masked")])
+def test_v_pg_set_is_the_policy_gradient(name, reranker):
+    logits, quotas = SMALL[name]
+    reranker, rewards = rerankers(5)[reranker], REWARDS[:5]
+    found = expected_surrogate("v_pg_set", logits, quotas, reranker, rewards)
+    truth = oracle.policy_gradient(logits, quotas, reranker, rewards, ALPHA)
+    np.testing.assert_allclose(found, truth, atol=1e-10)
+
+
+def test_v_pg_set_is_the_same_in_every_order():
+    """The sum of P over the six orders of three candidates."""
+    logits, quotas = SMALL["one expert"]
+    items = jnp.array([4, 0, 3], jnp.int32)
+    score = jax.jit(lambda f: rankpg.score("v_pg_set", f, items, items[:1], quotas))
+    value = score(jnp.asarray(logits))
+    chosen, p = oracle.probabilities(logits, quotas)
+    same = (np.sort(chosen, axis=1) == [0, 3, 4]).all(axis=1)
+    assert same.sum() == 6
+    np.testing.assert_allclose(value, np.log(p[same].sum()), rtol=1e-12)
 
 
 @pytest.mark.parametrize("reranker", ["optimal", "noisy"])
@@ -373,7 +395,8 @@ def test_scores_have_the_shape_of_the_ranking(key, estimator, dtype):
     items = jnp.array([0, 3, 1], jnp.int32)
     score = lambda f: rankpg.score(estimator, f, items, items[:2], (3,), key=key)  # noqa: E731
     found = jax.eval_shape(score, jax.ShapeDtypeStruct((1, 5), dtype))
-    assert (found.shape, found.dtype) == ((2,), dtype)
+    scored = 3 if rankpg.ESTIMATORS[estimator].by_swaps else 2
+    assert (found.shape, found.dtype) == ((scored,), dtype)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from streaming import Masks
 
 from rankpg import TrainConfig
 from rankpg._utils.distributed import is_writer, join_processes
-from rankpg.core.estimators import ESTIMATORS
+from rankpg.core.estimators import ESTIMATORS, swaps_of
 from rankpg.core.quotas import expert_quotas
 from rankpg.retrieval.layout import Layout
 from rankpg.retrieval.sharded import Sharded
@@ -56,7 +56,7 @@ def _equal(mesh, name, experts, masked, eligible):
         jax.random.split(jax.random.key(3), BATCH),
     )
     contexts = jnp.arange(BATCH, dtype=jnp.int32)
-    weights = jnp.asarray(rng.normal(size=(BATCH, 2)))
+    weights = jnp.asarray(rng.normal(size=(BATCH, CANDIDATES if estimator.by_swaps else 2)))
     shard = shard_of(mesh, 37, CANDIDATES, layout)
 
     def run(retrieval):
@@ -78,6 +78,12 @@ def _equal(mesh, name, experts, masked, eligible):
     np.testing.assert_allclose(found.sparse_logits.log_rest, known.sparse_logits.log_rest, **close)
     np.testing.assert_allclose(found.perturbed, known.perturbed, **close)
     np.testing.assert_allclose(scores, expected, **close)
+    if estimator.by_swaps:
+        swaps, wanted_swaps = (
+            jax.vmap(lambda c: swaps_of(c, quotas))(each) for each in (found, known)
+        )
+        for ours, theirs in zip(*map(jax.tree.leaves, (swaps, wanted_swaps)), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
     assert np.isfinite(scores).all()
     np.testing.assert_allclose(gradient.items, wanted.items, **close)
     np.testing.assert_allclose(gradient.contexts, wanted.contexts, **close)

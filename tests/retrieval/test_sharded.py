@@ -61,7 +61,7 @@ def test_eight_devices_equal_one():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mesh", [long((1, 8)), (2, 4), long((8, 1))], ids=str)
-@pytest.mark.parametrize("estimator", ["top1_pg", "ca_pg", "ca_pg_threshold", "v_pg"])
+@pytest.mark.parametrize("estimator", ["top1_pg", "ca_pg", "ca_pg_threshold", "v_pg", "ca_pg_swap"])
 def test_every_mesh_equals_one_device(mesh, estimator):
     finish(start(8, "equal", *mesh, [(estimator, 1, False, 37), (estimator, 3, True, 25)]))
 

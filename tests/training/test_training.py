@@ -22,9 +22,10 @@ from rankpg.errors import ConfigError
 from rankpg.runs.loop import training_loop
 from rankpg.runs.run import Run, prepare
 from rankpg.runs.train import train
+from rankpg.training.batches import StepKeys
 from rankpg.training.build import build_learner, make_optimizer
 from rankpg.training.optimizer import Fault
-from rankpg.training.update import Learner, StepKeys, seed_keys, train_chunk
+from rankpg.training.update import Learner, seed_keys, train_chunk
 from rankpg.types import Environment, Ranking, Reranker
 
 ENABLE_X64 = False

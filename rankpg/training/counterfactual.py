@@ -1,0 +1,295 @@
+"""Credit by swaps: the reward of the shown list less that of the list without one of the candidates.
+
+    credit_i = R(S) - R(S - out_i + into_i),        R = sum_l alpha_l r_l of the list that the re-ranker makes
+
+The swaps are those of `core.swaps`. What else a list depends on is the same for all of them: the key of the
+re-ranker, with the entering item in the slot of the leaving one, and the key of the rewards. Where rewards
+belong to items, every item that a list shows has one reward, whichever list shows it.
+
+`Learner.swap_rewards` names the rewards:
+
+    sampled    what the environment draws
+    mean       its mean rewards
+    model      those of a reward model, R^, for the shown list as well; then what the model does not explain,
+               R - R^(S), multiplies the score of the whole set: the sum is unbiased for any R^
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from rankpg.advantages import is_identity
+from rankpg.core.estimators import ESTIMATORS, Candidates, swaps_of
+from rankpg.core.numerics import largest
+from rankpg.core.swaps import Swaps, runner_ups
+from rankpg.errors import ConfigError
+from rankpg.reward_models import RewardModelState
+from rankpg.training.batches import Batch, Simulated
+from rankpg.types import Array, Environment, Float, Int, PRNGKey, Quotas, Reranker
+
+if TYPE_CHECKING:
+    from rankpg.training.update import Learner
+else:  # the learner is an argument; it is imported by its users
+    Learner = Any
+
+__all__ = ["Lists", "check_swaps", "lists_by_calls", "lists_by_keys", "set_score", "swap_credit"]
+
+
+class Lists(NamedTuple):
+    """The lists of one context's other candidate sets, n of them."""
+
+    items: Int[Array, "n L"]
+    of_candidate: Int[Array, "K"]
+    """Index of the list without each candidate."""
+    others: Int[Array, "m"]
+    """Items that a list may show besides those of the ranking."""
+
+
+def swap_credit(
+    learner: Learner,
+    batch: Batch,
+    candidates: Candidates,
+    ranking: Int[Array, "B L"],
+    rewards: Float[Array, "B L"],
+    reward_model_state: RewardModelState = (),
+) -> Float[Array, "B n"]:
+    """Returns R(S) - R(S - out + into) of every candidate; with a reward model also R - R^(S), n = K + 1.
+
+    It carries no gradient. It is 0 where the swap changes nothing.
+
+    Args:
+      learner: an estimator by swaps, the re-ranker, the environment, and the source of the rewards.
+      batch: contexts and keys; its rankings must be the re-ranker's own.
+      candidates: with statistics "swaps".
+      ranking, rewards: what was shown, and what it earned.
+      reward_model_state: of `learner.reward_model`.
+
+    Raises:
+      ConfigError: components that do not fit; see `check_swaps`.
+    """
+    check_swaps(learner)
+    if not isinstance(batch, Simulated):
+        raise ConfigError(
+            "estimator='ca_pg_swap' needs the rewards of lists that were not shown, which a log does not "
+            "hold; give estimator='v_pg', 'v_pg_set' or 'ca_pg_swr'"
+        )
+    quotas = learner.policy.quotas
+    swaps = jax.vmap(lambda c: swaps_of(c, quotas))(candidates)
+    lists = jax.vmap(_lists, in_axes=(0, None, None, 0, 0, 0, None))(
+        batch.keys.reranker, learner.reranker, learner.environment, batch.contexts, candidates,
+        swaps, quotas,
+    )  # fmt: skip
+    rewards = _left_out(learner, batch.contexts, ranking, rewards)
+    shown, others = _rewards(learner, batch, ranking, rewards, lists, reward_model_state)
+    alpha = jnp.asarray(learner.position_weights, rewards.dtype)
+    earned, instead = shown @ alpha, others @ alpha
+    credit = earned[:, None] - jnp.take_along_axis(instead, lists.of_candidate, axis=1)
+    out = jnp.take_along_axis(candidates.items, swaps.slot, axis=1)
+    credit = jnp.where(swaps.into == out, 0, credit)
+    if learner.swap_rewards == "model":
+        residual = learner.residual_weight * (rewards @ alpha - earned)
+        credit = jnp.concatenate([credit, residual[:, None]], axis=1)
+    return lax.stop_gradient(credit)
+
+
+def check_swaps(learner: Learner) -> None:
+    """Rejects components that credit by swaps cannot use.
+
+    Raises:
+      ConfigError: an advantage, an entropy bonus, or a source of rewards that the learner lacks.
+    """
+    if not is_identity(learner.advantage):
+        raise ConfigError(
+            "estimator='ca_pg_swap' is its own baseline: the credit of a candidate is what the list loses "
+            "without it, so a further one cancels; give advantage='none'"
+        )
+    if learner.entropy_bonus:
+        raise ConfigError(
+            f"entropy_bonus={learner.entropy_bonus:g} is paid by the score of what was drawn, and a score of "
+            "estimator='ca_pg_swap' is not the log-probability of an item or a set; give entropy_bonus=0, or "
+            "estimator='v_pg'"
+        )
+    if learner.swap_rewards == "mean" and not learner.environment.knows_rewards:
+        raise ConfigError(
+            "swap_rewards='mean' needs an environment that knows its mean rewards; give "
+            "swap_rewards='sampled' or 'model'"
+        )
+    if learner.swap_rewards == "model" and learner.reward_model is None:
+        raise ConfigError(
+            "swap_rewards='model' needs a reward model, and the learner has none; give one in "
+            "Learner.reward_model, or swap_rewards='sampled'"
+        )
+
+
+def set_score(
+    candidates: Candidates, ranking: Int[Array, "L"], quotas: Quotas
+) -> Float[Array, "1"]:
+    """Score of the whole candidate set, which the residual of a reward model multiplies.
+
+    `v_pg_set` for one expert, since it has less noise, else `v_pg`.
+    """
+    name = "v_pg_set" if len(quotas) == 1 else "v_pg"
+    return ESTIMATORS[name].score(candidates, ranking[:1], quotas)
+
+
+# --- lists ------------------------------------------------------------------------------------------------
+
+
+def _lists(
+    key: PRNGKey,
+    reranker: Reranker,
+    environment: Environment,
+    context: Int[Array, ""],
+    candidates: Candidates,
+    swaps: Swaps,
+    quotas: Quotas,
+) -> Lists:
+    """Returns the lists of one context, by the re-ranker's sort keys if it has any."""
+    items = candidates.items
+    rivals, _ = runner_ups(candidates.order, candidates.perturbed, quotas)
+    there = rivals >= 0
+    rivals = jnp.where(
+        there, rivals, items[0]
+    )  # any item: where there is no rival, no swap changes anything
+    keys = reranker.sort_keys(key, environment, context, items, rivals)
+    if keys is None:
+        called = lambda each: reranker(key, environment, context, each).items  # noqa: E731
+        return lists_by_calls(called, items, rivals, swaps)
+    own, new = keys
+    new = jnp.where(there, new, -jnp.inf)
+    if len(quotas) == 1:
+        return lists_by_keys(own, new, items, rivals, reranker.ranking_length)
+
+    def sorted_list(slot: Int[Array, ""], into: Int[Array, ""]) -> Int[Array, "L"]:
+        key_of = jnp.where(into == items[slot], own[slot], new[jnp.argmax(rivals == into)])
+        places = largest(own.at[slot].set(key_of), reranker.ranking_length)[1]
+        return items.at[slot].set(into)[places]
+
+    lists = jax.vmap(sorted_list)(swaps.slot, swaps.into)
+    return Lists(lists, jnp.arange(len(items), dtype=jnp.int32), jnp.concatenate([items, rivals]))
+
+
+def lists_by_calls(
+    rank: Any, items: Int[Array, "K"], rivals: Int[Array, "M"], swaps: Swaps
+) -> Lists:
+    """Returns K lists by K calls of the re-ranker, `rank(candidates) -> items`, one for every swap."""
+
+    def one(slot: Int[Array, ""], into: Int[Array, ""]) -> Int[Array, "L"]:
+        return rank(items.at[slot].set(into))
+
+    lists = jax.vmap(one)(swaps.slot, swaps.into)
+    return Lists(lists, jnp.arange(len(items), dtype=jnp.int32), jnp.concatenate([items, rivals]))
+
+
+def lists_by_keys(
+    own: Float[Array, "K"],
+    new: Float[Array, "1"],
+    items: Int[Array, "K"],
+    rival: Int[Array, "1"],
+    length: int,
+) -> Lists:
+    """Returns the L + 1 lists that serve all K swaps of one expert, from the keys by which a call sorts.
+
+    Let z be the L + 1 items of largest keys among the candidates and the rival b. The list of S - i + b is z
+    without i if i is in z, else z without its last item; that of S itself is one of them too.
+
+    Args:
+      own, new: sort keys of the candidates and of the rival.
+      items, rival: item ids.
+      length: L.
+
+    >>> keys, rival = jnp.array([3.0, 1.0, 2.0]), jnp.array([2.5])
+    >>> lists = lists_by_keys(keys, rival, jnp.array([7, 8, 9]), jnp.array([4]), 1)
+    >>> lists.items.tolist(), lists.of_candidate.tolist(), lists.others.tolist()
+    ([[4], [7]], [0, 1, 1], [4])
+    """
+    places = largest(jnp.concatenate([own, new]), length + 1)[1]
+    top = jnp.concatenate([items, rival])[places]
+    rows = [[place for place in range(length + 1) if place != gone] for gone in range(length + 1)]
+    found = places[None, :] == jnp.arange(len(items), dtype=places.dtype)[:, None]
+    index = jnp.argmax(found, axis=1).astype(jnp.int32)
+    enters = jnp.any(places == len(items))
+    return Lists(
+        items=top[np.asarray(rows, np.int32)],
+        of_candidate=jnp.where(jnp.any(found, axis=1), index, length),
+        others=jnp.where(enters, rival, top[length:]),
+    )
+
+
+# --- rewards ----------------------------------------------------------------------------------------------
+
+
+def _rewards(
+    learner: Learner,
+    batch: Simulated,
+    ranking: Int[Array, "B L"],
+    rewards: Float[Array, "B L"],
+    lists: Lists,
+    model_state: RewardModelState,
+) -> tuple[Float[Array, "B L"], Float[Array, "B n L"]]:
+    """Rewards of the shown list, from the source that `swap_rewards` names, and of the others."""
+    environment, contexts = learner.environment, batch.contexts
+    if learner.swap_rewards == "sampled":
+        shown, others = rewards, _sampled(environment, batch, ranking, rewards, lists)
+    else:
+        every = jnp.concatenate([ranking[:, None], lists.items], axis=1)
+        if learner.swap_rewards == "mean":
+            of_lists = jax.vmap(environment.mean_rewards, in_axes=(None, 0))
+            found = jax.vmap(of_lists)(contexts, every)
+        else:
+            assert learner.reward_model is not None  # as checked
+            flat = every.reshape(len(every), -1)
+            found = learner.reward_model.predict(model_state, environment, contexts, flat)
+            found = found.reshape(every.shape)
+        found = learner.within_bounds(lax.stop_gradient(found).astype(rewards.dtype))
+        shown, others = found[:, 0], found[:, 1:]
+    others = learner.within_bounds(others)
+    return (
+        _left_out(learner, contexts, ranking, shown),
+        jax.vmap(lambda items, worth: _left_out(learner, contexts, items, worth), 1, 1)(
+            lists.items, others
+        ),
+    )
+
+
+def _left_out(
+    learner: Learner,
+    contexts: Int[Array, "B"],
+    ranking: Int[Array, "B L"],
+    rewards: Float[Array, "B L"],
+) -> Float[Array, "B L"]:
+    """Rewards with 0 for the items that the environment has not observed, if the learner leaves them out."""
+    if not learner.leaves_out_unobserved:
+        return rewards
+    return jnp.where(jax.vmap(learner.environment.observed)(contexts, ranking), rewards, 0)
+
+
+def _sampled(
+    environment: Environment,
+    batch: Simulated,
+    ranking: Int[Array, "B L"],
+    rewards: Float[Array, "B L"],
+    lists: Lists,
+) -> Float[Array, "B n L"]:
+    """Draws the rewards of all lists; where they belong to items, one for each item that is not shown yet."""
+    keys, contexts = batch.keys.rewards, batch.contexts
+    if environment.rewards_interact:
+        of_lists = jax.vmap(environment.sample_rewards, in_axes=(None, None, 0))
+        return jax.vmap(of_lists)(keys, contexts, lists.items)
+    fresh = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+    more = jax.vmap(environment.sample_rewards)(fresh, contexts, lists.others)
+    known = jnp.concatenate([ranking, lists.others], axis=1)
+    worth = jnp.concatenate([rewards, more.astype(rewards.dtype)], axis=1)
+
+    def of_item(known: Int[Array, "n"], worth: Float[Array, "n"], item: Int[Array, ""]):
+        return worth[
+            jnp.argmax(known == item)
+        ]  # the first of equals: what was shown keeps its reward
+
+    look_up = jax.vmap(jax.vmap(of_item, (None, None, 0)), (None, None, 0))
+    return jax.vmap(look_up)(known, worth, lists.items)
