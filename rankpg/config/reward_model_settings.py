@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from rankpg.config.fields import Range, setting
 from rankpg.config.reward_settings import REWARD_RANGES as _BOUNDS
-from rankpg.config.reward_settings import RewardSettings
+from rankpg.config.reward_settings import RewardSettings, SwapSettings, check_swaps
+from rankpg.errors import ConfigError, argument
 from rankpg.reward_models import REWARD_MODELS
 
-__all__ = ["REWARD_MODEL", "REWARD_RANGES", "RewardModelSettings"]
+__all__ = ["REWARD_MODEL", "REWARD_RANGES", "RewardModelSettings", "check_rewards"]
 
 REWARD_MODEL = "the reward model"
 _ANY = {"reward_model": tuple(REWARD_MODELS), "estimator": "model_guided"}
-_EXPLORES = {"estimator": ("value_based", "model_guided")}
+_BY_PREDICTIONS = ("value_based", "model_guided")
+_EXPLORES = {"estimator": _BY_PREDICTIONS}
 
 
 @dataclass(frozen=True)
@@ -93,3 +96,48 @@ REWARD_RANGES = _BOUNDS | {
     "exploration_temperatures": Range(1e-6, 1e9, "two numbers FIRST LAST from 1e-6 to 1e9"),
     "exploration_steps": Range(1, 2**31 - 1, "a number of at least 1"),
 }
+
+
+@runtime_checkable
+class PredictionSettings(SwapSettings, Protocol):
+    """Settings that are checked; a `TrainConfig` has these fields."""
+
+    @property
+    def adaptive_learning_rate(self) -> bool | None: ...
+
+    @property
+    def exploration_temperatures(self) -> tuple[float, ...] | None: ...
+
+
+def check_rewards(config: PredictionSettings) -> None:
+    """Rejects settings that an estimator by swaps or by predicted rewards cannot use.
+
+    Raises:
+      ConfigError: names both settings.
+
+    >>> from rankpg import TrainConfig
+    >>> TrainConfig(estimator="value_based", entropy_bonus=0.1)
+    Traceback (most recent call last):
+    rankpg.errors.ConfigError: entropy_bonus=0.1 has no effect with estimator='value_based', which learns \
+from predicted rewards; leave it out, or choose 'ca_pg_swr'
+    """
+    check_swaps(config)
+    several = config.exploration_temperatures
+    if several is not None and len(several) != 2:
+        raise ConfigError(
+            f"{argument('exploration_temperatures', several)}; expected two numbers FIRST LAST"
+        )
+    if config.estimator not in _BY_PREDICTIONS:
+        return
+    unused = {
+        "advantage": (None, "none"),
+        "entropy_bonus": (0,),
+        "adaptive_learning_rate": (None, False),
+    }
+    for name, allowed in unused.items():
+        if getattr(config, name) not in allowed:
+            raise ConfigError(
+                f"{argument(name, getattr(config, name))} has no effect with "
+                f"{argument('estimator', config.estimator)}, which learns from predicted rewards; leave it "
+                "out, or choose 'ca_pg_swr'"
+            )

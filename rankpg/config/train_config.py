@@ -23,8 +23,13 @@ from rankpg.config.interaction_settings import (
 from rankpg.config.objective_checks import check_attention, check_objective
 from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
-from rankpg.config.reward_model_settings import REWARD_MODEL, REWARD_RANGES, RewardModelSettings
-from rankpg.config.reward_settings import LEARNING, check_swaps
+from rankpg.config.reward_model_settings import (
+    REWARD_MODEL,
+    REWARD_RANGES,
+    RewardModelSettings,
+    check_rewards,
+)
+from rankpg.config.reward_settings import LEARNING
 from rankpg.config.table_settings import TABLES, TableSettings
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.encoders.two_tower import TOWERS, TowerKind
@@ -388,7 +393,7 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardModelS
             check_objective(self)
         if self.history_encoder == "attention":
             check_attention(self)
-        check_swaps(self)
+        check_rewards(self)
         self._check_batch()
 
     def _check_columns(self) -> None:

@@ -16,8 +16,8 @@ class Members:
     """State of an ensemble; the members' states have a leading axis."""
 
     states: RewardModelState
-    key: PRNGKey
-    """Draws which member learns from which reward."""
+    key_data: Array
+    """Of the key that draws which member learns from which reward."""
 
 
 def ensemble(model: RewardModel, size: int) -> RewardModel:
@@ -46,7 +46,8 @@ def ensemble(model: RewardModel, size: int) -> RewardModel:
 
     def init(key: PRNGKey) -> Members:
         own, key = jax.random.split(key)
-        return Members(states=jax.vmap(model.init)(jax.random.split(own, size)), key=key)
+        states = jax.vmap(model.init)(jax.random.split(own, size))
+        return Members(states=states, key_data=jax.random.key_data(key))
 
     def of_members(
         state: Members,
@@ -81,13 +82,12 @@ def ensemble(model: RewardModel, size: int) -> RewardModel:
         rewards: Float[Array, "B L"],
         observed: Bool[Array, "B L"] | None = None,
     ) -> Members:
-        key, halves = jax.random.split(state.key)
+        key, halves = jax.random.split(jax.random.wrap_key_data(state.key_data))
         half = jax.random.bernoulli(halves, 0.5, (size, *rewards.shape))
         seen = half if observed is None else half & observed[None]
         each = jax.vmap(model.learn, in_axes=(0, None, None, None, None, 0))
-        return Members(
-            states=each(state.states, environment, contexts, items, rewards, seen), key=key
-        )
+        states = each(state.states, environment, contexts, items, rewards, seen)
+        return Members(states=states, key_data=jax.random.key_data(key))
 
     def embed(state: Members, environment: Environment, contexts: Int[Array, "B"]) -> Embeddings:
         assert model.embed is not None  # it is not offered otherwise

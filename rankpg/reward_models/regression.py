@@ -42,8 +42,8 @@ class Fitted:
 
     params: Params
     optimizer_state: optax.OptState
-    key: PRNGKey
-    """Draws what is learnt again."""
+    key_data: Array
+    """Of the key that draws what is learnt again; numbers, so that a checkpoint holds them."""
     memory: Memory | None
     """Earlier rewards; None without replay."""
     observed: Float[Array, ""]
@@ -98,7 +98,7 @@ def custom(
         return Fitted(
             params=params,
             optimizer_state=fit.init(params),
-            key=of_replay,
+            key_data=jax.random.key_data(of_replay),
             memory=None if replay is None else Memory.empty(replay.capacity),
             observed=zero,
             centre=zero,
@@ -146,7 +146,8 @@ def custom(
         if replay is None or state.memory is None:
             return descend(state, environment, new)
         stored = state.memory  # without the new rewards, which are in every step anyway
-        key, of_memory, *keys = jax.random.split(state.key, 2 + replay.steps)
+        key = jax.random.wrap_key_data(state.key_data)
+        key, of_memory, *keys = jax.random.split(key, 2 + replay.steps)
 
         def step(state: Fitted, key: PRNGKey) -> tuple[Fitted, None]:
             both = zip(new, stored.draw(key, replay.batch_size), strict=True)
@@ -154,7 +155,8 @@ def custom(
             return descend(state, environment, batch), None
 
         state, _ = lax.scan(step, state, jnp.stack(keys))
-        return dataclasses.replace(state, key=key, memory=stored.add(of_memory, new))
+        memory = stored.add(of_memory, new)
+        return dataclasses.replace(state, key_data=jax.random.key_data(key), memory=memory)
 
     def embeddings(
         state: Fitted, environment: Environment, contexts: Int[Array, "B"]
