@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from rankpg.config.fields import Range, setting
+from rankpg.config.fields import Range, check_ranges, setting
 from rankpg.config.reward_settings import REWARD_RANGES as _BOUNDS
 from rankpg.config.reward_settings import RewardSettings, SwapSettings, check_swaps
 from rankpg.errors import ConfigError, argument
@@ -35,7 +35,7 @@ class RewardModelSettings(RewardSettings):
     reward_model_learning_rate: float | None = setting(
         None,
         REWARD_MODEL,
-        "step size of its Adam",
+        "first step size of its Adam, which is halved after 2000 updates, and falls like 1 / updates",
         needs=_ANY,
         default_help="two_tower: 0.01; mlp: 0.003",
     )
@@ -102,6 +102,8 @@ REWARD_RANGES = _BOUNDS | {
 class PredictionSettings(SwapSettings, Protocol):
     """Settings that are checked; a `TrainConfig` has these fields."""
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
     @property
     def adaptive_learning_rate(self) -> bool | None: ...
 
@@ -110,7 +112,7 @@ class PredictionSettings(SwapSettings, Protocol):
 
 
 def check_rewards(config: PredictionSettings) -> None:
-    """Rejects settings that an estimator by swaps or by predicted rewards cannot use.
+    """Rejects settings out of range, and those that swaps or predicted rewards cannot use.
 
     Raises:
       ConfigError: names both settings.
@@ -122,6 +124,7 @@ def check_rewards(config: PredictionSettings) -> None:
 from predicted rewards; leave it out, or choose 'ca_pg_swr'
     """
     check_swaps(config)
+    check_ranges(config, REWARD_RANGES)
     several = config.exploration_temperatures
     if several is not None and len(several) != 2:
         raise ConfigError(

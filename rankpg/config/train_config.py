@@ -23,12 +23,7 @@ from rankpg.config.interaction_settings import (
 from rankpg.config.objective_checks import check_attention, check_objective
 from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
-from rankpg.config.reward_model_settings import (
-    REWARD_MODEL,
-    REWARD_RANGES,
-    RewardModelSettings,
-    check_rewards,
-)
+from rankpg.config.reward_model_settings import REWARD_MODEL, RewardModelSettings, check_rewards
 from rankpg.config.reward_settings import LEARNING
 from rankpg.config.table_settings import TABLES, TableSettings
 from rankpg.core.estimators import ESTIMATORS, check_estimator
@@ -388,7 +383,7 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardModelS
             )
         self._check_columns()
         self._check_initial()
-        check_ranges(self, FEEDBACK_RANGES | REWARD_RANGES)
+        check_ranges(self, FEEDBACK_RANGES)
         if (self.objective, self.unobserved) != ("policy_gradient", "zero"):
             check_objective(self)
         if self.history_encoder == "attention":

@@ -18,7 +18,7 @@ from rankpg.reward_models.held_out import (
 )
 from rankpg.reward_models.perceptron import mlp
 from rankpg.reward_models.registry import REWARD_MODELS, RewardModelSettings, reward_model_of
-from rankpg.reward_models.regression import Fitted, custom, two_tower
+from rankpg.reward_models.regression import Fitted, custom, falling_adam, two_tower
 from rankpg.reward_models.replay import Memory, Observed, Replay
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "begin_assessment",
     "custom",
     "ensemble",
+    "falling_adam",
     "learn_and_assess",
     "mlp",
     "reliability",

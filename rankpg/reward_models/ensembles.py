@@ -17,7 +17,7 @@ class Members:
 
     states: RewardModelState
     key_data: Array
-    """Of the key that draws which member learns from which reward."""
+    """Numbers of the key that draws the members' rewards."""
 
 
 def ensemble(model: RewardModel, size: int) -> RewardModel:

@@ -7,7 +7,7 @@ assessment; Dawid 1984). What is assessed are the items that were shown, not the
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,8 @@ class Assessment:
     """Predictions between the bins, ascending; one fewer than bins."""
 
 
-class Reliability(NamedTuple):
+@dataclass(frozen=True)
+class Reliability:
     """A bin of predictions: their mean, and that of the rewards that were observed."""
 
     count: int
@@ -83,7 +84,7 @@ def assess(
 ) -> Assessment:
     """Adds predictions and the rewards that were observed; None: all were.
 
-    >>> done = assess(begin_assessment(0, 2, bins=2), jnp.array([[0.5, 1.5]]), jnp.array([[1.0, 1.0]]))
+    >>> done = assess(begin_assessment(0.0, 2.0, bins=2), jnp.array([[0.5, 1.5]]), jnp.array([[1.0, 1.0]]))
     >>> [(row.predicted, row.observed) for row in reliability(done)]
     [(0.5, 1.0), (1.5, 1.0)]
     """

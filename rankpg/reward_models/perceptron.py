@@ -10,7 +10,7 @@ from flax import nnx
 from rankpg.errors import ConfigError
 from rankpg.rerankers import NeuralScorer
 from rankpg.reward_models.base import RewardModel
-from rankpg.reward_models.regression import custom
+from rankpg.reward_models.regression import custom, falling_adam
 from rankpg.reward_models.replay import Replay
 from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey
 
@@ -34,7 +34,7 @@ def mlp(
     Args:
       environment: has `context_features` [contexts, F] and `item_features` [N, G].
       dim: width of the projections P x and Q e.
-      optimizer: any of optax; Adam with a learning rate of 0.003 by default.
+      optimizer: any of optax; `falling_adam` from a learning rate of 0.003 by default.
       hidden: widths of the two hidden layers.
       replay: memory of earlier rewards, and steps on them; None for one step on every batch.
 
@@ -70,6 +70,6 @@ def mlp(
     return custom(
         lambda key: nnx.split(build(key), nnx.Param)[1],
         apply,
-        optax.adam(3e-3) if optimizer is None else optimizer,
+        falling_adam(3e-3, replay) if optimizer is None else optimizer,
         replay=replay,
     )

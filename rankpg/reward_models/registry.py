@@ -11,7 +11,7 @@ from rankpg.encoders.two_tower import TOWERS
 from rankpg.reward_models.base import RewardModel
 from rankpg.reward_models.ensembles import ensemble
 from rankpg.reward_models.perceptron import mlp
-from rankpg.reward_models.regression import two_tower
+from rankpg.reward_models.regression import falling_adam, two_tower
 from rankpg.reward_models.replay import Replay
 from rankpg.types import Environment
 
@@ -103,7 +103,7 @@ def reward_model_of(settings: RewardModelSettings, environment: Environment) -> 
 
 def _optimizer(settings: RewardModelSettings) -> optax.GradientTransformation | None:
     rate = settings.reward_model_learning_rate
-    return None if rate is None else optax.adam(rate)
+    return None if rate is None else falling_adam(rate, _replay(settings))
 
 
 def _replay(settings: RewardModelSettings) -> Replay | None:

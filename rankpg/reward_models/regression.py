@@ -25,13 +25,15 @@ from rankpg.reward_models.base import RewardModel
 from rankpg.reward_models.replay import Memory, Observed, Replay
 from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, Params, PRNGKey, record
 
-__all__ = ["Fitted", "custom", "two_tower"]
+__all__ = ["Fitted", "custom", "falling_adam", "two_tower"]
 
 Network = Callable[[Params, Environment, Int[Array, "B"], Int[Array, "B n"]], Float[Array, "B n"]]
 """(params, environment, contexts, items) -> one number for each item of each context."""
 Penalty = Callable[[Params, Environment, Int[Array, "B"], Int[Array, "B n"]], Float[Array, "B n"]]
 """(params, environment, contexts, items) -> cost of each pair's parameters, times the number observed."""
 
+_HALVES_AFTER = 2000
+"""Updates after which the learning rate of a reward model is half of the first one."""
 _SMALLEST_SCALE = 1e-6
 """Rewards of a first batch that spread less are not scaled."""
 
@@ -43,7 +45,7 @@ class Fitted:
     params: Params
     optimizer_state: optax.OptState
     key_data: Array
-    """Of the key that draws what is learnt again; numbers, so that a checkpoint holds them."""
+    """Numbers of the key that draws remembered rewards; a checkpoint holds no keys."""
     memory: Memory | None
     """Earlier rewards; None without replay."""
     observed: Float[Array, ""]
@@ -72,7 +74,7 @@ def custom(
       init: parameters from a key.
       apply: `apply(params, environment, contexts[B], items[B, n]) -> float[B, n]`, jit-able; outputs of
         size 1 are typical, and 0 is the mean.
-      optimizer: any of optax; Adam with a learning rate of 0.01 by default.
+      optimizer: any of optax; `falling_adam` from a learning rate of 0.01 by default.
       penalty: cost of the parameters of each pair, with the arguments of `apply`. The loss has its mean over
         the observed pairs, divided by the number of rewards observed so far.
       replay: memory of earlier rewards, and steps on them; None for one step on every batch.
@@ -90,7 +92,7 @@ def custom(
     >>> model.predict(state, world, contexts, shown).round(2).tolist()
     [[1.0], [0.0]]
     """
-    fit = optax.adam(1e-2) if optimizer is None else optimizer
+    fit = falling_adam(1e-2, replay) if optimizer is None else optimizer
 
     def start(key: PRNGKey) -> Fitted:
         of_params, of_replay = jax.random.split(key)
@@ -112,26 +114,7 @@ def custom(
         return state.centre.astype(found.dtype) + state.scale.astype(found.dtype) * found
 
     def descend(state: Fitted, environment: Environment, batch: Observed) -> Fitted:
-        count = jnp.sum(batch.seen)
-
-        def loss(params: Params) -> Float[Array, ""]:
-            pairs = batch.contexts, batch.items[:, None]
-            found = _checked(apply, params, environment, *pairs)
-            target = (batch.rewards - state.centre) / state.scale
-            cost = (found - target[:, None].astype(found.dtype)) ** 2
-            if penalty is not None:
-                price = penalty(params, environment, *pairs)
-                cost = cost + price / jnp.maximum(state.observed, 1).astype(found.dtype)
-            total = jnp.sum(jnp.where(batch.seen[:, None], cost, 0))
-            return total / jnp.maximum(count, 1).astype(found.dtype)
-
-        gradient = jax.grad(loss)(state.params)
-        updates, memory = fit.update(gradient, state.optimizer_state, state.params)
-        moved = optax.apply_updates(state.params, updates), memory
-        # A batch of which nothing was observed moves nothing, not even the moments of Adam.
-        old = state.params, state.optimizer_state
-        params, memory = jax.tree.map(lambda n, o: jnp.where(count > 0, n, o), moved, old)
-        return dataclasses.replace(state, params=params, optimizer_state=memory)
+        return _descended(state, environment, batch, apply, fit, penalty)
 
     def learn(
         state: Fitted,
@@ -143,14 +126,14 @@ def custom(
     ) -> Fitted:
         new = _flat(contexts, items, rewards, observed)
         state = _counted(state, new)
-        if replay is None or state.memory is None:
+        again, stored = replay, state.memory  # the new rewards are not in it yet
+        if again is None or stored is None:
             return descend(state, environment, new)
-        stored = state.memory  # without the new rewards, which are in every step anyway
         key = jax.random.wrap_key_data(state.key_data)
-        key, of_memory, *keys = jax.random.split(key, 2 + replay.steps)
+        key, of_memory, *keys = jax.random.split(key, 2 + again.steps)
 
         def step(state: Fitted, key: PRNGKey) -> tuple[Fitted, None]:
-            both = zip(new, stored.draw(key, replay.batch_size), strict=True)
+            both = zip(new, stored.draw(key, again.batch_size), strict=True)
             batch = Observed(*(jnp.concatenate(parts) for parts in both))
             return descend(state, environment, batch), None
 
@@ -173,6 +156,37 @@ def custom(
         embed=None if embed is None else embeddings,
         unit=lambda state: state.scale,
     )
+
+
+def _descended(
+    state: Fitted,
+    environment: Environment,
+    batch: Observed,
+    apply: Network,
+    optimizer: optax.GradientTransformation,
+    penalty: Penalty | None,
+) -> Fitted:
+    """Makes one step of the optimizer; none on a batch of which nothing was seen."""
+    count = jnp.sum(batch.seen)
+
+    def loss(params: Params) -> Float[Array, ""]:
+        pairs = batch.contexts, batch.items[:, None]
+        found = _checked(apply, params, environment, *pairs)
+        target = (batch.rewards - state.centre) / state.scale
+        cost = (found - target[:, None].astype(found.dtype)) ** 2
+        if penalty is not None:
+            price = penalty(params, environment, *pairs)
+            cost = cost + price / jnp.maximum(state.observed, 1).astype(found.dtype)
+        total = jnp.sum(jnp.where(batch.seen[:, None], cost, 0))
+        return total / jnp.maximum(count, 1).astype(found.dtype)
+
+    gradient = jax.grad(loss)(state.params)
+    updates, memory = optimizer.update(gradient, state.optimizer_state, state.params)
+    moved = optax.apply_updates(state.params, updates), memory
+    # A batch of which nothing was observed moves nothing, not even the moments of Adam.
+    old = state.params, state.optimizer_state
+    params, memory = jax.tree.map(lambda n, o: jnp.where(count > 0, n, o), moved, old)
+    return dataclasses.replace(state, params=params, optimizer_state=memory)
 
 
 def _checked(
@@ -223,6 +237,19 @@ def _counted(state: Fitted, new: Observed) -> Fitted:
     )
 
 
+def falling_adam(
+    learning_rate: float, replay: Replay | None = None
+) -> optax.GradientTransformation:
+    """Adam with a learning rate that falls like 1 / (1 + updates / 2000), so that its noise averages out.
+
+    Args:
+      learning_rate: the first one.
+      replay: gives the number of steps in an update; None for one.
+    """
+    half = _HALVES_AFTER * (1 if replay is None else replay.steps)
+    return optax.adam(lambda count: learning_rate / (1 + count / half))
+
+
 # --- two towers -------------------------------------------------------------------------------------------
 
 
@@ -249,7 +276,7 @@ def two_tower(
     Args:
       environment: numbers of contexts and items, and their features.
       dim: width of the embeddings without the biases.
-      optimizer: any of optax; Adam with a learning rate of 0.01 by default.
+      optimizer: any of optax; `falling_adam` from a learning rate of 0.01 by default.
       context_tower, item_tower: "ids", a table, or "features", a perceptron over features.
       hidden: widths of the perceptrons' hidden layers.
       init_scale: standard deviation of the embeddings at initialisation.
@@ -283,9 +310,13 @@ def two_tower(
     ) -> tuple[Float[Array, "B W"], Float[Array, "B n W"]]:
         module = nnx.merge(graph, params)
         users = contexts if world.context_users is None else world.context_users[contexts]
-        of_contexts = users if context_tower == "ids" else world.context_features[users]
-        flat = items.reshape(-1)
-        of_items = flat if item_tower == "ids" else world.item_features[flat]
+        flat, features = items.reshape(-1), (world.context_features, world.item_features)
+        of_contexts, of_items = (
+            ids if tower == "ids" or own is None else own[ids]
+            for tower, ids, own in zip(
+                (context_tower, item_tower), (users, flat), features, strict=True
+            )
+        )
         found = module.contexts(of_contexts)[0], module.items(of_items)[0]
         return found[0], found[1].reshape(*items.shape, dim + 1)
 

@@ -4,8 +4,8 @@
     candidates drawn by predicted rewards, nearly greedily -> re-ranker -> items b
     loss = - mean log P(b in S)
 
-The first line is what users see: the reward model explores, at a temperature that falls. The second asks
-the re-ranker again, and no user. Its items are those which the final list would hold if the retriever knew
+The first line is what users see: the reward model explores, at a temperature that falls. The second calls
+the re-ranker again, without a user. Its items are those which the final list would hold if the retriever knew
 the predicted rewards; the policy learns to have them among its K candidates. A narrow policy therefore
 spends its width on them, and on no other item. This is imitation of a search (compare Anthony et al. 2017,
 "Thinking fast and slow"), with P(b in S) in place of the probability of one action.
@@ -40,6 +40,8 @@ class ModelGuided:
     """Temperatures of the candidates that are shown to users, in units of `RewardModel.unit`."""
     imitated: float
     """Temperature of the candidates that the policy imitates, in the same units."""
+    halves_after: float = 2000.0
+    """Updates after which the policy's learning rate is half of the first one; it falls like 1 / updates."""
 
     def update(
         self, learner: Learner, state: TrainState, key: PRNGKey, root: PRNGKey
@@ -69,8 +71,9 @@ class ModelGuided:
         length = norm(gradient)
         fault = first_fault(jax.vmap(check_rows)(candidates, ranking, rewards), loss, length)
         reward_model = learner.learn_rewards(state, batch, ranking, rewards)
+        smaller = 1 / (1 + state.step.astype(jnp.float32) / self.halves_after)
         state = learner.apply_gradient(
-            state, gradient, state.baseline_state, None, fault, reward_model
+            state, gradient, state.baseline_state, smaller, fault, reward_model
         )
         reward = jnp.mean(rewards @ learner.position_weights.astype(rewards.dtype))
         return state, StepMetrics(loss=loss, reward=reward, gradient_norm=length)

@@ -14,7 +14,7 @@ from rankpg.training.value_based import ValueBased
 __all__ = ["REWARD_OBJECTIVES", "reward_objective", "with_reward_model"]
 
 _GUIDED_STEPS = 400
-_IMITATED = 0.05
+_IMITATED = 0.1
 """Temperature of the imitated candidates, in standard deviations of the first batch of rewards."""
 
 
