@@ -34,6 +34,10 @@ def _paper(estimator: str, over_features: bool) -> dict[str, Any]:
     }
 
 
+_FASTER = {"model_guided": 2}
+"""Factors on the learning rate of estimators whose gradient has less noise and whose steps shrink."""
+
+
 def _tuned(estimator: str, over_features: bool) -> dict[str, Any]:
     """The best settings of benchmarks/scripts/sweep.py and tower_rates.py; see docs/settings.md.
 
@@ -46,7 +50,7 @@ def _tuned(estimator: str, over_features: bool) -> dict[str, Any]:
         "init_scale": 0.1,
         "optimizer": "adam",
         "optimizer_options": (),
-        "learning_rate": 3e-3 if over_features else 1e-2,
+        "learning_rate": (3e-3 if over_features else 1e-2) * _FASTER.get(estimator, 1),
         "adaptive_learning_rate": False,
         "advantage": "none" if ESTIMATORS[estimator].credit_assigned else "context",
     }

@@ -23,7 +23,8 @@ from rankpg.config.interaction_settings import (
 from rankpg.config.objective_checks import check_attention, check_objective
 from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
-from rankpg.config.reward_settings import LEARNING, REWARD_RANGES, RewardSettings, check_swaps
+from rankpg.config.reward_model_settings import REWARD_MODEL, RewardModelSettings, check_rewards
+from rankpg.config.reward_settings import LEARNING
 from rankpg.config.table_settings import TABLES, TableSettings
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.encoders.two_tower import TOWERS, TowerKind
@@ -45,6 +46,7 @@ GROUPS = (
     RERANKER,
     KNOWN_FEEDBACK,
     LEARNING,
+    REWARD_MODEL,
     _RUN,
 )
 """Headings of the settings, in the order of the help."""
@@ -62,7 +64,7 @@ _LARGEST_BONUS = 1e6
 
 
 @dataclass(frozen=True)
-class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardSettings):
+class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardModelSettings):
     """The settings of a training run. The preset fills in the fields that are None.
 
     >>> TrainConfig(estimator="ca_pg").resolve().learning_rate
@@ -381,13 +383,12 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardSettin
             )
         self._check_columns()
         self._check_initial()
-        check_ranges(self, FEEDBACK_RANGES | REWARD_RANGES)
+        check_ranges(self, FEEDBACK_RANGES)
         if (self.objective, self.unobserved) != ("policy_gradient", "zero"):
             check_objective(self)
         if self.history_encoder == "attention":
             check_attention(self)
-        if ESTIMATORS[self.estimator].by_swaps:
-            check_swaps(self)
+        check_rewards(self)
         self._check_batch()
 
     def _check_columns(self) -> None:

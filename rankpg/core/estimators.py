@@ -1,4 +1,4 @@
-"""Policy-gradient estimators: nine score functions, and the candidates that they score.
+"""Policy-gradient estimators: eleven score functions, and the candidates that they score.
 
     gradient = E[ sum_l alpha_l * A_l * grad score_l ]
 
@@ -234,6 +234,12 @@ def _exact(candidates: Candidates, item: Int[Array, ""], quotas: Quotas) -> Floa
     return log_inclusion_exact(candidates.sparse_logits.logits[0], item, sum(quotas))
 
 
+def _logit(candidates: Candidates, item: Int[Array, ""], quotas: Quotas) -> Float[Array, ""]:
+    """Logit of the item, less the largest one: the predicted reward of a value-based policy."""
+    del quotas
+    return candidates.sparse_logits.logits[0, candidates.sparse_logits.positions(item)]
+
+
 def _threshold(candidates: Candidates, item: Int[Array, ""], quotas: Quotas) -> Float[Array, ""]:
     """Log P(a in S) from the draw's noise: pathwise through kappa, or for M > 1 given the others' picks.
 
@@ -288,6 +294,12 @@ ESTIMATORS: dict[str, Estimator] = {
     "ca_pg_threshold": Estimator(_per_item(_threshold), "arrivals", credit_assigned=True),
     "v_pg_set": Estimator(_shared(_unordered), "candidates", credit_assigned=False, max_experts=1),
     "ca_pg_swap": Estimator(_by_swaps, "swaps", credit_assigned=True, by_swaps=True),
+    "value_based": Estimator(_per_item(_logit), "candidates", credit_assigned=True, max_experts=1),
+    "model_guided": Estimator(
+        _per_item(lambda c, item, quotas: log_inclusion_swr(c.sparse_logits, item, quotas)),
+        "candidates",
+        credit_assigned=True,
+    ),
 }
 """name -> estimator."""
 

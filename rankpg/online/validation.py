@@ -38,6 +38,11 @@ def check_online(run: Run, importance: str, clip: float) -> None:
             "adaptive_learning_rate=True needs the re-ranker's propensity, which is unknown online; give "
             "adaptive_learning_rate=False"
         )
+    if learner.objective is not None and run.config.objective == "policy_gradient":
+        raise ConfigError(
+            f"estimator={run.config.estimator!r} learns from predicted rewards, and an online retriever by a "
+            "policy gradient alone; give estimator='ca_pg_swr', 'ca_pg' or 'v_pg'"
+        )
     if learner.estimator.by_swaps:
         raise ConfigError(
             f"estimator={run.config.estimator!r} needs the rewards of lists that no user saw, and the Gumbel "

@@ -26,9 +26,13 @@ from rankpg.policy import Policy
 from rankpg.rerankers import RERANKERS
 from rankpg.retrieval.base import Retrieval, require_embeddings
 from rankpg.retrieval.choice import RetrievalSettings, choose_retrieval
+from rankpg.reward_models import reward_model_of
+from rankpg.training.batches import ContextSampler
 from rankpg.training.counterfactual import check_swaps
+from rankpg.training.model_guided import ModelGuided, check_model_guided
 from rankpg.training.optimizer import make_optimizer
-from rankpg.training.update import ContextSampler, Learner
+from rankpg.training.reward_objectives import reward_objective, with_reward_model
+from rankpg.training.update import Learner
 from rankpg.types import Embeddings, Environment, Reranker, check_environment
 
 __all__ = ["build_learner", "make_environment"]
@@ -68,6 +72,7 @@ def build_learner(
             f"init_embeddings={config.init_embeddings!r} needs the ids of a dataset, which build_learner "
             "does not get; give encoder=encoders.from_embeddings(data, FILE), or train by rankpg.train"
         )
+    config = with_reward_model(config)
     check_sizes(config, environment, given_encoder=encoder is not None)
     check_stored_rewards(config, environment)
     training_contexts, _ = split_contexts(environment.num_contexts, config.held_out_contexts)
@@ -99,6 +104,8 @@ def build_learner(
         clips_rewards=config.outside_bounds == "clip",
         swap_rewards=config.swap_rewards,
         residual_weight=config.residual_weight,
+        reward_model=reward_model_of(config, environment),
+        objective=reward_objective(config),
     )
     check_components(learner, config)
     return learner
@@ -296,6 +303,8 @@ def check_components(learner: Learner, config: TrainConfig) -> None:
     _check_reranker(learner, config)
     _check_advantage(learner, config)
     _check_environment(learner.environment, config.num_candidates)
+    if isinstance(learner.objective, ModelGuided):
+        check_model_guided(learner)
     if learner.estimator.by_swaps and learner.swap_rewards != "model":  # the model may come later
         check_swaps(learner)
     if learner.adaptive_learning_rate and not _knows_propensity(learner, config.num_candidates):

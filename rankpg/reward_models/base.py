@@ -1,16 +1,11 @@
-"""Reward models: predictions of the reward of an item that is shown, fitted to the rewards that were observed.
-
-A reward model is three pure functions, like an optax transformation: `init(key) -> state`,
-`predict(state, environment, contexts, items) -> rewards`, and
-`learn(state, environment, contexts, items, rewards) -> state`, one step on a batch of observed rewards.
-"""
+"""The interface of a reward model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from rankpg.types import Array, Bool, Environment, Float, Int, PRNGKey
+from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, PRNGKey
 
 __all__ = ["RewardModel", "RewardModelState"]
 
@@ -38,3 +33,16 @@ class RewardModel(NamedTuple):
         RewardModelState,
     ]
     """Makes one step on shown items and their rewards; the mask names those observed, None: all."""
+    spread: (
+        Callable[
+            [RewardModelState, Environment, Int[Array, "B"], Int[Array, "B n"]],
+            Float[Array, "B n"],
+        ]
+        | None
+    ) = None
+    """Uncertainty of the predictions, in units of the reward; None: the model does not say."""
+    embed: Callable[[RewardModelState, Environment, Int[Array, "B"]], Embeddings] | None = None
+    """Embeddings, M = 1, whose inner products are the predictions up to a constant of each context, so that
+    the best items can be searched for; None: predictions are made item by item."""
+    unit: Callable[[RewardModelState], Float[Array, ""]] | None = None
+    """Typical size of differences between rewards; None: 1."""
