@@ -119,7 +119,8 @@ def _by_context(
 def measure_exposure(run: Run) -> Exposure:
     """Counts the contexts in which each item is a candidate, is shown, and is among the best.
 
-    It uses at most 2000 contexts. Without rewards only candidates are counted.
+    It uses at most 2000 contexts. Without rewards only candidates are counted. Where the rewards of a list
+    interact, no items are the best by themselves.
     """
     policy, num_items = run.policy, run.environment.num_items
     contexts = sampled_contexts(run, _MOST_CONTEXTS)
@@ -142,11 +143,12 @@ def measure_exposure(run: Run) -> Exposure:
     seeds = _by_context(run, contexts, exposed, len(run.config.seeds))
     count = partial(np.bincount, minlength=num_items)
     known = run.environment.knows_rewards
+    single = known and not run.environment.rewards_interact
     return Exposure(
         num_contexts=contexts.shape[0],
         candidates=np.stack([count(candidates.ravel()) for candidates, _ in seeds]),
         shown=np.stack([count(shown.ravel()) for _, shown in seeds]) if known else None,
-        best=count(_by_context(run, contexts, best)[0].ravel()) if known else None,
+        best=count(_by_context(run, contexts, best)[0].ravel()) if single else None,
     )
 
 
