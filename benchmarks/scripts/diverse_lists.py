@@ -68,12 +68,15 @@ def relevance(
 
 
 def marginal_relevance(
-    weight: float, embeddings: Float[Array, "N D"], num_candidates: int
+    weight: float,
+    embeddings: Float[Array, "N D"],
+    num_candidates: int,
+    environment: Environment,
 ) -> Reranker:
     """Shows candidates one after the other by MMR, with the cosines of these rows as similarity."""
     rows = embeddings / jnp.linalg.norm(embeddings, axis=1, keepdims=True)
 
-    def rank(key: Any, environment: Environment, context: Any, candidates: Any) -> Any:
+    def rank(key: Any, context: Any, candidates: Any) -> Any:
         del key
         worth = weight * relevance(environment, context, candidates) / _GRADES
         cosines = rows[candidates] @ rows[candidates].T
@@ -107,7 +110,9 @@ def measure_relevance(config: TrainConfig, data: Dataset) -> dict[str, Any]:
         contexts = jnp.arange(data.environment.num_contexts)
         embeddings = run.policy.embeddings(params, plain.environment, contexts[:1]).items[0]
         systems = {"sorted": run.learner.reranker} | {
-            f"{weight:g}": marginal_relevance(weight, embeddings, config.num_candidates)
+            f"{weight:g}": marginal_relevance(
+                weight, embeddings, config.num_candidates, plain.environment
+            )
             for weight in LAMBDAS
         }
         for name, reranker in systems.items():

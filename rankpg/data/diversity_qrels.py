@@ -15,7 +15,7 @@ import numpy as np
 
 from rankpg._utils.paths import expanded
 from rankpg.data.faults import in_one_line
-from rankpg.data.ids import TableError, text_array
+from rankpg.data.ids import ArrayLike, TableError, text_array
 from rankpg.data.text_lines import open_lines
 
 __all__ = ["SubtopicJudgements", "judgements_of", "read_diversity_qrels"]
@@ -82,10 +82,7 @@ def read_diversity_qrels(path: str | os.PathLike[str]) -> SubtopicJudgements:
 
 
 def judgements_of(
-    topics: Iterable[object],
-    subtopics: Iterable[object],
-    documents: Iterable[object],
-    grades: Iterable[object],
+    topics: ArrayLike, subtopics: ArrayLike, documents: ArrayLike, grades: ArrayLike
 ) -> SubtopicJudgements:
     """Returns judgements that are in memory, checked as those of a file.
 
