@@ -125,6 +125,11 @@ ALLOWED = (
     Allowed("judged", "judged", only=("rankpg/data/beir.py", "rankpg/environments/from_text.py")),
     Allowed("judged", "judged", only=("docs/text.md", "tests/environments/test_text.py")),
     Allowed("judged", "judged", only=("benchmarks/scripts/text_retrieval.py",)),
+    Allowed("judged", "judged", only=("rankpg/data/diversity_qrels.py", "docs/list_rewards.md")),
+    Allowed("judged", "judged", only=("rankpg/environments/from_subtopics.py",)),
+    Allowed("judged", "judged", only=("rankpg/config/table_settings.py",)),
+    Allowed("judged", "judged", only=("tests/environments/test_from_subtopics.py",)),
+    Allowed("judged", "judged", only=("benchmarks/scripts/diverse_lists.py",)),
     # A language model answers a question.
     Allowed(
         "answer|answers|answered|answering",

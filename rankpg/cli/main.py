@@ -219,6 +219,7 @@ def _add_export(subcommands: argparse._SubParsersAction) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     """Prints the metrics of a saved run."""
+    from rankpg.evaluation.metrics import interaction_note
     from rankpg.runs.evaluator import evaluate_run
     from rankpg.runs.held_out import part_of
     from rankpg.runs.storage.card import method_of
@@ -235,6 +236,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     else:
         print(f"{arguments.run}: {method_of(run)}, step {run.state_step}")
         print(metrics_table(rows, part_of if run.dataset.parts is not None else None))
+        if (note := interaction_note(run.environment)) is not None:
+            print(f"{note}.")
     return 0
 
 

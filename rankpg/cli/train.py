@@ -178,7 +178,8 @@ def _describe(run: Run) -> None:
         file=sys.stderr,
     )
     if not run.dataset.ids_are_rows:
-        lack = {"text": "judgement", "interactions": "interaction"}.get(config.environment, "row")
+        lacks = {"text": "judgement", "subtopics": "judgement", "interactions": "interaction"}
+        lack = lacks.get(config.environment, "row")
         choice = f" (--missing {config.missing})" if config.environment == "ratings" else ""
         print(
             f"{run.dataset.missing_share:.1%} of all (context, item) pairs have no {lack} and count as 0"
@@ -192,6 +193,7 @@ def _describe(run: Run) -> None:
 
 
 def _report(run: Run, folder: RunFolder | None) -> str:
+    from rankpg.evaluation.metrics import interaction_note
     from rankpg.runs.held_out import part_of
     from rankpg.runs.storage.card import method_of
 
@@ -199,7 +201,9 @@ def _report(run: Run, folder: RunFolder | None) -> str:
     if run.restored_step is not None:
         where += f", the best of the evaluations up to step {run.step}"
     table = metrics_table(run.state_rows, None if run.dataset.parts is None else part_of)
-    return f"{method_of(run)}, step {run.state_step}, {where}\n{table}"
+    note = interaction_note(run.environment)
+    said = f"\n{note}." if note else ""
+    return f"{method_of(run)}, step {run.state_step}, {where}\n{table}{said}"
 
 
 TRAIN_HELP = """\

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rankpg.config.fields import setting
+from rankpg.environments.subtopic_rewards import LIST_REWARDS
 
 __all__ = ["TABLES", "TableSettings"]
 
@@ -13,6 +14,7 @@ TABLES = "tables and judgements"
 
 _RATINGS = {"environment": "ratings"}
 _TEXT = {"environment": "text"}
+_SUBTOPICS = {"environment": "subtopics"}
 _TABLES = {"environment": ("ratings", "interactions")}
 
 
@@ -55,6 +57,19 @@ class TableSettings:
         "text: document that has the id of the query, where a query is itself a document; leave_out: never a "
         "candidate, unless a judgement makes it relevant",
         needs=_TEXT,
+    )
+    list_reward: str = setting(
+        "alpha_ndcg",
+        TABLES,
+        "subtopics: measure of the shown list that is its reward; err_ia: that of TREC's tool",
+        LIST_REWARDS,
+        needs=_SUBTOPICS,
+    )
+    eligible_documents: Literal["judged", "all"] = setting(
+        "judged",
+        TABLES,
+        "subtopics: candidates of a topic: the documents that were judged for it, or all of them",
+        needs=_SUBTOPICS,
     )
     header: bool = setting(
         True,

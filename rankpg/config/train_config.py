@@ -53,10 +53,11 @@ GROUPS = (
 
 _TABLE = "FILE (csv, tsv, parquet or npz)"
 _FOLDER = "FOLDER (corpus.jsonl, queries.jsonl and qrels)"
-_READ = {"ratings": _TABLE, "text": _FOLDER, "interactions": _TABLE}
+_QRELS = "FILE (lines of topic, subtopic, document and judgement)"
+_READ = {"ratings": _TABLE, "text": _FOLDER, "interactions": _TABLE, "subtopics": _QRELS}
 _SHARDED = {"retrieval": "sharded"}
 _SYNTHETIC = {"environment": "synthetic"}
-_FILES = {"environment": ("ratings", "text", "interactions")}
+_FILES = {"environment": ("ratings", "text", "interactions", "subtopics")}
 _OVER_FEATURES = tuple(n for n, kind in TOWERS.items() if kind.reads_features and kind.learns)
 _FROM_PRESET = "from the preset"
 _LARGEST_BONUS = 1e6
@@ -78,7 +79,7 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardModelS
         "synthetic",
         _PROBLEM,
         "source of contexts and rewards: synthetic (the paper's instance at 1000 x 1000 and 10 features, "
-        "else a generated one), or ratings, text or interactions from path=",
+        "else a generated one), or ratings, text, interactions or subtopics from path=",
         ENVIRONMENTS,
     )
     path: str | None = setting(
@@ -86,7 +87,8 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardModelS
         _PROBLEM,
         "ratings: csv, tsv, parquet or npz file of (user, item, value) triples, or matrix as npy, npz or csv "
         "without header; text: folder with corpus.jsonl, queries.jsonl, qrels, corpus.npy and queries.npy; "
-        "interactions: file of (user, item) rows with a timestamp, a value and a weight, if there are any",
+        "interactions: file of (user, item) rows with a timestamp, a value and a weight, if there are any; "
+        "subtopics: file of TREC's diversity judgements (topic, subtopic, document, judgement)",
         needs=_FILES,
         metavar="FILE|FOLDER",
     )

@@ -281,6 +281,10 @@ class Restricted(Environment):
         return self.whole.knows_rewards
 
     @property
+    def rewards_interact(self) -> bool:
+        return self.whole.rewards_interact
+
+    @property
     def missing_share(self) -> float:
         return self.whole.missing_share
 

@@ -11,6 +11,7 @@ from rankpg.environments.dataset import ENVIRONMENTS, Dataset
 from rankpg.environments.from_file import from_file
 from rankpg.environments.from_interactions import from_interactions
 from rankpg.environments.from_ratings import Duplicates, Missing
+from rankpg.environments.from_subtopics import EligibleDocuments, from_subtopics
 from rankpg.environments.from_text import OwnDocument, Unknown, from_text_folder
 from rankpg.environments.synthetic import Synthetic, generate, paper_instance
 
@@ -47,6 +48,12 @@ class EnvironmentSettings(Protocol):
 
     @property
     def own_document(self) -> OwnDocument: ...
+
+    @property
+    def list_reward(self) -> str: ...
+
+    @property
+    def eligible_documents(self) -> EligibleDocuments: ...
 
     @property
     def num_contexts(self) -> int: ...
@@ -143,11 +150,20 @@ def _text(settings: EnvironmentSettings) -> Dataset:
     )
 
 
+def _subtopics(settings: EnvironmentSettings) -> Dataset:
+    return from_subtopics(
+        settings.path or "",
+        list_reward=settings.list_reward,
+        eligible=settings.eligible_documents,
+    )
+
+
 ENVIRONMENTS.update(
     {
         "synthetic": _synthetic,
         "ratings": _ratings,
         "text": _text,
+        "subtopics": _subtopics,
         "interactions": _interactions,
     }
 )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from rankpg.data.embeddings import EmbeddingTable, GivenEmbeddings, Source, embedding_tables
 from rankpg.data.ids import ArrayLike
 from rankpg.environments.dataset import Dataset
+from rankpg.environments.with_list_reward import ListRewards
 from rankpg.errors import ConfigError
 from rankpg.types import Environment
 
@@ -57,6 +58,12 @@ def with_features(
 ) -> Dataset:
     """Returns a dataset as `with_embeddings` does, from embeddings that have been read."""
     tables = {"context": given.contexts, "item": given.items}
+    if isinstance(dataset.environment, ListRewards):  # its features are those of the items alone
+        rewarded = dataset.environment
+        plain = dataclasses.replace(dataset, environment=rewarded.inner)
+        found = with_features(plain, given, sides, init_missing)
+        world = dataclasses.replace(rewarded, inner=found.environment)
+        return dataclasses.replace(found, environment=world)
     world: Any = dataset.environment
     features: dict[str, Any] = {}
     notes: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from rankpg.policy import Policy
 from rankpg.types import Array, Environment, Float, Int, Params, PRNGKey, Quotas, Reranker, record
 
 __all__ = [
+    "OF_SINGLE_ITEMS",
     "Evaluation",
     "MetricAccumulator",
     "Row",
@@ -26,6 +27,7 @@ __all__ = [
     "correlation",
     "evaluate",
     "evaluate_context",
+    "interaction_note",
     "ndcg",
     "normalised",
     "relevant_recall",
@@ -35,13 +37,24 @@ __all__ = [
 Row = dict[str, Any]
 """One evaluation of one seed: plain numbers, or None for a missing value."""
 
+OF_SINGLE_ITEMS = (
+    "optimum", "normalised_value", "retrieval_regret", "reranker_regret", "candidate_recall",
+    "relevant_recall", "ndcg", "partitioned", "recall_reward_correlation",
+)  # fmt: skip
+"""Measures that need the reward of a single item; NaN where the rewards of a list interact."""
+
 _DRAWS = 16
 """Rankings per context over which a re-ranker that draws is averaged; the sampled policy has four."""
 
 
 @record
 class Evaluation:
-    """Means over contexts. Values are sums over positions of alpha_l times the mean reward."""
+    """Means over contexts. Values are sums over positions of alpha_l times the mean reward.
+
+    Where the rewards of a list interact (`Environment.rewards_interact`), a value is the expected reward of
+    the shown list. Measures that need the reward of a single item are then NaN: the optimum and the best list
+    are unknown, and so are normalised value, regret, recall, nDCG and partition.
+    """
 
     policy_value: Float[Array, ""]
     """Greedy candidates, the re-ranker's greedy ranking (a uniform re-ranker still draws)."""
@@ -102,11 +115,7 @@ def evaluate_context(
     alpha = jnp.asarray(system.position_weights)
     heaviest_first = jnp.sort(alpha, descending=True)  # where the best items belong
     catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
-    rewards = environment.mean_rewards(context, catalogue)
-    logits, rewards = (
-        environment.mask_ineligible(context, values) for values in (logits, rewards[None])
-    )
-    rewards = rewards[0]
+    logits = environment.mask_ineligible(context, logits)
     greedy_key, sample_key = jax.random.split(key)
 
     candidates = greedy_candidates(logits, quotas)
@@ -115,6 +124,10 @@ def evaluate_context(
     drawn = shown
     if reranker.draws:
         drawn = jax.vmap(lambda k: reranker(k, environment, context, candidates).items)(keys)
+    if environment.rewards_interact:
+        return _evaluate_lists(system, environment, sample_key, context, logits, (shown, drawn))
+    rewards = environment.mean_rewards(context, catalogue)
+    rewards = environment.mask_ineligible(context, rewards[None])[0]
 
     def sampled(key):
         draw_key, rank_key = jax.random.split(key)
@@ -140,6 +153,37 @@ def evaluate_context(
         partitioned=is_partitioned(log_probs, rewards, num_candidates).astype(rewards.dtype),
         effective_items=jnp.mean(_effective_items(logits)),
         recall_reward_correlation=jnp.zeros_like(value),  # across contexts
+    )
+
+
+def _evaluate_lists(
+    system: TwoStage,
+    environment: Environment,
+    key: PRNGKey,
+    context: Int[Array, ""],
+    logits: Float[Array, "M N"],
+    greedy: tuple[Int[Array, "draws L"], Int[Array, "draws L"]],
+) -> Evaluation:
+    """Evaluates shown lists as wholes; all that needs the reward of a single item is NaN."""
+    alpha, reranker = jnp.asarray(system.position_weights), system.reranker
+
+    def value(ranking):
+        gains = environment.mean_rewards(context, ranking)
+        return gains @ alpha.astype(gains.dtype)
+
+    def sampled(key):
+        draw_key, rank_key = jax.random.split(key)
+        drawn = sample_candidates(draw_key, logits, system.policy.quotas)
+        return value(reranker(rank_key, environment, context, drawn).items)
+
+    shown, drawn = (jnp.mean(jax.vmap(value)(rankings)) for rankings in greedy)
+    undefined = {name: jnp.full_like(shown, jnp.nan) for name in OF_SINGLE_ITEMS}
+    return Evaluation(
+        policy_value=shown,
+        drawn_value=drawn,
+        sampled_value=jnp.mean(jax.vmap(sampled)(jax.random.split(key, 4))),
+        effective_items=jnp.mean(_effective_items(logits)),
+        **undefined,
     )
 
 
@@ -207,6 +251,23 @@ def evaluate(
     )
 
 
+def interaction_note(environment: Environment) -> str | None:
+    """Returns which measures are left out where the rewards of a list interact; None where they do not.
+
+    >>> from rankpg.environments import paper_instance, with_list_reward
+    >>> print(interaction_note(paper_instance()))
+    None
+    >>> interaction_note(with_list_reward(paper_instance(), lambda context, items: 0.0))[:49]
+    'The rewards of a list interact: policy_value is t'
+    """
+    if not environment.rewards_interact:
+        return None
+    return (
+        "The rewards of a list interact: policy_value is the reward of the shown list; "
+        f"{', '.join(OF_SINGLE_ITEMS)} and aligned need rewards of single items and are left out"
+    )
+
+
 def normalised(value: Float[Array, ""], optimum: Float[Array, ""]) -> Float[Array, ""]:
     """Returns 1 - (optimum - value) / |optimum|, which is value / optimum where the optimum is above 0.
 
@@ -225,8 +286,11 @@ def share_aligned(
 ) -> Float[Array, ""]:
     """Share of contexts whose probabilities order all items as the rewards do (Definition 3.2).
 
-    It sorts the catalogue for every context, so the training loop leaves it out.
+    It sorts the catalogue for every context, so the training loop leaves it out. NaN where the rewards of a
+    list interact, which order lists and not items.
     """
+    if environment.rewards_interact:
+        return jnp.full((), jnp.nan, jnp.float32)
     catalogue = jnp.arange(environment.num_items, dtype=jnp.int32)
 
     def one(context):

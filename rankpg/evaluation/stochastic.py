@@ -26,7 +26,7 @@ class ExpectedLists(NamedTuple):
 
     value: Float[Array, "contexts"]
     """Expected reward of each context's list, sum over positions of alpha_l times the mean reward; NaN where
-    the environment does not know its rewards."""
+    the environment does not know its rewards, or where they interact."""
     exposure: Float[Array, "N"]
     """Expected number of contexts in which each item is shown."""
 
@@ -78,6 +78,8 @@ def expected_lists(
         assert scores is not None  # checked above
         shown = exposure_exact(logits, scores, num_candidates, alpha.shape[0])
         rewards = environment.mean_rewards(context, items)
+        if environment.rewards_interact:
+            rewards = jnp.full_like(rewards, jnp.nan)
         earned = jnp.where(jnp.isneginf(logits), 0, rewards).astype(shown.dtype)
         return (alpha.astype(shown.dtype) @ shown) @ earned, jnp.sum(shown, axis=0)
 

@@ -16,6 +16,7 @@ import numpy as np
 from jax import export as jax_export
 from jax import lax
 
+from rankpg.environments.with_list_reward import items_alone
 from rankpg.errors import ConfigError
 from rankpg.policy import Policy
 from rankpg.types import Array, Environment, Float, Int, Params
@@ -86,7 +87,9 @@ def context_tower(
         raise ConfigError(
             f"platforms={tuple(platforms)}; expected one or more of {', '.join(PLATFORMS)}"
         )
-    environment = environment.whole  # with all of its items: contexts are the same in it
+    environment = items_alone(
+        environment.whole
+    )  # contexts are the same in it, with all of its items
     tree = params, environment
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     used = _used(policy, tree)

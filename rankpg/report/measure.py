@@ -127,7 +127,8 @@ def _by_context(
 def measure_exposure(run: Run) -> Exposure:
     """Counts the contexts in which each item is a candidate, is shown, and is among the best.
 
-    It uses at most 2000 contexts. Without rewards only candidates are counted.
+    It uses at most 2000 contexts. Without rewards only candidates are counted. Where the rewards of a list
+    interact, no items are the best by themselves.
     """
     policy, num_items = run.policy, run.environment.num_items
     contexts = sampled_contexts(run, _MOST_CONTEXTS)
@@ -149,12 +150,13 @@ def measure_exposure(run: Run) -> Exposure:
 
     seeds = _by_context(run, contexts, exposed, len(run.config.seeds))
     known = run.environment.knows_rewards
+    single = known and not run.environment.rewards_interact
     count = partial(np.bincount, minlength=num_items)
     return Exposure(
         num_contexts=contexts.shape[0],
         candidates=np.stack([count(candidates.ravel()) for candidates, _ in seeds]),
         shown=np.stack([count(shown.ravel()) for _, shown in seeds]) if known else None,
-        best=count(_by_context(run, contexts, best)[0].ravel()) if known else None,
+        best=count(_by_context(run, contexts, best)[0].ravel()) if single else None,
         expected=_expected_exposure(run, contexts[:_MOST_EXPECTED]) if known else None,
     )
 

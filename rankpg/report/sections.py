@@ -100,7 +100,9 @@ def _cautions(runs: Sequence[ReportedRun]) -> list[str]:
         for run in runs
         if len(run.last) == 1
     ]
-    tables = [run.name for run in runs if run.config.environment in ("ratings", "text")]
+    tables = [
+        run.name for run in runs if run.config.environment in ("ratings", "text", "subtopics")
+    ]
     if tables and not any(run.config.held_out_contexts for run in runs):
         notes.append(
             f"{', '.join(tables)}: values, optimum and recall are in-sample, measured on the rewards that "
@@ -222,11 +224,18 @@ def _having(runs: Sequence[ReportedRun], *names: str) -> tuple[list[ReportedRun]
     """Returns the runs whose last evaluation has these metrics, and a note for each other run."""
     having = [run for run in runs if all(map(run.final, names))]
     notes = [
-        f"{run.name}: the last evaluation has no value for {' and '.join(names)}."
+        f"{run.name}: the last evaluation has no value for {' and '.join(names)}.{_reason(run)}"
         for run in runs
         if run not in having
     ]
     return having, notes
+
+
+def _reason(run: ReportedRun) -> str:
+    """Returns why measures are missing: the rewards of a list interact, so far as the settings say."""
+    if run.config.environment != "subtopics":
+        return ""
+    return " The rewards of its lists interact, so what needs the reward of a single item is not defined."
 
 
 SECTIONS: tuple[Callable[[Sequence[ReportedRun]], Section], ...] = (

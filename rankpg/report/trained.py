@@ -29,6 +29,10 @@ _EXACT_ONLY = (
     "(bars: 95 % binomial intervals). It should stay on the dashed line. If it does not, the sampler is "
     "wrong: please report a bug."
 )
+_OF_LISTS = (
+    "no items are the best K by themselves, because the rewards of a list interact: the reward of an item "
+    "depends on the others that are shown."
+)
 _NO_REWARDS = (
     "shown items and best K are unknown, because the run has no rewards. A run folder does not store rewards "
     "that were passed in memory, and items that were added later have none. Report the run while it is in "
@@ -139,7 +143,9 @@ def _counts(found: Exposure) -> tuple[np.ndarray | None, ...]:
 def _without_rewards(runs: Sequence[ReportedRun]) -> list[str]:
     """Returns a note for every run with unknown rewards."""
     return [
-        f"{run.name}: {_NO_REWARDS}" for run in runs if run.exposure and run.exposure.best is None
+        f"{run.name}: {_NO_REWARDS if run.exposure.shown is None else _OF_LISTS}"
+        for run in runs
+        if run.exposure and run.exposure.best is None
     ]
 
 

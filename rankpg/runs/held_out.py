@@ -16,6 +16,7 @@ from rankpg.config.train_config import TrainConfig
 from rankpg.core.quotas import expert_quotas
 from rankpg.environments.dataset import choose_contexts
 from rankpg.environments.interactions import Interactions, Moments
+from rankpg.environments.with_list_reward import items_alone
 from rankpg.evaluation.diagnostics import Diagnostics
 from rankpg.evaluation.ranking import ranking_metrics
 from rankpg.policy import Policy
@@ -239,11 +240,13 @@ def in_sample(config: TrainConfig, environment: Environment) -> str | None:
     A generated problem is its own truth, and contexts or interactions that were held out are left out of
     training.
     """
-    stored = any(getattr(environment, name, None) is not None for name in ("values", "means"))
+    alone = items_alone(environment)
+    stored = any(getattr(alone, name, None) is not None for name in ("values", "means"))
     if not stored or config.environment == "interactions" or config.held_out_contexts:
         return None
+    measured = "values" if environment.rewards_interact else "values, optimum and recall"
     return (
-        "In-sample: values, optimum and recall were measured on the rewards that were trained on. They do "
+        f"In-sample: {measured} were measured on the rewards that were trained on. They do "
         "not say how well the run does on rewards that it has not seen. For held-out measures, give a log of "
         "interactions (environment='interactions'), or hold out contexts (held_out_contexts) if they have "
         "features"

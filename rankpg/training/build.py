@@ -75,6 +75,7 @@ def build_learner(
     config = with_reward_model(config)
     check_sizes(config, environment, given_encoder=encoder is not None)
     check_stored_rewards(config, environment)
+    check_list_rewards(config, environment)
     training_contexts, _ = split_contexts(environment.num_contexts, config.held_out_contexts)
     with jax.ensure_compile_time_eval():  # numbers, also where the environment is but shapes
         alpha = np.asarray(position_weights(config.position_weights, config.ranking_length))
@@ -297,12 +298,34 @@ def check_stored_rewards(config: TrainConfig, environment: Environment) -> None:
         warnings.warn(f"{count}, such as {first:g}; training clips them", stacklevel=2)
 
 
+def check_list_rewards(config: TrainConfig, environment: Environment) -> None:
+    """Rejects settings that weigh positions or items one by one, where the rewards of a list interact.
+
+    Raises:
+      ConfigError: other position weights than uniform ones, or an objective on known feedback.
+    """
+    if not environment.rewards_interact:
+        return
+    if config.position_weights != "uniform":
+        raise ConfigError(
+            f"position_weights={config.position_weights!r}, but the environment gives the reward of the "
+            "whole list, whose gains hold a discount of positions already; give "
+            "position_weights='uniform', or a list reward with another discount"
+        )
+    if config.objective != "policy_gradient":
+        raise ConfigError(
+            f"objective={config.objective!r} learns from the rewards of single items, but the environment "
+            "gives the reward of the whole list; give objective='policy_gradient', or the environment "
+            "without its list reward"
+        )
+
+
 def check_components(learner: Learner, config: TrainConfig) -> None:
     """Traces every component once on shapes alone, in order, so that a wrong one is named before it runs."""
     _check_encoder(learner, config)
     _check_reranker(learner, config)
     _check_advantage(learner, config)
-    _check_environment(learner.environment, config.num_candidates)
+    _check_environment(learner.environment, config)
     if isinstance(learner.objective, ModelGuided):
         check_model_guided(learner)
     if learner.estimator.by_swaps and learner.swap_rewards != "model":  # the model may come later
@@ -373,19 +396,23 @@ def _check_advantage(learner: Learner, config: TrainConfig) -> None:
         )
 
 
-def _check_environment(environment: Environment, num_candidates: int) -> None:
-    context, items, key = _shape(()), _shape((num_candidates,)), jax.random.key(0)
+def _check_environment(environment: Environment, config: TrainConfig) -> None:
+    interact = environment.rewards_interact
+    shown = config.ranking_length if interact else config.num_candidates
+    context, key = _shape(()), jax.random.key(0)
     methods = {
         "mean_rewards": environment.mean_rewards,
         "sample_rewards": lambda context, items: environment.sample_rewards(key, context, items),
         "relevance": environment.relevance,
     }
     for name, method in methods.items():
+        length = config.num_candidates if name == "relevance" else shown
+        items = _shape((length,))
         rewards = _traced(f"the environment's {name}", method, context, items)
         if rewards.shape != items.shape or not jnp.issubdtype(rewards.dtype, jnp.floating):
             raise ValueError(
                 f"the environment's {name} returns {rewards.dtype}{list(rewards.shape)} for "
-                f"{num_candidates} items; expected one float per item"
+                f"{length} items; expected one float per item"
             )
 
 

@@ -12,6 +12,7 @@ from rankpg._utils.plots import mean_interval
 from rankpg._version import versions
 from rankpg.environments.interactions import Moments
 from rankpg.environments.synthetic import Synthetic
+from rankpg.evaluation.metrics import interaction_note
 from rankpg.runs.best import VALIDATION
 from rankpg.runs.held_out import in_sample, is_final, part_of
 from rankpg.runs.run import Run
@@ -37,7 +38,7 @@ _DIAGNOSTICS = (
 
 _OF_A_NAMED_PROBLEM = (
     "path", "columns", "header", "id_type", "missing", "duplicates", "unknown", "qrels_split", "own_document",
-    "num_contexts", "num_items", "num_features",
+    "list_reward", "eligible_documents", "num_contexts", "num_items", "num_features",
     "instance_seed", "noise_scale", "items_path", "positive", "min_per_user", "min_per_item", "split",
     "test_share", "test_count", "validation_share", "split_seed",
 )  # fmt: skip
@@ -109,9 +110,10 @@ def limits_of(run: Run) -> str:
         if run.config.held_out_contexts
         else "on contexts that training drew from as well; it says nothing about contexts or items "
     )
+    note = interaction_note(run.environment)
     return (
         "The value is the mean reward under this run's environment and re-ranker, evaluated "
-        f"{contexts}that were not there."
+        f"{contexts}that were not there." + (f" {note}." if note else "")
     )
 
 
