@@ -86,10 +86,10 @@ def test_without_a_list_reward_the_reward_is_the_relevance():
 
 
 def test_the_ideal_takes_the_last_of_equal_documents():
-    """Both first documents gain 2; only after the last one does the third gain 1 in full."""
-    covers = np.array([[1, 0, 1], [1, 1, 0], [0, 0, 1]])
+    """The first one would leave 2 and 1 to be gained by the others."""
+    covers = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [1, 0, 1, 0]])
     ideal = list_rewards.greedy_ideal(covers, 3)
-    np.testing.assert_allclose(ideal, np.cumsum([2, 1.5 / np.log2(3), 0.5 / 2]))
+    np.testing.assert_allclose(ideal, np.cumsum([2, 1.5 / np.log2(3), 1.5 / 2]))
     assert list_rewards.greedy_ideal(np.zeros((2, 3)), 2).tolist() == [0, 0]
 
 
