@@ -15,7 +15,7 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/<this repository>/blob/main/notebooks/estimators_and_their_variance.ipynb)
 #
-# This notebook compares the gradients of the seven estimators: bias, variance, and the effect of a baseline. With six items all of
+# This notebook compares the gradients of the nine estimators: bias, variance, and the effect of a baseline. With six items all of
 # it can be enumerated, so most numbers here are exact. It takes about a minute on one core.
 
 # %%

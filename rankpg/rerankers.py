@@ -95,7 +95,8 @@ class _Reranker:
             return self.keys(key, environment, context, candidates, others)
         if self.scorer is None:
             return None
-        return tuple(self.scorer(environment, context, items) for items in (candidates, others))
+        score = partial(self.scorer, environment, context)
+        return score(candidates), score(others)
 
 
 def _relevance(
@@ -139,9 +140,7 @@ def _plackett_luce(scorer: Scorer, ranking_length: int, noise: float) -> Callabl
     return rank
 
 
-def _plackett_luce_keys(
-    scorer: Scorer,
-) -> Callable[..., tuple[Float[Array, "K"], Float[Array, "n"]]]:
+def _plackett_luce_keys(scorer: Scorer) -> Callable[..., tuple[Array, Array]]:
     """The perturbed scores by which `_plackett_luce(scorer, ..., noise=1.0)` sorts, and those of others."""
 
     def keys(
@@ -151,16 +150,12 @@ def _plackett_luce_keys(
         candidates: Int[Array, "K"],
         others: Int[Array, "n"],
     ) -> tuple[Float[Array, "K"], Float[Array, "n"]]:
-        scores, further = (scorer(environment, context, items) for items in (candidates, others))
-        centred = centre(scores)
-        top = jnp.max(scores)
-        further = (further - jnp.where(jnp.isfinite(top), top, 0)).astype(centred.dtype)
-        noise = (
-            jax.random.gumbel(own, x.shape, x.dtype, mode="high")
-            for own, x in ((key, centred), (jax.random.fold_in(key, 1), further))
-        )
-        own, new = noise
-        return centred + own, further + new
+        scores = scorer(environment, context, candidates)
+        centred, top = centre(scores), jnp.max(scores)
+        further = scorer(environment, context, others) - jnp.where(jnp.isfinite(top), top, 0)
+        gumbel = partial(jax.random.gumbel, dtype=centred.dtype, mode="high")
+        own, fresh = gumbel(key, centred.shape), gumbel(jax.random.fold_in(key, 1), further.shape)
+        return centred + own, further.astype(centred.dtype) + fresh
 
     return keys
 

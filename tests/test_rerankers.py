@@ -229,7 +229,7 @@ def test_sort_keys_are_those_of_the_call_with_the_same_key(world, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["noisy", "uniform"])
 def test_sort_keys_of_others_have_noise_of_their_own(world, name):
-    """With an item of the candidates as the other, its keys have the same law, and are uncorrelated."""
+    """An item of the candidates as the other has keys of the same law, uncorrelated with its own."""
     one = jax.vmap(
         lambda key: SORTING[name].sort_keys(key, world, CONTEXT, CANDIDATES, CANDIDATES[:1])
     )

@@ -1,8 +1,8 @@
 """Exact moments of every estimator's gradient on small problems, with respect to logits[M, N].
 
-All ordered draws of K out of N <= 7 items are enumerated. Only the score that reads the noise of the draw
-(`ca_pg_threshold`) is estimated by Monte Carlo. Rewards are without noise: noise of standard deviation sigma
-would not change the means and would add sigma^2 E|grad score|^2 to every variance. L = 1.
+All ordered draws of K out of N <= 7 items are enumerated. Only the scores that read the noise of the draw
+(`ca_pg_threshold`, `ca_pg_swap`) are estimated by Monte Carlo. Rewards are without noise: noise of standard
+deviation sigma would not change the means and would add sigma^2 E|grad score|^2 to every variance. L = 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rankpg.core.estimators import check_estimator, score
+from rankpg.core.estimators import (
+    NOISE_STATISTICS,
+    Estimator,
+    check_estimator,
+    draw_candidates,
+    score,
+    swaps_of,
+)
+from rankpg.core.numerics import masked_log
 from rankpg.core.plackett_luce import log_prob
 from rankpg.core.sampling import sample_candidates
 from rankpg.core.theory import GradientParts, decompose_gradient
@@ -157,7 +165,7 @@ class _Outcomes(NamedTuple):
 def _outcomes(estimator: str, problem: Problem, quotas: Quotas) -> _Outcomes:
     """Enumerates shown items (credit-assigned scores) or candidate sets (the other scores)."""
     chosen = check_estimator(estimator, len(quotas))
-    if chosen.statistics == "arrivals":
+    if chosen.statistics in NOISE_STATISTICS:
         raise ValueError(
             f"the score of {estimator!r} depends on the noise of the draw and cannot be enumerated; "
             "use sampled_moments"
@@ -191,6 +199,9 @@ def sampled_moments(
 ) -> Moments:
     """Moments by Monte Carlo over the candidates, for any estimator; the re-ranker is still enumerated.
 
+    For a score by swaps, second moment and cosine are those of one ranking of each set, with noise that all
+    sets share; baselines have no effect on it.
+
     Args:
       key: consumed.
       estimator, problem, quotas, baselines, truth: as `exact_moments`.
@@ -199,11 +210,14 @@ def sampled_moments(
     Returns:
       The moments; `standard_error` is that of `mean`, entry by entry.
     """
-    check_estimator(estimator, len(quotas))
+    chosen = check_estimator(estimator, len(quotas))
     if num_draws < 2:
         raise ValueError(f"num_draws={num_draws}; expected at least 2, for a standard error")
 
     def one(key):
+        if chosen.by_swaps:
+            found = _swap_draw(key, chosen, problem, quotas, truth)
+            return tuple(jnp.broadcast_to(x, (len(baselines), *x.shape)) for x in found)
         draw = sample_candidates(key, problem.logits, quotas)
         gradients = jax.jacrev(lambda f: score(estimator, f, draw, draw, quotas, key=key))(
             problem.logits
@@ -224,6 +238,35 @@ def sampled_moments(
         variance=jnp.mean(seconds, axis=0) - _square(mean),
         cosine=jnp.mean(cosines, axis=0),
     )
+
+
+def _swap_draw(
+    key: PRNGKey,
+    estimator: Estimator,
+    problem: Problem,
+    quotas: Quotas,
+    truth: Float[Array, "M N"],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradient of one draw: its mean over rankings; and of one ranking, its square and cosine."""
+    drawn = draw_candidates(key, problem.logits, quotas, "swaps")
+    swaps, noise_key = swaps_of(drawn, quotas), jax.random.fold_in(key, len(quotas) + 1)
+    noise = jax.random.gumbel(noise_key, drawn.items.shape, problem.rewards.dtype)
+
+    def earned(items):
+        """Expected reward of a set, and the reward of the ranking that the noise chooses."""
+        rewards = problem.rewards[items]
+        shown = shown_probabilities(rewards, problem.inverse_temperature)
+        return jnp.stack([shown @ rewards, rewards[jnp.argmax(masked_log(shown) + noise)]])
+
+    without = jax.vmap(lambda slot, into: earned(drawn.items.at[slot].set(into)))
+    credit = earned(drawn.items)[None, :] - without(swaps.slot, swaps.into)
+
+    def scores(logits):
+        described = draw_candidates(key, logits, quotas, "swaps")
+        return estimator.score(described, drawn.items, quotas)
+
+    mean, gradient = jnp.einsum("kr,kmn->rmn", credit, jax.jacrev(scores)(problem.logits))
+    return mean, _square(gradient), _cosines(gradient[None], truth)[0]
 
 
 def _reranker(problem: Problem):

@@ -21,6 +21,7 @@ import optax
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from rankpg.advantages import identity
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.runs.run import Run
 from rankpg.training.optimizer import Fault
@@ -109,7 +110,7 @@ def gradient_noise(
 
     The gradient is that of `training.update`: of a batch of the run's size, with its advantage, with respect
     to its parameters. All estimators see the same contexts, candidates, rankings and rewards; the run's
-    entropy bonus is left out, since it differs between scores.
+    entropy bonus is left out, since it differs between scores. `ca_pg_swap` has no advantage.
 
     Args:
       run: a run from `prepare` (step 0), `train`, or a run folder.
@@ -136,8 +137,14 @@ def gradient_noise(
     place = run.config.seeds.index(seed) if seed is not None else 0
     state = jax.tree.map(lambda leaf: leaf[place], run.state)
     arms = {
-        name: replace(run.learner, estimator=check_estimator(name, len(quotas)), entropy_bonus=0.0)
+        name: replace(
+            run.learner,
+            estimator=estimator,
+            entropy_bonus=0.0,
+            advantage=identity() if estimator.by_swaps else run.learner.advantage,
+        )
         for name in names
+        for estimator in [check_estimator(name, len(quotas))]
     }
     key = jax.random.key(run.config.seeds[place])
     noise = noise_of_learners(key, arms, state, num_rounds, num_draws)

@@ -21,7 +21,7 @@ from benchmarks.estimator_lab.exact import (
     sampled_moments,
     true_gradients,
 )
-from rankpg.core.estimators import ESTIMATORS
+from rankpg.core.estimators import ESTIMATORS, NOISE_STATISTICS
 from rankpg.core.theory import GradientParts
 from rankpg.types import Array, Float, PRNGKey, Quotas
 
@@ -81,7 +81,7 @@ def study(
             continue
 
         def moments(key, problem, baselines, truth, name=name, estimator=estimator):
-            if estimator.statistics == "arrivals":
+            if estimator.statistics in NOISE_STATISTICS:
                 return sampled_moments(key, name, problem, quotas, baselines, truth, num_draws)
             return exact_moments(name, problem, quotas, baselines, truth)
 

@@ -13,7 +13,16 @@ from rankpg.errors import ConfigError
 
 __all__ = ["COMPARED", "PROBLEMS", "SCALES", "Problem", "Scale", "problem_trials"]
 
-_PRESETS = ("v_pg", "v_pg_swr", "ca_pg", "ca_pg_swr", "top1_pg", "ca_pg_threshold")
+_PRESETS = (
+    "v_pg",
+    "v_pg_swr",
+    "ca_pg",
+    "ca_pg_swr",
+    "top1_pg",
+    "ca_pg_threshold",
+    "v_pg_set",
+    "ca_pg_swap",
+)
 
 COMPARED: dict[str, dict[str, Any]] = {name: {"estimator": name} for name in _PRESETS} | {
     "exploring": {

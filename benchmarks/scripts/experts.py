@@ -17,7 +17,9 @@ from benchmarks.scripts.common import fill_rows, num_steps_given
 from rankpg import TrainConfig, expert_quotas, train
 from rankpg._utils.plots import curve
 
-ESTIMATORS = ("top1_pg", "ca_pg_swr", "ca_pg", "ca_pg_threshold", "v_pg_swr", "v_pg")
+ESTIMATORS = (
+    "top1_pg", "ca_pg_swr", "ca_pg", "ca_pg_threshold", "ca_pg_swap", "v_pg_swr", "v_pg",
+)  # fmt: skip
 EXPERTS = (1, 2, 3, 5)
 SLOTS, ITEMS = 5, 7
 SHOWN = ("bias_to_credit", "cosine_to_credit", "cosine_to_policy", "variance", "sampling_error")

@@ -27,7 +27,8 @@ from rankpg.runs.loop import training_loop
 from rankpg.runs.run import Run, prepare
 from rankpg.types import Array
 
-ESTIMATORS = ("ca_pg_swr", "ca_pg", "top1_pg", "ca_pg_threshold", "v_pg_swr", "v_pg")
+ESTIMATORS = ("ca_pg_swr", "ca_pg", "top1_pg", "ca_pg_threshold", "v_pg_swr", "v_pg", "v_pg_set")
+"""`ca_pg_swap` takes no advantage, and has the preset of the credit-assigned scores."""
 INIT_SCALES = (0.1, 0.3, 1.0)
 OPTIMIZERS: dict[str, tuple[dict[str, float], tuple[float, ...]]] = {
     "adam": ({}, (3e-3, 1e-2, 3e-2, 1e-1)),

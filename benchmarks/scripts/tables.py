@@ -326,7 +326,21 @@ def experts_learning(result: dict[str, Any]) -> list[list[str]]:
     return [["estimator", *columns], *([f"`{e}`", *row.values()] for e, row in cells.items())]
 
 
+def swaps(result: dict[str, Any]) -> list[list[str]]:
+    """Table of the variance of one draw's gradient, by re-ranker and reward."""
+    names = {"v_pg": "`v_pg`", "v_pg_set": "`v_pg_set`", "ca_pg_swap": "`ca_pg_swap`"}
+    rows = [["re-ranker sorts by", "list earns", "K", *names.values(), "`v_pg` / `ca_pg_swap`"]]
+    for name, row in result["variance"].items():
+        reranker, reward, count = name.split("/")
+        cells = (f"{row[n]:.3g}" for n in names)
+        ratio = f"{row['v_pg_to_swap']:.1f}"
+        sorts = "the reward" if reranker == "aligned" else "a score of its own"
+        rows.append([sorts, reward, count.removeprefix("K="), *cells, ratio])
+    return rows
+
+
 TABLES = (
+    swaps,
     experts_gradients,
     experts_learning,
     v_pg_numerics,

@@ -54,6 +54,8 @@ COLORS = {
     "top1_pg": "tab:green",
     "ca_pg_swr": "tab:red",
     "ca_pg_threshold": "tab:purple",
+    "v_pg_set": "tab:olive",
+    "ca_pg_swap": "tab:cyan",
 }
 """estimator -> its colour in every plot that compares estimators."""
 

@@ -42,7 +42,8 @@ def _tuned(estimator: str, over_features: bool) -> dict[str, Any]:
     """The best settings of benchmarks/scripts/sweep.py and tower_rates.py; see docs/settings.md.
 
     All estimators gain from Adam and a nearly uniform initial policy. The score of the whole candidate set
-    gains from a baseline per context; a credit-assigned score is harmed by it. A step of a tower over
+    gains from a baseline per context; a credit-assigned score is harmed by it, and `ca_pg_swap` is its own
+    baseline. A step of a tower over
     features moves all contexts or items at once, and has to be smaller.
     """
     return {

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from rankpg.config.fields import Range, check_ranges, setting
 from rankpg.config.reward_settings import REWARD_RANGES as _BOUNDS
 from rankpg.config.reward_settings import RewardSettings, SwapSettings, check_swaps
+from rankpg.core.estimators import ESTIMATORS
 from rankpg.errors import ConfigError, argument
 from rankpg.reward_models import REWARD_MODELS
 
@@ -123,7 +124,8 @@ def check_rewards(config: PredictionSettings) -> None:
     rankpg.errors.ConfigError: entropy_bonus=0.1 has no effect with estimator='value_based', which learns \
 from predicted rewards; leave it out, or choose 'ca_pg_swr'
     """
-    check_swaps(config)
+    if ESTIMATORS[config.estimator].by_swaps:
+        check_swaps(config)
     check_ranges(config, REWARD_RANGES)
     several = config.exploration_temperatures
     if several is not None and len(several) != 2:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from rankpg.config.fields import Range, setting
-from rankpg.core.estimators import ESTIMATORS
 from rankpg.errors import ConfigError
 
 __all__ = ["LEARNING", "REWARD_RANGES", "RewardSettings", "check_swaps"]
@@ -68,13 +67,11 @@ class RewardSettings:
 
 
 def check_swaps(config: SwapSettings) -> None:
-    """Rejects settings that credit by swaps cannot use.
+    """Rejects settings that an estimator by swaps cannot use.
 
     Raises:
       ConfigError: an advantage, an entropy bonus, or rewards that are left out.
     """
-    if not ESTIMATORS[config.estimator].by_swaps:
-        return
     name = f"estimator={config.estimator!r}"
     if config.advantage not in (None, "none"):
         raise ConfigError(

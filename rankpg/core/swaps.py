@@ -25,7 +25,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rankpg.core.inclusion import log_odds
 from rankpg.core.numerics import cloglog_inverse
 from rankpg.core.plackett_luce import SparseLogits
 from rankpg.core.quotas import slot_experts
@@ -37,7 +36,7 @@ __all__ = ["Swaps", "find_swaps", "later_arrivals", "runner_ups", "swap_scores"]
 
 @record
 class Swaps:
-    """For every candidate, the swap that makes the set without it: one item leaves, one enters."""
+    """The swap that makes the set without each candidate: one item leaves, one enters."""
 
     slot: Int[Array, "K"]
     """Slot whose item leaves: that of the candidate, or with several experts of another one."""
@@ -75,8 +74,8 @@ def swap_scores(
     at = sparse.logits.at[experts, sparse.positions(items)]
     logits = at.get(mode="fill", fill_value=-jnp.inf)
     idle = jnp.isneginf(logits) | jnp.isneginf(thresholds)
-    odds = log_odds(jnp.where(idle, 0, logits), jnp.where(idle, 0, thresholds))
-    return jnp.where(idle, 0, cloglog_inverse(odds))
+    log_rates = jnp.where(idle, 0, logits) - jnp.where(idle, 0, thresholds)
+    return jnp.where(idle, 0, cloglog_inverse(log_rates))
 
 
 def runner_ups(

@@ -24,8 +24,9 @@ INCLUSION_OF_ESTIMATOR = {
 }
 """estimator -> method of `log_inclusion` that its score uses.
 
-`v_pg` and `ca_pg_threshold` are missing: the score of the first is the exact probability of the whole draw,
-and that of the second is unbiased, so neither approximates an inclusion probability.
+`v_pg`, `v_pg_set`, `ca_pg_threshold` and `ca_pg_swap` are missing: the scores of the first two are exact
+probabilities of the whole draw, and those of the others are exact given the draw's noise, so none of them
+approximates an inclusion probability.
 """
 
 EDGES = 10.0 ** np.arange(-3, 1.01, 0.25)

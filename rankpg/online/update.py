@@ -25,9 +25,8 @@ import jax.numpy as jnp
 
 from rankpg.core.estimators import ESTIMATORS, Candidates
 from rankpg.core.plackett_luce import ordered_log_prob
-from rankpg.training.batches import StepKeys
 from rankpg.training.logged import Logged, rescore, sample
-from rankpg.training.update import Learner, StepMetrics, TrainState, update
+from rankpg.training.update import Learner, StepKeys, StepMetrics, TrainState, update
 from rankpg.types import Array, Bool, Float, Int, Key, Params, PRNGKey, UInt, record
 
 __all__ = [

@@ -27,12 +27,11 @@ from rankpg.rerankers import RERANKERS
 from rankpg.retrieval.base import Retrieval, require_embeddings
 from rankpg.retrieval.choice import RetrievalSettings, choose_retrieval
 from rankpg.reward_models import reward_model_of
-from rankpg.training.batches import ContextSampler
 from rankpg.training.counterfactual import check_swaps
 from rankpg.training.model_guided import ModelGuided, check_model_guided
 from rankpg.training.optimizer import make_optimizer
 from rankpg.training.reward_objectives import reward_objective, with_reward_model
-from rankpg.training.update import Learner
+from rankpg.training.update import ContextSampler, Learner
 from rankpg.types import Embeddings, Environment, Reranker, check_environment
 
 __all__ = ["build_learner", "make_environment"]

@@ -16,28 +16,77 @@ belong to items, every item that a list shows has one reward, whichever list sho
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from rankpg.advantages import is_identity
+from rankpg.advantages import Advantage, is_identity
 from rankpg.core.estimators import ESTIMATORS, Candidates, swaps_of
 from rankpg.core.numerics import largest
 from rankpg.core.swaps import Swaps, runner_ups
 from rankpg.errors import ConfigError
-from rankpg.reward_models import RewardModelState
-from rankpg.training.batches import Batch, Simulated
-from rankpg.types import Array, Environment, Float, Int, PRNGKey, Quotas, Reranker
+from rankpg.reward_models import RewardModel, RewardModelState
+from rankpg.types import Array, Environment, Float, Int, Key, PRNGKey, Quotas, Reranker
 
-if TYPE_CHECKING:
-    from rankpg.training.update import Learner
-else:  # the learner is an argument; it is imported by its users
-    Learner = Any
+__all__ = [
+    "DrawKeys",
+    "Lists",
+    "SwapLearner",
+    "check_swaps",
+    "lists_by_calls",
+    "lists_by_keys",
+    "set_score",
+    "swap_credit",
+]
 
-__all__ = ["Lists", "check_swaps", "lists_by_calls", "lists_by_keys", "set_score", "swap_credit"]
+
+@runtime_checkable
+class SwapLearner(Protocol):
+    """The parts of a learner that credit by swaps reads; a `training.update.Learner` has them."""
+
+    @property
+    def environment(self) -> Environment: ...
+
+    @property
+    def policy(self) -> Any: ...
+
+    @property
+    def reranker(self) -> Reranker: ...
+
+    @property
+    def advantage(self) -> Advantage: ...
+
+    @property
+    def position_weights(self) -> np.ndarray: ...
+
+    @property
+    def entropy_bonus(self) -> float: ...
+
+    @property
+    def leaves_out_unobserved(self) -> bool: ...
+
+    @property
+    def swap_rewards(self) -> str: ...
+
+    @property
+    def residual_weight(self) -> float: ...
+
+    @property
+    def reward_model(self) -> RewardModel | None: ...
+
+    def within_bounds(self, rewards: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Clips rewards to their bounds, or replaces those outside by NaN."""
+        ...
+
+
+class DrawKeys(NamedTuple):
+    """The keys with which a batch was drawn, one of each for every row."""
+
+    reranker: Key[Array, "B"]
+    rewards: Key[Array, "B"]
 
 
 class Lists(NamedTuple):
@@ -51,8 +100,9 @@ class Lists(NamedTuple):
 
 
 def swap_credit(
-    learner: Learner,
-    batch: Batch,
+    learner: SwapLearner,
+    keys: DrawKeys,
+    contexts: Int[Array, "B"],
     candidates: Candidates,
     ranking: Int[Array, "B L"],
     rewards: Float[Array, "B L"],
@@ -63,29 +113,25 @@ def swap_credit(
     It carries no gradient. It is 0 where the swap changes nothing.
 
     Args:
-      learner: an estimator by swaps, the re-ranker, the environment, and the source of the rewards.
-      batch: contexts and keys; its rankings must be the re-ranker's own.
+      learner: the re-ranker, the environment, and the source of the rewards.
+      keys: those with which the re-ranker and the environment drew `ranking` and `rewards`.
+      contexts: ids.
       candidates: with statistics "swaps".
       ranking, rewards: what was shown, and what it earned.
-      reward_model_state: of `learner.reward_model`.
+      reward_model_state: the state of `learner.reward_model`.
 
     Raises:
       ConfigError: components that do not fit; see `check_swaps`.
     """
     check_swaps(learner)
-    if not isinstance(batch, Simulated):
-        raise ConfigError(
-            "estimator='ca_pg_swap' needs the rewards of lists that were not shown, which a log does not "
-            "hold; give estimator='v_pg', 'v_pg_set' or 'ca_pg_swr'"
-        )
     quotas = learner.policy.quotas
     swaps = jax.vmap(lambda c: swaps_of(c, quotas))(candidates)
     lists = jax.vmap(_lists, in_axes=(0, None, None, 0, 0, 0, None))(
-        batch.keys.reranker, learner.reranker, learner.environment, batch.contexts, candidates,
+        keys.reranker, learner.reranker, learner.environment, contexts, candidates,
         swaps, quotas,
     )  # fmt: skip
-    rewards = _left_out(learner, batch.contexts, ranking, rewards)
-    shown, others = _rewards(learner, batch, ranking, rewards, lists, reward_model_state)
+    rewards = _left_out(learner, contexts, ranking, rewards)
+    shown, others = _rewards(learner, keys, contexts, ranking, rewards, lists, reward_model_state)
     alpha = jnp.asarray(learner.position_weights, rewards.dtype)
     earned, instead = shown @ alpha, others @ alpha
     credit = earned[:, None] - jnp.take_along_axis(instead, lists.of_candidate, axis=1)
@@ -97,7 +143,7 @@ def swap_credit(
     return lax.stop_gradient(credit)
 
 
-def check_swaps(learner: Learner) -> None:
+def check_swaps(learner: SwapLearner) -> None:
     """Rejects components that credit by swaps cannot use.
 
     Raises:
@@ -225,17 +271,21 @@ def lists_by_keys(
 
 
 def _rewards(
-    learner: Learner,
-    batch: Simulated,
+    learner: SwapLearner,
+    keys: DrawKeys,
+    contexts: Int[Array, "B"],
     ranking: Int[Array, "B L"],
     rewards: Float[Array, "B L"],
     lists: Lists,
     model_state: RewardModelState,
 ) -> tuple[Float[Array, "B L"], Float[Array, "B n L"]]:
     """Rewards of the shown list, from the source that `swap_rewards` names, and of the others."""
-    environment, contexts = learner.environment, batch.contexts
+    environment = learner.environment
     if learner.swap_rewards == "sampled":
-        shown, others = rewards, _sampled(environment, batch, ranking, rewards, lists)
+        shown, others = (
+            rewards,
+            _sampled(environment, keys.rewards, contexts, ranking, rewards, lists),
+        )
     else:
         every = jnp.concatenate([ranking[:, None], lists.items], axis=1)
         if learner.swap_rewards == "mean":
@@ -258,7 +308,7 @@ def _rewards(
 
 
 def _left_out(
-    learner: Learner,
+    learner: SwapLearner,
     contexts: Int[Array, "B"],
     ranking: Int[Array, "B L"],
     rewards: Float[Array, "B L"],
@@ -271,13 +321,13 @@ def _left_out(
 
 def _sampled(
     environment: Environment,
-    batch: Simulated,
+    keys: Key[Array, "B"],
+    contexts: Int[Array, "B"],
     ranking: Int[Array, "B L"],
     rewards: Float[Array, "B L"],
     lists: Lists,
 ) -> Float[Array, "B n L"]:
     """Draws the rewards of all lists; where they belong to items, one for each item that is not shown yet."""
-    keys, contexts = batch.keys.rewards, batch.contexts
     if environment.rewards_interact:
         of_lists = jax.vmap(environment.sample_rewards, in_axes=(None, None, 0))
         return jax.vmap(of_lists)(keys, contexts, lists.items)

@@ -25,7 +25,6 @@ from rankpg.encoders.two_tower import TOWERS
 from rankpg.environments.interactions import Interactions, Parts
 from rankpg.errors import ConfigError
 from rankpg.retrieval.dense import Dense
-from rankpg.training.batches import ContextSampler
 from rankpg.training.final_list import (
     FinalList,
     FinalListSettings,
@@ -43,7 +42,7 @@ from rankpg.training.sampled_softmax import (
     sampled_logits,
 )
 from rankpg.training.unobserved import UnobservedSettings, with_observation_model
-from rankpg.training.update import Learner, StepMetrics, TrainState
+from rankpg.training.update import ContextSampler, Learner, StepMetrics, TrainState
 from rankpg.training.whole_catalogue import all_logits, log_inclusion_of_all, reads_all_logits
 from rankpg.types import (
     Array,

@@ -3,7 +3,7 @@
     contexts -> encoder -> retrieval -> re-ranker -> rewards
              -> scores -> credit -> loss -> gradient -> optimizer
 
-`update` is this diagram. Training runs it on batches that it draws itself (`batches.Simulated`). Online
+`update` is this diagram. Training runs it on batches that it draws itself (`Simulated`). Online
 learning runs the same function on batches whose candidates were drawn before and whose ranking and rewards
 came from outside (`training.logged.Logged`).
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,11 +22,12 @@ from jax import lax
 
 from rankpg.advantages import Advantage, BaselineState, entropy_bonus
 from rankpg.core.estimators import Candidates, Estimator
+from rankpg.errors import ConfigError
 from rankpg.policy import Policy
 from rankpg.reward_models import RewardModel, RewardModelState
-from rankpg.training.batches import Batch, ContextSampler, Simulated, StepKeys
-from rankpg.training.counterfactual import set_score, swap_credit
+from rankpg.training.counterfactual import DrawKeys, set_score, swap_credit
 from rankpg.training.optimizer import Fault, check_rows, first_fault, guarded_step, norm
+from rankpg.training.state import StepMetrics, TrainState, UpdateDetails
 from rankpg.types import (
     Array,
     Bool,
@@ -41,8 +42,12 @@ from rankpg.types import (
 )
 
 __all__ = [
+    "Batch",
+    "ContextSampler",
     "Learner",
     "Objective",
+    "Simulated",
+    "StepKeys",
     "StepMetrics",
     "TrainState",
     "UpdateDetails",
@@ -59,42 +64,92 @@ _STREAMS = ("init", "steps", "evaluation", "diagnostics", "online")
 """The order is part of every run: the index of a stream is folded into its keys."""
 
 
+class StepKeys(NamedTuple):
+    """One random stream for each component that draws; after `rows`, one key for each row of a batch."""
+
+    contexts: PRNGKey
+    candidates: PRNGKey
+    reranker: PRNGKey
+    rewards: PRNGKey
+
+    @classmethod
+    def split(cls, key: PRNGKey) -> StepKeys:
+        """Splits the key of an update."""
+        return cls(*jax.random.split(key, 4))
+
+    def rows(self, count: int) -> StepKeys:
+        """Splits every stream but that of the contexts, which are drawn already, into a key for each row."""
+        rows = (jax.random.split(key, count) for key in self[1:])
+        return StepKeys(self.contexts, *rows)
+
+
+class ContextSampler(NamedTuple):
+    """Draws the contexts of a batch, uniformly with replacement."""
+
+    contexts: np.ndarray
+    """int[n], the contexts that training draws from."""
+    batch_size: int
+    """B"""
+    draws_per_context: int
+    """Rows of a batch that share a context; they stand next to each other."""
+
+    def __call__(self, key: PRNGKey, environment: Environment) -> Int[Array, "B"]:
+        """Draws B contexts, B / draws_per_context of them independently."""
+        distinct = self.batch_size // self.draws_per_context
+        contexts = jax.random.randint(key, (distinct,), 0, len(self.contexts), jnp.int32)
+        if len(self.contexts) < environment.num_contexts:  # some are held out
+            contexts = jnp.asarray(self.contexts)[contexts]
+        return jnp.repeat(contexts, self.draws_per_context)
+
+
+@runtime_checkable
+class Batch(Protocol):
+    """B contexts, and where their candidates, ranking and rewards come from."""
+
+    @property
+    def contexts(self) -> Int[Array, "B"]: ...
+
+    @property
+    def weights(self) -> Float[Array, "B L"] | float:
+        """Importance weights: 1 where the present policy draws."""
+        ...
+
+    def candidates(self, learner: Learner, params: Params) -> Candidates: ...
+
+    def ranking(self, learner: Learner, candidates: Candidates) -> Int[Array, "B L"]: ...
+
+    def rewards(self, learner: Learner, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]: ...
+
+
 @record
-class TrainState:
-    """Everything that changes in training; nothing random: the key of a step is fold_in(root, step)."""
+class Simulated:
+    """A batch whose candidates, ranking and rewards are drawn during the update."""
 
-    params: Params
-    optimizer_state: optax.OptState
-    baseline_state: BaselineState
-    """State of the advantage: running means, or a network and its optimizer."""
-    step: Int[Array, ""]
-    """Updates made so far."""
-    fault: Int[Array, ""]
-    """0 while training is sound; else the number of the `Fault` that stopped it."""
-    reward_model_state: RewardModelState = ()
-    """State of the learner's reward model; () without one."""
+    contexts: Int[Array, "B"]
+    keys: StepKeys
+    """A key of every stream for each row; see `StepKeys.rows`."""
 
+    @property
+    def weights(self) -> float:
+        """1: the policy that draws is the one that learns."""
+        return 1.0
 
-@record
-class StepMetrics:
-    """Diagnostics of one update."""
+    def candidates(self, learner: Learner, params: Params) -> Candidates:
+        """Draws candidates from the policy."""
+        policy, statistics = learner.policy, learner.estimator.statistics
+        keys, environment = self.keys.candidates, learner.environment
+        return policy.sample(keys, params, environment, self.contexts, statistics)
 
-    loss: Float[Array, ""]
-    """The surrogate: - mean over the batch of sum_l w_l * credit_l * score_l, w the importance weights."""
-    reward: Float[Array, ""]
-    """Mean over the batch of sum_l alpha_l r_l."""
-    gradient_norm: Float[Array, ""]
+    def ranking(self, learner: Learner, candidates: Candidates) -> Int[Array, "B L"]:
+        """Lets the re-ranker order the candidates."""
+        rank = jax.vmap(learner.reranker, in_axes=(0, None, 0, 0))
+        keys, environment = self.keys.reranker, learner.environment
+        return rank(keys, environment, self.contexts, candidates.items).items
 
-
-@record
-class UpdateDetails:
-    """Results of one update besides the new state; records have a leading axis B."""
-
-    metrics: StepMetrics
-    gradient: Params
-    candidates: Candidates
-    credit: Float[Array, "B n"]
-    """Factors of the scores, of as many as there are: L, or K and one more for an estimator by swaps."""
+    def rewards(self, learner: Learner, ranking: Int[Array, "B L"]) -> Float[Array, "B L"]:
+        """Draws a reward for every shown item."""
+        draw = jax.vmap(learner.environment.sample_rewards)
+        return draw(self.keys.rewards, self.contexts, ranking)
 
 
 @runtime_checkable
@@ -233,8 +288,15 @@ class Learner:
     ) -> tuple[Float[Array, "B n"], BaselineState]:
         """The credit of every score, without a gradient, and the next baseline state."""
         if self.estimator.by_swaps:
-            model_state = state.reward_model_state
-            credit = swap_credit(self, batch, candidates, ranking, rewards, model_state)
+            if not isinstance(batch, Simulated):
+                raise ConfigError(
+                    "estimator='ca_pg_swap' needs the rewards of lists that were not shown, which a log does "
+                    "not hold; give estimator='v_pg', 'v_pg_set' or 'ca_pg_swr'"
+                )
+            keys = DrawKeys(batch.keys.reranker, batch.keys.rewards)
+            credit = swap_credit(
+                self, keys, batch.contexts, candidates, ranking, rewards, state.reward_model_state
+            )
             return credit, state.baseline_state
         observed = self.observed(batch, ranking)
         return self.credit(state.baseline_state, batch.contexts, rewards, scores, observed)

@@ -16,6 +16,7 @@ from benchmarks import estimator_lab as lab
 from benchmarks.estimator_lab.exact import Moments
 from benchmarks.estimator_lab.sweep import _summarise
 from rankpg import ESTIMATORS, TrainConfig, environments
+from rankpg.core.estimators import NOISE_STATISTICS
 from rankpg.core.theory import GradientParts
 from rankpg.encoders import Encoder
 from rankpg.runs.run import prepare
@@ -24,7 +25,7 @@ REWARDS = np.array([0.7, 3.1, 1.2, 2.3])
 LOGITS = np.array([[0.3, -0.8, 1.2, 0.1], [1.0, 0.2, -0.5, 0.4]])
 QUOTAS = {"one expert": (2,), "two experts": (1, 1)}
 BASELINES = np.array([0.0, 1.7])
-ENUMERABLE = [name for name, e in ESTIMATORS.items() if e.statistics != "arrivals"]
+ENUMERABLE = [name for name, e in ESTIMATORS.items() if e.statistics not in NOISE_STATISTICS]
 
 
 def problem(reranker_name: str, experts: int = 1) -> lab.Problem:
@@ -80,6 +81,9 @@ def brute_force(name: str, logits, quotas, reranker_name: str, baseline: float):
         for item, shown in enumerate(reranker(reranker_name)(candidates)[0]):
             if name == "v_pg":
                 score = of_set[index]
+            elif name == "v_pg_set":
+                same = (np.sort(chosen, axis=1) == np.sort(candidates)).all(axis=1)
+                score = np.einsum("p,pmn->mn", p[same], of_set[same]) / p[same].sum()
             elif name == "v_pg_swr":
                 score = oracle.swr_log_prob_gradient(logits, quotas, candidates)
             else:
@@ -126,6 +130,18 @@ def test_v_pg_and_ca_pg_exact_are_unbiased(reranker_name):
 @partial(jax.jit, static_argnums=(1, 4))
 def sampled(key, name, problem, truth, num_draws=20_000):
     return lab.sampled_moments(key, name, problem, (2,), jnp.asarray(BASELINES), truth, num_draws)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reranker_name", lab.RERANKERS)
+def test_ca_pg_swap_is_the_policy_gradient_and_has_less_noise_than_v_pg(key, reranker_name):
+    given = problem(reranker_name)
+    truth, others = moments(given, (2,))
+    found = sampled(key, "ca_pg_swap", given, truth.v_pg)
+    z = np.abs(found.mean - truth.v_pg) / np.maximum(found.standard_error, 1e-9)
+    assert z.max() < 4.5
+    np.testing.assert_array_equal(found.mean[0], found.mean[1])
+    assert float(found.variance[0]) < float(others["v_pg"].variance.min())
 
 
 @pytest.mark.slow

@@ -160,7 +160,7 @@ ONE_EXPERT = {
 
 @pytest.mark.parametrize("name", ["masked", slow("plain"), slow("peaked")])
 def test_expected_swap_gradient_is_the_gradient_for_one_expert(name):
-    """By quadrature: S and runner-up b come with density w_b e^{-W t} prod_{i in S} (1 - e^{-w_i t})."""
+    """Quadrature: S and runner-up b come with density w_b e^{-W t} prod_{i in S} (1 - e^{-w_i t})."""
     logits, slots = ONE_EXPERT[name], 3
     weights, rewards = np.exp(logits[0]), set_rewards(6)
     possible = np.flatnonzero(weights)

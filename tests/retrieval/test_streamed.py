@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from helpers import oracle
 from helpers.streaming import Masks, embeddings_of, random_towers
+from scipy import stats
 
 from rankpg import TrainConfig, train
-from rankpg.core.estimators import ESTIMATORS, Candidates
+from rankpg.core.estimators import ESTIMATORS, Candidates, swaps_of
 from rankpg.core.numerics import centre
 from rankpg.core.plackett_luce import gather_logits
 from rankpg.core.quotas import expert_quotas
@@ -21,6 +22,7 @@ from rankpg.core.sampling import greedy_in_turn
 from rankpg.encoders import Encoder
 from rankpg.environments.from_ratings import from_matrix
 from rankpg.retrieval import streamed
+from rankpg.retrieval.dense import Dense
 from rankpg.retrieval.layout import Layout, layout_for
 from rankpg.retrieval.streamed import Streamed
 from rankpg.training.build import build_learner
@@ -321,3 +323,50 @@ def test_an_encoder_of_logits_is_rejected():
     message = r"retrieval='streamed' computes logits from the items' embeddings.*retrieval='dense'"
     with pytest.raises(ValueError, match=message):
         build_learner(config, from_matrix(np.ones((5, 8))).environment, encoder=encoder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quotas", [(3,), (2, 1)], ids=str)
+def test_swaps_have_the_law_of_dense(key, quotas):
+    """Six items: the counts of (slot, leaving item, entering item) differ by chance alone."""
+    logits = jnp.asarray(np.random.default_rng(8).normal(size=(1, len(quotas), 6)))
+    towers, draws = embeddings_of(logits), 20_000
+
+    def counts(retrieval, key):
+        def one(k):
+            found = retrieval.sample(
+                k[None], towers, jnp.zeros(1, jnp.int32), Masks(None), quotas, "swaps"
+            )
+            found = jax.tree.map(lambda x: x[0], found)
+            swaps = swaps_of(found, quotas)
+            slots = jnp.arange(sum(quotas), dtype=jnp.int32)
+            return (slots * 6 + found.items[swaps.slot]) * 6 + swaps.into
+
+        cells = jax.jit(lambda keys: jax.lax.map(one, keys, batch_size=1000))
+        return np.bincount(np.asarray(cells(jax.random.split(key, draws))).ravel(), minlength=108)
+
+    streamed_key, dense_key = jax.random.split(key)
+    found = np.stack([
+        counts(Streamed(Layout(6, 4, 2)), streamed_key), counts(Dense(), dense_key)
+    ])  # fmt: skip
+    assert stats.chi2_contingency(found[:, found.sum(axis=0) > 20]).pvalue > LEVEL
+
+
+@pytest.mark.parametrize("experts", [1, 2])
+def test_swaps_are_those_of_the_same_draw(key, experts):
+    """The key draws the same candidates, whether their swaps are wanted or not."""
+    towers, quotas = random_towers(1, 2, experts, 37, 4), expert_quotas(5, experts)
+
+    def draw(retrieval, statistics):
+        return retrieval.sample(
+            jax.random.split(key, 2), towers, jnp.arange(2, dtype=jnp.int32), Masks(None), quotas,
+            statistics,
+        )  # fmt: skip
+
+    for retrieval in (Dense(), Streamed(Layout(37, 12, 3))):
+        plain, swaps = (
+            jax.jit(draw, static_argnums=(0, 1))(retrieval, s) for s in ("candidates", "swaps")
+        )
+        np.testing.assert_array_equal(plain.items, swaps.items)
+        assert plain.later is None
+        assert (swaps.later is None) == (experts == 1)

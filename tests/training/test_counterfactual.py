@@ -23,7 +23,7 @@ from rankpg.errors import ConfigError
 from rankpg.reward_models import RewardModel
 from rankpg.runs.storage.checkpoint import _flat
 from rankpg.training.build import build_learner
-from rankpg.training.counterfactual import lists_by_calls, lists_by_keys, swap_credit
+from rankpg.training.counterfactual import DrawKeys, lists_by_calls, lists_by_keys, swap_credit
 from rankpg.training.optimizer import Fault
 from rankpg.training.update import update
 from rankpg.types import Environment
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")  # for optimizers of 
 RELEVANCE = np.array([0.7, 3.1, 0.2, 1.9, 2.3, 0.9])
 ALPHA = np.array([1.0, 0.5])
 PAIRS = np.random.default_rng(3).normal(size=(6, 6))
-"""What an item adds at the second position, by the item at the first."""
+"""Reward of an item at the second position, by the item at the first."""
 
 
 @struct.dataclass
@@ -216,7 +216,7 @@ def test_few_lists_serve_all_swaps_of_one_expert():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["optimal", "anti"])
 def test_credit_by_keys_is_the_credit_by_calls(name):
-    """The same re-ranker without its sort keys, called for every swap."""
+    """A re-ranker without sort keys is called for every swap."""
     learner = learner_of((3,), name, swap_rewards="mean", batch_size=16)
     batch, state = learner.simulate(jax.random.key(3)), learner.init(jax.random.key(0))
     candidates = batch.candidates(learner, state.params)
@@ -227,7 +227,7 @@ def test_credit_by_keys_is_the_credit_by_calls(name):
             key, learner.environment, context, items).items)
     )  # fmt: skip
     by_keys, by_calls = (
-        jax.jit(swap_credit)(each, batch, candidates, ranking, rewards)
+        jax.jit(swap_credit)(each, keys_of(batch), batch.contexts, candidates, ranking, rewards)
         for each in (learner, without)
     )
     np.testing.assert_allclose(by_keys, by_calls, atol=1e-12)
@@ -247,14 +247,19 @@ def test_lists_by_calls_put_the_entering_item_in_the_slot_of_the_leaving_one():
 # --- rewards ------------------------------------------------------------------------------------------------
 
 
+def keys_of(batch) -> DrawKeys:
+    return DrawKeys(batch.keys.reranker, batch.keys.rewards)
+
+
 def credit_of(learner, seed=3):
     batch, state = learner.simulate(jax.random.key(seed)), learner.init(jax.random.key(0))
     candidates = batch.candidates(learner, state.params)
     ranking = batch.ranking(learner, candidates)
     rewards = learner.within_bounds(batch.rewards(learner, ranking))
     found = jax.jit(swap_credit)(
-        learner, batch, candidates, ranking, rewards, state.reward_model_state
-    )
+        learner, keys_of(batch), batch.contexts, candidates, ranking, rewards,
+        state.reward_model_state,
+    )  # fmt: skip
     return np.asarray(found), np.asarray(candidates.items), np.asarray(ranking), np.asarray(rewards)
 
 

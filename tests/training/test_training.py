@@ -22,10 +22,9 @@ from rankpg.errors import ConfigError
 from rankpg.runs.loop import training_loop
 from rankpg.runs.run import Run, prepare
 from rankpg.runs.train import train
-from rankpg.training.batches import StepKeys
 from rankpg.training.build import build_learner, make_optimizer
 from rankpg.training.optimizer import Fault
-from rankpg.training.update import Learner, seed_keys, train_chunk
+from rankpg.training.update import Learner, StepKeys, seed_keys, train_chunk
 from rankpg.types import Environment, Ranking, Reranker
 
 ENABLE_X64 = False
@@ -73,13 +72,14 @@ def seed_of(tree, index):
 
 
 # One of each kind of score: of the whole set, of one item, with the noise that drew. What the others score is
-# enumerated in test_estimators.py; the step around it is the same.
+# enumerated in test_estimators.py; the step around it is the same. For credit by swaps see
+# test_counterfactual.py.
 CORE = (("v_pg", 1), ("ca_pg_swr", 2))
 CASES = [
     pytest.param(name, experts, marks=() if (name, experts) in CORE else pytest.mark.slow)
     for name, estimator in rankpg.ESTIMATORS.items()
     for experts in (1, 2, 3)
-    if experts <= (estimator.max_experts or 3)
+    if experts <= (estimator.max_experts or 3) and not estimator.by_swaps
 ]
 
 
@@ -107,7 +107,8 @@ def one_row(config, learner, world):
     """sum_l alpha_l (r_l + bonus_l) grad score_l, by one context's logits, and sum_l alpha_l r_l."""
     quotas = rankpg.expert_quotas(config.num_candidates, config.num_experts)
     alpha = jnp.array([1.0, 0.5])
-    slots = config.num_candidates if config.estimator in ("v_pg", "v_pg_swr") else 1
+    whole = config.estimator in ("v_pg", "v_pg_swr", "v_pg_set")
+    slots = config.num_candidates if whole else 1
 
     @jax.jit
     def row(key, reranker_key, rewards_key, context, logits):
