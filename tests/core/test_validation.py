@@ -271,7 +271,8 @@ def test_ca_pg_exact_needs_one_expert():
         lambda: rankpg.score("ca_pg_exact", TWO_EXPERTS, CANDIDATES, RANKING, (1, 1)),
         ["'ca_pg_exact'", "at most 1 expert", "num_experts=2"],
     )
-    others = [name for name in rankpg.ESTIMATORS if name not in ("ca_pg_exact", "v_pg_set")]
+    others = [name for name, one in rankpg.ESTIMATORS.items() if one.max_experts is None]
+    assert set(rankpg.ESTIMATORS) - set(others) == {"ca_pg_exact", "v_pg_set", "value_based"}
     assert all(name in message for name in others)
     assert check_estimator("ca_pg_exact", 1) is rankpg.ESTIMATORS["ca_pg_exact"]
 
@@ -351,5 +352,5 @@ def test_public_names():
         assert hasattr(rankpg, name)
     assert list(rankpg.ESTIMATORS) == [
         "v_pg", "v_pg_swr", "ca_pg", "ca_pg_exact", "ca_pg_swr", "top1_pg", "ca_pg_threshold",
-        "v_pg_set", "ca_pg_swap",
+        "v_pg_set", "ca_pg_swap", "value_based", "model_guided",
     ]  # fmt: skip
