@@ -32,6 +32,7 @@ __all__ = [
     "checked",
     "choices_of",
     "complete",
+    "or_none",
     "setting",
     "setting_type",
 ]
@@ -149,6 +150,15 @@ def setting_type(hint: object) -> tuple[Any, bool]:
         inner = [arm for arm in get_args(hint) if arm is not type(None)]
         return inner[0], True
     return hint, False
+
+
+def or_none(table: Collection[str]) -> Callable[[], Collection[str]]:
+    """Returns a function that gives "none" and the names of a table, which may grow.
+
+    >>> or_none({"context": 1})()
+    ('none', 'context')
+    """
+    return lambda: ("none", *table)
 
 
 def choices_of(field: dataclasses.Field, hint: object) -> tuple[str, ...]:

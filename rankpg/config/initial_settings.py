@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rankpg.config.fields import setting
+from rankpg.errors import ConfigError, argument
 
 __all__ = ["INITIAL", "InitialSettings"]
 
@@ -37,3 +38,21 @@ class InitialSettings:
         "embedding of an id without one; error rejects the file; mean: the mean of the others; random: "
         "random numbers of their size",
     )
+
+    def check_initial(self) -> None:
+        """Rejects settings of embeddings that have no effect, and empty names.
+
+        Raises:
+          ConfigError: names the setting.
+        """
+        for name in ("init_embeddings", "init_ids"):
+            value = getattr(self, name)
+            if value is not None and not value.strip():
+                raise ConfigError(f"{argument(name, value)}; expected the name of a file")
+        if self.init_embeddings is not None:
+            return
+        for name in ("init_ids", "init_missing"):
+            value = getattr(self, name)
+            if value != getattr(InitialSettings, name):
+                wanted = "init_embeddings; give init_embeddings=FILE"
+                raise ConfigError(f"{argument(name, value)} has no effect without {wanted}")

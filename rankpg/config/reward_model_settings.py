@@ -5,19 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from rankpg.config.fields import Range, check_ranges, setting
+from rankpg.config.fields import Range, or_none, setting
 from rankpg.config.reward_settings import REWARD_RANGES as _BOUNDS
 from rankpg.config.reward_settings import RewardSettings, SwapSettings, check_swaps
 from rankpg.core.estimators import ESTIMATORS
 from rankpg.errors import ConfigError, argument
-from rankpg.reward_models import REWARD_MODELS
+from rankpg.reward_models.base import REWARD_MODELS
 
-__all__ = ["REWARD_MODEL", "REWARD_RANGES", "RewardModelSettings", "check_rewards"]
+__all__ = [
+    "BY_PREDICTIONS",
+    "REWARD_MODEL",
+    "REWARD_RANGES",
+    "RewardModelSettings",
+    "check_rewards",
+]
 
 REWARD_MODEL = "the reward model"
-_ANY = {"reward_model": tuple(REWARD_MODELS), "estimator": "model_guided"}
-_BY_PREDICTIONS = ("value_based", "model_guided")
-_EXPLORES = {"estimator": _BY_PREDICTIONS}
+_ANY = {"reward_model": ("two_tower", "mlp"), "estimator": "model_guided"}
+BY_PREDICTIONS = ("value_based", "model_guided")
+"""Estimators that learn from predicted rewards."""
+_EXPLORES = {"estimator": BY_PREDICTIONS}
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class RewardModelSettings(RewardSettings):
         REWARD_MODEL,
         "model of the reward of an item that is shown. two_tower: inner products with biases, over features "
         "where the policy's towers read them; mlp: a perceptron over the features of both sides",
-        lambda: ("none", *REWARD_MODELS),
+        or_none(REWARD_MODELS),
         default_help="none; model_guided: two_tower",
     )
     reward_model_dim: int = setting(32, REWARD_MODEL, "width of its embeddings", needs=_ANY)
@@ -113,7 +120,7 @@ class PredictionSettings(SwapSettings, Protocol):
 
 
 def check_rewards(config: PredictionSettings) -> None:
-    """Rejects settings out of range, and those that swaps or predicted rewards cannot use.
+    """Rejects settings that swaps or predicted rewards cannot use.
 
     Raises:
       ConfigError: names both settings.
@@ -126,13 +133,12 @@ from predicted rewards; leave it out, or choose 'ca_pg_swr'
     """
     if ESTIMATORS[config.estimator].by_swaps:
         check_swaps(config)
-    check_ranges(config, REWARD_RANGES)
     several = config.exploration_temperatures
     if several is not None and len(several) != 2:
         raise ConfigError(
             f"{argument('exploration_temperatures', several)}; expected two numbers FIRST LAST"
         )
-    if config.estimator not in _BY_PREDICTIONS:
+    if config.estimator not in BY_PREDICTIONS:
         return
     unused = {
         "advantage": (None, "none"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rankpg.advantages import ADVANTAGES
+from rankpg.config.auto import choose_estimator
 from rankpg.config.fields import check_ranges, checked, complete, setting, setting_type
 from rankpg.config.initial_settings import INITIAL, InitialSettings
 from rankpg.config.interaction_settings import (
@@ -23,7 +24,13 @@ from rankpg.config.interaction_settings import (
 from rankpg.config.objective_checks import check_attention, check_objective
 from rankpg.config.presets import HISTORY_PRESET, KNOWN_FEEDBACK_PRESET, PRESETS
 from rankpg.config.renamed import RENAMED
-from rankpg.config.reward_model_settings import REWARD_MODEL, RewardModelSettings, check_rewards
+from rankpg.config.reward_model_settings import (
+    BY_PREDICTIONS,
+    REWARD_MODEL,
+    REWARD_RANGES,
+    RewardModelSettings,
+    check_rewards,
+)
 from rankpg.config.reward_settings import LEARNING
 from rankpg.config.table_settings import TABLES, TableSettings
 from rankpg.core.estimators import ESTIMATORS, check_estimator
@@ -202,8 +209,8 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardModelS
     estimator: str = setting(
         "ca_pg_swr",
         LEARNING,
-        "policy-gradient estimator, named after its score",
-        ESTIMATORS,
+        "policy-gradient estimator, named after its score; auto: chosen by the other settings",
+        lambda: (*ESTIMATORS, "auto"),
     )
     preset: str = setting(
         "tuned",
@@ -288,6 +295,8 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardModelS
         for field in dataclasses.fields(self):
             value = checked(field, hints[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
+        if self.estimator == "auto":
+            object.__setattr__(self, "estimator", choose_estimator(self).estimator)
         self._check_ranges()
         self._check_together()
         complete(self)
@@ -384,13 +393,15 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardModelS
                 f"{self._argument('item_tower')} keep the width of the features; leave it out"
             )
         self._check_columns()
-        self._check_initial()
-        check_ranges(self, FEEDBACK_RANGES)
+        if (self.init_embeddings, self.init_ids, self.init_missing) != (None, None, "error"):
+            self.check_initial()
+        check_ranges(self, FEEDBACK_RANGES | REWARD_RANGES)
         if (self.objective, self.unobserved) != ("policy_gradient", "zero"):
             check_objective(self)
         if self.history_encoder == "attention":
             check_attention(self)
-        check_rewards(self)
+        if self.estimator in BY_PREDICTIONS or ESTIMATORS[self.estimator].by_swaps:
+            check_rewards(self)
         self._check_batch()
 
     def _check_columns(self) -> None:
@@ -403,20 +414,6 @@ class TrainConfig(FeedbackSettings, InitialSettings, TableSettings, RewardModelS
                 )
         elif len(self.columns) not in (2, 3):
             self._reject("columns", "three names, USER ITEM VALUE, or two: every row counts as 1")
-
-    def _check_initial(self) -> None:
-        """Rejects settings of embeddings that have no effect, and empty names."""
-        for name in ("init_embeddings", "init_ids"):
-            value = getattr(self, name)
-            if value is not None and not value.strip():
-                self._reject(name, "the name of a file")
-        if self.init_embeddings is not None:
-            return
-        for name in ("init_ids", "init_missing"):
-            value = getattr(self, name)
-            if value != getattr(InitialSettings, name):
-                wanted = "init_embeddings; give init_embeddings=FILE"
-                raise ConfigError(f"{self._argument(name)} has no effect without {wanted}")
 
     def _check_batch(self) -> None:
         """Rejects batches from which the advantage cannot be computed."""

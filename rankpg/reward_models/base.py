@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rankpg.types import Array, Bool, Embeddings, Environment, Float, Int, PRNGKey
 
-__all__ = ["RewardModel", "RewardModelState"]
+__all__ = ["REWARD_MODELS", "RewardModel", "RewardModelState"]
 
 RewardModelState: TypeAlias = Any
 """A pytree of arrays: parameters, and the state of their optimizer."""
@@ -46,3 +46,8 @@ class RewardModel(NamedTuple):
     the best items can be searched for; None: predictions are made item by item."""
     unit: Callable[[RewardModelState], Float[Array, ""]] | None = None
     """Typical size of differences between rewards; None: 1."""
+
+
+REWARD_MODELS: dict[str, Callable[[Any, Environment], RewardModel]] = {}
+"""name -> builder from settings and environment; the values of the setting `reward_model` besides "none".
+Filled in registry.py."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
 import optax
 
 from rankpg.encoders.two_tower import TOWERS
-from rankpg.reward_models.base import RewardModel
+from rankpg.reward_models.base import REWARD_MODELS, RewardModel
 from rankpg.reward_models.ensembles import ensemble
 from rankpg.reward_models.perceptron import mlp
 from rankpg.reward_models.regression import falling_adam, two_tower
@@ -75,11 +74,7 @@ def _mlp(settings: RewardModelSettings, environment: Environment) -> RewardModel
     return mlp(environment, dim, _optimizer(settings), replay=replay)
 
 
-REWARD_MODELS: dict[str, Callable[[RewardModelSettings, Environment], RewardModel]] = {
-    "two_tower": _two_tower,
-    "mlp": _mlp,
-}
-"""name -> builder from settings and environment; the values of the setting `reward_model` besides "none"."""
+REWARD_MODELS.update(two_tower=_two_tower, mlp=_mlp)
 
 
 def reward_model_of(settings: RewardModelSettings, environment: Environment) -> RewardModel | None:

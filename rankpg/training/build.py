@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -26,18 +27,25 @@ from rankpg.policy import Policy
 from rankpg.rerankers import RERANKERS
 from rankpg.retrieval.base import Retrieval, require_embeddings
 from rankpg.retrieval.choice import RetrievalSettings, choose_retrieval
-from rankpg.reward_models import reward_model_of
+from rankpg.reward_models.base import RewardModel
+from rankpg.reward_models.registry import reward_model_of
 from rankpg.training.counterfactual import check_swaps
-from rankpg.training.model_guided import ModelGuided, check_model_guided
+from rankpg.training.model_guided import ModelGuided, check_model_guided, model_guided
 from rankpg.training.optimizer import make_optimizer
-from rankpg.training.reward_objectives import reward_objective, with_reward_model
-from rankpg.training.update import ContextSampler, Learner
+from rankpg.training.update import ContextSampler, Learner, Objective
+from rankpg.training.value_based import value_based
 from rankpg.types import Embeddings, Environment, Reranker, check_environment
 
 __all__ = ["build_learner", "make_environment"]
 
 
 Result = TypeVar("Result")
+
+_OBJECTIVES: dict[str, Callable[[TrainConfig], Objective]] = {
+    "value_based": value_based,
+    "model_guided": model_guided,
+}
+"""Estimators that learn through predicted rewards, by an objective of their own."""
 
 
 def build_learner(
@@ -71,7 +79,6 @@ def build_learner(
             f"init_embeddings={config.init_embeddings!r} needs the ids of a dataset, which build_learner "
             "does not get; give encoder=encoders.from_embeddings(data, FILE), or train by rankpg.train"
         )
-    config = with_reward_model(config)
     check_sizes(config, environment, given_encoder=encoder is not None)
     check_stored_rewards(config, environment)
     check_list_rewards(config, environment)
@@ -104,11 +111,20 @@ def build_learner(
         clips_rewards=config.outside_bounds == "clip",
         swap_rewards=config.swap_rewards,
         residual_weight=config.residual_weight,
-        reward_model=reward_model_of(config, environment),
-        objective=reward_objective(config),
+        reward_model=_reward_model(config, environment),
+        objective=_OBJECTIVES[config.estimator](config)
+        if config.estimator in _OBJECTIVES
+        else None,
     )
     check_components(learner, config)
     return learner
+
+
+def _reward_model(config: TrainConfig, environment: Environment) -> RewardModel | None:
+    """The reward model of the settings; two towers where the estimator needs one and none is named."""
+    if config.reward_model == "none" and config.estimator == "model_guided":
+        config = dataclasses.replace(config, reward_model="two_tower")
+    return None if config.reward_model == "none" else reward_model_of(config, environment)
 
 
 def _built(table: str, name: str, component: Result | None) -> Result:

@@ -28,7 +28,7 @@ from rankpg.core.estimators import ESTIMATORS, Candidates, swaps_of
 from rankpg.core.numerics import largest
 from rankpg.core.swaps import Swaps, runner_ups
 from rankpg.errors import ConfigError
-from rankpg.reward_models import RewardModel, RewardModelState
+from rankpg.reward_models.base import RewardModel, RewardModelState
 from rankpg.types import Array, Environment, Float, Int, Key, PRNGKey, Quotas, Reranker
 
 __all__ = [

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 from jax import lax
 
 from rankpg.core.estimators import Candidates
-from rankpg.policy import Policy
 from rankpg.retrieval.base import Encoded
 from rankpg.types import Array, Embeddings, Environment, Float, Int, Key
+
+if TYPE_CHECKING:
+    from rankpg.policy import Policy
+else:  # an argument, imported by its users
+    Policy = Any
 
 __all__ = ["Exploration", "draw_by_rewards", "scaled"]
 

@@ -14,20 +14,31 @@ spends its width on them, and on no other item. This is imitation of a search (c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
 from rankpg.errors import ConfigError
 from rankpg.retrieval.base import Encoded
-from rankpg.reward_models import RewardModel, RewardModelState
+from rankpg.reward_models.base import RewardModel, RewardModelState
 from rankpg.training.exploration import Exploration, draw_by_rewards
 from rankpg.training.optimizer import check_rows, first_fault, norm
-from rankpg.training.update import Learner, StepMetrics, TrainState
+from rankpg.training.state import StepMetrics, TrainState
 from rankpg.types import Array, Float, Int, Key, Params, PRNGKey
 
-__all__ = ["ModelGuided", "check_model_guided"]
+if TYPE_CHECKING:
+    from rankpg.config.train_config import TrainConfig
+    from rankpg.training.update import Learner
+else:  # the learner is an argument; it is imported by its users
+    Learner = TrainConfig = Any
 
+__all__ = ["ModelGuided", "check_model_guided", "model_guided"]
+
+_EXPLORED = 400
+"""Updates in which the temperature of what is shown falls."""
+_IMITATED = 0.1
+"""Temperature of the imitated candidates, in standard deviations of the first batch of rewards."""
 _RANKINGS = 8
 """Calls of a re-ranker that does not sort, for the candidates that the policy imitates."""
 
@@ -79,17 +90,34 @@ class ModelGuided:
         return state, StepMetrics(loss=loss, reward=reward, gradient_norm=length)
 
 
+def model_guided(config: TrainConfig) -> ModelGuided:
+    """Builds the objective from the settings of a run.
+
+    >>> from rankpg import TrainConfig
+    >>> model_guided(TrainConfig()).exploration
+    Exploration(first=2.0, last=0.1, steps=400)
+    """
+    first, last = config.exploration_temperatures or (2.0, 0.1)
+    exploration = Exploration(first, last, config.exploration_steps or _EXPLORED)
+    return ModelGuided(exploration, min(_IMITATED, last))
+
+
 def check_model_guided(learner: Learner) -> None:
     """Rejects components that cannot be guided by a reward model.
 
     Raises:
-      ConfigError: there is no reward model, or it predicts item by item and retrieval is not dense, or
-        several devices share the items.
+      ConfigError: there is no reward model, or it predicts item by item and retrieval is not dense; or
+        rewards interact; or several devices share the items.
     """
     model, retrieval = _model(learner), learner.policy.retrieval.name
     if retrieval == "sharded":
         raise ConfigError(
             "estimator='model_guided' draws candidates on one device; give retrieval='streamed' or 'dense'"
+        )
+    if learner.environment.rewards_interact:
+        raise ConfigError(
+            "estimator='model_guided' predicts the rewards of single items, and those of this environment "
+            "interact; give estimator='ca_pg_swap'"
         )
     if model.embed is None and retrieval != "dense":
         raise ConfigError(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import optax
 
 from rankpg.advantages import BaselineState
 from rankpg.core.estimators import Candidates
-from rankpg.reward_models import RewardModelState
+from rankpg.reward_models.base import RewardModelState
 from rankpg.types import Array, Float, Int, Params, record
 
-__all__ = ["StepMetrics", "TrainState", "UpdateDetails", "next_step"]
+__all__ = ["StepMetrics", "TrainState", "UpdateDetails"]
 
 
 @record
@@ -49,12 +48,3 @@ class UpdateDetails:
     candidates: Candidates
     credit: Float[Array, "B n"]
     """Factors of the scores, of as many as there are: L, or K and one more for an estimator by swaps."""
-
-
-def next_step(step: Int[Array, ""]) -> Int[Array, ""]:
-    """Returns the next step; the largest int32 stays, as in the counts of Optax, and does not overflow.
-
-    >>> int(next_step(jnp.int32(2**31 - 1)))
-    2147483647
-    """
-    return jnp.minimum(step, jnp.iinfo(step.dtype).max - 1) + 1

@@ -24,10 +24,10 @@ from rankpg.advantages import Advantage, BaselineState, entropy_bonus
 from rankpg.core.estimators import Candidates, Estimator
 from rankpg.errors import ConfigError
 from rankpg.policy import Policy
-from rankpg.reward_models import RewardModel, RewardModelState
+from rankpg.reward_models.base import RewardModel, RewardModelState
 from rankpg.training.counterfactual import DrawKeys, set_score, swap_credit
 from rankpg.training.optimizer import Fault, check_rows, first_fault, guarded_step, norm
-from rankpg.training.state import StepMetrics, TrainState, UpdateDetails, next_step
+from rankpg.training.state import StepMetrics, TrainState, UpdateDetails
 from rankpg.types import (
     Array,
     Bool,
@@ -60,6 +60,8 @@ __all__ = [
 
 Result = TypeVar("Result")
 
+_LAST_STEP = 2**31 - 1
+"""The count of updates stops here, as those of Optax do, and does not overflow."""
 _STREAMS = ("init", "steps", "evaluation", "diagnostics", "online")
 """The order is part of every run: the index of a stream is folded into its keys."""
 
@@ -390,7 +392,7 @@ class Learner:
         baseline_state, reward_model_state, count = jax.tree.map(
             lambda old, new: jnp.where(take & stepped.sound, new, old),
             (state.baseline_state, state.reward_model_state, state.step),
-            (baseline_state, reward_model_state, next_step(state.step)),
+            (baseline_state, reward_model_state, jnp.minimum(state.step, _LAST_STEP - 1) + 1),
         )
         return TrainState(
             params=stepped.params,

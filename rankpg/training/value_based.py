@@ -9,6 +9,7 @@ distribution. It cannot know what the re-ranker will show, and predicts the rewa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,16 @@ from rankpg.core.numerics import accumulation_dtype
 from rankpg.retrieval.base import Encoded
 from rankpg.training.exploration import Exploration, draw_by_rewards
 from rankpg.training.optimizer import check_rows, first_fault, norm
-from rankpg.training.update import Learner, StepMetrics, TrainState
+from rankpg.training.state import StepMetrics, TrainState
 from rankpg.types import Array, Embeddings, Float, Int, Params, PRNGKey
 
-__all__ = ["ValueBased", "predicted_rewards"]
+if TYPE_CHECKING:
+    from rankpg.config.train_config import TrainConfig
+    from rankpg.training.update import Learner
+else:  # the learner is an argument; it is imported by its users
+    Learner = TrainConfig = Any
+
+__all__ = ["ValueBased", "predicted_rewards", "value_based"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,17 @@ class ValueBased:
         )
         reward = jnp.mean(rewards @ learner.position_weights.astype(rewards.dtype))
         return state, StepMetrics(loss=loss, reward=reward, gradient_norm=length)
+
+
+def value_based(config: TrainConfig) -> ValueBased:
+    """Builds the objective from the settings of a run.
+
+    >>> from rankpg import TrainConfig
+    >>> value_based(TrainConfig(num_steps=500)).exploration
+    Exploration(first=1.0, last=0.1, steps=500)
+    """
+    first, last = config.exploration_temperatures or (1.0, 0.1)
+    return ValueBased(Exploration(first, last, config.exploration_steps or config.num_steps))
 
 
 def predicted_rewards(encoded: Encoded, items: Int[Array, "B L"]) -> Float[Array, "B L"]:
