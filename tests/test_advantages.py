@@ -149,6 +149,7 @@ def test_batch_baseline_leaves_one_out():
     np.testing.assert_allclose(apply(advantages.batch_baseline()), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_context_baseline_is_the_mean_of_earlier_batches():
     transform = advantages.context_baseline(4, 3)
     state, random = transform.init(jax.random.key(0)), np.random.default_rng(1)

@@ -58,6 +58,7 @@ def test_embeddings_have_the_logits_as_inner_products(policy, params, environmen
     np.testing.assert_allclose(inner, logits, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_sample_has_the_probabilities_of_the_logits(policy, params, environment, keys):
     """log P of every draw, from its sparse logits, against the logits of the whole catalogue."""
     found = jax.jit(lambda k: policy.sample(k, params, environment, ROWS))(keys(len(ROWS)))
@@ -70,6 +71,7 @@ def test_sample_has_the_probabilities_of_the_logits(policy, params, environment,
         assert float(score) == pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_rescore_repeats_what_sample_returned(policy, params, environment, keys):
     drawn = policy.sample(keys(len(ROWS)), params, environment, ROWS, "greedy")
     again = policy.rescore(drawn.items, params, environment, ROWS, "greedy")

@@ -96,6 +96,7 @@ def test_optimal_and_anti_sort_by_relevance(name, sign, length, world):
         assert float(ranking.log_propensity) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inverse_temperature", [0.0, 1.5])
 def test_noisy_is_plackett_luce(inverse_temperature, world):
     reranker = rerankers.noisy(2, inverse_temperature)

@@ -308,6 +308,7 @@ def test_batch_mean_holds_poor_contexts_back():
 # Invalid arguments and the report.
 
 
+@pytest.mark.slow
 def test_invalid_arguments_are_refused():
     given, one = problem("optimal"), jnp.zeros(1)
     truth = jnp.zeros((1, 4))

@@ -87,6 +87,7 @@ def test_longest_trials_come_first():
     assert all(row.config.num_steps == 20_000 for row in order[18:])
 
 
+@pytest.mark.slow
 def test_smoke_scale_has_trials_of_every_table():
     for table in TRAINED:
         assert 0 < len(table_trials(table, "smoke")) < len(table_trials(table, "laptop"))

@@ -60,6 +60,7 @@ def test_command_has_help(command, capsys):
     assert "--out" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_commands_run_as_a_module():
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--help"],

@@ -88,6 +88,7 @@ class _Tee:
 # What a run leaves.
 
 
+@pytest.mark.slow
 def test_files_of_the_folder(trained):
     out, *_ = trained
     names = {
@@ -142,6 +143,7 @@ def test_evaluate_repeats_the_last_metrics(trained, capsys):
         assert {k: row[k] for k in common} == {k: last[k] for k in common}
 
 
+@pytest.mark.slow
 def test_resume(trained, tmp_path, capsys):
     out = shutil.copytree(trained[0], tmp_path / "run")
     assert call("train", "--resume", "--out", out) == 2
@@ -224,6 +226,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
@@ -434,6 +437,7 @@ def test_help_lists_every_setting_with_its_default(capsys):
     assert "evaluate" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_module_is_a_program(tmp_path):
     """Runs from any folder and ends with the exit code of the command."""
     command = [sys.executable, "-m", "rankpg", "train", "--num-candidates", "0"]
@@ -450,6 +454,7 @@ def test_the_module_is_a_program(tmp_path):
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_import_is_light():
     """Plots, tables and files of other libraries are imported where they are needed."""
     program = "import sys, rankpg; print(*sys.modules)"

@@ -30,6 +30,7 @@ def call(*words):
 NAMED = ("--columns", "who", "what", "at", "stars")
 
 
+@pytest.mark.slow
 def test_table_and_verdict(file, tmp_path, capsys):
     out = tmp_path / "out"
     words = ("compare", "--path", file, *NAMED, "--positive", ">= 3", "--out", out)

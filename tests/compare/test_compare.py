@@ -90,6 +90,7 @@ def finished(data, tmp_path_factory):
     return found, out, said
 
 
+@pytest.mark.slow
 def test_metrics_of_popular_by_a_loop(finished, data):
     found = {result.name: result for result in finished[0].results}["popular"]
     parts, world = data.parts, data.environment
@@ -168,6 +169,7 @@ def test_settings_that_do_not_fit_are_a_failed_trial(monkeypatch, data):
     assert any("ease: the trial with" in note and "l2=-1.0" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_an_interrupted_comparison_continues(spy, data, tmp_path, monkeypatch):
     def interrupted(*arguments, **named):
         raise KeyboardInterrupt
@@ -244,6 +246,7 @@ SMALL = {"context_tower": "history", "history_length": 5, "embedding_dim": 8, "b
 TINY = SMALL | {"inclusion_at": (3,), "batch_size": 16}
 
 
+@pytest.mark.slow
 def test_inclusion_is_tuned_and_refitted(few_steps, data, monkeypatch):
     grid = ({**TINY, "learning_rate": 0.05},)
     monkeypatch.setitem(METHODS, "inclusion", dataclasses.replace(METHODS["inclusion"], grid=grid))

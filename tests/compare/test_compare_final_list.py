@@ -241,6 +241,7 @@ def test_exposure_is_tuned_through_the_order_of_the_stage(few_steps, data, monke
 # --- a run ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.1, 0.0])
 def test_run_is_one_more_row(columns, share, tmp_path, capsys):
     data = from_interactions(columns, validation_share=share)

@@ -71,6 +71,7 @@ def test_missing_values_follow_the_declared_rule():
         np.testing.assert_array_equal(featurizer.transform(other), rows)
 
 
+@pytest.mark.slow
 def test_hashing_is_signed_and_stable_across_processes():
     table = {"c": [f"c{i}" for i in range(2000)]}
     rows = Features(categorical=["c"], buckets=16, scale="none").fit(table).transform(table)

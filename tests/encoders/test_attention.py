@@ -119,6 +119,7 @@ def by_formula(module, tags):
     return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tags", [None, TAGS])
 def test_logits_by_the_formula_of_self_attention(tags):
     module = encoder(num_tags=0 if tags is None else 3)
@@ -127,6 +128,7 @@ def test_logits_by_the_formula_of_self_attention(tags):
     np.testing.assert_allclose(found, by_formula(module, tags), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_padding_changes_nothing(module):
     short, padded = jnp.array([[4, 2]]), jnp.array([[-1, 4, 2]])
     found = encode(module, padded).contexts
@@ -143,6 +145,7 @@ def test_later_items_change_no_earlier_output(module):
     assert np.abs(np.asarray(before[:, :, 2] - after[:, :, 2])).max(axis=-1).min() > 1e-2
 
 
+@pytest.mark.slow
 def test_the_last_place_alone_is_that_of_all_places(module):
     histories = jnp.asarray(HISTORIES[2:])
     last = module.at_places(histories)[:, :, -1]
@@ -159,6 +162,7 @@ def test_order_of_items_changes_the_embedding(module, history):
     assert float(jnp.max(cosine)) < 0.999
 
 
+@pytest.mark.slow
 def test_empty_history_has_equal_logits_and_finite_gradients_of_attention(module):
     graph, params = nnx.split(module, nnx.Param)
 
@@ -175,6 +179,7 @@ def test_empty_history_has_equal_logits_and_finite_gradients_of_attention(module
         np.testing.assert_allclose(both, alone, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_of_attention_by_differences():
     module = encoder(experts=1, dtype=jnp.float64)
     graph, params = nnx.split(module, nnx.Param)
@@ -206,6 +211,7 @@ def test_experts_are_towers_of_their_own(module):
     assert np.abs(kernel[0] - kernel[1]).min() > 0
 
 
+@pytest.mark.slow
 def test_bfloat16_parameters_give_finite_embeddings():
     embedded = encode(encoder(dtype=jnp.bfloat16), HISTORIES)
     assert embedded.contexts.dtype == embedded.items.dtype == jnp.bfloat16

@@ -74,6 +74,7 @@ def cosines(data, contexts, vectors, length=4):
     return np.array(logits)
 
 
+@pytest.mark.slow
 def test_history_tower_starts_at_the_items(data):
     encoder = from_embeddings(data, given(data), context_tower="history", history_length=4)
     expected = cosines(data, CONTEXTS, VECTORS)
@@ -120,6 +121,7 @@ def test_history_over_an_adapter_starts_at_the_embeddings(data, item_tower):
     assert not np.allclose(noisy[:, 0], expected, atol=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("item_tower", ["adapter", "given"])
 def test_attention_over_an_adapter_starts_with_the_embeddings_of_items(data, item_tower):
     world = with_embeddings(data, given(data), sides=("item",)).environment
@@ -139,6 +141,7 @@ def test_attention_over_an_adapter_starts_with_the_embeddings_of_items(data, ite
         attention_of(world, 8, num_heads=4, item_tower=item_tower)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [history_of, attention_of])
 def test_perceptron_of_a_history_has_the_given_width(data, build):
     world = with_embeddings(data, given(data), sides=("item",)).environment

@@ -39,6 +39,7 @@ def by_formula(module, tags):
     return logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tags", [None, TAGS])
 def test_logits_by_their_formula(tags):
     module = encoder(num_tags=0 if tags is None else 3)
@@ -47,6 +48,7 @@ def test_logits_by_their_formula(tags):
     np.testing.assert_allclose(found, by_formula(module, tags), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_empty_history_has_equal_logits_and_a_finite_gradient():
     module = encoder()
     graph, params = nnx.split(module, nnx.Param)
@@ -59,6 +61,7 @@ def test_empty_history_has_equal_logits_and_a_finite_gradient():
     assert all(np.isfinite(np.asarray(slope)).all() for slope in slopes)
 
 
+@pytest.mark.slow
 def test_dropout_needs_a_key_and_keeps_the_mean():
     module = encoder(dropout=0.5, experts=1)
     histories = jnp.asarray(HISTORIES[2:])

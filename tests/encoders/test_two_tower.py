@@ -124,6 +124,7 @@ def test_init_scale_of_tables():
     assert spread == pytest.approx(np.sqrt(10) * 0.3**2, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", [(), (64,), (64, 64)])
 def test_init_scale_of_perceptrons(hidden):
     e = features(300, 10, 2)
@@ -210,6 +211,7 @@ def test_custom_encoder_gives_the_logits_of_the_policy(make, world):
     assert jnp.array_equal(policy.logits(params, world, BATCH), expected)
 
 
+@pytest.mark.slow
 def test_custom_encoder_is_trained(world):
     learner = build_learner(TrainConfig(**SETTINGS), world, encoder=from_linen(Towers()))
     state = learner.init(jax.random.key(0))

@@ -258,6 +258,7 @@ def environments():
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ratings", "matrix", "noise"])
 def test_jit_and_vmap_equal_eager(name):
     environment = environments()[name].environment

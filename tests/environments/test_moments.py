@@ -66,6 +66,7 @@ def test_feedback_lists_each_item_with_its_value(world):
         assert len(np.unique(np.asarray(found.items[context]))) <= max(1, end - begin)
 
 
+@pytest.mark.slow
 def test_long_feedback_is_read_in_runs_that_cover_it_evenly(world):
     whole = world.at(Moments(np.array([3]), np.array([1]), np.array([7])), feedback_width=2)
     keys = jax.random.split(jax.random.key(0), 3000)
@@ -87,6 +88,7 @@ def test_histories_end_with_the_newest_item(world):
     ]
 
 
+@pytest.mark.slow
 def test_items_can_be_taken_and_appended(world):
     there = world.at(MOMENTS)
     rows = np.array([9, 3, 4, 6, 1])

@@ -61,6 +61,7 @@ def test_shipped_instance_has_equal_sides(paper):
     assert jnp.array_equal(paper.context_reactiveness, paper.item_reactiveness)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("scale", "noise_scale"), [(10.0, 1.0), (3.0, 0.5)])
 def test_rewards_follow_the_formulas(scale, noise_scale):
     environment = generate(jax.random.key(3), 4, 9, 5, scale=scale, noise_scale=noise_scale)
@@ -135,6 +136,7 @@ def test_instance_is_an_environment_and_a_pytree(paper):
     assert len(jax.tree.leaves(paper)) == 7
 
 
+@pytest.mark.slow
 def test_config_names_the_instance(paper):
     made = make_environment(TrainConfig())
     assert jnp.array_equal(made.context_features, paper.context_features)

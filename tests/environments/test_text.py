@@ -352,6 +352,7 @@ def test_adapters_start_at_the_inner_products(hidden, experts):
         assert last_item_bias or jnp.any(before != now)
 
 
+@pytest.mark.slow
 def test_adapter_sets_the_width_of_a_table():
     data = small(item_width=4)
     config = TrainConfig(item_tower="adapter", num_candidates=2)
@@ -441,6 +442,7 @@ def two_stage(config, world):
     return TwoStage(learner.policy, learner.reranker, learner.position_weights, config.recall_depth)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [1, 2, 4, 6])
 def test_recall_and_ndcg_against_loops(depth):
     """Three candidates of seven, the best two of them shown; the last query has no relevant document."""

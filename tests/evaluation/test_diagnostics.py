@@ -173,6 +173,7 @@ def test_zero_rewards_give_zero_credit_and_gradient():
 # Certainty.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "num_candidates", "count"), [(128, 10, 4), (600, 7, 1)])
 def test_some_slots_takes_every_slot_equally_often(batch_size, num_candidates, count):
     slots = np.asarray(
@@ -188,6 +189,7 @@ def test_some_slots_takes_every_slot_equally_often(batch_size, num_candidates, c
     assert (abs(looks - expected) < 5 * np.sqrt(expected)).all()
 
 
+@pytest.mark.slow
 def test_saturated_candidates_are_counted():
     run = prepare(settings(estimator="top1_pg"), from_matrix(REWARDS))
     for certain in (0, 1, 2, 3):
@@ -224,6 +226,7 @@ def test_certainty_beside_the_other_candidates_equals_a_loop():
 # At an evaluation.
 
 
+@pytest.mark.slow
 def test_effective_items_of_flat_and_peaked_logits():
     flat = prepare(settings(init_scale=1e-6), from_matrix(REWARDS))
     assert evaluate_run(flat)[0]["effective_items"] == pytest.approx(30, rel=1e-4)
@@ -256,6 +259,7 @@ def test_correlation_with_a_constant_is_nan():
     np.testing.assert_allclose(found, np.corrcoef(one, other)[0, 1], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradient_variance_is_that_of_single_updates():
     """The trace of the sample covariance, with n - 1, and the signal without bias."""
     run, draws = prepare(settings(), from_matrix(REWARDS)), 3

@@ -97,6 +97,7 @@ def close(found, expected):
         assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-6), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", [3, 64])
 def test_metrics_of_an_anti_reranker_equal_loops(anti, block):
     """Seven contexts do not fill blocks of three."""
@@ -112,6 +113,7 @@ def test_metrics_of_an_anti_reranker_equal_loops(anti, block):
     assert found["normalised_value"] == pytest.approx(share, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_metrics_with_experts_and_masks_equal_loops():
     system, environment, params = two_stage(experts=2, eligible=ELIGIBLE)
     found = evaluated(system, environment, params, range(CONTEXTS))
@@ -210,6 +212,7 @@ def test_recall_counts_ties_up_to_the_free_places(rewards, candidates, recall):
     assert float(found) == pytest.approx(recall, nan_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::rankpg.errors.DataWarning")
 def test_a_random_policy_on_sparse_rewards_has_the_recall_of_chance():
     """One item of 40 is worth something, and K = 20: an untrained policy finds it half of the time."""
@@ -226,6 +229,7 @@ def test_a_random_policy_on_sparse_rewards_has_the_recall_of_chance():
 # Re-rankers that draw, and weights that do not fall.
 
 
+@pytest.mark.slow
 def test_a_uniform_reranker_is_averaged_over_rankings():
     system, environment, params = two_stage(reranker=rerankers.uniform(2), weights="1,0")
     found = evaluated(system, environment, params, range(CONTEXTS))
@@ -237,6 +241,7 @@ def test_a_uniform_reranker_is_averaged_over_rankings():
     assert found["policy_value"] != pytest.approx(np.mean([m.max() for m in handed]), abs=2 * error)
 
 
+@pytest.mark.slow
 def test_drawn_value_is_below_the_greedy_value():
     """Expects the mean of a softmax on three rewards, by enumeration, and not the best of them."""
     config = TrainConfig(num_candidates=3, embedding_dim=3, batch_size=4, reranker="noisy")
@@ -271,6 +276,7 @@ def test_no_policy_beats_the_optimum():
     assert found["reranker_regret"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_sampled_value_is_that_of_sampled_candidates():
     """A policy with all its weight on three items, and one that is uniform over six."""
     peaked = jnp.asarray([[50.0, 50, 50, 0, 0, 0]])

@@ -62,6 +62,7 @@ def test_bfloat16_candidates_have_equal_logits(exported, experts):
     assert (found == wanted).mean() > 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", ["faiss", "usearch"])
 def test_seed_argument_selects_the_exported_seed(tmp_path, search):
     run = make_run()
@@ -72,6 +73,7 @@ def test_seed_argument_selects_the_exported_seed(tmp_path, search):
     assert (found != run.candidates(USERS)).any()
 
 
+@pytest.mark.slow
 def test_ids_are_exported_exactly(exported):
     _, folder = exported()
     assert json.loads((folder / "items.json").read_text()) == ITEMS.tolist()
@@ -79,6 +81,7 @@ def test_ids_are_exported_exactly(exported):
     assert Server(folder).candidates(USERS[:1]).tolist()[0][0] in ITEMS.tolist()
 
 
+@pytest.mark.slow
 def test_ids_can_be_any_strings(tmp_path):
     odd = ['"; rm -rf /', "../../etc/passwd", "ü\n\t", "\U0001f600", "1"]
     data = from_triples(odd, odd, [1.0] * 5)
@@ -87,6 +90,7 @@ def test_ids_can_be_any_strings(tmp_path):
     np.testing.assert_array_equal(Server(folder).candidates(odd), run.candidates(odd))
 
 
+@pytest.mark.slow
 def test_ids_can_be_64_bit_integers(tmp_path):
     """NumPy would turn a list of them into floats."""
     ids = np.array([1, 2**63 + 5, 2**64 - 1, 2**63 + 6, 8], np.uint64)
@@ -118,6 +122,7 @@ def test_context_tower_takes_parameters_as_arguments(exported):
         np.testing.assert_allclose(found, table[:, rows].swapaxes(0, 1) / 0.3, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_inner_products_include_the_temperature(exported):
     run, folder = exported("features", 3)
     server = Server(folder)
@@ -141,6 +146,7 @@ def test_manifest_has_checksum_of_every_file(exported):
     assert (manifest["merge"]["quotas"], manifest["num_candidates"]) == ([3, 2, 2], K)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("towers", ["ids", "features and ids"])
 @pytest.mark.parametrize("search", ["exact", "faiss", "usearch"])
 def test_removed_items_are_not_exported(reduced_exports, towers, search):
@@ -211,6 +217,7 @@ class TestRejects:
         with pytest.raises(ConfigError, match="gets context_features and nothing else"):
             export(run, tmp_path / "out")
 
+    @pytest.mark.slow
     def test_nonfinite_parameters(self, tmp_path):
         run = make_run()
         run.state = run.state.replace(
@@ -295,6 +302,7 @@ def test_missing_package_is_named(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_generated_contexts_are_row_numbers(tmp_path):
     sizes = {"num_contexts": 20, "num_items": 60, "num_candidates": 5, "num_experts": 3}
     run = prepare(TrainConfig(**sizes, num_steps=20, eval_every=20, seeds=(0,)))

@@ -33,6 +33,7 @@ def test_card_of_own_data_omits_generator_settings(exported):
         assert f"- {line}" not in text
 
 
+@pytest.mark.slow
 def test_card_of_generated_data_has_all_settings(tmp_path):
     run = prepare(TrainConfig(num_contexts=5, num_items=6, num_candidates=2, num_steps=1))
     text = (export(run, tmp_path / "out", index="none") / "CARD.md").read_text()

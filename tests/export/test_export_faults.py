@@ -33,6 +33,7 @@ def checked(folder) -> set[str]:
     return {*checksums}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", HOW)
 def test_an_export_is_complete_or_not_there(tmp_path, monkeypatch, how):
     run = make_run(num_experts=1, **TOWERS["ids"])

@@ -77,6 +77,7 @@ def test_recall_rises_with_search_effort(kind, index_class):
     assert at_low["candidates"] < 0.995 <= at_high["candidates"] == at_high["experts"][0]
 
 
+@pytest.mark.slow
 def test_merged_exact_orders_are_greedy_candidates(monkeypatch):
     """Covers a partial block, ties within and between blocks, -0.0, quotas of 0, and shared best items."""
     monkeypatch.setattr("rankpg.export.recall._ITEMS_AT_ONCE", 50)

@@ -60,6 +60,7 @@ def test_script_errors_are_one_line(integer_export, capsys, arguments, words):
     assert (out, err.count("\n")) == ("", 1)
 
 
+@pytest.mark.slow
 def test_server_reads_format_1(exported, tmp_path):
     """Format 1 has the checksums under another key."""
     run, folder = exported()
@@ -94,6 +95,7 @@ def test_server_rejects_damaged_export(exported, tmp_path, damage):
         Server(folder)
 
 
+@pytest.mark.slow
 def test_server_runs_without_rankpg(exported, tmp_path):
     """Runs the script in a process in which rankpg, flax, optax and orbax cannot be imported."""
     not_needed = ("rankpg", "flax", "optax", "orbax", "chex", "yaml", "pyarrow")

@@ -41,6 +41,7 @@ def wait_until(true):
     raise TimeoutError
 
 
+@pytest.mark.slow
 def test_a_full_disk_neither_stops_serving_nor_a_save_nor_loses_rows(tmp_path):
     folder = tmp_path / "log"
     log = online.Log(folder, rows_per_file=2)

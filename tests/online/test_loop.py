@@ -55,6 +55,7 @@ def reference():
 # --- the same training as in the program ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_host_loop_equals_training_inside_the_program(reference):
     inside = rankpg.train(settings(), WORLD)
     for a, b in zip(state_of(inside), state_of(reference), strict=True):
@@ -121,6 +122,7 @@ def test_a_reranker_may_write_to_its_arguments(reference):
     assert equal(online.train(new(), online.HostReranker(careless)), reference)
 
 
+@pytest.mark.slow
 def test_rewards_from_the_reranker_need_no_simulator():
     retriever = new(online.catalogue(6, 12))
     run = online.train(retriever, online.HostReranker(with_rewards, returns="rewards"))
@@ -131,6 +133,7 @@ def test_rewards_from_the_reranker_need_no_simulator():
         online.train(new(online.catalogue(6, 12)), online.HostReranker(by_table))
 
 
+@pytest.mark.slow
 def test_a_second_call_of_train_continues(reference):
     retriever = new()
     online.train(retriever, online.HostReranker(by_table), num_steps=3)
@@ -337,6 +340,7 @@ def test_skip_gives_up_after_repeated_failures():
     assert retriever.step == 2
 
 
+@pytest.mark.slow
 def test_leaving_the_loop_discards_open_draws():
     retriever = new()
     for progress in online.training_loop(retriever, online.HostReranker(by_table), overlap=True):
@@ -372,12 +376,14 @@ def test_rows_per_call_must_hold_whole_groups():
 # --- the last update, and the order of feedback -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_last_update_is_evaluated_whatever_the_number_of_steps():
     run = online.train(new(num_steps=3), online.HostReranker(by_table))
     assert [row["step"] for row in run.metrics] == [0, 2, 3]
     assert run.metrics[-1]["policy_value"] is not None
 
 
+@pytest.mark.slow
 def test_rows_are_learnt_in_the_order_of_their_feedback():
     retriever = new(batch_size=4)
     later, first = retriever.act([3, 1, 0, 2]), retriever.act(5)

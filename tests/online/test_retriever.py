@@ -194,6 +194,7 @@ def test_weights_are_clipped():
     assert float(metrics.effective_sample_share) == pytest.approx(share, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_of_the_present_parameters_have_weight_one():
     fresh, _ = step_from("v_pg", (3,), NOW[:1], "set", 1e9, age=0)
     unweighted, _ = step_from("v_pg", (3,), NOW[:1], "none", 1e9)
@@ -242,6 +243,7 @@ def test_rescored_candidates_have_the_scores_and_gradient_of_the_draw(
 # --- act and update ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_feedback_waits_until_it_makes_a_batch():
     retriever = new()
     first, second = retriever.act([0, 1, 2]), retriever.act(4)
@@ -269,6 +271,7 @@ def test_feedback_in_parts_equals_feedback_at_once():
     assert equal(parameters(whole), parameters(parts))
 
 
+@pytest.mark.slow
 def test_several_batches_at_once_make_several_updates():
     retriever = new()
     drawn = retriever.act([0, 1, 2, 3, 4, 0, 1, 2, 3])
@@ -282,6 +285,7 @@ def test_several_batches_at_once_make_several_updates():
     )
 
 
+@pytest.mark.slow
 def test_retriever_takes_and_returns_dataset_ids():
     names = np.array([f"item-{i}" for i in range(ITEMS)])
     data = from_matrix(np.eye(CONTEXTS, ITEMS), context_ids=list("abcde"), item_ids=names)
@@ -498,6 +502,7 @@ def test_a_folder_of_another_run_or_a_damaged_one_is_rejected(tmp_path):
     assert online.Retriever.load(folder, environment=world).step == 0
 
 
+@pytest.mark.slow
 def test_a_folder_saved_by_another_process_is_not_overwritten(tmp_path):
     folder, world = tmp_path / "run", online.catalogue(CONTEXTS, ITEMS)
     one = new()
@@ -556,6 +561,7 @@ def test_load_keeps_importance_and_clip(tmp_path):
     assert (changed.importance, changed.clip) == ("set", 5.0)
 
 
+@pytest.mark.slow
 def test_open_draws_of_another_retriever_are_rejected(tmp_path):
     world, other = online.catalogue(CONTEXTS, ITEMS), new(num_candidates=4)
     new().save(tmp_path / "run")
@@ -570,6 +576,7 @@ def test_open_draws_of_another_retriever_are_rejected(tmp_path):
         online.Retriever.load(tmp_path / "run", environment=world)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -64,6 +64,7 @@ def loaded(path, states) -> tuple[int, list[int]]:
     return step, list(found.draws.waiting)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "stride"), EACH)
 def test_a_second_save_leaves_the_first_or_is_complete(saved, tmp_path, how, stride):
     start, retriever, states, drawn = saved
@@ -86,6 +87,7 @@ def test_a_second_save_leaves_the_first_or_is_complete(saved, tmp_path, how, str
     assert outcomes == {0, 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "stride"), EACH)
 def test_a_first_save_is_complete_or_can_be_repeated(saved, tmp_path, how, stride):
     _, retriever, states, _ = saved
@@ -127,6 +129,7 @@ def test_a_folder_of_an_earlier_version_is_loaded(saved):
     assert loaded(start, states) == (0, [int(drawn.token.split(".")[1])])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnhandledThreadExceptionWarning"
 )  # kills a thread

@@ -57,6 +57,7 @@ def saved(tmp_path_factory):
     return folder, retriever.act([0, 1, 2, 3]).candidates
 
 
+@pytest.mark.slow
 def test_every_load_draws_with_noise_of_its_own(saved):
     folder, there = saved
     one, two = (online.Retriever.load(folder, environment=WORLD) for _ in range(2))
@@ -87,6 +88,7 @@ def test_a_draw_is_reproducible_from_the_log(saved, tmp_path):
     assert found.tolist() == [row["candidates"] for row in rows] == drawn.candidates.tolist()
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_online_draws_with_the_keys_of_its_next_steps():
     """Stream 0 goes on after the steps that were made; a fresh stream repeats none of it."""
     run = new().run
@@ -100,6 +102,7 @@ def test_a_run_that_goes_online_draws_with_the_keys_of_its_next_steps():
     assert online.Retriever(run).stream not in (0, online.Retriever(run).stream)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("serial", [2**31, slow(2**32), 2**40 + 1])
 def test_draws_go_on_beyond_32_bits(serial):
     retriever = new()
@@ -121,6 +124,7 @@ def test_keys_do_not_repeat_over_epochs_and_streams():
 # --- threads ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_member_can_be_read_while_another_thread_learns(tmp_path):
     retriever, stop, errors = new(batch_size=2), threading.Event(), []
     drawn = retriever.act([0, 1])
@@ -174,6 +178,7 @@ def random_mask(least=K):
     return mask
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retrieval", ["dense", slow("streamed")])
 def test_draws_are_of_eligible_items_with_the_propensities_of_these(retrieval):
     retriever, mask = new(retrieval=retrieval), random_mask()
@@ -191,6 +196,7 @@ def test_draws_are_of_eligible_items_with_the_propensities_of_these(retrieval):
     assert set(one.candidates.ravel()) <= {3, 4, 5, 6, 7, 8, 9}
 
 
+@pytest.mark.slow
 def test_what_was_eligible_at_the_draw_counts_when_its_feedback_is_learnt(tmp_path):
     """An update among the eligible items alone: no other item's logit moves."""
     retriever = new(optimizer="sgd", item_tower="ids", advantage="none", estimator="v_pg")
@@ -218,6 +224,7 @@ def test_empty_arguments_name_what_is_required():
         retriever.act([0], eligible=[])
 
 
+@pytest.mark.slow
 def test_the_count_of_updates_ends_at_the_largest_int32(tmp_path):
     """Checkpoints are named by the count, which must not become negative."""
     retriever, most = new(advantage="none"), 2**31 - 1
@@ -266,6 +273,7 @@ def short_lists(drawn):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("advantage", [slow("none"), "context", slow("batch")])
 def test_short_lists_of_every_form_teach_the_same(advantage):
     results = []
@@ -279,6 +287,7 @@ def test_short_lists_of_every_form_teach_the_same(advantage):
     assert equal(results[0], results[2])
 
 
+@pytest.mark.slow
 def test_positions_that_were_not_shown_have_no_effect():
     """The gradient of a list of one item is that of the first position alone."""
     alone, weighted = new(advantage="none"), new(advantage="none", position_weights="1,0")
@@ -320,6 +329,7 @@ def test_short_lists_are_logged_as_they_were_shown_and_survive_a_restart(tmp_pat
     assert back._queue[0].seen.sum() == 6
 
 
+@pytest.mark.slow
 def test_impossible_short_lists_are_rejected():
     retriever = new()
     drawn = retriever.act([0, 1, 2, 3])
@@ -384,6 +394,7 @@ def test_training_refuses_or_clips_stored_and_simulated_rewards():
     assert "outside of reward_bounds" in run.stopped()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outside", ["refuse", "clip"])
 def test_positions_that_were_not_shown_have_no_bounds(outside):
     """A short list is filled up with rewards of 0, which these bounds exclude."""

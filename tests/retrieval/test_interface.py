@@ -53,6 +53,7 @@ def test_name_and_reason(retrieval):
     assert retrieval.reason == "a reason"
 
 
+@pytest.mark.slow
 def test_sample_draws_distinct_eligible_items(retrieval, towers, world, keys):
     found = sampled(retrieval, towers, world, keys)
     assert found.items.shape == (BATCH, sum(QUOTAS))
@@ -61,6 +62,7 @@ def test_sample_draws_distinct_eligible_items(retrieval, towers, world, keys):
     assert found.sound.all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(RETRIEVALS))
 def test_rescore_repeats_the_statistics_of_sample(name, towers, world, keys):
     retrieval = built(name)
@@ -110,6 +112,7 @@ def test_sharding_keeps_a_state_of_n_items(retrieval):
     assert shapes == {"items": {"table": (1, ITEMS, 3)}, "step": (1,)}
 
 
+@pytest.mark.slow
 def test_same_draw_names_the_retrievals_that_draw_alike(towers, world, keys):
     drawn = {
         name: sampled(built(name), towers, world, keys, "candidates").items.tolist()

@@ -101,6 +101,7 @@ def draws(key, logits, where, quotas, layout, num_draws=60_000):
     return jax.lax.map(some, keys, batch_size=20).reshape(-1, sum(quotas))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [
@@ -181,6 +182,7 @@ def cases():
             yield pytest.param(layout, experts, masked, estimator, marks=marks)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "experts", "masked", "estimator"), [*cases()])
 def test_scores_and_gradients_equal_dense(key, estimator, layout, experts, masked):
     layout, batch, quotas = LAYOUTS[layout], 3, expert_quotas(7, experts)
@@ -249,6 +251,7 @@ def test_draw_does_not_depend_on_a_shift_of_the_logits(key, shift):
     np.testing.assert_allclose(rest, moved_rest, atol=5e-3)
 
 
+@pytest.mark.slow
 def test_k_equal_to_n_has_no_rest_and_finite_gradients(key):
     """K = N: nothing is left over, and every gradient is finite."""
     towers = random_towers(6, 2, 1, 5, 3)
@@ -266,6 +269,7 @@ def test_k_equal_to_n_has_no_rest_and_finite_gradients(key):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_logit_that_is_not_finite_is_unsound(key, value):
     logits = np.zeros((2, 1, 37))

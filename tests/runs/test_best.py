@@ -179,6 +179,7 @@ def test_run_that_uses_all_steps_holds_the_best_state(base, scripted):
     assert _number(more) == 12.0
 
 
+@pytest.mark.slow
 def test_folder_keeps_and_resumes_the_best(base, scripted, tmp_path):
     scripted(0.1, 0.5, 0.2, 0.3, 0.3)
     run, folder = _fresh(base, patience=3), RunFolder(tmp_path / "run", keep_last=1)

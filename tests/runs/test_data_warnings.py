@@ -60,6 +60,7 @@ def test_odd_rewards_are_said_before_training():
     assert said(lambda: prepare(config, from_matrix(np.eye(3))))[1] == []
 
 
+@pytest.mark.slow
 def test_the_share_of_the_optimum_falls_with_the_policy_below_zero():
     optimum, values = jnp.float32(-2.0), jnp.array([-2.0, -3.0, -6.0], jnp.float32)
     shares = [normalised(value, optimum).item() for value in values]
@@ -131,6 +132,7 @@ def write_collection(folder, queries, documents, judgements):
     return folder
 
 
+@pytest.mark.slow
 def test_an_official_test_split_is_kept_out_by_name(tmp_path, capsys):
     splits = {"train": [("q0", "d0"), ("q1", "d1")], "test": [("q2", "d2")]}
     folder = write_collection(tmp_path, ["q0", "q1", "q2"], ["d0", "d1", "d2", "d3"], splits)
@@ -176,6 +178,7 @@ def test_a_document_with_a_relevant_judgement_stays_a_candidate():
     assert np.asarray(seen).tolist() == [True, False, True]
 
 
+@pytest.mark.slow
 def test_own_documents_come_back_with_a_run(tmp_path):
     ids = ["a", "b", "c"]
     data = from_text(["a", "b"], ["c", "a"], [1, 1], query_ids=ids[:2], document_ids=ids)
@@ -197,6 +200,7 @@ def test_warnings_are_one_sentence_in_flags():
     assert "DataWarning" in warnings.formatwarning("plain", DataWarning, "file.py", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::rankpg.errors.DataWarning")
 def test_train_prints_what_was_read_and_escapes_it(tmp_path, capsys):
     file = tmp_path / "ratings\x1b[31m.csv"

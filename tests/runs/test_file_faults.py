@@ -105,6 +105,7 @@ def loaded_step(path: Path, evaluations) -> int:
     return run.step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "stride"), EACH)
 def test_a_first_save_is_there_or_begins_anew(evaluations, tmp_path, how, stride):
     act = lambda path: save(path, evaluations, 0)  # noqa: E731

@@ -95,6 +95,7 @@ def final_by_loops(run, data, ends, later, seed):
     return np.mean(ndcg), np.mean(recall)
 
 
+@pytest.mark.slow
 def test_final_metrics_by_loops(trained, data):
     run, _ = trained
     parts = data.parts
@@ -123,6 +124,7 @@ def test_files_and_card(trained):
     assert row["final_recall@3"] == run.last_rows[-1]["final_recall@3"]
 
 
+@pytest.mark.slow
 def test_loaded_run_evaluates_to_the_same(trained, monkeypatch):
     run, path = trained
     monkeypatch.setattr(lambdamart, "fit_lightgbm", None)  # loaded, not fitted again
@@ -134,6 +136,7 @@ def test_loaded_run_evaluates_to_the_same(trained, monkeypatch):
             assert row[name] == pytest.approx(before[name])
 
 
+@pytest.mark.slow
 def test_resumed_run_keeps_its_reranker(trained, data, tmp_path):
     path = shutil.copytree(trained[1], tmp_path / "run")
     other = fit_lightgbm(data, trees=3)
@@ -185,6 +188,7 @@ def test_fit_sees_neither_validation_nor_test_part(data):
     assert one.booster.model_to_string() == two.booster.model_to_string()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["policy_gradient", "exposure"])
 def test_objectives_that_go_through_its_order(data, objective):
     settings = {k: v for k, v in SETTINGS.items() if k != "inclusion_at" or objective == "exposure"}
@@ -195,6 +199,7 @@ def test_objectives_that_go_through_its_order(data, objective):
     assert 0 <= run.last_rows[0]["final_ndcg@3"] <= 1
 
 
+@pytest.mark.slow
 def test_scores_of_a_users_own_have_a_final_list_of_the_test_part(data):
     scores = np.random.default_rng(1).random((USERS, ITEMS))
     own = dataclasses.replace(data, environment=data.environment.with_scores(scores))

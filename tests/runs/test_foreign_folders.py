@@ -52,6 +52,7 @@ LINKED = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LINKED)
 def test_a_link_below_a_run_folder_is_refused(run, tmp_path, name, capsys):
     outside = tmp_path / "outside"
@@ -79,6 +80,7 @@ def test_a_link_in_place_of_what_is_not_there_yet_is_refused(tmp_path, name):
         RunFolder(tmp_path / "run").check_free()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["writer.lock", "metrics.jsonl"])
 def test_a_file_with_a_second_name_is_not_changed(run, tmp_path, name, capsys):
     """Hard links: the lock and the metrics are the files that are changed in place."""
@@ -98,12 +100,14 @@ def test_a_pipe_is_refused(run):
         load_run(run)
 
 
+@pytest.mark.slow
 def test_a_link_to_the_run_folder_itself_works(run, tmp_path):
     (tmp_path / "mine").symlink_to(run)
     assert resume(tmp_path / "mine") == 0
     assert load_run(tmp_path / "mine").step == load_run(run).step == 3
 
 
+@pytest.mark.slow
 def test_files_of_others_stay(run):
     """A Finder's file, notes, folders whose names are not of this program, and links among them."""
     place = run / "checkpoint"

@@ -75,6 +75,7 @@ def assert_same_order(als, users, found, lists):
     np.testing.assert_allclose(*scores, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("towers", [{}, ADAPTERS, {**ADAPTERS, "item_tower": "given"}])
 def test_first_lists_and_metrics_are_those_of_als(fitted, towers, tmp_path):
     data, als, seen = fitted
@@ -100,6 +101,7 @@ def test_first_lists_and_metrics_are_those_of_als(fitted, towers, tmp_path):
     assert np.mean(expected["recall@20"]) > 0.1  # lists at random would have equal metrics of 0
 
 
+@pytest.mark.slow
 def test_first_row_of_a_run_is_that_of_the_embeddings(data, file):
     run = rankpg.train(config(file, num_steps=1, eval_every=1), data)
     starts, items = seen_items(data.environment)
@@ -119,6 +121,7 @@ def test_first_row_of_a_run_is_that_of_the_embeddings(data, file):
 # --- training -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["softmax", "policy_gradient"])
 def test_tables_are_trained(data, file, objective):
     plain = {name: value for name, value in LEFT_OPEN.items() if name != "inclusion_at"}
@@ -132,6 +135,7 @@ def test_tables_are_trained(data, file, objective):
         assert 0 < np.abs(now - before).max() < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tower", ["ids", "history"])
 def test_adapters_are_trained_and_features_stay(data, file, tower):
     towers = ADAPTERS if tower == "ids" else {"context_tower": "history", "item_tower": "adapter"}
@@ -145,6 +149,7 @@ def test_adapters_are_trained_and_features_stay(data, file, tower):
 # --- saved, resumed, exported ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_loaded_run_does_not_need_the_file_of_its_tables(data, file, tmp_path):
     run = rankpg.train(config(file, num_steps=4, eval_every=2), data, out=tmp_path / "run")
     file.unlink()

@@ -284,6 +284,7 @@ def test_evaluation_names_the_part_of_every_metric(data):
     assert "reward" not in row  # in-sample
 
 
+@pytest.mark.slow
 def test_a_catalogue_below_every_cutoff_is_measured_at_its_size():
     log = {
         "user": np.repeat(np.arange(5), 5),

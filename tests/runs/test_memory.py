@@ -41,6 +41,7 @@ def compiled(config):
     return run, train_chunk(run.learner, 2).lower(run.learner, run.state, roots).compile()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

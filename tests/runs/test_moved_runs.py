@@ -58,6 +58,7 @@ def project(trained, tmp_path):
     return moved
 
 
+@pytest.mark.slow
 def test_a_relative_path_is_stored_absolute(trained, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     settings = yaml.safe_load((trained / "runs" / "first" / "config.yaml").read_text())
@@ -78,6 +79,7 @@ def test_a_relative_path_of_a_settings_file_is_stored_absolute(trained, monkeypa
     assert main(["evaluate", out]) == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_moved_together_with_its_table_finds_it(project):
     run = load_run(project / "runs" / "first")
     assert run.config.path == str(project / "data" / "ratings.csv")

@@ -118,6 +118,7 @@ def check_candidates(run, contexts=tuple(USERS["user"]), **options):
 # Items that come and go.
 
 
+@pytest.mark.slow
 def test_added_items_rank_where_brute_force_puts_them(run):
     before = logits(run, USERS["user"])
     wider = run.with_items(NEW)
@@ -201,6 +202,7 @@ def test_known_items_and_ids_of_another_type_are_rejected(run):
     refusal(lambda: run.with_items(NEW.drop("price")), "no column 'price'")
 
 
+@pytest.mark.slow
 def test_a_table_of_ids_rejects_new_items_and_allows_removal(id_run):
     for call in (lambda: id_run.with_items(NEW), lambda: id_run.with_contexts(NEW)):
         refusal(call, "cannot be added", "never saw has no embedding", error=ConfigError)
@@ -317,6 +319,7 @@ def test_64_bit_ids_are_kept(ids):
     refusal(lambda: run.with_items(row, [-1]), "no 64-bit type holds", "make them text")
 
 
+@pytest.mark.slow
 def test_ids_of_both_signs_have_one_type():
     small = numbered(np.array([3, 4, 5, 6], np.uint64), num_experts=1)
     wider = small.with_items(np.ones((1, 4)), [-1]).dataset.item_ids.ids

@@ -131,6 +131,7 @@ def same(one, other) -> bool:
 # Going on.
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_bit_identical(whole, resumed):
     (one, its_path), (other, path) = whole, resumed
     assert same(one.state, other.state)
@@ -147,6 +148,7 @@ def test_a_saved_state_is_the_state(whole):
     assert same(load_run(path).state, run.state)
 
 
+@pytest.mark.slow
 def test_evaluation_from_the_folder_is_the_last_row(whole):
     _, path = whole
     for again, row in zip(evaluate_run(load_run(path)), metrics_rows(path)[-2:], strict=True):
@@ -463,6 +465,7 @@ def of_an_earlier_version(half):
     return half
 
 
+@pytest.mark.slow
 def test_a_folder_of_an_earlier_version_is_resumed(of_an_earlier_version, whole):
     path, (one, its_path) = of_an_earlier_version, whole
     assert load_run(path).step == 4
@@ -481,6 +484,7 @@ def test_settings_of_an_earlier_version_are_compared(of_an_earlier_version):
 # From Python, with one call.
 
 
+@pytest.mark.slow
 def test_train_resumes_after_an_error(tmp_path, monkeypatch, whole):
     """An error during training releases the folder; the resumed run equals the whole one."""
     (one, its_path), path, world = whole, tmp_path / "run", from_matrix(np.eye(20, 30))
@@ -524,6 +528,7 @@ def test_train_refuses_a_folder_before_it_reads_anything(tmp_path, monkeypatch):
     assert not (tmp_path / "absent").exists()
 
 
+@pytest.mark.slow
 def test_a_refused_run_releases_the_folder(half):
     keeper = RunFolder(half)
     with pytest.raises(ConfigError, match="was trained with batch_size=8, not batch_size=4"):
@@ -680,6 +685,7 @@ def test_component_under_its_former_name_is_refused():
 # Which checkpoints stay.
 
 
+@pytest.mark.slow
 def test_resuming_from_an_earlier_step_removes_what_came_after(tmp_path):
     config = settings(seeds=(0,), num_steps=6, eval_every=2)
     run, folder = prepare(config), RunFolder(tmp_path / "run", keep_last=3)
@@ -694,6 +700,7 @@ def test_resuming_from_an_earlier_step_removes_what_came_after(tmp_path):
     folder.close(again)
 
 
+@pytest.mark.slow
 def test_running_means_between_two_evaluations_are_resumed(tmp_path):
     config = settings(seeds=(0,))
     run, folder = prepare(config), RunFolder(tmp_path / "run")

@@ -46,6 +46,7 @@ def test_choices_of_a_setting_are_the_names_of_its_table(setting):
     assert sorted(choices) == sorted(TABLES[setting])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(set(RERANKERS) - {"stored", "lightgbm"}))  # scores
 def test_every_reranker_shows_as_many_items_as_the_config_says(name, environment):
     reranker = RERANKERS[name](TrainConfig(ranking_length=2), environment)
@@ -55,6 +56,7 @@ def test_every_reranker_shows_as_many_items_as_the_config_says(name, environment
     assert ranking.items.shape == (reranker.ranking_length,) == (2,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADVANTAGES)
 def test_every_advantage_keeps_the_shape_of_the_rewards(name):
     settings = AdvantageSettings(

@@ -41,6 +41,7 @@ def candidates(key):
     return draw_candidates(key, jnp.arange(6.0)[None] / 2, (3,), "candidates")
 
 
+@pytest.mark.slow
 def test_check_rows_finds_what_is_wrong(candidates):
     good = candidates.items[:2]
     stranger = next(item for item in range(6) if item not in candidates.items.tolist())

@@ -111,6 +111,7 @@ def slow_list_loss(run, key, masks):
     return total / weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masks", [None, slow(True)])
 def test_loss_by_enumeration_of_draws(data, masks):
     run = prepared(data, exposure_share=1.0, mask_positives=masks, forward_share=0.4)

@@ -78,6 +78,7 @@ def fitted(build, data):
     return float(losses[0]), float(losses[-1]), float(shares[-1])
 
 
+@pytest.mark.slow
 def test_attention_learns_an_order_that_pooling_cannot(data):
     """Cosines are symmetric: on a circle, the next item cannot be nearer than the previous one everywhere."""
     first, last, share = fitted(attention_of, data)
@@ -87,6 +88,7 @@ def test_attention_learns_an_order_that_pooling_cannot(data):
     assert last < min(first, last_of_pooled) - 0.2
 
 
+@pytest.mark.slow
 def test_an_update_of_attention_is_the_same_dense_and_streamed_with_two_experts(data):
     settings = SETTINGS | ATTENTION | {"num_experts": 2, "dropout": 0.3, "attention_layers": 1}
     settings |= {

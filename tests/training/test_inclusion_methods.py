@@ -97,6 +97,7 @@ def slow_loss(run, key, formula, several):
     return total / weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "masks", "experts", "several", "at_once"),
     [

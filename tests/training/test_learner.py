@@ -46,6 +46,7 @@ def leaves_equal(one, other) -> bool:
 # A loop of one's own.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -133,6 +134,7 @@ def test_another_environment_of_the_same_shape_is_not_traced_again(learner, coun
     assert float(here.reward) != float(there.reward)
 
 
+@pytest.mark.slow
 def test_another_optimizer_or_shape_is_traced_again(learner, counted):
     update, traces = counted
     state, key = learner.init(jax.random.key(0)), jax.random.key(1)
@@ -146,6 +148,7 @@ def test_another_optimizer_or_shape_is_traced_again(learner, counted):
     assert len(traces) == 3
 
 
+@pytest.mark.slow
 def test_vmap_over_environments_equals_a_loop(learner):
     environments = [data(seed).environment for seed in (0, 1)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *environments)

@@ -20,6 +20,7 @@ def batches(sampler, steps, key):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 16, 17, 64, 65, 1000, 70_001])
 def test_an_order_holds_every_index_once(count):
     assert sorted(order(jax.random.key(count), count)) == list(range(count))
@@ -70,6 +71,7 @@ def test_a_batch_that_is_wider_than_its_range_repeats_it():
     assert counts.tolist() == [0] * 5 + [250, 250]
 
 
+@pytest.mark.slow
 def test_the_later_range_begins_its_first_epoch_at_the_switch():
     sampler = MomentSampler(3, (0, 30), (30, 36), switch=5)
     drawn = batches(sampler, (5, 7), jax.random.key(0))

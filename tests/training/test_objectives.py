@@ -80,6 +80,7 @@ def slow_loss(run, state, key):
     return total / weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -98,6 +99,7 @@ def test_loss_by_its_formula(data, settings, retrieval):
     np.testing.assert_allclose(metrics.loss, slow_loss(run, state, key), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_objectives_learn_what_is_wanted(data):
     settings = {"num_steps": 300, "eval_every": 300, "learning_rate": 3e-2, "forward_share": 1.0}
     for objective in ("softmax", "inclusion"):
@@ -110,6 +112,7 @@ def test_objectives_learn_what_is_wanted(data):
         )  # half of the four wanted items, were they alone; drawn with replacement
 
 
+@pytest.mark.slow
 def test_seen_items_are_never_candidates(data):
     for settings in (
         {"objective": "softmax"},
@@ -124,6 +127,7 @@ def test_seen_items_are_never_candidates(data):
             assert not set(row) & set(history)
 
 
+@pytest.mark.slow
 def test_terms_of_a_curriculum_follow_each_other(data):
     run = prepared(data, objective="inclusion", first_share=0.5, inclusion_at=(3,))
     objective = run.learner.objective
@@ -136,6 +140,7 @@ def test_terms_of_a_curriculum_follow_each_other(data):
         np.testing.assert_allclose(metrics.loss, slow_loss(run, at, key), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_moments_of_the_optimizer_start_anew_with_the_second_term(data):
     """The first update of adam moves every touched number by about the learning rate."""
     run = prepared(data, objective="inclusion", first_share=0.5, learning_rate=1e-2, later_rate=1.0)
@@ -150,6 +155,7 @@ def test_moments_of_the_optimizer_start_anew_with_the_second_term(data):
     assert [int(count) for count in counts] == [1]
 
 
+@pytest.mark.slow
 def test_every_expert_is_trained(data):
     for objective in ("softmax", "inclusion"):
         run = prepared(data, objective=objective, num_experts=2, context_tower="history")
@@ -181,6 +187,7 @@ def test_histories_are_trained_on_every_moment(data):
     assert len(first.users) == int(np.sum(data.parts.train_ends - 1))
 
 
+@pytest.mark.slow
 def test_expected_reward_by_its_formula():
     from rankpg.core.plackett_luce import gather_logits
     from rankpg.types import Feedback
@@ -226,6 +233,7 @@ def test_retrieval_classes_are_those_that_were_chosen(data):
     assert isinstance(streamed.policy.retrieval, Streamed)
 
 
+@pytest.mark.slow
 def test_interactions_are_learnt_by_a_history_tower_where_none_is_named(data):
     def tower(**settings):
         return prepare(rankpg.TrainConfig(num_candidates=4, **settings), data).config.context_tower

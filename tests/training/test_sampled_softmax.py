@@ -52,6 +52,7 @@ def update(data, step=0, **settings):
     return jax.jit(Learner.update)(run.learner, state, jax.random.key(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -73,6 +74,7 @@ def test_all_items_are_the_full_softmax(settings):
     assert int(sampled[0].fault) == 0
 
 
+@pytest.mark.slow
 def test_start_of_inclusion_is_sampled_and_the_rest_is_not():
     data = from_interactions(LOG, test_count=1)
     settings = {"objective": "inclusion", "inclusion_at": (2,), "first_share": 0.5}
@@ -98,6 +100,7 @@ def rest_by_hand(items):
     )
 
 
+@pytest.mark.slow
 def test_sampled_weight_and_its_gradient_are_unbiased():
     in_batch = jnp.array([int(LOG["item"][3]), int(LOG["item"][18])])
     keys = jax.random.split(jax.random.key(7), 4000)
@@ -112,6 +115,7 @@ def test_sampled_weight_and_its_gradient_are_unbiased():
     assert (np.abs(np.mean(slopes, axis=0) - exact) < 4.5 * error + 1e-5).all()
 
 
+@pytest.mark.slow
 def test_gradient_of_the_loss_converges_with_the_sample():
     in_batch, keys = jnp.array([0, 0]), jax.random.split(jax.random.key(8), 2000)
     world = from_interactions({name: column[::2] for name, column in LOG.items()}).environment
@@ -131,6 +135,7 @@ def test_gradient_of_the_loss_converges_with_the_sample():
     assert errors[1] < 0.6 * errors[0]
 
 
+@pytest.mark.slow
 def test_every_item_of_a_sample_counts_once():
     in_batch = jnp.array([4, 1, 4])
     for key in jax.random.split(jax.random.key(0), 20):

@@ -159,6 +159,7 @@ def value_of(params, mean_rewards, quotas, alpha, temperature):
     return total / len(mean_rewards)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "experts"), CASES)
 def test_update_follows_the_gradient_by_hand_and_learns(name, experts, world):
     config, learner, step = problem(name, experts, world)
@@ -248,6 +249,7 @@ def test_seeds_together_equal_seeds_alone(world):
         assert not np.any(leaf[0] == leaf[1])
 
 
+@pytest.mark.slow
 def test_update_is_traced_once(world, monkeypatch):
     traces = {"update": 0, "re-ranker": 0}
 
@@ -347,6 +349,7 @@ def test_rows_of_a_step_have_distinct_keys(world):
 # Masks.
 
 
+@pytest.mark.slow
 def test_masked_items_are_never_candidates():
     """Whatever is masked pays a million, so that a single slip shows in the reward."""
     eligible = np.random.default_rng(3).random((CONTEXTS, ITEMS)) < 0.6
@@ -489,6 +492,7 @@ def troubled():
     return play, play()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TROUBLES)
 def test_a_fault_stops_one_seed_at_its_last_good_state(name, troubled):
     play, clean = troubled

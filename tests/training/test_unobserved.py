@@ -109,6 +109,7 @@ def test_test_part_has_no_part_in_weights_and_model(data):
     np.testing.assert_array_equal(models[0].items, models[1].items)
 
 
+@pytest.mark.slow
 def test_loss_is_that_of_values_times_weights(data):
     """A weight column and weights by popularity, against a log whose values were multiplied by both."""
     both = WEIGHTS * weights_by_hand(0.5, 0.3)
@@ -182,6 +183,7 @@ def test_model_minimises_its_objective(data):
     assert np.abs(fitted - values)[values > 0].mean() < 0.6 * values[values > 0].mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["batch", "context", "learned"])
 def test_what_is_left_out_has_no_credit_and_no_part_in_the_baseline(data, name):
     run = prepared(data, unobserved="left_out", advantage=name, forward_share=0.5)
@@ -213,6 +215,7 @@ def test_what_is_left_out_has_no_credit_and_no_part_in_the_baseline(data, name):
     assert int(after.fault) == 0
 
 
+@pytest.mark.slow
 def test_running_mean_is_that_of_what_was_observed():
     advantage = context_baseline(2, 2)
     state = advantage.init(jax.random.key(0))
@@ -224,6 +227,7 @@ def test_running_mean_is_that_of_what_was_observed():
     np.testing.assert_allclose(second, rewards - 2.0)  # the mean of 4, 2 and 0
 
 
+@pytest.mark.slow
 def test_all_observed_is_the_plain_advantage():
     contexts, rewards = jnp.array([0, 1, 1]), jnp.arange(6.0).reshape(3, 2)
     everything = jnp.ones((3, 2), bool)
