@@ -35,10 +35,10 @@ HERE = Path(__file__).resolve().parents[1]
 MODULES = (
     "candidate_set", "estimators", "expected_list", "exposure", "exposure_fast", "inclusion",
     "inclusion_exact", "inclusion_large", "known_feedback", "numerics", "plackett_luce", "quotas",
-    "sampling", "theory",
+    "sampling", "swaps", "theory",
 )  # fmt: skip
 FIRST_TESTS = {
-    "exposure": ["test_exact_exposure"],
+    "exposure": ["test_exact_exposure", "test_policy_value"],
     "inclusion_exact": ["test_inclusion_exact", "test_oracle"],
     "quotas": ["test_sampling", "test_candidate_set"],
     "sampling": ["test_sampling", "test_block_race", "test_gumbel_noise"],
@@ -200,7 +200,9 @@ def _preloaded() -> None:
     del beartype, flax, hypothesis, jax, jaxtyping, optax, pytest, scipy
 
 
-def killed(chosen: list[Mutant], jobs: int, show: bool = False) -> dict[str, bool]:
+def killed(
+    chosen: list[Mutant], jobs: int, seconds: float = SECONDS, show: bool = False
+) -> dict[str, bool]:
     """Runs the tests against each mutant; returns whether they killed it, by id."""
     _preloaded()
     folder = Path(tempfile.mkdtemp(prefix="rankpg-mutants-"))
@@ -211,7 +213,7 @@ def killed(chosen: list[Mutant], jobs: int, show: bool = False) -> dict[str, boo
             running[_run(mutant, folder / mutant.id)] = mutant, time.monotonic()
         time.sleep(0.05)
         for child, (mutant, began) in list(running.items()):
-            late = time.monotonic() - began > SECONDS
+            late = time.monotonic() - began > seconds
             if late:
                 os.kill(child, signal.SIGKILL)
             done, status = os.waitpid(child, 0 if late else os.WNOHANG)
@@ -236,6 +238,9 @@ def main() -> int:
     parser.add_argument("ids", nargs="*", help="mutants [the sample]")
     parser.add_argument("--show", action="store_true", help="print the changed lines alone")
     parser.add_argument("--jobs", type=int, default=2, help="processes [%(default)s]")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="longest time of one mutant [%(default)s]"
+    )
     given = parser.parse_args()
     known = mutants()
     chosen = [mutant for mutant in known if mutant.id in given.ids] if given.ids else known[:SAMPLE]
@@ -243,7 +248,7 @@ def main() -> int:
         print("\n".join(map(str, chosen)))
         return 0
     began = time.monotonic()
-    found = killed(chosen, given.jobs, show=bool(given.ids))
+    found = killed(chosen, given.jobs, given.seconds, show=bool(given.ids))
     explained = (
         set(re.findall(r"`([0-9a-f]{10})`", EXPLAINED.read_text())) if EXPLAINED.exists() else set()
     )
