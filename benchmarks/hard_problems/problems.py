@@ -22,6 +22,8 @@ _PRESETS = (
     "ca_pg_threshold",
     "v_pg_set",
     "ca_pg_swap",
+    "value_based",
+    "model_guided",
 )
 
 COMPARED: dict[str, dict[str, Any]] = {name: {"estimator": name} for name in _PRESETS} | {

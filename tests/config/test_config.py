@@ -375,7 +375,7 @@ def test_choices_agree_with_their_tables():
     assert choices["advantage"] == tuple(ADVANTAGES)
     assert choices["context_tower"] == ("auto", *choices["item_tower"]) == ("auto", *TOWERS)
     assert choices["environment"] == tuple(build.ENVIRONMENTS)
-    assert choices["estimator"] == tuple(ESTIMATORS)
+    assert choices["estimator"] == (*ESTIMATORS, "auto")
     assert choices["preset"] == tuple(PRESETS)
     assert choices["reranker"] == tuple(RERANKERS)
     assert choices["retrieval"] == ("auto", *RETRIEVALS)

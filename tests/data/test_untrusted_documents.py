@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 import yaml
@@ -45,7 +44,6 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 def test_yaml_beyond_a_bound_is_named(tmp_path, text, part):
     file = write(tmp_path, text, "config.yaml")
-    start = time.perf_counter()
     if part:
         with pytest.raises(DocumentError, match=part) as caught:
             parse_yaml(file, yaml)
@@ -53,7 +51,6 @@ def test_yaml_beyond_a_bound_is_named(tmp_path, text, part):
         assert str(caught.value).isprintable()
     else:
         parse_yaml(file, yaml)
-    assert time.perf_counter() - start < 5
 
 
 def test_yaml_keeps_honest_aliases(tmp_path):

@@ -139,6 +139,7 @@ def test_padding_changes_nothing(module):
     np.testing.assert_allclose(among_others[1:2], found, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_later_items_change_no_earlier_output(module):
     before, after = (module.at_places(jnp.array([[3, 1, last]])) for last in (4, 0))
     np.testing.assert_array_equal(before[:, :, :2], after[:, :, :2])

@@ -83,6 +83,7 @@ def test_history_tower_starts_at_the_items(data):
     )
 
 
+@pytest.mark.slow
 def test_tags_do_not_change_the_start():
     items = {"item": 100 + np.arange(ITEMS), "genre": np.arange(ITEMS) % 3}
     tagged = log_data(items=items)

@@ -242,6 +242,7 @@ def test_training_and_values_against_loops(estimator):
     assert exposure.shown.sum() == 2 * CONTEXTS * 3
 
 
+@pytest.mark.slow
 def test_a_sum_of_single_rewards_has_the_values_of_its_environment():
     """The list reward that adds up the items' own rewards changes no value."""
     plain = from_matrix(MEANS)

@@ -311,6 +311,7 @@ def test_failed_calls_are_retried_with_pauses(reference):
     assert third - second >= 0.1
 
 
+@pytest.mark.slow
 def test_skip_continues_with_the_successful_calls():
     calls = [0]
 

@@ -93,6 +93,7 @@ def test_what_was_not_observed_changes_nothing(world, pairs):
     assert float(after.observed) == 0 == int(after.memory.count)
 
 
+@pytest.mark.slow
 def test_unobserved_rewards_are_not_read(world, pairs):
     model = two_tower(world, dim=2, replay=Replay(64, 2, 8))
     seen = jnp.ones((CONTEXTS, ITEMS), bool).at[0, 0].set(False)
@@ -103,6 +104,7 @@ def test_unobserved_rewards_are_not_read(world, pairs):
     np.testing.assert_array_equal(*predicted)
 
 
+@pytest.mark.slow
 def test_replay_learns_faster_from_the_same_rewards(world, pairs, means):
     models = [
         two_tower(world, dim=3, penalty=0.0, replay=replay)
@@ -131,6 +133,7 @@ def test_memory_is_a_uniform_sample_of_what_was_seen():
     assert drawn.seen.all()
 
 
+@pytest.mark.slow
 def test_ensemble_is_the_mean_of_members_that_differ(world, pairs):
     model = two_tower(world, dim=2)
     several = ensemble(model, 3)
@@ -156,6 +159,7 @@ def test_members_learn_from_different_halves(world, pairs):
         ensemble(count, 1)
 
 
+@pytest.mark.slow
 def test_perceptron_predicts_items_that_were_never_shown():
     world = generate(jax.random.key(0), num_contexts=40, num_items=30, num_features=3)
     contexts = jnp.arange(40, dtype=jnp.int32)
@@ -184,6 +188,7 @@ def test_a_network_of_another_shape_is_rejected(world, pairs):
         model.predict(model.init(jax.random.key(0)), world, *pairs[:2])
 
 
+@pytest.mark.slow
 def test_assessment_predicts_before_it_learns(world, pairs, means):
     count = custom(
         lambda key: jnp.zeros(()), lambda p, w, x, a: p + jnp.zeros(a.shape), optax.sgd(0.5)

@@ -148,6 +148,7 @@ def test_an_official_test_split_is_kept_out_by_name(tmp_path, capsys):
     assert "train.tsv" in error
 
 
+@pytest.mark.slow
 def test_a_query_never_finds_itself(tmp_path):
     ids = [f"a{i}" for i in range(6)]
     pairs = [(f"a{i}", f"a{i + 3}") for i in range(3)]

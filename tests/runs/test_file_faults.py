@@ -132,6 +132,7 @@ def test_a_first_save_is_there_or_begins_anew(evaluations, tmp_path, how, stride
     assert outcomes == {True, False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("how", "stride"), EACH)
 def test_a_later_save_leaves_the_earlier_or_the_later_state(evaluations, tmp_path, how, stride):
     start = tmp_path / "start"

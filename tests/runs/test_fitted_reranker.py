@@ -24,7 +24,7 @@ from rankpg.training.lambdamart import attached, fit_lightgbm, load_fitted
 pytest.importorskip("lightgbm")
 
 ENABLE_X64 = False
-pytestmark = pytest.mark.usefixtures("as_a_user")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_a_user")]
 
 USERS, ITEMS, LENGTH = 40, 30, 20
 

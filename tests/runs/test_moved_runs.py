@@ -21,7 +21,7 @@ from rankpg.runs.storage.checkpoint import CheckpointError
 
 ENABLE_X64 = False
 
-pytestmark = pytest.mark.usefixtures("as_a_user")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("as_a_user")]
 
 TABLE = "user,item,rating\n" + "".join(
     f"u{u},i{i},{1 + (u * i) % 3}\n" for u in range(4) for i in range(6)

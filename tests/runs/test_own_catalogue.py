@@ -274,6 +274,7 @@ def test_new_contexts_after_items_of_a_table_were_removed():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("held_out", [0, 2])
 def test_evaluation_contexts_do_not_change(held_out):
     run = prepare(settings(held_out_contexts=held_out), shop_data())

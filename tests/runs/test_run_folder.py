@@ -584,6 +584,7 @@ def test_a_row_that_was_edited_is_named(half, name, value):
         load_run(half)
 
 
+@pytest.mark.slow
 def test_files_that_are_nested_too_deeply(half, tmp_path):
     (half / "metrics.jsonl").write_text("[" * 100_000)
     with pytest.raises(ConfigError, match=r"metrics\.jsonl, line 1: .*nested too deeply"):

@@ -211,6 +211,7 @@ def test_a_tracker_that_does_not_open_is_one_sentence(run_of, tmp_path, monkeypa
         folder.open(run_of())
 
 
+@pytest.mark.slow
 def test_a_tracker_that_does_not_close_keeps_the_run(run_of, tmp_path, capsys):
     run, folder = run_of(), RunFolder(tmp_path / "run", track=["tensorboard"])
     folder.open(run)

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("standard_promotion")  # for optimizers of 
 TABLES = {
     "advantage": set(ADVANTAGES),
     "environment": set(ENVIRONMENTS),
-    "estimator": set(ESTIMATORS),
+    "estimator": {*ESTIMATORS, "auto"},
     "reranker": set(RERANKERS),
     "retrieval": {*RETRIEVALS, "auto"},
 }

@@ -226,6 +226,7 @@ class UnequalPropensities(Reranker):
     greedy = __call__
 
 
+@pytest.mark.slow
 def test_the_adaptive_step_divides_by_the_mean_propensity(learner):
     """1 / mean(p), Eq. 9, is not the mean of 1 / p where propensities differ."""
     own = dataclasses.replace(learner, reranker=UnequalPropensities(), adaptive_learning_rate=True)

@@ -217,6 +217,7 @@ def test_history_tower_without_histories_is_refused():
         prepared(from_matrix(np.eye(6)), context_tower="history")
 
 
+@pytest.mark.slow
 def test_fault_stops_training_and_changes_nothing(data):
     run = prepared(data, objective="softmax", retrieval="dense")
     state = jax.tree.map(lambda leaf: leaf[0], run.state)

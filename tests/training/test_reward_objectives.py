@@ -56,6 +56,7 @@ def value(learner, world, means, state):
     return float(np.take_along_axis(means, np.asarray(greedy), axis=1).max(1).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retrieval", ["dense", "streamed"])
 def test_value_based_logits_become_the_rewards(world, means, retrieval):
     settings = {"retrieval": retrieval, "learning_rate": 0.05, "embedding_dim": 8}
@@ -122,6 +123,7 @@ def test_a_reward_out_of_bounds_stops_both(world):
                 np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.slow
 def test_candidates_are_drawn_in_proportion_to_exponential_rewards(world):
     learner = learner_of(world, estimator="value_based", num_candidates=1)
     rewards = jnp.broadcast_to(jnp.log(jnp.arange(1.0, ITEMS + 1)), (4000, 1, ITEMS))

@@ -130,6 +130,7 @@ def test_loss_is_that_of_values_times_weights(data):
     )
 
 
+@pytest.mark.slow
 def test_rewards_are_divided_by_propensities_and_the_reranker_sees_none(data):
     run = prepared(data, unobserved="propensity", popularity_weight=1.0, forward_share=0.5)
     world, items = run.learner.environment, jnp.arange(ITEMS, dtype=jnp.int32)
