@@ -130,7 +130,9 @@ def gradient_noise(
     names = estimators or tuple(
         name
         for name, e in ESTIMATORS.items()
-        if name != "ca_pg_exact" and (e.max_experts or len(quotas)) >= len(quotas)
+        if name != "ca_pg_exact"
+        and not e.by_predictions
+        and (e.max_experts or len(quotas)) >= len(quotas)
     )
     if seed is not None and seed not in run.config.seeds:
         raise ValueError(f"seed={seed} was not trained; expected one of {run.config.seeds}")

@@ -77,6 +77,8 @@ def study(
     keys = jax.random.split(key, values.shape[0])
     results = {}
     for name, estimator in ESTIMATORS.items():
+        if estimator.by_predictions:
+            continue  # its score is not that of a policy gradient
         if estimator.max_experts is not None and len(quotas) > estimator.max_experts:
             continue
 

@@ -56,7 +56,7 @@ def choose_estimator(config: EstimatorSettings) -> Choice:
 
     >>> from rankpg import TrainConfig
     >>> choose_estimator(TrainConfig(num_experts=2))
-    Choice(estimator='ca_pg_swr', reason='model_guided needs a single expert')
+    Choice(estimator='ca_pg_swr', reason='model_guided was measured with a single expert')
     """
     if config.preset == "paper":
         return Choice("ca_pg", "the paper's, as its preset")
@@ -65,7 +65,7 @@ def choose_estimator(config: EstimatorSettings) -> Choice:
     if config.environment == "subtopics":
         return Choice("ca_pg_swap", "exact for rewards of the whole list")
     obstacles = {
-        "needs a single expert": config.num_experts > 1,
+        "was measured with a single expert": config.num_experts > 1,
         "draws on one device": config.retrieval == "sharded",
         "takes no advantage": config.advantage not in (None, "none"),
         "takes no entropy bonus": config.entropy_bonus != 0,

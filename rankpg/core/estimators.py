@@ -203,6 +203,9 @@ class Estimator:
     by_swaps: bool = False
     """True if every candidate has a score, and its credit is what the list loses without it. The statistics
     are then "swaps"."""
+    by_predictions: bool = False
+    """True if it learns through predicted rewards, by an objective of its own: its score is then not that of
+    a policy gradient."""
 
 
 def _shared(log_probability: SetLogProb) -> Score:
@@ -294,11 +297,14 @@ ESTIMATORS: dict[str, Estimator] = {
     "ca_pg_threshold": Estimator(_per_item(_threshold), "arrivals", credit_assigned=True),
     "v_pg_set": Estimator(_shared(_unordered), "candidates", credit_assigned=False, max_experts=1),
     "ca_pg_swap": Estimator(_by_swaps, "swaps", credit_assigned=True, by_swaps=True),
-    "value_based": Estimator(_per_item(_logit), "candidates", credit_assigned=True, max_experts=1),
+    "value_based": Estimator(
+        _per_item(_logit), "candidates", credit_assigned=True, max_experts=1, by_predictions=True
+    ),
     "model_guided": Estimator(
         _per_item(lambda c, item, quotas: log_inclusion_swr(c.sparse_logits, item, quotas)),
         "candidates",
         credit_assigned=True,
+        by_predictions=True,
     ),
 }
 """name -> estimator."""
