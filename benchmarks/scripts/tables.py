@@ -409,7 +409,7 @@ def reports(text: str, results: Path = RESULTS) -> str:
     )
 
 
-PAGES = ("export", "results", "scaling", "settings", "speed", "text")
+PAGES = ("estimators", "export", "results", "scaling", "settings", "speed", "text")
 """Pages of docs/ with tables."""
 
 

@@ -47,7 +47,7 @@ class EstimatorSettings(Protocol):
 
 
 def choose_estimator(config: EstimatorSettings) -> Choice:
-    """Returns the estimator that measured best for such settings; docs/settings.md has the figures.
+    """Returns the estimator that measured best for such settings; docs/estimators.md has the figures.
 
     - Rewards of the whole list: `ca_pg_swap`, which is exact for them.
     - One expert, and rewards that are drawn from an environment: `model_guided`, which learns from each

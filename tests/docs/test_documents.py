@@ -15,6 +15,7 @@ from rankpg.encoders import TOWERS
 from rankpg.export.indexes import INDEXES
 from rankpg.rerankers import RERANKERS
 from rankpg.retrieval import RETRIEVALS
+from rankpg.reward_models import REWARD_MODELS
 from rankpg.runs.storage.trackers import TRACKERS
 from rankpg.training.build import ENVIRONMENTS
 
@@ -24,7 +25,17 @@ DOCS = ROOT / "docs"
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 PAGES = sorted(DOCS.glob("*.md"))
 REFERENCE = sorted((DOCS / "reference").glob("*.md"))
-TABLES = (ADVANTAGES, ENVIRONMENTS, ESTIMATORS, INDEXES, RERANKERS, RETRIEVALS, TOWERS, TRACKERS)
+TABLES = (
+    ADVANTAGES,
+    ENVIRONMENTS,
+    ESTIMATORS,
+    INDEXES,
+    RERANKERS,
+    RETRIEVALS,
+    REWARD_MODELS,
+    TOWERS,
+    TRACKERS,
+)
 PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
