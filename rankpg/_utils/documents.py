@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import unicodedata
 from functools import partial
 from pathlib import Path
@@ -191,6 +192,17 @@ def _check_digits(digits: str, source: str) -> None:
         )
 
 
+def _check_finite(digits: str, source: str) -> None:
+    """Rejects infinity and NaN as YAML writes them, and a number beyond float64."""
+    named = re.fullmatch(r"[-+]?\.(?:inf|nan)", digits, re.IGNORECASE)
+    try:
+        finite = named is None and math.isfinite(float(digits))
+    except ValueError:  # in another base, or in sixties
+        return
+    if not finite:
+        raise _not_finite(source, digits)
+
+
 def _check_depth(value: object, source: str) -> None:
     level: list[object] = [value]
     for _ in range(DEEPEST):
@@ -269,6 +281,7 @@ def _count(yaml: Any, node: Node, source: str, known: dict[int, int], depth: int
     if isinstance(node, yaml.ScalarNode):
         if node.tag.rpartition(":")[2] in ("int", "float"):
             _check_digits(node.value, line)
+            _check_finite(node.value, line)
         total = 1
     else:
         parts = node.value

@@ -105,7 +105,7 @@ def remove_partials(file: Path) -> None:
     """Removes temporary paths of `file` that killed processes left; no other process may be writing it."""
     ours = re.compile(re.escape(file.name) + r"\.[0-9a-f]{8}" + re.escape(_PARTIAL))
     for other in file.parent.iterdir() if file.parent.is_dir() else ():
-        if ours.fullmatch(other.name):
+        if ours.fullmatch(other.name) and not other.is_dir():
             other.unlink(missing_ok=True)
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 from jax.errors import JaxRuntimeError
 
 from rankpg._utils.documents import printable
@@ -90,11 +92,30 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
     except MemoryError as error:
         print(f"{parser.prog}: {OUT_OF_MEMORY} ({error})", file=sys.stderr)
         return 2
-    except JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error) and "emory" not in str(error):
+    except (RuntimeError, AssertionError) as error:
+        refusal = _refusal(error)
+        if refusal is None:
             raise
-        print(f"{parser.prog}: {OUT_OF_MEMORY}", file=sys.stderr)
+        print(f"{parser.prog}: {refusal}", file=sys.stderr)
         return 2
+
+
+def _refusal(error: Exception) -> str | None:
+    """Returns what an error of JAX means, if the user can change it: too little memory, or no device."""
+    text = str(error)
+    if isinstance(error, JaxRuntimeError) and ("RESOURCE_EXHAUSTED" in text or "emory" in text):
+        return OUT_OF_MEMORY
+    wanted = os.environ.get("JAX_PLATFORMS")
+    if not wanted:
+        return None
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError):  # what JAX raises depends on the packages that are there
+        return (
+            f"JAX_PLATFORMS={printable(wanted)} names a device that is not there, or that JAX was installed "
+            "without; unset the variable, so that JAX chooses, or set it to cpu"
+        )
+    return None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -242,8 +263,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
 
 def export(arguments: argparse.Namespace) -> int:
-    """Exports a saved run and prints the head of its card."""
-    from rankpg.export.folder import check_free, export
+    """Exports a saved run and prints the head of its card; the exit code is 3 where an index is poor."""
+    from rankpg.export.folder import MANIFEST, check_free, export
     from rankpg.runs.storage.load import load_run
 
     settings = {
@@ -256,7 +277,8 @@ def export(arguments: argparse.Namespace) -> int:
     folder = export(run, arguments.out, **settings)
     print((folder / "CARD.md").read_text().partition("\n## Data")[0])
     print(folder)
-    return 0
+    indexes = json.loads((folder / MANIFEST).read_text())["indexes"]
+    return 0 if all(entry["reached"] for entry in indexes.values()) else 3
 
 
 def demo(arguments: argparse.Namespace) -> int:

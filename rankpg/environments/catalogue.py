@@ -207,7 +207,7 @@ def catalogue(
             raise ValueError(f"{name}={count!r}; expected a whole number of at least 1")
     mask = None
     if eligible is not None:
-        mask = np.asarray(without_labels(eligible, "eligible"))
+        mask = np.asarray(without_labels(eligible, "eligible", of_items=True))
         if mask.shape != (num_contexts, num_items) or mask.dtype != bool:
             raise ValueError(
                 f"eligible has the type {mask.dtype}{list(mask.shape)}; expected bool"

@@ -20,6 +20,7 @@ import json
 import os
 import secrets
 import shutil
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -132,6 +133,7 @@ def export(
             sync_folder(out.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    _warn_of_recall(indexes, recall)
     return out
 
 
@@ -181,17 +183,32 @@ def _write_indexes(
         with _writing(out):
             for index, file in zip(indexes, files, strict=True):
                 index.save(partial / file)
+        measured = measure_recall(
+            indexes, parts.queries[measuring], exact[measuring], parts.run.policy.quotas
+        )
+        at_most = effort is None or effort == indexes[0].efforts[-1]
         entries[name] = {
             "version": INDEXES[name].version(),
             "files": files,
             "kind": kind,
             "effort": effort,
             "depth": depth,
-            "recall": measure_recall(
-                indexes, parts.queries[measuring], exact[measuring], parts.run.policy.quotas
-            ),
+            "recall": measured,
+            "reached": not at_most or min(measured["experts"]) >= recall,
         }
     return entries
+
+
+def _warn_of_recall(indexes: dict[str, IndexEntry], recall: float) -> None:
+    """Warns of every index that finds less than is required at its largest effort."""
+    for name, entry in indexes.items():
+        if not entry["reached"]:
+            warnings.warn(
+                f"the index {name} finds {min(entry['recall']['experts']):.4f} of an expert's best items at "
+                f"its largest search effort, and recall={recall:g} requires more: search exactly "
+                "(exact_below above the number of items), take another index, or require less",
+                stacklevel=3,
+            )
 
 
 def _manifest(parts: Parts, indexes: dict[str, IndexEntry]) -> Manifest:

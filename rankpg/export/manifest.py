@@ -41,6 +41,8 @@ class IndexEntry(TypedDict):
     """None for exact search"""
     depth: int
     recall: Recall
+    reached: bool
+    """False if the largest search effort does not find the required share of items"""
 
 
 class RunEntry(TypedDict):

@@ -45,6 +45,7 @@ from rankpg.runs.storage.contents import (
     OWNER,
     check_links,
 )
+from rankpg.runs.storage.first_save import clear_temporary_files
 from rankpg.runs.storage.folder import RunFolder
 from rankpg.runs.storage.load import load_run
 from rankpg.runs.storage.metrics_file import line
@@ -106,6 +107,8 @@ def save(
     np.savez(content, allow_pickle=False, **_arrays(run, draws, queue))
     with _locked(path), checkpoint.uninterrupted():
         _check_owner(path, owner, known)
+        with contextlib.suppress(OSError):  # tried again at the next save
+            clear_temporary_files(path)
         owner = dataclasses.replace(owner, last_save=secrets.token_hex(8))
         atomic_write_text(path / METRICS, "".join(map(line, _rows(path, run, step))))
         checkpoint.save(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rankpg._utils.labels import labelled
 from rankpg.core.quotas import expert_quotas
 from rankpg.data.ids import ArrayLike, IdMap, UnknownIdWarning
 from rankpg.data.labels import aligned_mask
@@ -190,7 +191,7 @@ def allowed_items(
     if eligible is None:
         return None
     items, wanted = dataset.item_ids, _context_list(dataset, contexts)
-    given, count, size = np.asarray(eligible), len(wanted), len(items)
+    given, count, size = np.asarray(labelled(eligible).values), len(wanted), len(items)
     if not given.size:
         raise ValueError(
             "eligible is empty; expected the ids of at least one item, a mask of all items, or None for "
@@ -207,6 +208,11 @@ def allowed_items(
     if given.ndim != 1:
         raise ValueError(
             f"eligible is {given.dtype}{list(given.shape)}; expected a list of item ids, or a mask"
+        )
+    if given.dtype.kind in "iuf" and size > 2 and given.shape == (size,) and set(given) <= {0, 1}:
+        raise ValueError(
+            f"eligible holds {size} numbers, one for each item, all of them 0 or 1: pass .astype(bool) if it "
+            "is a mask, or each id once if these are ids"
         )
     mask = np.zeros(size, bool)
     mask[items.rows(eligible)] = True  # as given: an array would make floats of [1, 2**63]

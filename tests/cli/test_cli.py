@@ -470,3 +470,39 @@ def test_installed_command_is_the_main_function():
 
     (entry,) = importlib.metadata.entry_points(group="console_scripts", name="rankpg")
     assert entry.load() is main
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [AssertionError(), RuntimeError("unknown backend")])
+def test_a_device_that_is_not_there_is_one_sentence(monkeypatch, capsys, error):
+    """JAX raises either of them, according to the packages that are installed."""
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr("rankpg.cli.train.train", fail)
+    with pytest.raises(type(error)):  # the devices are there: it is another error
+        call("train", "--num-steps", "2")
+    monkeypatch.setattr(jax, "devices", fail)
+    capsys.readouterr()
+    assert call("train", "--num-steps", "2") == 2
+    said = capsys.readouterr().err
+    assert "rankpg: JAX_PLATFORMS=cuda names a device that is not there" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(("reached", "code"), [(True, 0), (False, 3)])
+def test_an_index_that_finds_too_little_is_an_exit_code(monkeypatch, tmp_path, reached, code):
+    def export(run, out, **_):
+        out.mkdir()
+        (out / "CARD.md").write_text("# card\n\n## Data\n")
+        entries = {"faiss": {"reached": True}, "usearch": {"reached": reached}}
+        (out / "export.json").write_text(json.dumps({"indexes": entries}))
+        return out
+
+    monkeypatch.setattr("rankpg.export.folder.export", export)
+    monkeypatch.setattr("rankpg.runs.storage.load.load_run", lambda *_, **__: None)
+    assert call("export", tmp_path / "run", "--out", tmp_path / "out") == code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 
 import jax
@@ -55,6 +56,25 @@ def test_manifest_holds_measured_recall(tmp_path, search, kind, least):
     )
     assert entry["recall"]["candidates"] == pytest.approx(recall, abs=1e-6)
     assert 0.3 < recall < 1
+
+
+@pytest.mark.parametrize(("found", "reached"), [(0.5, False), (0.995, True)])
+def test_an_index_below_the_required_recall_is_said(
+    exported, monkeypatch, tmp_path, found, reached
+):
+    run, _ = exported("ids", 3, exact_below=1000)
+    measured = {"candidates": 1.0, "experts": [1.0, found], "contexts": 3}
+    monkeypatch.setattr("rankpg.export.folder.measure_recall", lambda *_: measured)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        folder = export(run, tmp_path / "out", index="faiss", exact_below=1000)
+    assert manifest_of(folder)["indexes"]["faiss"]["reached"] is reached
+    sentences = [str(x.message) for x in said if "the index faiss finds" in str(x.message)]
+    assert len(sentences) == (not reached)
+    assert (
+        reached
+        or "finds 0.5000 of an expert's best items at its largest search effort" in sentences[0]
+    )
 
 
 @pytest.mark.slow

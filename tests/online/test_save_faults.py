@@ -117,6 +117,15 @@ def test_a_failure_after_the_commit_does_not_fail_the_save(saved, tmp_path, monk
     assert loaded(start, states) == (1, [])
 
 
+def test_a_save_removes_what_a_killed_one_left(saved):
+    start, retriever, _, _ = saved
+    left = [start / f"{name}.0123abcd.partial" for name in ("metrics.jsonl", "RUN.md")]
+    for file in left:
+        file.touch()
+    retriever.save(start)
+    assert not any(file.exists() for file in left)
+
+
 def test_a_folder_of_an_earlier_version_is_loaded(saved):
     """Open draws and the owner were files beside the checkpoint."""
     start, _, states, drawn = saved

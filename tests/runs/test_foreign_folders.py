@@ -15,8 +15,10 @@ from helpers.small_runs import train_into
 from rankpg.cli.main import main
 from rankpg.errors import ConfigError
 from rankpg.runs.storage import checkpoint
-from rankpg.runs.storage.checkpoint_files import drop_beyond, tidy
-from rankpg.runs.storage.folder import RunFolder
+from rankpg.runs.storage.checkpoint import CheckpointError
+from rankpg.runs.storage.checkpoint_files import drop_beyond, tidy, write_checksums
+from rankpg.runs.storage.first_save import clear_temporary_files
+from rankpg.runs.storage.folder import RunFolder, _read_keeping
 from rankpg.runs.storage.load import load_run
 
 ENABLE_X64 = False
@@ -155,6 +157,77 @@ def test_a_folder_without_a_manifest_is_set_aside_and_keeps_its_files(tmp_path):
     drop_beyond(tmp_path, 5)
     assert checkpoint.saved_steps(tmp_path) == [5]
     assert [file.read_text() for file in tmp_path.rglob("precious")] == ["mine"]
+
+
+DAMAGED_MANIFESTS = {
+    "zeros, as after a power failure": b"\0" * 300,
+    "a zero in a name": b"0  a\0b\n",
+    "a folder": b"0  d\n",
+    "itself": b"0  .\n",
+    "no name": b"0\n",
+    "not text": b"\xff\xfe",
+    "too long a name": b"0  " + b"x" * 5000 + b"\n",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED_MANIFESTS.values(), ids=DAMAGED_MANIFESTS)
+def test_a_damaged_manifest_neither_stops_a_save_nor_a_return_to_an_earlier_step(tmp_path, content):
+    for step in (4, 5):
+        (tmp_path / str(step) / "d").mkdir(parents=True)
+        (tmp_path / str(step) / "d" / "mine").write_text("mine")
+        (tmp_path / str(step) / "SHA256SUMS").write_bytes(content)
+    drop_beyond(tmp_path, 4)
+    assert checkpoint.saved_steps(tmp_path) == [4]
+    tidy(tmp_path, [])
+    assert checkpoint.saved_steps(tmp_path) == []
+    assert len([*tmp_path.rglob("mine")]) == 2
+
+
+def test_a_line_without_a_name_is_damage(tmp_path):
+    checkpoint.save(tmp_path, 4, STATE)
+    (tmp_path / "4" / "SHA256SUMS").write_bytes(b"\0" * 300)
+    with pytest.raises(CheckpointError, match="a line of SHA256SUMS names no file"):
+        checkpoint.find(tmp_path)
+
+
+@pytest.mark.parametrize("metadata", [[], {}, "x", {"format": 1, "config": "x"}])
+def test_metadata_of_another_form_is_damage(tmp_path, metadata):
+    checkpoint.save(tmp_path, 4, STATE)
+    (tmp_path / "4" / "notes.json").write_text(json.dumps(metadata))
+    write_checksums(tmp_path / "4")
+    with pytest.raises(CheckpointError, match=r"4 cannot be read \(notes\.json: "):
+        checkpoint.find(tmp_path)
+
+
+def test_temporary_files_go_and_a_folder_of_such_a_name_stays(tmp_path):
+    left = [f"{name}.0123abcd.partial" for name in ("config.yaml", "wandb.json", "data/ids.json")]
+    (tmp_path / "data").mkdir()
+    for name in left:
+        (tmp_path / name).touch()
+    others = ["config.yaml.0123abcd.partial2", "config.yaml.xyz.partial", "mine.0123abcd.partial"]
+    for name in others:
+        (tmp_path / name).touch()
+    (tmp_path / "metrics.jsonl.0123abcd.partial").mkdir()
+    clear_temporary_files(tmp_path)
+    assert not [name for name in left if (tmp_path / name).exists()]
+    assert all((tmp_path / name).exists() for name in others)
+    assert (tmp_path / "metrics.jsonl.0123abcd.partial").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[1]", "another form"),
+        ("{}", "it lacks 'keep_last'"),
+        ('{"keep_last": 2, "keep_best": false, "track": ["x"]}', "track='x'"),
+        ('{"keep_last": 2, "keep_best": false, "track": [[1]]}', "another form"),
+        ('{"keep_last": 1e400}', "not finite"),
+    ],
+)
+def test_a_damaged_record_of_what_is_kept_is_named(run, content, reason):
+    (run / "folder.json").write_text(content)
+    with pytest.raises(ConfigError, match=rf"folder\.json cannot be read \(.*{reason}"):
+        _read_keeping(run)
 
 
 def test_a_data_folder_of_somebody_else_is_not_overwritten(tmp_path):

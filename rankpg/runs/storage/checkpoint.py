@@ -198,7 +198,9 @@ def find(folder: Path, step: int | None = None) -> Saved:
     try:
         metadata = read_json(path / METADATA)
         written = metadata["format"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if not isinstance(metadata.get("config", {}), dict):
+            raise TypeError
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(path, f"{METADATA}: {kind_in_words(error)}") from None
     if written != FORMAT:
         raise CheckpointError(

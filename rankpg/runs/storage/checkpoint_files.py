@@ -148,6 +148,8 @@ def damage_of(checkpoint: Path) -> str | None:
     complete = text.endswith(f"  {METADATA}\n")
     for name in sorted(written if complete else {*written, *found}):
         if written.get(name) != found.get(name):
+            if not name or "\0" in name:
+                return f"a line of {CHECKSUMS} names no file"
             return (
                 f"its file {printable(name)} is missing or differs from its checksum in {CHECKSUMS}"
             )
@@ -190,7 +192,8 @@ def _remove(path: Path) -> None:
         listed = []
     for name in listed:
         inside = PurePosixPath(name)
-        if not inside.is_absolute() and ".." not in inside.parts:
+        within = not inside.is_absolute() and ".." not in inside.parts
+        if within and os.path.isfile(path / inside):  # a damaged line names no file
             (path / inside).unlink(missing_ok=True)
     for place, _, _ in os.walk(path, topdown=False):
         with contextlib.suppress(OSError):  # it holds a file of somebody else

@@ -16,6 +16,7 @@ RERANKER, RERANKER_FIT = "reranker.txt", "reranker.json"
 """LightGBM's text of a fitted re-ranker, and its metrics; see `training.lambdamart.save_fitted`."""
 KEEP, LOCK = "folder.json", "writer.lock"
 CARD, CURVE = "RUN.md", "learning_curve.png"
+WANDB = "wandb.json"
 ONLINE, OWNER = "live", "retriever.json"
 """Folder of an online retriever, and the file that says that there is one."""
 
@@ -29,7 +30,7 @@ DATA_FILES = (
 
 _OTHERS = (
     CONFIG, METRICS, KEEP, LOCK, CARD, CURVE, SAVED, ONLINE, f"{ONLINE}/{OWNER}", "tensorboard",
-    "wandb", "wandb.json",
+    "wandb", WANDB,
 )  # fmt: skip
 
 

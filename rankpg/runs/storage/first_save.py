@@ -17,6 +17,7 @@ from rankpg.runs.storage.contents import (
     METRICS,
     ONLINE,
     OWNER,
+    WANDB,
 )
 from rankpg.runs.storage.metrics_file import read_metrics
 
@@ -77,5 +78,5 @@ def clear_remains(path: Path) -> bool:
 
 def clear_temporary_files(path: Path) -> None:
     """Removes temporary files that killed processes left; the folder must be locked."""
-    for name in (CONFIG, METRICS, KEEP, *DATA_FILES, f"{ONLINE}/{OWNER}", CARD, CURVE):
+    for name in (CONFIG, METRICS, KEEP, *DATA_FILES, f"{ONLINE}/{OWNER}", CARD, CURVE, WANDB):
         remove_partials(path / name)

@@ -31,7 +31,7 @@ import jax
 import numpy as np
 
 from rankpg._utils.distributed import is_writer
-from rankpg._utils.documents import read_json
+from rankpg._utils.documents import kind_in_words, read_json
 from rankpg._utils.files import Held, Taken, acquire, atomic_write_text
 from rankpg._utils.paths import expanded
 from rankpg._utils.plots import learning_curves
@@ -395,9 +395,11 @@ def _read_keeping(path: Path) -> dict[str, Any]:
     try:
         found = read_json(file)
         kinds = {name: type(found[name]) for name in _DEFAULTS}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        check_trackers(found["track"] if kinds["track"] is list else ())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = str(error) if isinstance(error, ValueError) else kind_in_words(error)
         raise ConfigError(
-            f"{file} cannot be read ({error}); remove the file for the defaults"
+            f"{file} cannot be read ({reason}); remove the file for the defaults"
         ) from None
     if kinds != {name: type(value) for name, value in _DEFAULTS.items()} or found["keep_last"] < 1:
         raise ConfigError(f"{file} holds {found}; expected values like {_DEFAULTS}")

@@ -21,6 +21,7 @@ from rankpg._utils.files import atomic_write_text
 from rankpg.errors import ConfigError, argument
 from rankpg.evaluation.metrics import Row
 from rankpg.runs.run import Run
+from rankpg.runs.storage.contents import WANDB
 
 __all__ = ["TRACKERS", "Tracker", "Tracks", "check_trackers", "points"]
 
@@ -83,7 +84,7 @@ class _WandB:
     def __init__(self, folder: Path, run: Run):
         import wandb
 
-        self.file = folder / "wandb.json"
+        self.file = folder / WANDB
         track = self._read()
         if track is None or track["step"] > run.evaluated:
             track = {"id": secrets.token_hex(4), "step": -1}
