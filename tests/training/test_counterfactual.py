@@ -90,7 +90,7 @@ def learner_of(quotas, reranker="optimal", environment=None, logits=None, **sett
         num_candidates=sum(quotas),
         num_experts=len(quotas),
         ranking_length=2,
-        position_weights="1,0.5",
+        position_weights="uniform",
         batch_size=settings.pop("batch_size", 4),
         retrieval="dense",
         seeds=(0,),
@@ -102,7 +102,8 @@ def learner_of(quotas, reranker="optimal", environment=None, logits=None, **sett
     learner = build_learner(
         config, environment or world(), encoder=encoder, reranker=given, optimizer=optax.sgd(0.0)
     )
-    return dataclasses.replace(learner, reward_model=wrong_model())
+    alpha = np.array([1, 0.5], np.float32)  # a config refuses it where rewards interact
+    return dataclasses.replace(learner, reward_model=wrong_model(), position_weights=alpha)
 
 
 # --- the expected gradient ----------------------------------------------------------------------------------
