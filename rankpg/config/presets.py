@@ -7,7 +7,16 @@ from typing import Any
 
 from rankpg.core.estimators import ESTIMATORS
 
-__all__ = ["HISTORY_PRESET", "KNOWN_FEEDBACK_PRESET", "PRESETS", "PRESET_SETTINGS"]
+__all__ = [
+    "BY_PREDICTIONS",
+    "HISTORY_PRESET",
+    "KNOWN_FEEDBACK_PRESET",
+    "PRESETS",
+    "PRESET_SETTINGS",
+]
+
+BY_PREDICTIONS = ("value_based", "model_guided")
+"""Estimators that learn from predicted rewards."""
 
 PRESET_SETTINGS = (
     "init_scale",
@@ -29,7 +38,7 @@ def _paper(estimator: str, over_features: bool) -> dict[str, Any]:
         "optimizer": "adagrad",
         "optimizer_options": ("initial_accumulator_value=0", "eps=1e-20"),
         "learning_rate": 1e-2 if credit_assigned else 1e-1,
-        "adaptive_learning_rate": credit_assigned,
+        "adaptive_learning_rate": credit_assigned and estimator not in BY_PREDICTIONS,
         "advantage": "none",
     }
 
