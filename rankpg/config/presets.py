@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rankpg.config.reward_settings import BY_PREDICTIONS
 from rankpg.core.estimators import ESTIMATORS
 
 __all__ = [
-    "BY_PREDICTIONS",
     "HISTORY_PRESET",
     "KNOWN_FEEDBACK_PRESET",
     "PRESETS",
     "PRESET_SETTINGS",
 ]
-
-BY_PREDICTIONS = ("value_based", "model_guided")
-"""Estimators that learn from predicted rewards."""
 
 PRESET_SETTINGS = (
     "init_scale",

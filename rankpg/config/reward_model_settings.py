@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from rankpg.config.fields import Range, or_none, setting
-from rankpg.config.presets import BY_PREDICTIONS
+from rankpg.config.reward_settings import BY_PREDICTIONS, RewardSettings, SwapSettings, check_swaps
 from rankpg.config.reward_settings import REWARD_RANGES as _BOUNDS
-from rankpg.config.reward_settings import RewardSettings, SwapSettings, check_swaps
 from rankpg.core.estimators import ESTIMATORS
 from rankpg.errors import ConfigError, argument
 from rankpg.reward_models.base import REWARD_MODELS
