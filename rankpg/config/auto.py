@@ -49,7 +49,7 @@ class EstimatorSettings(Protocol):
 def choose_estimator(config: EstimatorSettings) -> Choice:
     """Returns the estimator that measured best for such settings; docs/estimators.md has the figures.
 
-    - Rewards of the whole list: `ca_pg_swap`, which is exact for them.
+    - Rewards of the whole list: `ca_pg_swap`, which is exact for them unless the re-ranker's scores tie.
     - One expert, and rewards that are drawn from an environment: `model_guided`, which learns from each
       reward many times.
     - Where that is not available: `ca_pg_swr`, or with the paper's preset the paper's `ca_pg`.

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from rankpg.config.reward_settings import BY_PREDICTIONS
 from rankpg.core.estimators import ESTIMATORS
 
-__all__ = ["HISTORY_PRESET", "KNOWN_FEEDBACK_PRESET", "PRESETS", "PRESET_SETTINGS"]
+__all__ = [
+    "HISTORY_PRESET",
+    "KNOWN_FEEDBACK_PRESET",
+    "PRESETS",
+    "PRESET_SETTINGS",
+]
 
 PRESET_SETTINGS = (
     "init_scale",
@@ -29,7 +35,7 @@ def _paper(estimator: str, over_features: bool) -> dict[str, Any]:
         "optimizer": "adagrad",
         "optimizer_options": ("initial_accumulator_value=0", "eps=1e-20"),
         "learning_rate": 1e-2 if credit_assigned else 1e-1,
-        "adaptive_learning_rate": credit_assigned,
+        "adaptive_learning_rate": credit_assigned and estimator not in BY_PREDICTIONS,
         "advantage": "none",
     }
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from rankpg.config.fields import Range, or_none, setting
+from rankpg.config.reward_settings import BY_PREDICTIONS, RewardSettings, SwapSettings, check_swaps
 from rankpg.config.reward_settings import REWARD_RANGES as _BOUNDS
-from rankpg.config.reward_settings import RewardSettings, SwapSettings, check_swaps
 from rankpg.core.estimators import ESTIMATORS
 from rankpg.errors import ConfigError, argument
 from rankpg.reward_models.base import REWARD_MODELS
@@ -22,8 +22,6 @@ __all__ = [
 
 REWARD_MODEL = "the reward model"
 _ANY = {"reward_model": ("two_tower", "mlp"), "estimator": "model_guided"}
-BY_PREDICTIONS = ("value_based", "model_guided")
-"""Estimators that learn from predicted rewards."""
 _EXPLORES = {"estimator": BY_PREDICTIONS}
 
 
@@ -129,7 +127,7 @@ def check_rewards(config: PredictionSettings) -> None:
     >>> TrainConfig(estimator="value_based", entropy_bonus=0.1)
     Traceback (most recent call last):
     rankpg.errors.ConfigError: entropy_bonus=0.1 has no effect with estimator='value_based', which learns \
-from predicted rewards; leave it out, or choose 'ca_pg_swr'
+from predicted rewards; leave it out, or choose estimator='ca_pg_swr'
     """
     if ESTIMATORS[config.estimator].by_swaps:
         check_swaps(config)
@@ -150,5 +148,5 @@ from predicted rewards; leave it out, or choose 'ca_pg_swr'
             raise ConfigError(
                 f"{argument(name, getattr(config, name))} has no effect with "
                 f"{argument('estimator', config.estimator)}, which learns from predicted rewards; leave it "
-                "out, or choose 'ca_pg_swr'"
+                "out, or choose estimator='ca_pg_swr'"
             )

@@ -8,9 +8,11 @@ from typing import Literal, Protocol, runtime_checkable
 from rankpg.config.fields import Range, setting
 from rankpg.errors import ConfigError
 
-__all__ = ["LEARNING", "REWARD_RANGES", "RewardSettings", "check_swaps"]
+__all__ = ["BY_PREDICTIONS", "LEARNING", "REWARD_RANGES", "RewardSettings", "check_swaps"]
 
 LEARNING = "learning"
+BY_PREDICTIONS = ("value_based", "model_guided")
+"""Estimators that learn from predicted rewards."""
 _LARGEST = 1e9
 """Rewards of this size still have finite losses and gradients in float32."""
 _BY_SWAPS = {"estimator": "ca_pg_swap"}

@@ -14,7 +14,13 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from rankpg.advantages import ADVANTAGES, Advantage, AdvantageSettings, position_weights
+from rankpg.advantages import (
+    ADVANTAGES,
+    Advantage,
+    AdvantageSettings,
+    is_identity,
+    position_weights,
+)
 from rankpg.config.train_config import TrainConfig
 from rankpg.core.estimators import ESTIMATORS, check_estimator
 from rankpg.core.quotas import expert_quotas
@@ -341,6 +347,11 @@ def check_components(learner: Learner, config: TrainConfig) -> None:
     _check_reranker(learner, config)
     _check_advantage(learner, config)
     _check_environment(learner.environment, config)
+    if learner.objective is not None and not is_identity(learner.advantage):
+        raise ConfigError(
+            f"advantage= has no effect with estimator={config.estimator!r}, which learns from predicted "
+            "rewards; leave it out, or choose estimator='ca_pg_swr'"
+        )
     if isinstance(learner.objective, ModelGuided):
         check_model_guided(learner)
     if learner.estimator.by_swaps and learner.swap_rewards != "model":  # the model may come later

@@ -167,8 +167,8 @@ def check_swaps(learner: SwapLearner) -> None:
         )
     if learner.swap_rewards == "model" and learner.reward_model is None:
         raise ConfigError(
-            "swap_rewards='model' needs a reward model, and the learner has none; give one in "
-            "Learner.reward_model, or swap_rewards='sampled'"
+            "swap_rewards='model' needs a reward model, and the learner has none; give "
+            "reward_model='two_tower', one of yours in Learner.reward_model, or swap_rewards='sampled'"
         )
 
 

@@ -112,12 +112,14 @@ def check_model_guided(learner: Learner) -> None:
     model, retrieval = _model(learner), learner.policy.retrieval.name
     if retrieval == "sharded":
         raise ConfigError(
-            "estimator='model_guided' draws candidates on one device; give retrieval='streamed' or 'dense'"
+            "estimator='model_guided' draws candidates on one device; give retrieval='streamed' or "
+            "retrieval='dense'"
         )
     if learner.environment.rewards_interact:
         raise ConfigError(
             "estimator='model_guided' predicts the rewards of single items, and those of this environment "
-            "interact; give estimator='ca_pg_swap'"
+            "interact; give estimator='ca_pg_swap' (estimator='auto' chooses by the settings, and does not "
+            "see an environment that is passed besides them)"
         )
     if model.embed is None and retrieval != "dense":
         raise ConfigError(

@@ -388,5 +388,5 @@ def test_components_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="its own baseline"):
         build_learner(config, data, advantage=batch_baseline())
     learner = build_learner(dataclasses.replace(config, swap_rewards="model"), data)
-    with pytest.raises(ConfigError, match=r"needs a reward model.*Learner\.reward_model"):
+    with pytest.raises(ConfigError, match=r"give reward_model='two_tower'.*Learner\.reward_model"):
         jax.eval_shape(lambda key: learner.update(learner.init(key), key), jax.random.key(0))

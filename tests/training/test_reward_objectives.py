@@ -11,7 +11,9 @@ import pytest
 
 import rankpg
 from rankpg import TrainConfig
-from rankpg.environments import from_matrix, generate
+from rankpg.advantages import batch_baseline
+from rankpg.config.reward_model_settings import BY_PREDICTIONS
+from rankpg.environments import from_matrix, generate, with_list_reward
 from rankpg.errors import ConfigError
 from rankpg.online.validation import check_online
 from rankpg.rerankers import custom
@@ -165,6 +167,26 @@ def test_predicted_rewards_are_those_of_the_logits():
 def test_settings_without_an_effect_are_rejected(settings, match):
     with pytest.raises(ConfigError, match=match):
         TrainConfig(**settings)
+
+
+@pytest.mark.parametrize("estimator", BY_PREDICTIONS)
+def test_the_preset_of_the_paper_gives_no_setting_that_is_rejected(estimator):
+    assert TrainConfig(estimator=estimator, preset="paper").resolve().optimizer == "adagrad"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("estimator", BY_PREDICTIONS)
+def test_an_advantage_without_an_effect_is_rejected(world, estimator):
+    config = TrainConfig(**SMALL, estimator=estimator)
+    with pytest.raises(ConfigError, match=f"advantage= has no effect with estimator='{estimator}'"):
+        build_learner(config, world, advantage=batch_baseline())
+
+
+@pytest.mark.slow
+def test_auto_says_that_it_does_not_see_the_rewards_of_a_list(world):
+    interacting = with_list_reward(world, lambda context, items: jnp.ones(items.shape))
+    with pytest.raises(ConfigError, match=r"estimator='ca_pg_swap'.*estimator='auto' chooses by"):
+        learner_of(interacting, estimator="auto")
 
 
 @pytest.mark.slow
