@@ -8,7 +8,7 @@ ARGS ?=
 export UV_SYSTEM_CERTS ?= 1
 # Compiled modules are kept: every test process imports them anew.
 unexport PYTHONDONTWRITEBYTECODE
-BENCHMARKS ?= $(filter-out __init__ common tables text_retrieval next_item movielens supervised_start,$(basename $(notdir $(sort $(wildcard benchmarks/scripts/*.py)))))
+BENCHMARKS ?= $(filter-out __init__ common tables text_retrieval next_item movielens supervised_start trec_run diverse_lists,$(basename $(notdir $(sort $(wildcard benchmarks/scripts/*.py)))))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile

@@ -15,6 +15,7 @@ import sys
 import time
 from typing import Any
 
+from benchmarks.markdown import grid
 from benchmarks.scripts.common import RESULTS, write
 from rankpg import TrainConfig, train
 from rankpg._utils.plots import mean_interval
@@ -57,11 +58,11 @@ def measure(problem: str, estimator: str, seeds: tuple[int, ...]) -> dict[str, A
     return {"steps": steps, "values": values, "seconds": seconds, "seeds": list(seeds)}
 
 
-def table(rows: dict[str, Any]) -> str:
-    """Returns the values at `SHOWN`, as a table of markdown."""
-    head = ("problem", "estimator", *(f"{step:,}" for step in SHOWN))
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+def table(rows: dict[str, Any]) -> list[list[str]]:
+    """Returns the values at `SHOWN`, first the head of the table."""
+    lines = [["problem", "estimator", *(f"{step:,}" for step in SHOWN)]]
     for name, row in rows.items():
+        problem, estimator = name.split(" / ")
         cells = []
         for step in SHOWN:
             if step not in row["steps"]:
@@ -69,8 +70,8 @@ def table(rows: dict[str, Any]) -> str:
                 continue
             mean, half = mean_interval(row["values"][row["steps"].index(step)])
             cells.append(f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}"))
-        lines.append("| " + " | ".join((*name.split(" / "), *cells)) + " |")
-    return "\n".join(lines)
+        lines.append([problem, f"`{estimator}`", *cells])
+    return lines
 
 
 def main() -> int:
@@ -87,8 +88,8 @@ def main() -> int:
             if name not in rows:
                 rows[name] = measure(problem, estimator, tuple(given.seeds))
                 write(NAME, {"rows": rows})
-                print(table({name: rows[name]}).splitlines()[-1], flush=True)
-    print(table(rows))
+                print(" | ".join(table({name: rows[name]})[1]), flush=True)
+    print(grid(table(rows)))
     return 0
 
 

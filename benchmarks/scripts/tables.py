@@ -20,6 +20,7 @@ from benchmarks.hard_problems.report import markdown as hard_problems_report
 from benchmarks.markdown import grid
 from benchmarks.paper.tables import markdown as paper_report
 from benchmarks.scripts.common import RESULTS
+from benchmarks.scripts.predicted_rewards import table as predicted_rewards_table
 from benchmarks.speed.report import markdown as speed_report
 
 ROOT = Path(__file__).parents[2]
@@ -339,8 +340,14 @@ def swaps(result: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
+def predicted_rewards(result: dict[str, Any]) -> list[list[str]]:
+    """Table of the value of estimators that learn through predicted rewards."""
+    return predicted_rewards_table(result["rows"])
+
+
 TABLES = (
     swaps,
+    predicted_rewards,
     experts_gradients,
     experts_learning,
     v_pg_numerics,
