@@ -206,7 +206,7 @@ def swap_moments(key, logits, quotas, num_draws):
         items = take_quotas(order, quotas)
         later = later_arrivals(k, full_logits(logits), items, quotas)
         swaps = find_swaps(items, order, perturbed, later, quotas)
-        code = jnp.sum(2**items)
+        code = jnp.sum(2**items, dtype=items.dtype)
         credit = rewards[code] - rewards[code - 2 ** items[swaps.slot] + 2**swaps.into]
         score = lambda f: swap_scores(full_logits(f), items, order, perturbed, quotas)  # noqa: E731
         return jax.vjp(score, logits)[1](credit)[0]
