@@ -164,6 +164,6 @@ def find_swaps(
         taken_back = carried & missed & (again >= thresholds[expert])
         displaces = carried & ~missed & (again > perturbed[expert, quota - 1])
         into = jnp.where(carried & missed, rivals[expert], into)
-        slot = jnp.where(displaces, ends[expert] - 1, slot)
+        slot = jnp.where(displaces, jnp.int32(ends[expert] - 1), slot)
         changed = changed & ~taken_back
     return Swaps(slot=slot, into=jnp.where(changed, into, items[slot]))
