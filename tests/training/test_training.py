@@ -73,13 +73,14 @@ def seed_of(tree, index):
 
 # One of each kind of score: of the whole set, of one item, with the noise that drew. What the others score is
 # enumerated in test_estimators.py; the step around it is the same. For credit by swaps see
-# test_counterfactual.py.
+# test_counterfactual.py, for predicted rewards test_reward_objectives.py.
 CORE = (("v_pg", 1), ("ca_pg_swr", 2))
 CASES = [
     pytest.param(name, experts, marks=() if (name, experts) in CORE else pytest.mark.slow)
     for name, estimator in rankpg.ESTIMATORS.items()
     for experts in (1, 2, 3)
-    if experts <= (estimator.max_experts or 3) and not estimator.by_swaps
+    if experts <= (estimator.max_experts or 3)
+    and not (estimator.by_swaps or estimator.by_predictions)
 ]
 
 
