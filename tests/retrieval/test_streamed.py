@@ -208,7 +208,7 @@ def test_scores_and_gradients_equal_dense(key, estimator, layout, experts, maske
         return jnp.sum(weights * expected), expected
 
     wanted, expected = jax.jit(jax.grad(dense, has_aux=True))(towers)
-    np.testing.assert_allclose(scores, expected, rtol=1e-9)
+    np.testing.assert_allclose(scores, expected, rtol=1e-9, atol=1e-13)
     np.testing.assert_allclose(gradient.items, wanted.items, rtol=1e-8, atol=1e-12)
     np.testing.assert_allclose(gradient.contexts, wanted.contexts, rtol=1e-8, atol=1e-12)
     assert bool(jnp.all(found.sound))
