@@ -8,7 +8,7 @@ the 10 most relevant of K candidates, by the highest grade of a document for any
 are in a fixed random order of the documents. It is the same for all methods but the last.
 
 Methods draw equally many lists, --num-steps times the batch: the policy gradient with a baseline per context,
-credit-assigned gradients with telescoped gains, `ca_pg_swap` if this version has it (it evaluates the reward
+credit-assigned gradients with telescoped gains, `ca_pg_swap` (which evaluates the reward
 up to K + 1 times for each draw), a retriever that is trained on relevance alone, and the same one whose
 candidates are re-ranked by maximal marginal relevance (MMR; Carbonell and Goldstein 1998),
 
@@ -36,7 +36,6 @@ from benchmarks.markdown import grid
 from benchmarks.scripts.common import RESULTS, fill_rows
 from rankpg import TrainConfig, rerankers, train
 from rankpg._utils.plots import mean_interval
-from rankpg.core.estimators import ESTIMATORS
 from rankpg.environments import from_subtopics
 from rankpg.environments.dataset import Dataset
 from rankpg.environments.with_list_reward import items_alone
@@ -53,7 +52,7 @@ METHODS: dict[str, tuple[str, str]] = {
     "ca_pg_swr, telescoped gains": ("ca_pg_swr", "none"),
     "ca_pg_swap": ("ca_pg_swap", "none"),
 }
-"""name -> estimator and advantage; estimators that this version lacks are left out"""
+"""name -> estimator and advantage."""
 LAMBDAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _GRADES = 5.0
 """More than the highest grade and the number that orders equal ones."""
@@ -207,9 +206,8 @@ def main() -> None:
     )
     measures: dict[str, Any] = {}
     for name, (estimator, advantage) in METHODS.items():
-        if estimator in ESTIMATORS:
-            config = dataclasses.replace(base, estimator=estimator, advantage=advantage)
-            measures[name] = partial(measure, config, data)
+        config = dataclasses.replace(base, estimator=estimator, advantage=advantage)
+        measures[name] = partial(measure, config, data)
     config = dataclasses.replace(base, estimator="ca_pg_swr", advantage="none")
     measures["relevance alone, ca_pg_swr"] = partial(measure_relevance, config, data)
     fill_rows(NAME, measures, arguments.num_steps, arguments.out)

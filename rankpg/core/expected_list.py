@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
 
-from rankpg.core.exposure import check_exposure, exposure_exact
+from rankpg.core.exposure import check_exposure, check_position_weights, exposure_exact
 from rankpg.core.inclusion_exact import arrival_probabilities, count_distribution
 from rankpg.core.numerics import centre, largest, log_sum_exp
 from rankpg.core.validation import check_items
@@ -71,11 +71,8 @@ def expected_gain(
     """
     if method not in EXPECTED_GAINS:
         raise ValueError(f"method={method!r}; expected one of {', '.join(EXPECTED_GAINS)}")
+    check_position_weights(position_weights)
     weights = jnp.asarray(position_weights)
-    if weights.ndim != 1:
-        raise ValueError(
-            f"position_weights has shape {weights.shape}; expected [L], one weight for each position"
-        )
     check_exposure(logits, scores, num_candidates, weights.shape[0])
     check_items("items", items, logits.shape[0], (None,))
     return EXPECTED_GAINS[method](logits, scores, items, num_candidates, weights)

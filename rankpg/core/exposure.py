@@ -32,6 +32,7 @@ from rankpg.types import Array, Bool, Float, Int, PRNGKey
 
 __all__ = [
     "check_exposure",
+    "check_position_weights",
     "check_value",
     "exposure_exact",
     "exposure_sampled",
@@ -444,13 +445,24 @@ def check_value(logits: ArrayLike, rewards: ArrayLike, position_weights: ArrayLi
     ...
     ValueError: rewards has shape (4,); expected (5,), one for each item as in logits
     """
-    if jnp.ndim(position_weights) != 1:
-        raise ValueError(
-            f"position_weights has shape {jnp.shape(position_weights)}; expected [L], one weight for each "
-            "position"
-        )
+    check_position_weights(position_weights)
     if jnp.shape(rewards) != jnp.shape(logits):
         raise ValueError(
             f"rewards has shape {jnp.shape(rewards)}; expected {jnp.shape(logits)}, one for each item as in "
             "logits"
+        )
+
+
+def check_position_weights(position_weights: ArrayLike) -> None:
+    """Raises ValueError for position weights that are not a vector.
+
+    >>> check_position_weights(1.0)
+    Traceback (most recent call last):
+    ...
+    ValueError: position_weights has shape (); expected [L], one weight for each position
+    """
+    if jnp.ndim(position_weights) != 1:
+        raise ValueError(
+            f"position_weights has shape {jnp.shape(position_weights)}; expected [L], one weight for each "
+            "position"
         )

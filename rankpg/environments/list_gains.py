@@ -270,7 +270,7 @@ def rnd_gains(
       every: s, distance of the cut-offs in positions; from 2 to L.
 
     Raises:
-      ValueError: there is no cut-off.
+      ValueError: `every` is below 2, or above the length of the list.
 
     >>> rnd_gains(jnp.array([True, True, False, False]), 0.5, 0.5, every=2).tolist()
     [0.0, -1.0, 0.0, -0.0]

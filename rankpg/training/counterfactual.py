@@ -199,9 +199,8 @@ def _lists(
     items = candidates.items
     rivals, _ = runner_ups(candidates.order, candidates.perturbed, quotas)
     there = rivals >= 0
-    rivals = jnp.where(
-        there, rivals, items[0]
-    )  # any item: where there is no rival, no swap changes anything
+    # Without a runner-up no swap changes anything, so any item can stand in its place.
+    rivals = jnp.where(there, rivals, items[0])
     keys = reranker.sort_keys(key, environment, context, items, rivals)
     if keys is None:
         called = lambda each: reranker(key, environment, context, each).items  # noqa: E731

@@ -106,8 +106,8 @@ def check_model_guided(learner: Learner) -> None:
     """Rejects components that cannot be guided by a reward model.
 
     Raises:
-      ConfigError: there is no reward model, or it predicts item by item and retrieval is not dense; or
-        rewards interact; or several devices share the items.
+      ConfigError: the learner lacks a reward model; the model predicts item by item and retrieval is not
+        dense; rewards interact; or several devices share the items.
     """
     model, retrieval = _model(learner), learner.policy.retrieval.name
     if retrieval == "sharded":
